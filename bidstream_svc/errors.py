@@ -1,0 +1,75 @@
+"""Faults of configuration, of the operator and of the caller's input.
+
+What is wrong with a *token* is no exception: it is a `DecryptionStatus` (see `status`), because a batch must not
+stop at one bad token. The tree::
+
+    BidstreamError
+    ├── ConfigurationError       a setting is wrong or missing; the message names it, never its value if secret
+    ├── IdentityError            an e-mail address or phone number is malformed; the message does not repeat it
+    ├── EnvelopeError            a sealed request or response does not open, or its nonce is not ours
+    ├── KeyResponseError         a key response is not what the protocol says
+    └── OperatorError            a call to an operator failed
+        ├── OperatorNetworkError     no complete answer: refused, reset, timed out, TLS, too large
+        └── OperatorHttpError        an answer with another status than 200; has `http_status`, `api_status`
+            └── OperatorUnauthorizedError    401: the API key is wrong or lacks the permission
+
+No message holds a key, a secret, a token, a raw uid, a domain or personal data.
+"""
+
+__all__ = [
+    "BidstreamError",
+    "ConfigurationError",
+    "EnvelopeError",
+    "IdentityError",
+    "KeyResponseError",
+    "OperatorError",
+    "OperatorHttpError",
+    "OperatorNetworkError",
+    "OperatorUnauthorizedError",
+]
+
+
+class BidstreamError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+
+class ConfigurationError(BidstreamError):
+    """A setting is wrong or missing."""
+
+
+class IdentityError(BidstreamError, ValueError):
+    """An e-mail address, phone number or hash of one is malformed."""
+
+
+class EnvelopeError(BidstreamError):
+    """A sealed request or response does not open."""
+
+
+class KeyResponseError(BidstreamError):
+    """A key response does not hold what the protocol says."""
+
+
+class OperatorError(BidstreamError):
+    """A call to an operator failed."""
+
+
+class OperatorNetworkError(OperatorError):
+    """The operator gave no complete answer."""
+
+
+class OperatorHttpError(OperatorError):
+    """The operator answered with a status other than 200.
+
+    Attributes:
+        http_status: the HTTP status code.
+        api_status: the `status` of the operator's JSON (`client_error`, ...), or None if it sent no such JSON.
+    """
+
+    def __init__(self, message: str, http_status: int, api_status: str | None = None) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.api_status = api_status
+
+
+class OperatorUnauthorizedError(OperatorHttpError):
+    """The operator answered 401."""

@@ -1,0 +1,90 @@
+"""Who an id stands for: scopes, identity types, and e-mail addresses and phone numbers made comparable.
+
+Both programmes, UID2 and EUID, define the same rules (docs/protocol.md, "Normalisation"), so that every participant
+arrives at the same hash for the same person. No message of an error here repeats the address or number.
+"""
+
+import re
+from enum import IntEnum
+from hashlib import sha256
+
+import pybase64
+
+from bidstream_svc.errors import IdentityError
+
+__all__ = [
+    "IdentityScope",
+    "IdentityType",
+    "hash_identity",
+    "is_identity_hash",
+    "normalise_email",
+    "normalise_phone",
+]
+
+
+class IdentityScope(IntEnum):
+    """The programme an id belongs to; the value is bit 4 of a v3 or v4 token's first byte."""
+
+    UID2 = 0
+    EUID = 1
+
+
+class IdentityType(IntEnum):
+    """What an id was made from; the value is bits 2-3 of a v3 or v4 token's first byte."""
+
+    EMAIL = 0
+    PHONE = 1
+
+
+_ASCII_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
+_PHONE = re.compile(r"\+[0-9]{10,15}", re.ASCII)
+_SHA256_LENGTH = 32
+
+
+def normalise_email(address: str) -> str:
+    """Bring an e-mail address into the one spelling that is hashed.
+
+    Trims, lower-cases ASCII letters and, for gmail.com, drops dots and `+suffix` from the local part.
+
+    Raises:
+        IdentityError: not exactly one `@`, or nothing on one side of it.
+    """
+    local, at, domain = address.strip().translate(_ASCII_LOWER).partition("@")
+    if domain == "gmail.com":
+        local = local.partition("+")[0].replace(".", "")
+    if not at or not local or not domain or "@" in domain:
+        raise IdentityError("not an e-mail address: exactly one @ and something on both sides are needed")
+    return f"{local}@{domain}"
+
+
+def normalise_phone(number: str) -> str:
+    """Check that a phone number is in E.164, `+` and 10 to 15 digits, which is its one spelling.
+
+    Raises:
+        IdentityError: it is not; guessing a country or dropping punctuation could make it another person's.
+    """
+    if not _PHONE.fullmatch(number):
+        raise IdentityError("phone number is not in E.164: + and 10 to 15 digits, nothing else")
+    return number
+
+
+def hash_identity(normalised: str) -> str:
+    """Base64 of the SHA-256 of a normalised address or number: 44 characters.
+
+    Raises:
+        IdentityError: it holds a lone surrogate and so has no UTF-8.
+    """
+    try:
+        encoded = normalised.encode()
+    except UnicodeEncodeError:
+        # Not chained: that exception carries the text.
+        raise IdentityError("identity is not valid Unicode text") from None
+    return pybase64.b64encode_as_string(sha256(encoded).digest())
+
+
+def is_identity_hash(text: str) -> bool:
+    """Whether `text` can be what `hash_identity` returns."""
+    try:
+        return len(pybase64.b64decode(text, validate=True)) == _SHA256_LENGTH
+    except ValueError:
+        return False

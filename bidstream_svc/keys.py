@@ -1,0 +1,223 @@
+"""Keys, sites and the immutable snapshot of both that one key response becomes.
+
+A response may hold thousands of keys and tens of thousands of domain names. So that swapping in a new one does not
+stop a serving loop, parsing is one C call into typed records, each site's names stay raw JSON until a token of that
+site asks, and ciphers are made when first used and kept.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from bidstream_svc.crypto import AES_KEY_LENGTHS, CbcDecryptor
+from bidstream_svc.domains import normalise_domain
+from bidstream_svc.errors import KeyResponseError
+from bidstream_svc.identity import IdentityScope
+
+__all__ = [
+    "DEFAULT_CLOCK_SKEW_S",
+    "GcmDecrypt",
+    "Key",
+    "KeyPurpose",
+    "KeySnapshot",
+    "Site",
+    "parse_key_response",
+]
+
+DEFAULT_CLOCK_SKEW_S = 1800
+_MS_PER_S = 1000
+
+
+class KeyPurpose(Enum):
+    """What keys were fetched for; it decides which maximum lifetime holds and whether domains are checked."""
+
+    BIDSTREAM = "bidstream"
+    SHARING = "sharing"
+
+
+class GcmDecrypt(Protocol):
+    """`AESGCM(secret).decrypt`: (iv, ciphertext and tag, no associated data) -> plaintext."""
+
+    def __call__(self, nonce: bytes, data: bytes, associated_data: None, /) -> bytes:
+        """Decrypt, or raise InvalidTag or ValueError."""
+
+
+class Key(msgspec.Struct, frozen=True, gc=False):
+    """One key of the operator, as its JSON names it; times are Unix seconds.
+
+    Attributes:
+        keyset_id: the key set it belongs to; only responses for sharing carry it.
+    """
+
+    key_id: int = msgspec.field(name="id")
+    secret: bytes
+    expires_s: int = msgspec.field(name="expires")
+    activates_s: int | None = msgspec.field(name="activates", default=None)
+    created_s: int | None = msgspec.field(name="created", default=None)
+    keyset_id: int | None = None
+
+    def __repr__(self) -> str:
+        """Without the secret."""
+        return f"Key(key_id={self.key_id}, expires_s={self.expires_s}, keyset_id={self.keyset_id})"
+
+
+class Site(msgspec.Struct, frozen=True, gc=False):
+    """A site and the domain and app names it has registered, not yet looked into."""
+
+    site_id: int = msgspec.field(name="id")
+    raw_domain_names: msgspec.Raw = msgspec.field(name="domain_names", default=msgspec.Raw(b"[]"))
+
+    def __repr__(self) -> str:
+        """Without the names."""
+        return f"Site(site_id={self.site_id})"
+
+    def domain_names(self) -> frozenset[str]:
+        """The names, normalised; empty where the operator sent no list of strings."""
+        try:
+            names = msgspec.json.decode(self.raw_domain_names, type=list[str] | None)
+        except msgspec.MsgspecError:
+            return frozenset()
+        return frozenset(map(normalise_domain, names or ()))
+
+
+class _Body(msgspec.Struct):
+    keys: list[Key]
+    site_data: list[Site] | None = None
+    identity_scope: str | None = None
+    max_bidstream_lifetime_seconds: int | None = None
+    max_sharing_lifetime_seconds: int | None = None
+    allow_clock_skew_seconds: int | None = None
+    caller_site_id: int | None = None
+    master_keyset_id: int | None = None
+    default_keyset_id: int | None = None
+    token_expiry_seconds: int | str | None = None  # the operator sends either
+
+
+class _Response(msgspec.Struct):
+    body: _Body
+
+
+class _GcmCiphers(dict[int, GcmDecrypt]):
+    """Key id -> bound AES-GCM decrypt, made on first use; KeyError for an unknown id."""
+
+    def __init__(self, keys: dict[int, Key]) -> None:
+        super().__init__()
+        self._keys = keys
+
+    def __missing__(self, key_id: int) -> GcmDecrypt:
+        decrypt = self[key_id] = AESGCM(self._keys[key_id].secret).decrypt
+        return decrypt
+
+
+class _CbcCiphers(dict[int, Callable[[bytes], bytes]]):
+    """Key id -> bound AES-CBC decrypt, made on first use; KeyError for an unknown id."""
+
+    def __init__(self, keys: dict[int, Key]) -> None:
+        super().__init__()
+        self._keys = keys
+
+    def __missing__(self, key_id: int) -> Callable[[bytes], bytes]:
+        decrypt = self[key_id] = CbcDecryptor(self._keys[key_id].secret).decrypt
+        return decrypt
+
+
+class _DomainNames(dict[int, frozenset[str]]):
+    """Site id -> its names, read on first use; KeyError for a site without `site_data`."""
+
+    def __init__(self, sites: dict[int, Site]) -> None:
+        super().__init__()
+        self._sites = sites
+
+    def __missing__(self, site_id: int) -> frozenset[str]:
+        names = self[site_id] = self._sites[site_id].domain_names()
+        return names
+
+
+class KeySnapshot:
+    """Everything that decrypting needs of one key response. Treat as immutable; look-ups fill caches, no more.
+
+    Attributes:
+        scope: the programme whose tokens these keys open.
+        keys: by key id.
+        sites: by site id; empty where client-side generation is off.
+        last_expiry_ms: Unix ms at which the last key expires; 0 without keys.
+        max_lifetime_ms: how long a token may live; None for no limit.
+        checks_domains: whether a token generated on the client side needs a registered domain or app name.
+        clock_skew_ms: how far in the future a token may have been made.
+        gcm_decrypt, cbc_decrypt: key id -> decrypt function; KeyError for an unknown id.
+        domain_names: site id -> normalised names; KeyError for an unknown site.
+        caller_site_id, master_keyset_id, default_keyset_id, token_expiry_s: of responses for sharing, or None.
+    """
+
+    __slots__ = (
+        "caller_site_id",
+        "cbc_decrypt",
+        "checks_domains",
+        "clock_skew_ms",
+        "default_keyset_id",
+        "domain_names",
+        "gcm_decrypt",
+        "keys",
+        "last_expiry_ms",
+        "master_keyset_id",
+        "max_lifetime_ms",
+        "scope",
+        "sites",
+        "token_expiry_s",
+    )
+
+    def __init__(self, body: _Body, purpose: KeyPurpose) -> None:
+        self.scope = _scope(body.identity_scope)
+        self.keys = {key.key_id: key for key in body.keys}
+        self.sites = {site.site_id: site for site in body.site_data or ()}
+        self.last_expiry_ms = max((key.expires_s for key in body.keys), default=0) * _MS_PER_S
+        self.checks_domains = purpose is KeyPurpose.BIDSTREAM
+        lifetime_s = body.max_bidstream_lifetime_seconds if self.checks_domains else body.max_sharing_lifetime_seconds
+        self.max_lifetime_ms = None if lifetime_s is None else lifetime_s * _MS_PER_S
+        skew_s = body.allow_clock_skew_seconds
+        self.clock_skew_ms = (DEFAULT_CLOCK_SKEW_S if skew_s is None else skew_s) * _MS_PER_S
+        self.gcm_decrypt = _GcmCiphers(self.keys)
+        self.cbc_decrypt = _CbcCiphers(self.keys)
+        self.domain_names = _DomainNames(self.sites)
+        self.caller_site_id = body.caller_site_id
+        self.master_keyset_id = body.master_keyset_id
+        self.default_keyset_id = body.default_keyset_id
+        self.token_expiry_s = _to_int(body.token_expiry_seconds)
+
+    def __repr__(self) -> str:
+        """Counts only."""
+        return f"KeySnapshot({self.scope.name}, {len(self.keys)} keys, {len(self.sites)} sites)"
+
+
+def parse_key_response(response: bytes | str, purpose: KeyPurpose = KeyPurpose.BIDSTREAM) -> KeySnapshot:
+    """Read the JSON of /v2/key/bidstream or /v2/key/sharing, `{"body": {...}}`.
+
+    Raises:
+        KeyResponseError: not JSON, a field is missing or of another type, or a secret cannot be an AES key.
+    """
+    try:
+        body = msgspec.json.decode(response, type=_Response).body
+    except (msgspec.MsgspecError, ValueError) as error:
+        # msgspec names the field and what it expected there, never a value.
+        raise KeyResponseError(f"key response: {error}") from None
+    for key in body.keys:
+        if len(key.secret) not in AES_KEY_LENGTHS:
+            raise KeyResponseError(f"key response: the secret of key {key.key_id} is no AES key")
+    return KeySnapshot(body, purpose)
+
+
+def _scope(name: str | None) -> IdentityScope:
+    try:
+        return IdentityScope["UID2" if name is None else name]
+    except KeyError:
+        raise KeyResponseError("key response: identity_scope is neither UID2 nor EUID") from None
+
+
+def _to_int(number: int | str | None) -> int | None:
+    try:
+        return None if number is None else int(number)
+    except ValueError:
+        raise KeyResponseError("key response: token_expiry_seconds is not a number") from None
