@@ -9,9 +9,14 @@ stop at one bad token. The tree::
     ├── EnvelopeError            a sealed request or response does not open, or its nonce is not ours
     ├── KeyResponseError         a key response is not what the protocol says
     └── OperatorError            a call to an operator failed
-        ├── OperatorNetworkError     no complete answer: refused, reset, timed out, TLS, too large
-        └── OperatorHttpError        an answer with another status than 200; has `http_status`, `api_status`
-            └── OperatorUnauthorizedError    401: the API key is wrong or lacks the permission
+        ├── OperatorNetworkError     no complete answer: refused, reset, TLS
+        │   ├── OperatorTimeoutError     it did not come in time
+        │   └── OperatorOversizeError    it is larger than we take
+        ├── OperatorHttpError        an answer with another status than 200; has `http_status`, `api_status`
+        │   ├── OperatorUnauthorizedError    401: the API key is wrong or lacks the permission
+        │   ├── OperatorRateLimitedError     429: too many requests; has `retry_after_s`
+        │   └── OperatorRedirectError        3xx: redirects are not followed
+        └── OperatorAnswerError      the answer opened, but is not what the protocol says
 
 No message holds a key, a secret, a token, a raw uid, a domain or personal data.
 """
@@ -22,9 +27,14 @@ __all__ = [
     "EnvelopeError",
     "IdentityError",
     "KeyResponseError",
+    "OperatorAnswerError",
     "OperatorError",
     "OperatorHttpError",
     "OperatorNetworkError",
+    "OperatorOversizeError",
+    "OperatorRateLimitedError",
+    "OperatorRedirectError",
+    "OperatorTimeoutError",
     "OperatorUnauthorizedError",
 ]
 
@@ -54,7 +64,23 @@ class OperatorError(BidstreamError):
 
 
 class OperatorNetworkError(OperatorError):
-    """The operator gave no complete answer."""
+    """The operator gave no complete answer.
+
+    Attributes:
+        may_have_arrived: False only if the request certainly never reached the operator.
+    """
+
+    def __init__(self, message: str, *, may_have_arrived: bool = True) -> None:
+        super().__init__(message)
+        self.may_have_arrived = may_have_arrived
+
+
+class OperatorTimeoutError(OperatorNetworkError):
+    """The operator did not answer in time."""
+
+
+class OperatorOversizeError(OperatorNetworkError):
+    """The operator's answer is larger than we take."""
 
 
 class OperatorHttpError(OperatorError):
@@ -73,3 +99,25 @@ class OperatorHttpError(OperatorError):
 
 class OperatorUnauthorizedError(OperatorHttpError):
     """The operator answered 401."""
+
+
+class OperatorRateLimitedError(OperatorHttpError):
+    """The operator answered 429.
+
+    Attributes:
+        retry_after_s: the seconds that the operator asks to wait, or None.
+    """
+
+    def __init__(
+        self, message: str, http_status: int = 429, api_status: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, http_status, api_status)
+        self.retry_after_s = retry_after_s
+
+
+class OperatorRedirectError(OperatorHttpError):
+    """The operator answered 3xx; following would show the API key to whoever it names."""
+
+
+class OperatorAnswerError(OperatorError):
+    """The operator's answer does not hold what the protocol says."""

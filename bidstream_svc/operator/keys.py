@@ -1,0 +1,72 @@
+"""Keys from an operator, and from the sealed copy of its answer that a key cache keeps."""
+
+import asyncio
+from typing import Literal, NamedTuple, TypeAlias
+
+from bidstream_svc.crypto import NONCE_LENGTH, open_gcm
+from bidstream_svc.errors import EnvelopeError, OperatorHttpError, OperatorNetworkError, OperatorUnauthorizedError
+from bidstream_svc.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.operator.base64_text import decode_base64
+from bidstream_svc.operator.messages import Endpoint
+from bidstream_svc.operator.transport import OperatorTransport
+
+__all__ = ["FetchedKeys", "KeyRefreshFailure", "classify_key_refresh_failure", "fetch_keys", "open_cached_keys"]
+
+KeyRefreshFailure: TypeAlias = Literal["network", "http", "unauthorized", "envelope", "invalid"]
+
+_ENDPOINTS = {
+    KeyPurpose.BIDSTREAM: Endpoint("/v2/key/bidstream"),
+    KeyPurpose.SHARING: Endpoint("/v2/key/sharing"),
+}
+_BODY_OFFSET = 8 + NONCE_LENGTH  # behind the timestamp and the nonce
+
+
+class FetchedKeys(NamedTuple):
+    """Keys, and the operator's sealed answer exactly as it came, fit to be kept on a disk."""
+
+    snapshot: KeySnapshot
+    wire: bytes
+
+    def __repr__(self) -> str:
+        """Counts only."""
+        return f"FetchedKeys({self.snapshot!r}, {len(self.wire)} bytes on the wire)"
+
+
+async def fetch_keys(transport: OperatorTransport, purpose: KeyPurpose = KeyPurpose.BIDSTREAM) -> FetchedKeys:
+    """Fetch the keys that the caller may use: /v2/key/bidstream or /v2/key/sharing.
+
+    Raises:
+        OperatorError, EnvelopeError: the call failed.
+        KeyResponseError: the answer opened but is no key response.
+    """
+    answer = await transport.call(_ENDPOINTS[purpose])
+    # Opening and parsing megabytes are one C call each: let the loop turn between them.
+    await asyncio.sleep(0)
+    return FetchedKeys(parse_key_response(answer.json, purpose), answer.wire)
+
+
+def open_cached_keys(wire: bytes, client_secret: bytes, purpose: KeyPurpose = KeyPurpose.BIDSTREAM) -> KeySnapshot:
+    """Open `FetchedKeys.wire` again. The nonce of its request is gone, so it proves who sealed it, not when.
+
+    Raises:
+        EnvelopeError: not base64, truncated, tampered with, or sealed with another secret.
+        KeyResponseError: it opened but is no key response.
+    """
+    plaintext = open_gcm(client_secret, decode_base64(wire))
+    if len(plaintext) < _BODY_OFFSET:
+        raise EnvelopeError("message opens, but is too short for timestamp and nonce")
+    return parse_key_response(plaintext[_BODY_OFFSET:], purpose)
+
+
+def classify_key_refresh_failure(error: Exception) -> KeyRefreshFailure:
+    """The `result` label of `bidstream_key_refreshes_total` for what `fetch_keys` raised."""
+    match error:
+        case OperatorNetworkError():
+            return "network"
+        case OperatorUnauthorizedError():
+            return "unauthorized"
+        case OperatorHttpError():
+            return "http"
+        case EnvelopeError():
+            return "envelope"
+    return "invalid"
