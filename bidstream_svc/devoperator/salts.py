@@ -1,0 +1,89 @@
+"""Salted raw uids: the same for an identity until its salt bucket is rotated.
+
+    first level   SHA-256(base64 of the identity's hash | first level salt); its first bytes choose the bucket
+    raw uid       scope and identity type u8 | SHA-256(first level | salt of the bucket)
+
+The operator knows two forms of a raw uid, 32 bytes without and 33 with the leading byte. This one always makes 33: so
+an e-mail address and a phone number never share a uid, uid2-client reads the identity type from the text's first
+letter, and a receiver that cuts a uid to 32 bytes is found out.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import pybase64
+
+from bidstream_svc.devoperator.identities import Identity
+from bidstream_svc.identity import IdentityScope
+
+__all__ = ["BUCKET_COUNT", "SaltBucket", "Salts"]
+
+BUCKET_COUNT = 1024  # the real operator has a million; enough for two identities to differ in theirs
+
+_SALT_LENGTH = 32
+_BUCKET_ID_LENGTH = 9  # bytes; 12 characters
+_DAY_MS = 86_400_000
+_ROTATION_MS = 365 * _DAY_MS
+_PREVIOUS_KEPT_MS = 90 * _DAY_MS
+
+
+@dataclass(slots=True)
+class SaltBucket:
+    """A salt shared by the identities that fall into its bucket."""
+
+    bucket_id: str
+    last_updated_ms: int
+    salt: bytes = field(repr=False)
+    previous_salt: bytes | None = field(default=None, repr=False)
+
+    def refresh_from_ms(self, now_ms: int) -> int:
+        """When uids of this bucket may change: a year after the last time, or tomorrow if that is over."""
+        due_ms = self.last_updated_ms + _ROTATION_MS
+        return due_ms if due_ms > now_ms else now_ms + _DAY_MS
+
+
+class Salts:
+    """All salt buckets, and raw uids made with them."""
+
+    def __init__(self, randbytes: Callable[[int], bytes], scope: IdentityScope, now_ms: int) -> None:
+        self._randbytes = randbytes
+        self._scope = scope
+        self._first_level_salt = randbytes(_SALT_LENGTH)
+        self.buckets = [
+            SaltBucket(
+                bucket_id=pybase64.b64encode_as_string(randbytes(_BUCKET_ID_LENGTH)),
+                last_updated_ms=now_ms - _DAY_MS,
+                salt=randbytes(_SALT_LENGTH),
+            )
+            for _ in range(BUCKET_COUNT)
+        ]
+
+    def bucket_of(self, identity: Identity) -> SaltBucket:
+        """The bucket that an identity falls into, for ever."""
+        return self.buckets[int.from_bytes(self._first_level(identity)[:8], "big") % BUCKET_COUNT]
+
+    def raw_uid(self, identity: Identity) -> str:
+        """Base64 of the identity's uid: 44 characters."""
+        return self._salted(identity, self.bucket_of(identity).salt)
+
+    def previous_raw_uid(self, identity: Identity, now_ms: int) -> str | None:
+        """The uid before the last rotation, for 90 days after it."""
+        bucket = self.bucket_of(identity)
+        if bucket.previous_salt is None or bucket.last_updated_ms + _PREVIOUS_KEPT_MS <= now_ms:
+            return None
+        return self._salted(identity, bucket.previous_salt)
+
+    def rotate(self, buckets: Iterable[SaltBucket], now_ms: int) -> None:
+        """Give these buckets new salts."""
+        for bucket in buckets:
+            bucket.previous_salt = bucket.salt
+            bucket.salt = self._randbytes(_SALT_LENGTH)
+            bucket.last_updated_ms = now_ms
+
+    def _first_level(self, identity: Identity) -> bytes:
+        return sha256(pybase64.b64encode(identity.digest) + self._first_level_salt).digest()
+
+    def _salted(self, identity: Identity, salt: bytes) -> str:
+        head = bytes([self._scope << 4 | identity.identity_type << 2])
+        return pybase64.b64encode_as_string(head + sha256(self._first_level(identity) + salt).digest())

@@ -1,0 +1,55 @@
+"""The embedded operator on a socket."""
+
+from ssl import SSLContext
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from bidstream_svc.devoperator.app import make_app
+from bidstream_svc.devoperator.state import OperatorState
+
+__all__ = ["DevOperator"]
+
+# Requests take milliseconds; what is still there at the end hangs on purpose.
+_SHUTDOWN_TIMEOUT_S = 0.1
+
+
+class DevOperator:
+    """Serves a state over HTTP, or over HTTPS with an `ssl_context`, inside an `async with`.
+
+    Attributes:
+        url: base URL without a trailing slash; known once it listens. Port 0 picks a free one.
+    """
+
+    def __init__(
+        self,
+        state: OperatorState,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        ssl_context: SSLContext | None = None,
+    ) -> None:
+        self.state = state
+        self.url = ""
+        self._host, self._port, self._ssl_context = host, port, ssl_context
+        self._runner = web.AppRunner(
+            make_app(state), access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_TIMEOUT_S
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port, ssl_context=self._ssl_context).start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        host, port = self._runner.addresses[0][:2]
+        scheme = "http" if self._ssl_context is None else "https"
+        self.url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._runner.cleanup()

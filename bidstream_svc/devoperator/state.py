@@ -1,0 +1,242 @@
+"""What the embedded operator knows: credentials, sites, keys, salts, opt-outs. In memory, repeatable with a seed."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import pybase64
+
+from bidstream_svc.crypto import CBC_BLOCK_LENGTH, GCM_IV_LENGTH
+from bidstream_svc.devoperator.faults import Faults
+from bidstream_svc.devoperator.identities import OPTED_OUT_EMAIL, OPTED_OUT_ON_REFRESH_EMAIL, Identity
+from bidstream_svc.devoperator.key_ring import MASTER_KEYSET_ID, KeyRing, OperatorKey
+from bidstream_svc.devoperator.salts import Salts
+from bidstream_svc.identity import IdentityScope
+from bidstream_svc.token import CLIENT_SIDE_GENERATED, TokenContent, TokenKey, build_v2, build_v3, build_v4
+
+__all__ = ["DEFAULT_SITES", "Lifetimes", "OperatorSite", "OperatorState"]
+
+_HOUR_S = 3600
+_DAY_S = 24 * _HOUR_S
+_BUILDERS = {2: build_v2, 3: build_v3, 4: build_v4}
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorSite:
+    """A site; without `domain_names` it has no `site_data`, so nothing generated on the client side passes for it."""
+
+    site_id: int
+    domain_names: tuple[str, ...] | None = None
+
+
+# The first is the caller's own.
+DEFAULT_SITES = (
+    OperatorSite(101, ("example.com", "example.org")),
+    OperatorSite(102, ("com.example.app", "123456789")),
+    OperatorSite(103),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetimes:
+    """How long things last, in seconds; None as a maximum means that the operator sends none."""
+
+    token_s: int = 4 * _HOUR_S
+    refresh_after_s: int = _HOUR_S
+    refresh_token_s: int = 30 * _DAY_S
+    sharing_token_s: int = 30 * _DAY_S
+    max_bidstream_s: int | None = 3 * _DAY_S
+    max_sharing_s: int | None = 90 * _DAY_S
+    clock_skew_s: int | None = 1800
+    key_s: int = 365 * _DAY_S  # nothing rotates by itself, and a development operator may run for long
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class OperatorState:
+    """Everything the operator answers from; change it while it serves.
+
+    With a seed, credentials, keys, salts and raw uids repeat exactly, whatever else is asked in between. Tokens and
+    envelopes never do: their ivs are always random, for a repeated iv under a repeated key would give the key away.
+
+    Args:
+        seed: makes the state repeatable; None draws from the system.
+        scope: the programme that this operator belongs to.
+        now_ms: the clock, Unix ms.
+        sites: the participants; the first is the caller's own. Each has a key set.
+        lifetimes: how long tokens and keys last.
+        token_version: the version that /v2/token/generate makes: 2, 3 or 4.
+
+    Attributes:
+        api_key, client_secret: the caller's credentials; the secret is base64 of 32 bytes.
+        sites: by site id.
+        caller_site_id: the site whose tokens /v2/token/generate makes.
+        keys, salts: see KeyRing and Salts.
+        faults: what to do wrong next; see Faults.
+        calls: how often each path was asked for.
+        opted_out_since_ms: identities that opted out, and when.
+        optout_on_refresh: identities for which only a refresh answers optout.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is one line of an operator's configuration; all but the first keyword-only
+        self,
+        seed: int | None = None,
+        *,
+        scope: IdentityScope = IdentityScope.UID2,
+        now_ms: Callable[[], int] = _wall_clock_ms,
+        sites: Sequence[OperatorSite] = DEFAULT_SITES,
+        lifetimes: Lifetimes | None = None,
+        token_version: int = 4,
+    ) -> None:
+        self._seed = seed
+        self.scope = scope
+        self.now_ms = now_ms
+        self.sites = {site.site_id: site for site in sites}
+        self.caller_site_id = sites[0].site_id
+        self.lifetimes = lifetimes or Lifetimes()
+        self.token_version = token_version
+        self.faults = Faults()
+        self.calls: Counter[str] = Counter()
+        self._credential_bytes = self._randomness("credentials")
+        self.rotate_credentials()
+        self.refresh_token_key = self._randomness("refresh tokens")(32)
+        self.keys = KeyRing(self._randomness("keys"), 1 + len(self.sites), self.lifetimes.key_s, self.now_s())
+        self._keyset_ids = dict(zip(self.sites, range(MASTER_KEYSET_ID + 1, 2 + len(self.sites)), strict=True))
+        self.salts = Salts(self._randomness("salts"), scope, now_ms())
+        self.opted_out_since_ms = {Identity.of(OPTED_OUT_EMAIL): now_ms()}
+        self.optout_on_refresh = {Identity.of(OPTED_OUT_ON_REFRESH_EMAIL)}
+
+    def now_s(self) -> int:
+        """The clock in whole Unix seconds."""
+        return self.now_ms() // 1000
+
+    def _randomness(self, purpose: str) -> Callable[[int], bytes]:
+        # A stream a purpose: so that, say, a rotation of salts does not change the keys that come after it.
+        return os.urandom if self._seed is None else Random(f"{self._seed} {purpose}").randbytes  # noqa: S311 - see seed
+
+    def rotate_credentials(self) -> None:
+        """Replace API key and client secret at once; the old ones are refused from now on."""
+        prefix = f"{self.scope.name}-C-L-{self.caller_site_id}-"
+        self.api_key = prefix + pybase64.b64encode_as_string(self._credential_bytes(33))
+        self.client_secret = pybase64.b64encode_as_string(self._credential_bytes(32))
+
+    def rotate_keys(self) -> None:
+        """Make a new master key and a new key for each site; old ones stay listed until they expire."""
+        self.keys.rotate(self.now_s())
+
+    def expire_keys(self) -> None:
+        """Let every key expire now; until the next `rotate_keys`, key responses have no keys."""
+        self.keys.expire(self.now_s())
+
+    def rotate_salts(self, identity: str | None = None) -> None:
+        """Change the raw uids of all, or of those in the bucket of one address or number."""
+        buckets = self.salts.buckets if identity is None else [self.salts.bucket_of(Identity.of(identity))]
+        self.salts.rotate(buckets, self.now_ms())
+
+    def opt_out(self, identity: str) -> None:
+        """Record that the owner of an address or number opts out now."""
+        self.opted_out_since_ms[Identity.of(identity)] = self.now_ms()
+
+    def raw_uid(self, identity: str) -> str:
+        """The raw uid of an address or number, opted out or not: base64 of 33 bytes."""
+        return self.salts.raw_uid(Identity.of(identity))
+
+    def keyset_of(self, site_id: int) -> int:
+        """The key set of a site.
+
+        Raises:
+            KeyError: there is no such site.
+        """
+        return self._keyset_ids[site_id]
+
+    def make_unlisted_key(self) -> OperatorKey:
+        """Make a key that no key response will ever list, to build tokens with that nobody can open."""
+        return self.keys.make_unlisted(self.now_s())
+
+    def mint_token(  # noqa: PLR0913 - what a token may say; all but the version keyword-only, with a default each
+        self,
+        version: int = 4,
+        *,
+        identity: str = "someone@example.com",
+        site_id: int | None = None,
+        lifetime_s: float | None = None,
+        generated_ms: int | None = None,
+        established_ms: int | None = None,
+        client_side: bool = False,
+        master_key: OperatorKey | None = None,
+        site_key: OperatorKey | None = None,
+    ) -> str:
+        """Make a token as /v2/token/generate would, or one that is wrong in a chosen way.
+
+        Args:
+            version: 2, 3 or 4.
+            identity: e-mail address or phone number.
+            site_id: defaults to the caller's.
+            lifetime_s: from `generated_ms` on; negative gives one that ended before it began.
+            generated_ms: Unix ms; defaults to now.
+            established_ms: Unix ms; defaults to `generated_ms`.
+            client_side: whether it says that it was generated on the client side.
+            master_key: instead of the current one, such as `make_unlisted_key()`.
+            site_key: likewise.
+        """
+        generated_ms = self.now_ms() if generated_ms is None else generated_ms
+        content = self.token_content(
+            Identity.of(identity),
+            site_id=self.caller_site_id if site_id is None else site_id,
+            lifetime_s=self.lifetimes.token_s if lifetime_s is None else lifetime_s,
+            generated_ms=generated_ms,
+            established_ms=generated_ms if established_ms is None else established_ms,
+            privacy_bits=CLIENT_SIDE_GENERATED if client_side else 0,
+        )
+        return self.mint(content, version, master_key=master_key, site_key=site_key)
+
+    def token_content(  # noqa: PLR0913 - the fields of a token that differ from one to the next, keyword-only
+        self,
+        identity: Identity,
+        *,
+        site_id: int,
+        lifetime_s: float,
+        generated_ms: int,
+        established_ms: int,
+        privacy_bits: int = 0,
+    ) -> TokenContent:
+        """What a token for an identity says."""
+        return TokenContent(
+            raw_uid=self.salts.raw_uid(identity),
+            site_id=site_id,
+            expires_ms=generated_ms + round(lifetime_s * 1000),
+            established_ms=established_ms,
+            generated_ms=generated_ms,
+            refreshed_ms=generated_ms,
+            privacy_bits=privacy_bits,
+            scope=self.scope,
+            identity_type=identity.identity_type,
+        )
+
+    def mint(
+        self,
+        content: TokenContent,
+        version: int = 4,
+        *,
+        master_key: OperatorKey | None = None,
+        site_key: OperatorKey | None = None,
+    ) -> str:
+        """Build a token of any content, under the current keys unless others are given.
+
+        Raises:
+            KeyError: no such version, or no such site and no `site_key`.
+        """
+        iv_length = CBC_BLOCK_LENGTH if version == 2 else GCM_IV_LENGTH  # noqa: PLR2004 - v2
+        master, site = (
+            TokenKey(key.key_id, key.secret, os.urandom(iv_length))
+            for key in (
+                master_key or self.keys.current(MASTER_KEYSET_ID),
+                site_key or self.keys.current(self.keyset_of(content.site_id)),
+            )
+        )
+        return _BUILDERS[version](content, master, site)
