@@ -1,14 +1,50 @@
-"""Asynchronous calls to an operator: keys, tokens for publishers, identity maps; one transport under all of them."""
+"""Asynchronous calls to an operator: keys, tokens for publishers, identity maps; one transport under all of them.
 
+::
+
+    async with OperatorTransport(url, Credentials.from_base64(api_key, client_secret)) as transport:
+        tokens = await PublisherClient(transport).generate_token(Identity.from_email(address))
+"""
+
+from bidstream_svc.operator.batches import Progress
 from bidstream_svc.operator.credentials import Credentials
+from bidstream_svc.operator.decryption import BidstreamClient, SharingClient
+from bidstream_svc.operator.identities import Identity, IdentityKind
+from bidstream_svc.operator.identity_map import (
+    IdentityBucket,
+    IdentityMapClient,
+    IdentityMapResult,
+    IdentityMapV3Result,
+    MappedIdentity,
+    MappedIdentityV3,
+    OptedOut,
+    UnmappedIdentity,
+)
 from bidstream_svc.operator.keys import FetchedKeys, classify_key_refresh_failure, fetch_keys, open_cached_keys
+from bidstream_svc.operator.publisher import PublisherClient
+from bidstream_svc.operator.tokens import IdentityTokens
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
 
 __all__ = [
+    "BidstreamClient",
     "Credentials",
     "FetchedKeys",
+    "Identity",
+    "IdentityBucket",
+    "IdentityKind",
+    "IdentityMapClient",
+    "IdentityMapResult",
+    "IdentityMapV3Result",
+    "IdentityTokens",
+    "MappedIdentity",
+    "MappedIdentityV3",
     "OperatorTransport",
+    "OptedOut",
+    "Progress",
+    "PublisherClient",
     "RetryPolicy",
+    "SharingClient",
+    "UnmappedIdentity",
     "classify_key_refresh_failure",
     "fetch_keys",
     "open_cached_keys",

@@ -5,7 +5,7 @@ Time, nonce and iv are parameters. Layouts: docs/protocol.md, "Request and respo
 
 import re
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from bidstream_svc._version import __version__
 from bidstream_svc.crypto import Envelope, open_gcm, open_response, seal_request
 from bidstream_svc.errors import (
     EnvelopeError,
+    OperatorAnswerError,
     OperatorHttpError,
     OperatorRateLimitedError,
     OperatorRedirectError,
@@ -29,6 +30,7 @@ __all__ = [
     "OperatorRequest",
     "build_plain_request",
     "build_request",
+    "decode_answer",
     "raise_for_status",
     "read_answer",
     "read_plain_answer",
@@ -46,6 +48,8 @@ _HTTP_TOO_MANY_REQUESTS = 429
 _MAX_MESSAGE_CHARACTERS = 200
 # An operator may repeat what it was sent: addresses, phone numbers, and what could be a hash, a token or a key.
 _PERSONAL_OR_SECRET = re.compile(r"\S*@\S*|\+?\d{10,}|[A-Za-z0-9+/_=%-]{24,}", re.ASCII)
+
+_T = TypeVar("_T")
 
 
 class Endpoint(NamedTuple):
@@ -96,7 +100,7 @@ class _ErrorBody(msgspec.Struct):
     message: str | None = None
 
 
-def build_request(  # noqa: PLR0913 - time, nonce and iv are parameters by design
+def build_request(
     endpoint: Endpoint, payload: bytes, credentials: Credentials, *, now_ms: int, nonce: bytes, iv: bytes
 ) -> OperatorRequest:
     """Seal a JSON payload (UTF-8, may be empty) for an endpoint; nonce 8 bytes, iv 12, neither ever used twice."""
@@ -142,6 +146,23 @@ def read_plain_answer(answer: HttpAnswer, request: OperatorRequest) -> bytes:
     raise_for_status(answer)
     _refuse_page(answer)
     return open_gcm(request.secret, decode_base64(answer.body)) if request.secret else answer.body
+
+
+def decode_answer(json: str | bytes, shape: type[_T]) -> _T:
+    """Read JSON of a known shape; fields that the shape does not have are ignored.
+
+    Raises:
+        OperatorAnswerError: not JSON, a field is missing or of another type; the message names it, never its value.
+    """
+    try:
+        return msgspec.json.decode(json, type=shape)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise OperatorAnswerError(f"operator's answer: {_describe(error)}") from None
+
+
+def _describe(error: Exception) -> str:
+    # Other exceptions than msgspec's own would carry the text that was to be read.
+    return str(error) if isinstance(error, msgspec.MsgspecError) else f"not JSON ({type(error).__name__})"
 
 
 def _refuse_page(answer: HttpAnswer) -> None:

@@ -102,9 +102,11 @@ class OperatorTransport:
     Args:
         base_url: such as `https://prod.euid.eu`; plain http only to loopback unless `allow_insecure`.
         credentials: or a function that returns them, called for every attempt, so that a rotated secret is picked up.
-        connect_timeout_s, read_timeout_s, total_timeout_s: for a connection to stand, between two reads, and for one
-            attempt in all.
+        connect_timeout_s: for a connection to stand.
+        read_timeout_s: between two reads.
+        total_timeout_s: for one attempt in all.
         ssl: a context to verify the operator with; by default the system's certificates.
+        allow_insecure: plain http to any host.
         retry: how often a call is repeated after 429, 5xx and network errors.
         max_answer_bytes: larger answers are refused while they arrive.
 
@@ -112,7 +114,7 @@ class OperatorTransport:
         ConfigurationError: the base URL will not do.
     """
 
-    def __init__(  # noqa: PLR0913 - one keyword a setting
+    def __init__(
         self,
         base_url: str,
         credentials: Callable[[], Credentials] | Credentials,
