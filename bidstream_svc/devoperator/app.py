@@ -1,12 +1,135 @@
 """HTTP and envelopes around the endpoints."""
 
+import os
+from collections.abc import Awaitable, Callable
+from hmac import compare_digest
+
+import orjson
+import pybase64
 from aiohttp import web
 
+from bidstream_svc.crypto import GCM_IV_LENGTH, Envelope, open_request, seal_gcm, seal_response
+from bidstream_svc.devoperator import advertiser, key_endpoints, publisher
+from bidstream_svc.devoperator.answers import Answer, Body, RequestRefusedError, client_error
+from bidstream_svc.devoperator.misbehave import Sealing, answer_with_fault, spoil_sealing
 from bidstream_svc.devoperator.state import OperatorState
+from bidstream_svc.errors import EnvelopeError
 
-__all__ = ["make_app"]
+__all__ = ["ENDPOINTS", "REFRESH_PATH", "make_app"]
+
+Endpoint = Callable[[OperatorState, Body], Answer]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# All in envelopes; the refresh endpoint, which is not, is apart.
+ENDPOINTS: dict[str, Endpoint] = {
+    "/v2/key/bidstream": key_endpoints.bidstream_keys,
+    "/v2/key/sharing": key_endpoints.sharing_keys,
+    "/v2/token/generate": publisher.generate_token,
+    "/v2/token/validate": publisher.validate_token,
+    "/v2/identity/map": advertiser.identity_map,
+    "/v2/identity/buckets": advertiser.identity_buckets,
+    "/v2/optout/status": advertiser.optout_status,
+    "/v3/identity/map": advertiser.identity_map_v3,
+}
+REFRESH_PATH = "/v2/token/refresh"
+
+_BINARY = "application/octet-stream"
+_MAX_REQUEST_BYTES = 4 * 1024 * 1024  # 5,000 long addresses, encrypted and in base64, are about 2 MiB
+_MAX_TIME_OFF_MS = 60_000
 
 
-def make_app(state: OperatorState) -> web.Application:  # noqa: ARG001
+def make_app(state: OperatorState) -> web.Application:
     """The aiohttp application that serves `state`."""
-    return web.Application()
+
+    @web.middleware
+    async def count_and_spoil(request: web.Request, handler: Handler) -> web.StreamResponse:
+        state.calls[request.path] += 1
+        fault = state.faults.take(request.path)
+        return await (handler(request) if fault is None else answer_with_fault(fault, request, handler))
+
+    def in_envelope(endpoint: Endpoint) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await _serve_in_envelope(state, endpoint, request)
+
+        return handle
+
+    async def handle_refresh(request: web.Request) -> web.StreamResponse:
+        return await _serve_refresh(state, request)
+
+    app = web.Application(middlewares=[_errors_as_json, count_and_spoil], client_max_size=_MAX_REQUEST_BYTES)
+    app.router.add_post(REFRESH_PATH, handle_refresh)
+    for path, endpoint in ENDPOINTS.items():
+        app.router.add_post(path, in_envelope(endpoint))
+    return app
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except RequestRefusedError as error:
+        return _refusal(error.http_status, error.api_status, str(error))
+    except web.HTTPClientError as error:  # 404, 405 and 413 are aiohttp's own
+        allow = {name: value for name, value in error.headers.items() if name == "Allow"}
+        return _refusal(error.status, "client_error", error.reason, allow)
+
+
+def _refusal(http_status: int, api_status: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    body = orjson.dumps({"status": api_status, "message": message})
+    return web.Response(status=http_status, body=body, content_type="application/json", headers=headers)
+
+
+async def _serve_in_envelope(state: OperatorState, endpoint: Endpoint, request: web.Request) -> web.Response:
+    _check_bearer(state, request)
+    binary = _is_binary(request)
+    envelope = _open(state, await request.read(), binary=binary)
+    answer = endpoint(state, _parse(envelope.body))
+    secret, nonce, body = spoil_sealing(
+        request, Sealing(pybase64.b64decode(state.client_secret), envelope.nonce, orjson.dumps(answer))
+    )
+    sealed = seal_response(secret, os.urandom(GCM_IV_LENGTH), Envelope(state.now_ms(), nonce, body), binary=binary)
+    return web.Response(body=sealed, content_type=_BINARY if binary else "text/plain")
+
+
+async def _serve_refresh(state: OperatorState, request: web.Request) -> web.Response:
+    answer, response_key = publisher.refresh_token(state, await request.read())
+    secret, _, body = spoil_sealing(request, Sealing(response_key, b"", orjson.dumps(answer)))
+    sealed = seal_gcm(secret, os.urandom(GCM_IV_LENGTH), body)
+    return web.Response(body=pybase64.b64encode(sealed), content_type="text/plain")
+
+
+def _is_binary(request: web.Request) -> bool:
+    # Not `request.content_type`: that takes a missing header for octet-stream, and scripts send base64 without one.
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower() == _BINARY
+
+
+def _check_bearer(state: OperatorState, request: web.Request) -> None:
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    # Bytes: a header may hold what is no ASCII, which compare_digest refuses as text.
+    known = compare_digest(key.strip().encode("utf-8", "surrogateescape"), state.api_key.encode())
+    if scheme.lower() != "bearer" or not known:
+        raise RequestRefusedError(401, "unauthorized", "API key is missing, unknown, or lacks the permission")
+
+
+def _open(state: OperatorState, wire: bytes, *, binary: bool) -> Envelope:
+    if wire.lstrip()[:1] in {b"{", b"["}:
+        raise client_error("Request body is plain JSON; it must be encrypted with the client secret")
+    try:
+        envelope = open_request(pybase64.b64decode(state.client_secret), wire, binary=binary)
+    except EnvelopeError as error:
+        raise client_error(f"Request body: {error}") from None
+    if abs(state.now_ms() - envelope.timestamp_ms) > _MAX_TIME_OFF_MS:
+        raise client_error("Request timestamp is more than 60 seconds off: too old, or the clocks differ")
+    return envelope
+
+
+def _parse(text: bytes) -> Body:
+    if not text:
+        return {}
+    try:
+        body = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise client_error("Request envelope does not hold JSON") from None
+    if not isinstance(body, dict):
+        raise client_error("Request envelope does not hold a JSON object")
+    return body

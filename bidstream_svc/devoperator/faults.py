@@ -1,5 +1,6 @@
 """Misbehaviour on request: what an operator, or something between it and its client, may do wrong."""
 
+from dataclasses import dataclass
 from enum import Enum, auto
 
 __all__ = ["Fault", "Faults"]
@@ -29,9 +30,18 @@ class Fault(Enum):
     OTHER_SCOPE = auto()  # key endpoints: the other identity scope
 
 
+_KEY_FAULTS = {Fault.EXPIRED_KEYS, Fault.EMPTY_KEYS, Fault.OTHER_SCOPE}
+_KEY_PATHS = {"/v2/key/bidstream", "/v2/key/sharing"}
+
+
+@dataclass(slots=True)
 class _Order:
-    def __init__(self, fault: Fault, path: str | None, times: int | None) -> None:
-        self.fault, self.path, self.times = fault, path, times
+    fault: Fault
+    path: str | None
+    times: int | None
+
+    def is_for(self, path: str) -> bool:
+        return self.path in {None, path} and (self.fault not in _KEY_FAULTS or path in _KEY_PATHS)
 
 
 class Faults:
@@ -51,7 +61,7 @@ class Faults:
     def take(self, path: str) -> Fault | None:
         """What to do wrong with a request for `path` that just came; counts as one time."""
         for order in self._orders:
-            if order.path in {None, path}:
+            if order.is_for(path):
                 if order.times is not None:
                     order.times -= 1
                     if order.times <= 0:

@@ -83,7 +83,7 @@ class OperatorState:
         optout_on_refresh: identities for which only a refresh answers optout.
     """
 
-    def __init__(  # noqa: PLR0913 - each is one line of an operator's configuration; all but the first keyword-only
+    def __init__(
         self,
         seed: int | None = None,
         *,
@@ -158,7 +158,7 @@ class OperatorState:
         """Make a key that no key response will ever list, to build tokens with that nobody can open."""
         return self.keys.make_unlisted(self.now_s())
 
-    def mint_token(  # noqa: PLR0913 - what a token may say; all but the version keyword-only, with a default each
+    def mint_token(
         self,
         version: int = 4,
         *,
@@ -195,7 +195,7 @@ class OperatorState:
         )
         return self.mint(content, version, master_key=master_key, site_key=site_key)
 
-    def token_content(  # noqa: PLR0913 - the fields of a token that differ from one to the next, keyword-only
+    def token_content(
         self,
         identity: Identity,
         *,

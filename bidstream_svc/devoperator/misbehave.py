@@ -1,0 +1,137 @@
+"""Where faults happen: the one place that turns a `Fault` into a wrong answer."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from struct import pack
+from typing import NamedTuple
+
+import orjson
+from aiohttp import web
+
+from bidstream_svc.devoperator.answers import RequestRefusedError
+from bidstream_svc.devoperator.faults import Fault
+from bidstream_svc.identity import IdentityScope
+
+__all__ = ["Sealing", "answer_with_fault", "spoil_sealing"]
+
+_FAULT = web.RequestKey("fault", Fault)
+_REFUSALS = {
+    Fault.SERVER_ERROR: RequestRefusedError(500, "error", "Something went wrong, as ordered"),
+    Fault.UNAUTHORIZED: RequestRefusedError(401, "unauthorized", "API key is refused, as ordered"),
+    Fault.TOO_MANY_REQUESTS: RequestRefusedError(429, "too_many_requests", "Slow down, as ordered"),
+}
+_HTML = "<!DOCTYPE html><html><head><title>Gateway</title></head><body><h1>It is the proxy's fault</h1></body></html>"
+_GARBAGE = bytes(range(256))
+_HUGE_CHUNK = b"A" * (1024 * 1024)
+_HUGE_CHUNKS = 17
+_LINGER_ZERO = pack("ii", 1, 0)  # close sends RST, not FIN
+
+
+class Sealing(NamedTuple):
+    """What an answer is sealed with, and the JSON inside."""
+
+    secret: bytes
+    nonce: bytes
+    body: bytes
+
+
+async def answer_with_fault(
+    fault: Fault, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer wrongly: at once if the right answer has no part in it, else by spoiling that."""
+    if fault in _REFUSALS:
+        refusal = _REFUSALS[fault]
+        raise RequestRefusedError(refusal.http_status, refusal.api_status, str(refusal))
+    match fault:
+        case Fault.REDIRECT:
+            return web.Response(status=302, headers={"Location": "/redirected"})
+        case Fault.HTML_ERROR | Fault.HTML_PAGE:
+            return web.Response(status=502 if fault is Fault.HTML_ERROR else 200, text=_HTML, content_type="text/html")
+        case Fault.GARBAGE_BODY:
+            return web.Response(body=_GARBAGE)
+        case Fault.HUGE_BODY:
+            return await _send_endlessly(request)
+        case Fault.HANG_BEFORE_ANSWER:
+            await _hang()
+        case Fault.RESET:
+            _close(request, with_reset=True)
+            return web.Response()
+    request[_FAULT] = fault  # for spoil_sealing
+    return await _spoil_response(fault, request, await handler(request))
+
+
+def spoil_sealing(request: web.Request, sealing: Sealing) -> Sealing:
+    """Change what goes into an envelope if the request's fault is about that."""
+    match request.get(_FAULT):
+        case Fault.WRONG_NONCE:
+            return sealing._replace(nonce=os.urandom(len(sealing.nonce)))
+        case Fault.WRONG_SECRET:
+            return sealing._replace(secret=os.urandom(len(sealing.secret)))
+        case Fault.NOT_JSON:
+            return sealing._replace(body=_HTML.encode())
+        case Fault.EXPIRED_KEYS | Fault.EMPTY_KEYS | Fault.OTHER_SCOPE as fault:
+            return sealing._replace(body=_spoil_keys(fault, sealing.body))
+        case _:
+            return sealing
+
+
+def _spoil_keys(fault: Fault, body: bytes) -> bytes:
+    answer = orjson.loads(body)
+    content = answer["body"]
+    if fault is Fault.OTHER_SCOPE:
+        other = next(scope for scope in IdentityScope if scope.name != content["identity_scope"])
+        content["identity_scope"] = other.name
+    elif fault is Fault.EMPTY_KEYS:
+        content["keys"] = []
+    else:
+        for key in content["keys"]:
+            key["expires"] = key["activates"] + 1
+    return orjson.dumps(answer)
+
+
+async def _spoil_response(fault: Fault, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    assert isinstance(response, web.Response)
+    assert isinstance(response.body, bytes)
+    whole = response.body
+    match fault:
+        case Fault.TRUNCATED_BODY:
+            response.body = whole[: len(whole) // 2]
+        case Fault.HANG_IN_BODY | Fault.CUT_BODY:
+            half = web.StreamResponse(headers={"Content-Length": str(len(whole))})
+            await half.prepare(request)
+            await half.write(whole[: len(whole) // 2])
+            if fault is Fault.HANG_IN_BODY:
+                await _hang()
+            _close(request, with_reset=False)
+            return half
+    return response
+
+
+async def _send_endlessly(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    try:
+        for _ in range(_HUGE_CHUNKS):
+            await response.write(_HUGE_CHUNK)
+    except ConnectionError:  # the client had enough
+        pass
+    return response
+
+
+async def _hang() -> None:
+    """Wait until the client goes away or the operator ends; both cancel the handler."""
+    await asyncio.Future()
+
+
+def _close(request: web.Request, *, with_reset: bool) -> None:
+    transport = request.transport
+    if transport is None:  # the client was faster
+        return
+    if with_reset:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        transport.abort()
+    else:
+        transport.close()
