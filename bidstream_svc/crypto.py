@@ -107,6 +107,10 @@ class Envelope(NamedTuple):
     nonce: bytes
     body: bytes
 
+    def __repr__(self) -> str:
+        """Without the body."""
+        return f"Envelope(timestamp_ms={self.timestamp_ms}, {len(self.body)} bytes)"
+
 
 def _pack(timestamp_ms: int, nonce: bytes, body: bytes) -> bytes:
     return timestamp_ms.to_bytes(8, "big", signed=True) + nonce + body

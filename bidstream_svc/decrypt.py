@@ -145,7 +145,7 @@ def _decrypt_v2(raw: bytes, domain: object, keys: KeySnapshot, now_ms: int) -> V
     return _SUCCESS, raw_uid, established_ms, None
 
 
-def _check_use(  # noqa: PLR0913, PLR0917 - lines 11 and 12 need all of these, and a carrier object would cost more than they do
+def _check_use(  # noqa: PLR0917 - lines 11 and 12 need all of these, and a carrier object would cost more than they do
     privacy_bits: int,
     site_id: int,
     domain: object,

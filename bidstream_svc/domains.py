@@ -21,7 +21,8 @@ def load_public_suffixes() -> PublicSuffixList:
 def registrable_domain(name: str) -> str | None:
     """The part of a normalised host name that somebody can register: `news.bbc.co.uk` gives `bbc.co.uk`.
 
-    None where the list knows no suffix of the name: bundle ids such as `com.acme.game`, IP addresses, `localhost`.
+    None where the list knows no suffix of the name: most bundle ids (`com.acme.shooter`; not `com.acme.game`,
+    whose last part happens to be a top-level domain), IP addresses, `localhost`.
     """
     domain: str | None = load_public_suffixes().privatesuffix(name)
     return domain

@@ -5,6 +5,7 @@ stop at one bad token. The tree::
 
     BidstreamError
     ├── ConfigurationError       a setting is wrong or missing; the message names it, never its value if secret
+    ├── ListenError              an address to listen on is in use or not allowed
     ├── IdentityError            an e-mail address or phone number is malformed; the message does not repeat it
     ├── EnvelopeError            a sealed request or response does not open, or its nonce is not ours
     ├── KeyResponseError         a key response is not what the protocol says
@@ -27,6 +28,7 @@ __all__ = [
     "EnvelopeError",
     "IdentityError",
     "KeyResponseError",
+    "ListenError",
     "OperatorAnswerError",
     "OperatorError",
     "OperatorHttpError",
@@ -45,6 +47,10 @@ class BidstreamError(Exception):
 
 class ConfigurationError(BidstreamError):
     """A setting is wrong or missing."""
+
+
+class ListenError(BidstreamError):
+    """An address cannot be listened on."""
 
 
 class IdentityError(BidstreamError, ValueError):

@@ -85,6 +85,8 @@ def hash_identity(normalised: str) -> str:
 def is_identity_hash(text: str) -> bool:
     """Whether `text` can be what `hash_identity` returns."""
     try:
-        return len(pybase64.b64decode(text, validate=True)) == _SHA256_LENGTH
+        digest = pybase64.b64decode(text, validate=True)
     except ValueError:
         return False
+    # Encoded again, because several texts decode to one digest and only one of them is the hash.
+    return len(digest) == _SHA256_LENGTH and pybase64.b64encode_as_string(digest) == text

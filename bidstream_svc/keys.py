@@ -78,7 +78,7 @@ class Site(msgspec.Struct, frozen=True, gc=False):
         """The names, normalised; empty where the operator sent no list of strings."""
         try:
             names = msgspec.json.decode(self.raw_domain_names, type=list[str] | None)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return frozenset()
         return frozenset(map(normalise_domain, names or ()))
 
@@ -200,7 +200,7 @@ def parse_key_response(response: bytes | str, purpose: KeyPurpose = KeyPurpose.B
     """
     try:
         body = msgspec.json.decode(response, type=_Response).body
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         # msgspec names the field and what it expected there, never a value.
         raise KeyResponseError(f"key response: {error}") from None
     for key in body.keys:

@@ -1,0 +1,81 @@
+"""Where to listen: TCP and Unix socket addresses as settings spell them."""
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeAlias
+
+__all__ = ["ListenAddress", "TcpAddress", "UnixAddress", "is_loopback_host", "parse_listen_addresses"]
+
+_UNIX_PREFIX = "unix:"
+_MAX_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A host (a name or an IP address, IPv6 without brackets) and a port; port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only programs on this host reach it."""
+        return is_loopback_host(self.host)
+
+    def __str__(self) -> str:
+        """As in a URL: `127.0.0.1:8080`, `[::1]:8080`."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A Unix socket's path."""
+
+    path: Path
+
+    @property
+    def is_private(self) -> bool:
+        """Always: the file system says who may connect."""
+        return True
+
+    def __str__(self) -> str:
+        """As settings spell it: `unix:/run/bidstream.sock`."""
+        return f"{_UNIX_PREFIX}{self.path}"
+
+
+ListenAddress: TypeAlias = TcpAddress | UnixAddress
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a host is `localhost` or a loopback IP address; other names are not looked up."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_listen_addresses(text: str) -> tuple[ListenAddress, ...]:
+    """Read a comma list of `HOST:PORT`, `[IPV6]:PORT` and `unix:/path`; the empty text is the empty list.
+
+    Raises:
+        ValueError: an entry is none of these.
+    """
+    return tuple(_parse(entry.strip()) for entry in text.split(",")) if text.strip() else ()
+
+
+def _parse(entry: str) -> ListenAddress:
+    if entry.startswith(_UNIX_PREFIX):
+        path = entry.removeprefix(_UNIX_PREFIX)
+        if not path.startswith("/"):
+            raise ValueError(f"{entry!r} has no absolute path")
+        return UnixAddress(Path(path))
+    host, colon, port = entry.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not bracketed) or not (port.isascii() and port.isdecimal()):
+        raise ValueError(f"{entry!r} is not HOST:PORT")
+    if int(port) > _MAX_PORT:
+        raise ValueError(f"{entry!r} has a port above {_MAX_PORT}")
+    return TcpAddress(host[1:-1] if bracketed else host, int(port))

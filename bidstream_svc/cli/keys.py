@@ -1,0 +1,40 @@
+"""Where a command gets its keys from."""
+
+import asyncio
+from pathlib import Path
+
+from bidstream_svc.config import load_settings
+from bidstream_svc.errors import ConfigurationError
+from bidstream_svc.keys import KeySnapshot, parse_key_response
+from bidstream_svc.operator.from_settings import make_transport
+from bidstream_svc.operator.keys import fetch_keys
+
+__all__ = ["fetch_once", "read_key_file"]
+
+
+def read_key_file(path: Path) -> KeySnapshot:
+    """Keys out of a file that holds a key response in JSON.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+        KeyResponseError: it holds something else.
+    """
+    try:
+        response = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    return parse_key_response(response)
+
+
+def fetch_once(**flags: object) -> KeySnapshot:
+    """Fetch keys from the operator of the settings.
+
+    Raises:
+        BidstreamError: the settings or the call.
+    """
+
+    async def fetch() -> KeySnapshot:
+        async with make_transport(load_settings(**flags)) as transport:
+            return (await fetch_keys(transport)).snapshot
+
+    return asyncio.run(fetch())

@@ -1,0 +1,54 @@
+"""The command `bidstream-svc`, and what its commands have in common.
+
+Exit status: 0 good; 1 what was asked for failed; 2 wrong usage or configuration. Errors are one line on stderr.
+"""
+
+import os
+import sys
+
+import click
+
+from bidstream_svc._version import __version__
+from bidstream_svc.cli.check import check
+from bidstream_svc.cli.decrypt import decrypt
+from bidstream_svc.cli.operator import operator
+from bidstream_svc.cli.serve import serve
+from bidstream_svc.errors import BidstreamError, ConfigurationError
+
+__all__ = ["commands", "main"]
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="bidstream-svc")
+def commands() -> None:
+    """Raw ids out of UID2/EUID advertising tokens: a sidecar for bidders, and the tools around it."""
+
+
+for command in (serve, operator, decrypt, check):
+    commands.add_command(command)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        commands.main(prog_name="bidstream-svc", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.Abort:
+        sys.exit(EXIT_FAILED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigurationError as error:
+        click.echo(f"bidstream-svc: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+    except BidstreamError as error:
+        click.echo(f"bidstream-svc: {error}", err=True)
+        sys.exit(EXIT_FAILED)
+    except BrokenPipeError:
+        # Whoever read our output has enough; the interpreter must not complain about it when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)

@@ -1,0 +1,171 @@
+"""Settings: from the environment and from flags, checked once at the start, frozen afterwards.
+
+Every setting is described once, in its field: name, default, what is accepted. The flags of `serve` and the table in
+the README come from there. No error repeats a value that may be secret.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from bidstream_svc.addresses import ListenAddress, is_loopback_host, parse_listen_addresses
+from bidstream_svc.errors import ConfigurationError
+
+__all__ = ["ENV_PREFIX", "SECRET_FIELDS", "Settings", "env_name", "load_settings", "unknown_variables"]
+
+ENV_PREFIX = "BIDSTREAM_"
+# Never flags: what is in argv, everybody on the host can read.
+SECRET_FIELDS = frozenset({"api_key", "client_secret"})
+
+
+def _to_addresses(value: object) -> object:
+    return parse_listen_addresses(value) if isinstance(value, str) else value
+
+
+def _to_workers(value: object) -> object:
+    return len(os.sched_getaffinity(0)) if value == "auto" else value
+
+
+def _empty_to_none(value: object) -> object:
+    return None if value == "" else value
+
+
+Addresses = Annotated[tuple[ListenAddress, ...], NoDecode, BeforeValidator(_to_addresses)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_empty_to_none)]
+OptionalText = Annotated[str | None, BeforeValidator(_empty_to_none)]
+OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_empty_to_none)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """What `serve` runs by. A field's description says what is accepted; times are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    operator_url: OptionalText = Field(None, description="the operator, e.g. https://prod.euid.eu")
+    allow_insecure_operator: bool = Field(False, description="1 allows plain http to an operator elsewhere")
+    api_key: OptionalSecret = Field(None, description="the operator's API key; never a flag")
+    api_key_file: OptionalPath = Field(None, description="a file that holds the API key, read at every refresh")
+    client_secret: OptionalSecret = Field(None, description="the client secret in base64; never a flag")
+    client_secret_file: OptionalPath = Field(None, description="a file that holds it, read at every refresh")
+    listen: Addresses = Field(
+        "127.0.0.1:8080", validate_default=True, description="data plane; HOST:PORT or unix:/path, comma list"
+    )
+    admin_listen: Addresses = Field(
+        "127.0.0.1:9464", validate_default=True, description="metrics and health; as above; empty turns it off"
+    )
+    refresh_interval: Seconds = Field(3600, description="seconds between key refreshes, drawn from ±10 % of it")
+    key_cache: OptionalPath = Field(None, description="a file for the last key response, as the operator encrypted it")
+    workers: Annotated[int, BeforeValidator(_to_workers), Field(ge=1, le=256)] = Field(
+        1, description="processes that share the listening sockets, 1 to 256; auto is one a core"
+    )
+    auth_token_file: OptionalPath = Field(None, description="a file with the bearer token that the data plane asks for")
+    allow_unauthenticated: bool = Field(False, description="1 allows to listen to the network without a bearer token")
+    tls_cert: OptionalPath = Field(None, description="certificate chain (PEM) for the data plane's TCP listeners")
+    tls_key: OptionalPath = Field(None, description="its private key (PEM)")
+    tls_client_ca: OptionalPath = Field(None, description="CA (PEM) whose client certificates are then required")
+    max_connections: Annotated[int, Field(ge=1)] = Field(10_000, description="further connections are closed")
+    idle_timeout: Seconds = Field(75, description="seconds an idle connection stays")
+    request_timeout: Seconds = Field(5, description="seconds a started request may take to arrive")
+    drain_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        10, description="seconds that requests in flight get after SIGTERM"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning, error")
+    log_format: Literal["json", "console"] | None = Field(
+        None, description="json or console; console on a terminal, else json"
+    )
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        for problem in self._contradictions():
+            raise ValueError(problem)
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
+        """What no field can say alone; each names the variable to change."""
+        for name in ("api_key", "client_secret"):
+            if getattr(self, name) and getattr(self, f"{name}_file"):
+                yield f"{env_name(name)}: given together with {env_name(name)}_FILE; give one of them"
+        yield from _url_problems(self.operator_url, insecure_allowed=self.allow_insecure_operator)
+        if not self.listen:
+            yield f"{env_name('listen')}: empty; at least one address is needed"
+        if not self.auth_token_file and not self.allow_unauthenticated:
+            for address in self.listen:
+                if not address.is_private:
+                    yield (
+                        f"{env_name('listen')}: {address} is open to the network; give {env_name('auth_token_file')},"
+                        f" listen on loopback or a Unix socket, or set {env_name('allow_unauthenticated')}=1"
+                    )
+        if bool(self.tls_cert) != bool(self.tls_key):
+            yield f"{env_name('tls_cert')}: certificate and {env_name('tls_key')} go together"
+        if self.tls_client_ca and not self.tls_cert:
+            yield f"{env_name('tls_client_ca')}: needs {env_name('tls_cert')} and {env_name('tls_key')}"
+
+    def require_operator(self) -> None:
+        """Check what only a service against a real operator needs.
+
+        Raises:
+            ConfigurationError: no URL or no credentials.
+        """
+        if not self.operator_url:
+            raise ConfigurationError(f"{env_name('operator_url')}: missing; e.g. https://prod.euid.eu")
+        for name in ("api_key", "client_secret"):
+            if not getattr(self, name) and not getattr(self, f"{name}_file"):
+                raise ConfigurationError(f"{env_name(name)}: missing; give it or {env_name(name)}_FILE")
+
+
+def env_name(field: str) -> str:
+    """The environment variable of a field: `BIDSTREAM_LISTEN` for `listen`."""
+    return ENV_PREFIX + field.upper()
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Read the environment; flags given here win.
+
+    Raises:
+        ConfigurationError: one line a problem: the variable, what is wrong, what is accepted.
+    """
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_describe(error))) from None
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """The `BIDSTREAM_*` variables that no setting knows, each with the nearest known name or None."""
+    known = [env_name(field) for field in Settings.model_fields]
+    strangers = [name for name in environment if name.startswith(ENV_PREFIX) and name not in known]
+    return {name: next(iter(get_close_matches(name, known, n=1)), None) for name in sorted(strangers)}
+
+
+def _url_problems(url: str | None, *, insecure_allowed: bool) -> Iterator[str]:
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        parts, host = urlsplit(""), None
+    name = env_name("operator_url")
+    if parts.scheme not in {"http", "https"} or not host:
+        yield f"{name}: not an http or https URL; e.g. https://prod.euid.eu"
+    elif parts.username is not None or parts.query or parts.fragment:
+        yield f"{name}: has a user name, query or fragment; only scheme, host, port and path are accepted"
+    elif parts.scheme == "http" and not is_loopback_host(host) and not insecure_allowed:
+        yield f"{name}: plain http to another host; use https, or set {env_name('allow_insecure_operator')}=1"
+
+
+def _describe(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        message = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            yield message  # of _contradictions, which names the variable itself
+            continue
+        field = str(problem["loc"][0])
+        yield f"{env_name(field)}: {message}; accepted: {Settings.model_fields[field].description}"

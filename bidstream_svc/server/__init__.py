@@ -1,0 +1,1 @@
+"""Sockets: the data plane, the admin plane, and the process around them."""

@@ -1,0 +1,68 @@
+"""The bodies of HTTP answers: verdicts and errors as JSON, made once where they never differ."""
+
+from typing import TypeAlias
+
+import orjson
+
+from bidstream_svc.decrypt import Verdict
+from bidstream_svc.status import DecryptionStatus
+
+__all__ = [
+    "EXPECTATION_FAILED",
+    "INTERNAL_ERROR",
+    "MALFORMED_HTTP",
+    "METHOD_NOT_ALLOWED",
+    "NOT_FOUND",
+    "REQUEST_TIMEOUT",
+    "UNAUTHORIZED",
+    "UNSUPPORTED_MEDIA_TYPE",
+    "Answer",
+    "batch_body",
+    "error_answer",
+    "too_large",
+    "verdict_body",
+]
+
+# (HTTP status code, JSON body)
+Answer: TypeAlias = tuple[int, bytes]
+
+_FAILURE_BODIES: dict[DecryptionStatus, bytes] = {
+    status: orjson.dumps({"status": status, "uid": None, "established": None})
+    for status in DecryptionStatus
+    if status is not DecryptionStatus.SUCCESS
+}
+
+
+def verdict_body(verdict: Verdict) -> bytes:
+    """`{"status": ..., "uid": ..., "established": ...}` for one token."""
+    status, raw_uid, established_ms, reason = verdict
+    if reason is not None:
+        return _FAILURE_BODIES[status]
+    return orjson.dumps({"status": status, "uid": raw_uid, "established": established_ms})
+
+
+def batch_body(verdict_bodies: list[bytes]) -> bytes:
+    """`{"results": [...]}` out of what `verdict_body` made."""
+    return b'{"results":[' + b",".join(verdict_bodies) + b"]}"
+
+
+def error_answer(http_status: int, code: str, message: str) -> Answer:
+    """An answer to a request that is not a decryption problem but a bad request."""
+    return http_status, orjson.dumps({"error": {"code": code, "message": message}})
+
+
+def too_large(limit_bytes: int) -> Answer:
+    """413 for a body above a route's limit."""
+    return error_answer(413, "too_large", f"the body may have {limit_bytes} bytes")
+
+
+UNAUTHORIZED = error_answer(401, "unauthorized", "a valid `Authorization: Bearer` header is required")
+UNSUPPORTED_MEDIA_TYPE = error_answer(
+    415, "unsupported_media_type", "the body must be JSON, sent as application/json and without a Content-Encoding"
+)
+REQUEST_TIMEOUT = error_answer(408, "request_timeout", "the request did not arrive in time")
+INTERNAL_ERROR = error_answer(500, "internal_error", "the service failed; its log says where")
+EXPECTATION_FAILED = error_answer(417, "expectation_failed", "only `Expect: 100-continue` is known here")
+MALFORMED_HTTP = error_answer(400, "invalid_request", "the request is not well-formed HTTP")
+METHOD_NOT_ALLOWED = error_answer(405, "method_not_allowed", "only POST is allowed here")
+NOT_FOUND = error_answer(404, "not_found", "there are POST /decrypt and POST /decrypt/batch")

@@ -1,0 +1,56 @@
+"""The bearer token that the data plane may ask for, out of a file that can change while the service runs."""
+
+from hmac import compare_digest
+from pathlib import Path
+
+from bidstream_svc.errors import ConfigurationError
+from bidstream_svc.logs import get_logger
+
+__all__ = ["BearerToken"]
+
+_log = get_logger(__name__)
+
+_SCHEME = "bearer "
+
+
+class BearerToken:
+    """Compares `Authorization` headers with a file's content, in constant time.
+
+    Args:
+        path: the file; blanks around the token are dropped.
+
+    Raises:
+        ConfigurationError: the file cannot be read or is empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._token = _read(path)
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"BearerToken({str(self._path)!r})"
+
+    def admits(self, authorization: str | None) -> bool:
+        """Whether a request with this header (None if absent) may pass."""
+        if authorization is None or authorization[: len(_SCHEME)].lower() != _SCHEME:
+            return False
+        given = authorization[len(_SCHEME) :].strip().encode("utf-8", "surrogateescape")
+        return compare_digest(given, self._token)
+
+    def reload(self) -> None:
+        """Read the file again; if that fails, the old token stays and the log says why."""
+        try:
+            self._token = _read(self._path)
+        except ConfigurationError as error:
+            _log.warning("bearer token not reloaded", error=str(error))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        token = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigurationError(f"BIDSTREAM_AUTH_TOKEN_FILE: cannot read {path}: {error.strerror}") from None
+    if not token:
+        raise ConfigurationError(f"BIDSTREAM_AUTH_TOKEN_FILE: {path} is empty")
+    return token

@@ -1,0 +1,213 @@
+"""The data plane on aiohttp: what HTTP means here, for every request that no faster lane takes."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from bidstream_svc.logs import get_logger
+from bidstream_svc.metrics import MetricCells, Route
+from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, REQUEST_DURATION_NS, RefusalReason
+from bidstream_svc.server import answers
+from bidstream_svc.server.answers import Answer
+from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.handler import BODY_LIMITS, DecryptHandler
+
+__all__ = ["ConnectionLimits", "DataPlane"]
+
+_log = get_logger(__name__)
+
+_ROUTES = {str(route): route for route in BODY_LIMITS}
+_JSON = "application/json"
+# Named, because aiohttp would name its own version and Python's.
+_SERVER = {"Server": "bidstream-svc"}
+_HEADERS_OF_CODE: Mapping[int, Mapping[str, str]] = {
+    401: {**_SERVER, "WWW-Authenticate": "Bearer"},
+    405: {**_SERVER, "Allow": "POST"},
+}
+_MAX_HEAD_LINE_BYTES = 8190
+_MAX_HEADERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What a connection may take; seconds as in the settings of the same names."""
+
+    max_connections: int
+    idle_timeout_s: float
+    request_timeout_s: float
+
+
+class DataPlane(web.Server):
+    """Answers requests with a handler; call it to get a protocol for a connection.
+
+    Attributes:
+        is_draining: once True, every answer ends its connection.
+    """
+
+    def __init__(
+        self, handler: DecryptHandler, metrics: MetricCells, limits: ConnectionLimits, bearer: BearerToken | None
+    ) -> None:
+        super().__init__(
+            self._answer,
+            keepalive_timeout=limits.idle_timeout_s,
+            lingering_time=limits.request_timeout_s,
+            max_line_size=_MAX_HEAD_LINE_BYTES,
+            max_field_size=_MAX_HEAD_LINE_BYTES,
+            max_headers=_MAX_HEADERS,
+            # Bodies come as they are: a compressed one is refused, not unpacked to who knows what size.
+            auto_decompress=False,
+            access_log=None,
+        )
+        self.is_draining = False
+        self._handler = handler
+        self._metrics = metrics
+        self._limits = limits
+        self._bearer = bearer
+
+    def __call__(self) -> web.RequestHandler:
+        """A protocol for one connection."""
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+    def admit(self) -> bool:
+        """Count a connection in; False, and counted as refused, when there are too many."""
+        if self._metrics.over_workers(CONNECTIONS) >= self._limits.max_connections:
+            self._metrics.add(CONNECTIONS_REFUSED[RefusalReason.MAX_CONNECTIONS])
+            return False
+        self._metrics.add(CONNECTIONS)
+        return True
+
+    def release(self) -> None:
+        """Count a connection out."""
+        self._metrics.add(CONNECTIONS, -1)
+
+    def respond(self, route: Route, answer: Answer) -> web.Response:
+        """Make a response of an answer, and count it."""
+        code, body = answer
+        self._metrics.count_request(route, code)
+        response = web.Response(status=code, body=body, content_type=_JSON, headers=_HEADERS_OF_CODE.get(code, _SERVER))
+        if self.is_draining:
+            response.force_close()
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        route = _ROUTES.get(request.path, Route.OTHER)
+        refusal = self._refuse_head(route, request)
+        if refusal is not None:
+            return self.respond(route, refusal)
+        await self._continue(request)
+        body = await self._read_body(route, request)
+        if isinstance(body, tuple):
+            response = self.respond(route, body)
+            response.force_close()  # the rest of the body is not worth waiting for
+            return response
+        started_ns = time.perf_counter_ns()
+        if route is Route.DECRYPT:
+            answer = self._handler.decrypt(body)
+        else:
+            answer = await self._run_batch(body)
+        response = self.respond(route, answer)
+        await response.prepare(request)
+        await response.write_eof()
+        self._metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - started_ns)
+        return response
+
+    def _refuse_head(self, route: Route, request: web.BaseRequest) -> Answer | None:
+        """What the request's head alone is refused for; None if nothing."""
+        if route is Route.OTHER:
+            return answers.NOT_FOUND
+        if request.method != "POST":
+            return answers.METHOD_NOT_ALLOWED
+        if self._bearer is not None and not self._bearer.admits(request.headers.get("Authorization")):
+            return answers.UNAUTHORIZED
+        if not _is_json(request.headers.get("Content-Type")) or "Content-Encoding" in request.headers:
+            return answers.UNSUPPORTED_MEDIA_TYPE
+        if (request.content_length or 0) > BODY_LIMITS[route]:
+            return answers.too_large(BODY_LIMITS[route])
+        if request.headers.get("Expect", "100-continue").lower() != "100-continue":
+            return answers.EXPECTATION_FAILED
+        return None
+
+    @staticmethod
+    async def _continue(request: web.BaseRequest) -> None:
+        if "Expect" in request.headers:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # What aiohttp takes for the start of an answer was none.
+            request.writer.output_size = 0
+
+    async def _read_body(self, route: Route, request: web.BaseRequest) -> bytes | Answer:
+        """The body, or the answer to a body that does not come or is too large."""
+        limit = BODY_LIMITS[route]
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.request_timeout_s):
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > limit:
+                        return answers.too_large(limit)
+        except TimeoutError:
+            return answers.REQUEST_TIMEOUT
+        except web.RequestPayloadError:
+            return answers.MALFORMED_HTTP
+        return bytes(body)
+
+    async def _run_batch(self, body: bytes) -> Answer:
+        turns = self._handler.decrypt_batch(body)
+        while True:
+            try:
+                next(turns)
+            except StopIteration as stop:
+                answer: Answer = stop.value
+                return answer
+            await asyncio.sleep(0)
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's protocol, with the connection cap and with errors in our JSON."""
+
+    __slots__ = ("_is_admitted",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._is_admitted = self._plane.admit()
+        if self._is_admitted:
+            super().connection_made(transport)
+        else:
+            assert isinstance(transport, asyncio.Transport)
+            transport.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._is_admitted:
+            self._plane.release()
+            super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - aiohttp's; it quotes what the client sent
+    ) -> web.StreamResponse:
+        """Answer what aiohttp could not parse, or what failed in us."""
+        if status == 500:  # noqa: PLR2004
+            _log.error("request failed", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun")
+        answer = answers.INTERNAL_ERROR if status == 500 else answers.MALFORMED_HTTP  # noqa: PLR2004
+        response = self._plane.respond(Route.OTHER, answer)
+        response.force_close()
+        return response
+
+    @property
+    def _plane(self) -> DataPlane:
+        assert isinstance(self._manager, DataPlane)
+        return self._manager
+
+
+def _is_json(content_type: str | None) -> bool:
+    """Whether a content type, if there is one, is JSON: `application/json` or `application/...+json`."""
+    if content_type is None:
+        return True
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == _JSON or (media_type.startswith("application/") and media_type.endswith("+json"))

@@ -1,0 +1,120 @@
+"""Listening sockets for the addresses of the settings."""
+
+import errno
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bidstream_svc.addresses import ListenAddress, TcpAddress, UnixAddress
+from bidstream_svc.errors import ConfigurationError, ListenError
+
+__all__ = ["Listener", "close_listeners", "make_tls_context", "open_listeners"]
+
+_BACKLOG = 1024
+_UNIX_SOCKET_MODE = 0o660
+
+
+class Listener(NamedTuple):
+    """A listening socket and the address it has got, with the port that the system chose for port 0."""
+
+    socket: socket.socket
+    address: ListenAddress
+
+
+def open_listeners(addresses: Iterable[ListenAddress]) -> list[Listener]:
+    """Bind and listen on every address; a name may stand for several.
+
+    Raises:
+        ListenError: an address is in use, not ours, or not allowed; none is left open then.
+    """
+    listeners: list[Listener] = []
+    try:
+        for address in addresses:
+            try:
+                if isinstance(address, UnixAddress):
+                    listeners.append(_listen_unix(address.path))
+                else:
+                    listeners.extend(_listen_tcp(address))
+            except OSError as error:
+                raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from None
+    except ListenError:
+        close_listeners(listeners)
+        raise
+    return listeners
+
+
+def close_listeners(listeners: Iterable[Listener]) -> None:
+    """Close sockets that are still open, and remove the files of Unix sockets."""
+    for listener in listeners:
+        listener.socket.close()
+        if isinstance(listener.address, UnixAddress):
+            listener.address.path.unlink(missing_ok=True)
+
+
+def make_tls_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
+    """A server context; with `client_ca`, clients must show a certificate of that CA.
+
+    Raises:
+        ConfigurationError: a file cannot be read or does not fit.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key, password=_refuse_password)
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise ConfigurationError(f"BIDSTREAM_TLS_CERT, BIDSTREAM_TLS_KEY: cannot be loaded: {reason}") from None
+    if client_ca is not None:
+        try:
+            context.load_verify_locations(client_ca)
+        except OSError as error:
+            raise ConfigurationError(f"BIDSTREAM_TLS_CLIENT_CA: cannot be loaded: {error.strerror}") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _refuse_password() -> str:
+    # Without this, OpenSSL would ask for one on the terminal.
+    raise ValueError("the private key is encrypted")
+
+
+def _listen_tcp(address: TcpAddress) -> Iterator[Listener]:
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, (host, port, *_) in dict.fromkeys((entry[0], entry[4]) for entry in found):
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        yield Listener(listener, TcpAddress(*listener.getsockname()[:2]))
+
+
+def _listen_unix(path: Path) -> Listener:
+    _remove_dead_socket(path)
+    listener = socket.socket(socket.AF_UNIX)
+    # The mode must hold from the first moment: set it by the mask, not afterwards.
+    old_mask = os.umask(0o777 & ~_UNIX_SOCKET_MODE)
+    try:
+        listener.bind(str(path))
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(old_mask)
+    return Listener(listener, UnixAddress(path))
+
+
+def _remove_dead_socket(path: Path) -> None:
+    """Remove a socket that nobody listens on any more; one in use, or another kind of file, is not touched."""
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise OSError(errno.EEXIST, "a file that is no socket is in the way")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise OSError(errno.EADDRINUSE, "another process listens there")

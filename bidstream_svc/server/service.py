@@ -1,0 +1,217 @@
+"""One process of the sidecar: everything put together, from settings to signals."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Self
+
+import uvloop
+from aiohttp import web
+
+from bidstream_svc._version import __version__
+from bidstream_svc.addresses import ListenAddress, UnixAddress
+from bidstream_svc.config import Settings
+from bidstream_svc.domains import load_public_suffixes
+from bidstream_svc.key_cache import KeyCache
+from bidstream_svc.logs import get_logger
+from bidstream_svc.metrics import MetricCells, build_registry
+from bidstream_svc.metrics.cells import EVENT_LOOP_LAG_NS
+from bidstream_svc.operator.from_settings import credentials_reader, make_transport
+from bidstream_svc.operator.keys import fetch_keys
+from bidstream_svc.operator.transport import RetryPolicy
+from bidstream_svc.refresh import KeyRefresher, KeyStore, RefreshThread
+from bidstream_svc.server.admin_plane import Health, build_admin_app
+from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.data_plane import ConnectionLimits, DataPlane
+from bidstream_svc.server.handler import DecryptHandler
+from bidstream_svc.server.listeners import close_listeners, make_tls_context, open_listeners
+
+__all__ = ["Service", "run", "serve"]
+
+_log = get_logger(__name__)
+
+_LAG_PERIOD_S = 0.5
+_DRAIN_POLL_S = 0.02
+# How long after SIGTERM new connections are still taken: whoever routes traffic needs a moment to notice.
+_FAREWELL_S = 0.5
+
+
+class Service:
+    """The sidecar in one process; an asynchronous context manager that serves while entered.
+
+    Attributes:
+        data_addresses, admin_addresses: where it listens, with real ports; set when entered.
+    """
+
+    def __init__(self, settings: Settings, metrics: MetricCells) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._store = KeyStore()
+        self._health = Health(self._store)
+        self._bearer = None if settings.auth_token_file is None else BearerToken(settings.auth_token_file)
+        self._refresh = RefreshThread(self._open_refresher)
+        self._closing = AsyncExitStack()
+        self._data_servers: list[asyncio.Server] = []
+        self._plane: DataPlane | None = None
+        self.data_addresses: list[ListenAddress] = []
+        self.admin_addresses: list[ListenAddress] = []
+
+    async def __aenter__(self) -> Self:
+        """Listen, and begin to fetch keys.
+
+        Raises:
+            ListenError, ConfigurationError: it cannot serve as the settings ask.
+        """
+        async with AsyncExitStack() as stack:
+            load_public_suffixes()
+            await self._serve_data_plane(stack)
+            await self._serve_admin_plane(stack)
+            self._refresh.start()
+            stack.callback(self._refresh.stop)
+            lag_meter = asyncio.create_task(self._measure_lag())
+            stack.callback(lag_meter.cancel)
+            self._closing = stack.pop_all()
+        _log.info(
+            "listening",
+            version=__version__,
+            data=[str(address) for address in self.data_addresses],
+            admin=[str(address) for address in self.admin_addresses],
+        )
+        return self
+
+    async def __aexit__(self, *_exc_info: object) -> None:
+        """Stop at once; see `drain` for the gentle part."""
+        await self._closing.aclose()
+
+    def reload(self) -> None:
+        """Read the bearer token again and refresh the keys now, with the credentials as they are now."""
+        if self._bearer is not None:
+            self._bearer.reload()
+        self._refresh.refresh_soon()
+
+    async def wait_started(self) -> None:
+        """Wait until keys have been loaded."""
+        while self._health.not_started() is not None:  # noqa: ASYNC110 - another thread loads them
+            await asyncio.sleep(_DRAIN_POLL_S)
+
+    async def drain(self) -> None:
+        """Take leave: not ready, each answer the last of its connection, then no new ones, then wait for the rest."""
+        assert self._plane is not None
+        deadline_s = time.monotonic() + self._settings.drain_timeout
+        self._health.is_draining = self._plane.is_draining = True
+        await asyncio.sleep(min(_FAREWELL_S, self._settings.drain_timeout))
+        for server in self._data_servers:
+            server.close()
+        self._plane.pre_shutdown()
+        while self._plane.connections and time.monotonic() < deadline_s:  # noqa: ASYNC110 - aiohttp announces no end
+            await asyncio.sleep(_DRAIN_POLL_S)
+        if self._plane.connections:
+            _log.warning("drain timed out", connections=len(self._plane.connections))
+
+    async def _serve_data_plane(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        limits = ConnectionLimits(settings.max_connections, settings.idle_timeout, settings.request_timeout)
+        handler = DecryptHandler(self._store, self._metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
+        self._plane = plane = DataPlane(handler, self._metrics, limits, self._bearer)
+        tls = None
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            tls = make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        listeners = open_listeners(settings.listen)
+        stack.callback(close_listeners, listeners)
+        stack.push_async_callback(plane.shutdown, 0)
+        self.data_addresses = [listener.address for listener in listeners]
+        loop = asyncio.get_running_loop()
+        for listener in listeners:
+            if isinstance(listener.address, UnixAddress):
+                server = await loop.create_unix_server(plane, sock=listener.socket)
+            else:
+                server = await loop.create_server(plane, sock=listener.socket, ssl=tls)
+            stack.callback(server.close)
+            self._data_servers.append(server)
+
+    async def _serve_admin_plane(self, stack: AsyncExitStack) -> None:
+        app = build_admin_app(self._health, build_registry(self._metrics))
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        listeners = open_listeners(self._settings.admin_listen)
+        stack.callback(close_listeners, listeners)
+        self.admin_addresses = [listener.address for listener in listeners]
+        for listener in listeners:
+            await web.SockSite(runner, listener.socket).start()
+
+    @asynccontextmanager
+    async def _open_refresher(self) -> AsyncIterator[KeyRefresher]:
+        settings = self._settings
+        read_credentials = credentials_reader(settings)
+        cache = None
+        if settings.key_cache is not None:
+            cache = KeyCache(settings.key_cache, lambda: read_credentials().client_secret)
+        # One try a refresh: the refresher has a rhythm of its own.
+        async with make_transport(settings, RetryPolicy(attempts=1)) as transport:
+            yield KeyRefresher(
+                lambda: fetch_keys(transport),
+                self._store,
+                self._metrics,
+                cache=cache,
+                interval_s=settings.refresh_interval,
+            )
+
+    async def _measure_lag(self) -> None:
+        """Keep the gauge of how late the loop runs its timers."""
+        while True:
+            due_s = time.monotonic() + _LAG_PERIOD_S
+            await asyncio.sleep(_LAG_PERIOD_S)
+            self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * 1e9)))
+
+
+async def serve(settings: Settings, on_started: Callable[[Service], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends that. SIGHUP re-reads secrets and keys.
+
+    Args:
+        settings: what to serve by.
+        on_started: called once keys have been loaded.
+
+    Raises:
+        BidstreamError: it cannot start.
+    """
+    loop = asyncio.get_running_loop()
+    leave, leave_at_once = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _set_next, leave, leave_at_once)
+    async with Service(settings, MetricCells()) as service:
+        loop.add_signal_handler(signal.SIGHUP, service.reload)
+        if on_started is not None:
+            await _first_of(service.wait_started(), leave.wait())
+            if not leave.is_set():
+                on_started(service)
+        await leave.wait()
+        _log.info("draining")
+        await _first_of(service.drain(), leave_at_once.wait())
+    _log.info("stopped")
+
+
+def _set_next(*events: asyncio.Event) -> None:
+    """Set the first event that is not yet set."""
+    for event in events:
+        if not event.is_set():
+            event.set()
+            return
+
+
+async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
+    """Run coroutines until one ends; cancel the others."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    for task in done:
+        task.result()
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on uvloop to its end."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
