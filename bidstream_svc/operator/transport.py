@@ -39,6 +39,7 @@ __all__ = ["MAX_ANSWER_BYTES", "Answer", "Credentials", "OperatorTransport", "Re
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _HTTP_SERVER_ERROR = 500
 _CHUNK_BYTES = 256 * 1024
+_ABANDONED: list[object] = []  # kept for ever: what is collected would be closed
 
 
 class RetryPolicy(NamedTuple):
@@ -160,6 +161,16 @@ class OperatorTransport:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is entered."""
+        return self._session is not None
+
+    def abandon(self) -> None:
+        """Forget the session without closing it: in a forked child, its connections belong to the parent."""
+        _ABANDONED.append(self._session)
+        self._session = None
 
     async def call(self, endpoint: Endpoint, payload: bytes = b"") -> Answer:
         """Seal `payload` (JSON in UTF-8, or nothing), post it, open the answer.

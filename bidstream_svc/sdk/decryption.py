@@ -1,0 +1,121 @@
+"""Clients for bidders and sharers."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Unpack
+
+from bidstream_svc.decrypt import Verdict
+from bidstream_svc.errors import BidstreamError
+from bidstream_svc.keys import KeySnapshot
+from bidstream_svc.operator import BidstreamClient as AsyncBidstreamClient
+from bidstream_svc.operator import SharingClient as AsyncSharingClient
+from bidstream_svc.sdk.client import ClientOptions, OperatorClient
+from bidstream_svc.sdk.times import from_unix_ms
+from bidstream_svc.sharing import EncryptionStatus
+from bidstream_svc.status import DecryptionStatus
+
+__all__ = ["BidstreamClient", "DecryptedToken", "EncryptionDataResponse", "RefreshResponse", "SharingClient"]
+
+
+@dataclass(frozen=True, slots=True)
+class DecryptedToken:
+    """What became of a token.
+
+    Attributes:
+        status: one of the nine; compare with `DecryptionStatus`.
+        uid: the raw uid on SUCCESS, else None.
+        established: when the user's id was first made (UTC) on SUCCESS, else None.
+    """
+
+    status: DecryptionStatus
+    uid: str | None = field(repr=False)
+    established: datetime | None
+
+    @property
+    def success(self) -> bool:
+        """Whether there is a `uid`."""
+        return self.status is DecryptionStatus.SUCCESS
+
+
+@dataclass(frozen=True, slots=True)
+class EncryptionDataResponse:
+    """What became of a raw uid: a status, and the token as `encrypted_data` on SUCCESS, else None."""
+
+    status: EncryptionStatus
+    encrypted_data: str | None = field(repr=False)
+
+    @property
+    def success(self) -> bool:
+        """Whether there is `encrypted_data`."""
+        return self.status is EncryptionStatus.SUCCESS
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshResponse:
+    """Whether new keys came.
+
+    Attributes:
+        success: True if so; if not, the keys from before stay in use.
+        reason: what went wrong, or None.
+        keys: the new keys, or None.
+    """
+
+    success: bool
+    reason: str | None
+    keys: KeySnapshot | None
+
+
+class _KeyedClient(OperatorClient):
+    _client: AsyncBidstreamClient | AsyncSharingClient
+
+    def refresh(self) -> RefreshResponse:
+        """Fetch the latest keys; never raises for what an operator or the network does."""
+        try:
+            return RefreshResponse(success=True, reason=None, keys=self._connection.run(self._client.refresh()))
+        except BidstreamError as error:
+            return RefreshResponse(success=False, reason=str(error), keys=None)
+
+
+class BidstreamClient(_KeyedClient):
+    """Decrypts tokens of bid requests: `refresh()` once at the start and then hourly.
+
+    Example:
+        client = BidstreamClient(EUID_BASE_URL, EUID_API_KEY, EUID_SECRET_KEY)
+        client.refresh()
+        decrypted = client.decrypt_token_into_raw_uid(uid_token, domain)
+    """
+
+    def __init__(self, base_url: str, auth_key: str, secret_key: str, **options: Unpack[ClientOptions]) -> None:
+        super().__init__(base_url, auth_key, secret_key, **options)
+        self._client: AsyncBidstreamClient = AsyncBidstreamClient(self._transport)
+
+    def decrypt_token_into_raw_uid(self, token: str, domain_name: str | None) -> DecryptedToken:
+        """Decrypt a token; never raises, whatever the token, and never waits.
+
+        Args:
+            token: the advertising token.
+            domain_name: domain of the site or name of the app that the bid request is for, or None.
+        """
+        return _decrypted(self._client.decrypt(token, domain_name))
+
+
+class SharingClient(_KeyedClient):
+    """Encrypts raw uids for others and decrypts what they sent: `refresh()` once at the start and then hourly."""
+
+    def __init__(self, base_url: str, auth_key: str, secret_key: str, **options: Unpack[ClientOptions]) -> None:
+        super().__init__(base_url, auth_key, secret_key, **options)
+        self._client: AsyncSharingClient = AsyncSharingClient(self._transport)
+
+    def encrypt_raw_uid_into_token(self, uid2: str, keyset_id: int | None = None) -> EncryptionDataResponse:
+        """Encrypt a raw uid for those who may use a key set, by default the caller's own; never raises or waits."""
+        status, token = self._client.encrypt(uid2, keyset_id)
+        return EncryptionDataResponse(status, token)
+
+    def decrypt_token_into_raw_uid(self, token: str) -> DecryptedToken:
+        """Decrypt a token; never raises, whatever the token, and never waits."""
+        return _decrypted(self._client.decrypt(token))
+
+
+def _decrypted(verdict: Verdict) -> DecryptedToken:
+    status, uid, established_ms, _ = verdict
+    return DecryptedToken(status, uid, None if established_ms is None else from_unix_ms(established_ms))
