@@ -20,7 +20,10 @@ def decode_token_text(text: str) -> bytes:
     Raises:
         ValueError: it is none of them.
     """
-    padded = text + _PADDINGS[len(text) % 4]
+    padding = _PADDINGS[len(text) % 4]
+    if padding == "=" and text.endswith("="):
+        raise ValueError("half of the padding")
+    padded = text + padding
     if "-" in text or "_" in text:
         if "+" in text or "/" in text:
             raise ValueError("two alphabets in one text")

@@ -44,6 +44,10 @@ class SiteLayer(NamedTuple):
     privacy_bits: int
     established_ms: int
 
+    def __repr__(self) -> str:
+        """Without the raw uid."""
+        return f"SiteLayer(site_id={self.site_id}, established_ms={self.established_ms})"
+
 
 def parse_site_layer(plaintext: bytes) -> SiteLayer:
     """Take the inner layer apart.

@@ -1,0 +1,256 @@
+"""Key responses: what may be missing, what is refused, and what they never show."""
+
+import json
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bidstream_svc.decrypt import decrypt
+from bidstream_svc.errors import KeyResponseError
+from bidstream_svc.identity import IdentityScope
+from bidstream_svc.keys import DEFAULT_CLOCK_SKEW_S, KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.status import DecryptionStatus, FailureReason
+from tests.core.strategies import anything
+from tests.vectors.inputs import LISTED_SITE, MASTER, NOW_MS, NOW_S, SECRETS, SITE, build
+from tests.vectors.load import key_response, key_snapshot
+
+SECRET = SECRETS[MASTER]
+KEY: dict[str, Any] = {"id": 7, "secret": b64encode(SECRET).decode(), "expires": NOW_S}
+
+
+def _parse(purpose: KeyPurpose = KeyPurpose.BIDSTREAM, **body: Any) -> KeySnapshot:
+    return parse_key_response(json.dumps({"body": {"keys": [KEY]} | body}), purpose)
+
+
+def test_the_least_there_can_be() -> None:
+    keys = _parse()
+    assert keys.scope is IdentityScope.UID2
+    assert keys.max_lifetime_ms is None
+    assert keys.clock_skew_ms == DEFAULT_CLOCK_SKEW_S * 1000 == 1_800_000
+    assert keys.last_expiry_ms == NOW_S * 1000
+    assert keys.sites == {}
+    assert keys.checks_domains
+    assert keys.caller_site_id is keys.master_keyset_id is keys.default_keyset_id is keys.token_expiry_s is None
+    key = keys.keys[7]
+    assert (key.key_id, key.secret, key.expires_s) == (7, SECRET, NOW_S)
+    assert key.created_s is key.activates_s is key.keyset_id is None
+
+
+OPTIONAL = [
+    "site_data",
+    "identity_scope",
+    "max_bidstream_lifetime_seconds",
+    "max_sharing_lifetime_seconds",
+    "allow_clock_skew_seconds",
+    "caller_site_id",
+    "master_keyset_id",
+    "default_keyset_id",
+    "token_expiry_seconds",
+]
+
+
+@pytest.mark.parametrize("field", OPTIONAL)
+def test_optional_fields_may_be_null(field: str) -> None:
+    body: dict[str, Any] = {field: None}
+    missing, null = _parse(), _parse(**body)
+    for name in KeySnapshot.__slots__:
+        if name not in {"gcm_decrypt", "cbc_decrypt", "domain_names"}:
+            assert getattr(null, name) == getattr(missing, name)
+
+
+def test_a_key_may_miss_what_decrypting_does_not_need() -> None:
+    keys = _parse(keys=[KEY | {"created": None, "activates": None, "keyset_id": None, "site_id": 5}])
+    assert keys.keys[7].activates_s is None
+
+
+def test_everything_there_can_be() -> None:
+    response: dict[str, Any] = {
+        "keys": [KEY | {"created": 1, "activates": 2, "keyset_id": 3}, KEY | {"id": 8, "expires": NOW_S + 1}],
+        "identity_scope": "EUID",
+        "max_bidstream_lifetime_seconds": 10,
+        "max_sharing_lifetime_seconds": 20,
+        "allow_clock_skew_seconds": 0,
+        "caller_site_id": 11,
+        "master_keyset_id": 1,
+        "default_keyset_id": 99,
+        "token_expiry_seconds": 3600,
+        "site_data": [{"id": 5, "domain_names": ["A.example. "]}],
+        "something_new": {"is": ["ignored"]},
+    }
+    bidstream, sharing = _parse(**response), _parse(KeyPurpose.SHARING, **response)
+    assert bidstream.scope is sharing.scope is IdentityScope.EUID
+    assert (bidstream.max_lifetime_ms, sharing.max_lifetime_ms) == (10_000, 20_000)
+    assert (bidstream.checks_domains, sharing.checks_domains) == (True, False)
+    assert bidstream.clock_skew_ms == 0
+    assert bidstream.last_expiry_ms == (NOW_S + 1) * 1000
+    assert (sharing.caller_site_id, sharing.master_keyset_id, sharing.default_keyset_id) == (11, 1, 99)
+    assert (bidstream.keys[7].created_s, bidstream.keys[7].activates_s, bidstream.keys[7].keyset_id) == (1, 2, 3)
+    assert bidstream.domain_names[5] == {"a.example"}
+
+
+@pytest.mark.parametrize(("sent", "read"), [(3600, 3600), ("3600", 3600), (0, 0), ("0", 0), (None, None)])
+def test_token_expiry_is_an_integer_or_text_of_one(sent: object, read: int | None) -> None:
+    assert _parse(KeyPurpose.SHARING, token_expiry_seconds=sent).token_expiry_s == read
+
+
+@pytest.mark.parametrize("length", [16, 24, 32])
+def test_lengths_of_aes_keys(length: int) -> None:
+    secret = bytes(range(length))
+    assert _parse(keys=[KEY | {"secret": b64encode(secret).decode()}]).keys[7].secret == secret
+
+
+BAD_KEY_FIELDS: dict[str, list[Any]] = {
+    "id": [None, "7", 7.5, True],
+    "expires": [None, "soon", 1.5, [], True],
+    "secret": [
+        *(None, 5, "", "!!!!", "AAAA", KEY["secret"][:-1], "-" * 42 + "8="),
+        *(b64encode(bytes(31)).decode(), b64encode(bytes(33)).decode()),
+    ],
+    "activates": ["now"],
+    "keyset_id": ["1"],
+}
+BAD_BODY_FIELDS: dict[str, list[Any]] = {
+    "identity_scope": ["euid", "", "UID3", 1],
+    "max_bidstream_lifetime_seconds": ["60", 1.5],
+    "allow_clock_skew_seconds": ["60", True],
+    "token_expiry_seconds": ["", "an hour", "1.5", 1.5, "9" * 5000],
+    "site_data": [{}, [{}], [{"domain_names": []}], [{"id": "5"}]],
+}
+BAD_RESPONSES: dict[str, str | bytes] = {
+    "empty": b"",
+    "no JSON": b"<html>502 Bad Gateway</html>",
+    "cut": b'{"body":{"keys":[',
+    "more behind it": b'{"body":{"keys":[]}}x',
+    "null": b"null",
+    "a list": b"[]",
+    "no body": b"{}",
+    "null body": b'{"body":null}',
+    "an error": b'{"status":"client_error","message":"sorry"}',
+    "no keys": b'{"body":{}}',
+    "null keys": b'{"body":{"keys":null}}',
+    "a null key": b'{"body":{"keys":[null]}}',
+    "a null site": json.dumps({"body": {"keys": [KEY], "site_data": [None]}}),
+    "no UTF-8": b'{"body":{"keys":[],"identity_scope":"\xff"}}',
+    "a lone surrogate": '{"body":{"keys":[]}}\ud800',
+    "nested too deep": b'{"body":{"keys":[],"unknown":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+    **{
+        f"key with {name} {value!r:.40}": json.dumps({"body": {"keys": [KEY | {name: value}]}})
+        for name, values in BAD_KEY_FIELDS.items()
+        for value in values
+    },
+    **{
+        f"key without {name}": json.dumps({"body": {"keys": [{k: v for k, v in KEY.items() if k != name}]}})
+        for name in KEY
+    },
+    **{
+        f"{name} {value!r:.40}": json.dumps({"body": {"keys": [KEY], name: value}})
+        for name, values in BAD_BODY_FIELDS.items()
+        for value in values
+    },
+}
+
+
+@pytest.mark.parametrize("response", [pytest.param(r, id=name) for name, r in BAD_RESPONSES.items()])
+def test_bad_response(response: str | bytes) -> None:
+    with pytest.raises(KeyResponseError, match=r"^key response: ") as caught:
+        parse_key_response(response)
+    shown = str(caught.value)
+    assert len(shown) < 200
+    for part in (KEY["secret"], "made-up", "Bad Gateway", "sorry", "soon", "an hour"):
+        assert part not in shown
+
+
+@given(anything)
+def test_any_json_parses_or_is_refused(body: object) -> None:
+    for response in (body, {"body": body}, {"body": {"keys": body}}, {"body": {"keys": [], "site_data": body}}):
+        try:
+            parse_key_response(json.dumps(response, default=repr))
+        except KeyResponseError:
+            continue
+
+
+@given(st.binary() | st.text(st.characters(categories=None)))
+def test_anything_is_refused(response: bytes | str) -> None:
+    with pytest.raises(KeyResponseError):
+        parse_key_response(response)
+
+
+# --- sites
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(b"null", b"[]", b'"example.com"', b"5", b"{}", b"[5]", b'["example.com",null]', b'[["example.com"]]'),
+        *(b'["\xff"]', b'["example.com\xff"]', b'["\xed\xa0\x80"]'),
+    ],
+    ids=ascii,
+)
+def test_malformed_domain_names_list_nothing_and_stop_nothing(names: bytes) -> None:
+    body = key_response("uid2")[0]["body"]
+    sites = [{"id": LISTED_SITE, "domain_names": "MALFORMED"}, {"id": 11, "domain_names": ["example.com"]}]
+    response = json.dumps({"body": body | {"site_data": sites}}).encode()
+    keys = parse_key_response(response.replace(b'"MALFORMED"', names))
+    assert keys.domain_names[LISTED_SITE] == frozenset()
+    malformed, other = (build(4, privacy_bits=2, site_id=site_id).token for site_id in (LISTED_SITE, 11))
+    assert decrypt(malformed, "example.com", keys, NOW_MS)[3] is FailureReason.DOMAIN_NOT_LISTED
+    assert decrypt(other, "example.com", keys, NOW_MS)[0] is DecryptionStatus.SUCCESS
+
+
+def test_names_are_read_once_and_unknown_sites_are_not_kept() -> None:
+    keys = _parse(site_data=[{"id": 5, "domain_names": ["example.com"]}])
+    assert keys.domain_names[5] is keys.domain_names[5]
+    with pytest.raises(KeyError):
+        keys.domain_names[6]
+    assert set(keys.domain_names) == {5}
+
+
+# --- look-ups
+
+
+def test_ciphers_are_made_once_and_unknown_ids_are_not_kept() -> None:
+    keys = _parse()
+    assert keys.gcm_decrypt[7] is keys.gcm_decrypt[7]
+    assert keys.cbc_decrypt[7] is keys.cbc_decrypt[7]
+    for look_up in (keys.gcm_decrypt, keys.cbc_decrypt):
+        with pytest.raises(KeyError):
+            look_up[8]
+        assert set(look_up) == {7}
+
+
+def test_the_last_of_two_keys_with_one_id_counts() -> None:
+    other = b64encode(bytes(32)).decode()
+    assert _parse(keys=[KEY, KEY | {"secret": other}]).keys[7].secret == bytes(32)
+
+
+def test_reprs_hold_counts_and_ids_only() -> None:
+    keys = key_snapshot("uid2")
+    assert keys is not None
+    assert repr(keys) == f"KeySnapshot(UID2, {len(keys.keys)} keys, 4 sites)"
+    assert repr(_parse().keys[7]) == f"Key(key_id=7, expires_s={NOW_S}, keyset_id=None)"
+    shown = f"{keys} {keys!r} {keys.keys} {keys.sites}"
+    for part in ("made-up", KEY["secret"], "example", "acme"):
+        assert part not in shown
+
+
+def test_one_snapshot_serves_many_threads() -> None:
+    response = json.dumps(key_response("uid2")[0])
+    keys = parse_key_response(response)  # fresh: threads race for the first use of each cipher, too
+    cases = [
+        (build(version, privacy_bits=2, established_ms=number).token, number)
+        for version in (2, 3, 4)
+        for number in range(8)
+    ]
+
+    def decrypt_all(_: int) -> int:
+        wanted = [(DecryptionStatus.SUCCESS, established_ms) for _, established_ms in cases]
+        got = [decrypt(token, "www.example.com", keys, NOW_MS) for token, _ in cases * 20]
+        return sum((v[0], v[2]) == w for v, w in zip(got, wanted * 20, strict=True))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(decrypt_all, range(8))) == [len(cases) * 20] * 8
+    assert {MASTER, SITE} == set(keys.cbc_decrypt)

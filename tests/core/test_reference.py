@@ -1,0 +1,44 @@
+"""The real verdict and the plain reference give the same answer, whatever they are asked."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bidstream_svc.decrypt import decrypt
+from tests.core.reference import reference_verdict
+from tests.core.strategies import anything, built_tokens, domains, key_names, layered_tokens, nows_ms
+from tests.vectors.load import key_response, key_snapshot, load
+
+VECTOR_TOKENS = [vector["token"] for vector in load("own.json")]
+
+
+def _assert_agreement(token: Any, domain: Any, keys: str | None, now_ms: int) -> None:
+    response, purpose = key_response(keys)
+    expected = reference_verdict(token, domain, response, now_ms, purpose=purpose)
+    assert decrypt(token, domain, key_snapshot(keys), now_ms) == (
+        expected.status,
+        expected.uid,
+        expected.established_ms,
+        expected.reason,
+    )
+
+
+@given(built_tokens(), domains, key_names, nows_ms)
+def test_on_built_tokens(token: str, domain: object, keys: str | None, now_ms: int) -> None:
+    _assert_agreement(token, domain, keys, now_ms)
+
+
+@given(layered_tokens(), domains, key_names, nows_ms)
+def test_on_tokens_broken_in_any_layer(token: str, domain: object, keys: str | None, now_ms: int) -> None:
+    _assert_agreement(token, domain, keys, now_ms)
+
+
+@given(st.sampled_from(VECTOR_TOKENS), domains, key_names, nows_ms)
+def test_on_the_vectors_tokens_at_any_time(token: object, domain: object, keys: str | None, now_ms: int) -> None:
+    _assert_agreement(token, domain, keys, now_ms)
+
+
+@given(anything | st.text("AaBcgQ23/+-_=\u00e9 ", max_size=12), domains, key_names, nows_ms)
+def test_on_anything(token: object, domain: object, keys: str | None, now_ms: int) -> None:
+    _assert_agreement(token, domain, keys, now_ms)

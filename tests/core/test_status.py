@@ -1,0 +1,46 @@
+"""Statuses and reasons: names that callers, dashboards and alerts rely on."""
+
+import copy
+import pickle
+
+from bidstream_svc.errors import OperatorHttpError, OperatorUnauthorizedError
+from bidstream_svc.status import DecryptionStatus, FailureReason
+from tests.vectors.record import STATUS_OF_REASON
+
+# The rows of the table "Decryption Response Statuses".
+REFERENCE_TABLE = {
+    "SUCCESS",
+    "NOT_AUTHORIZED_FOR_KEY",
+    "NOT_INITIALIZED",
+    "INVALID_PAYLOAD",
+    "EXPIRED_TOKEN",
+    "KEYS_NOT_SYNCED",
+    "VERSION_NOT_SUPPORTED",
+    "DOMAIN_NAME_CHECK_FAILED",
+    "INVALID_TOKEN_LIFETIME",
+}
+
+
+def test_statuses_are_those_of_the_reference_table() -> None:
+    assert {status.name for status in DecryptionStatus} == REFERENCE_TABLE
+    assert all(status.value == status.name for status in DecryptionStatus)
+
+
+def test_reasons_and_their_statuses() -> None:
+    assert {str(reason): str(reason.status) for reason in FailureReason} == STATUS_OF_REASON
+    assert len(FailureReason) < 20, "values of a metric's label"
+    assert {reason.status for reason in FailureReason} == set(DecryptionStatus) - {DecryptionStatus.SUCCESS}
+
+
+def test_reasons_are_their_text() -> None:
+    for reason in FailureReason:
+        assert f"{reason}" == reason.value == reason.name.lower()
+        assert pickle.loads(pickle.dumps(reason)) is reason  # noqa: S301 - our own bytes
+        assert copy.deepcopy(reason) is reason
+
+
+def test_operator_errors_carry_what_the_operator_said() -> None:
+    error = OperatorUnauthorizedError("no", 401, "unauthorized")
+    assert isinstance(error, OperatorHttpError)
+    assert (str(error), error.http_status, error.api_status) == ("no", 401, "unauthorized")
+    assert OperatorHttpError("bad gateway", 502).api_status is None

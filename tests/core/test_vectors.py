@@ -1,0 +1,53 @@
+"""Every vector through the real verdict and through the reference."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from bidstream_svc.decrypt import decrypt
+from bidstream_svc.status import DecryptionStatus, FailureReason
+from tests.core.reference import reference_verdict
+from tests.vectors.generate import contents
+from tests.vectors.load import DIRECTORY, key_response, key_snapshot, load
+
+OWN: list[dict[str, Any]] = load("own.json")
+PUBLISHED: list[dict[str, Any]] = load("published_client.json")
+EACH = pytest.mark.parametrize("vector", [pytest.param(v, id=v["name"]) for v in OWN + PUBLISHED])
+
+
+def _expected(vector: dict[str, Any]) -> tuple[Any, ...]:
+    return vector["status"], vector["uid"], vector["established"], vector["reason"]
+
+
+@EACH
+def test_verdict(vector: dict[str, Any]) -> None:
+    keys = key_snapshot(vector["keys"])
+    verdict = decrypt(vector["token"], vector["domain"], keys, vector["now_ms"])
+    assert verdict == _expected(vector)
+    assert isinstance(verdict[0], DecryptionStatus)
+    again = decrypt(vector["token"], vector["domain"], keys, vector["now_ms"])
+    assert again == verdict, "a duplicate of a request gets the same answer"
+
+
+@EACH
+def test_reference(vector: dict[str, Any]) -> None:
+    response, purpose = key_response(vector["keys"])
+    answer = reference_verdict(vector["token"], vector["domain"], response, vector["now_ms"], purpose=purpose)
+    assert tuple(answer) == _expected(vector)
+
+
+def test_every_line_reason_and_status_has_a_vector() -> None:
+    assert {vector["line"] for vector in OWN} == set(range(1, 14))
+    assert {vector["reason"] for vector in OWN} - {None} == {str(reason) for reason in FailureReason}
+    assert {vector["status"] for vector in OWN} == {str(status) for status in DecryptionStatus}
+
+
+def test_names_are_unique_within_a_line() -> None:
+    names = Counter((vector["line"], vector["name"]) for vector in OWN)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("file_name", ["keys.json", "own.json", "envelopes.json"])
+def test_generator_reproduces_the_committed_files(file_name: str) -> None:
+    assert (DIRECTORY / file_name).read_text() == contents()[file_name]

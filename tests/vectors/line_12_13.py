@@ -1,0 +1,122 @@
+"""The lifetime, the clock skew, and success with every field."""
+
+from typing import Any
+
+from bidstream_svc.identity import IdentityScope, IdentityType
+from tests.core.assemble import standard
+from tests.vectors.inputs import (
+    CLOCK_SKEW_MS,
+    DEFAULT_CLOCK_SKEW_MS,
+    DEFAULTS,
+    HOUR_MS,
+    MAX_LIFETIME_MS,
+    NOW_MS,
+    build,
+)
+from tests.vectors.record import failure, success
+
+__all__ = ["vectors"]
+
+_CENTURY_MS = 100 * 365 * 24 * HOUR_MS
+
+
+def vectors() -> list[dict[str, Any]]:
+    return [*_lifetime(), *_skew(), *_sharing(), *_success()]
+
+
+def _lifetime() -> list[dict[str, Any]]:
+    generated = DEFAULTS.generated_ms
+    out = []
+    for version in (3, 4):
+        longest = build(version, expires_ms=generated + MAX_LIFETIME_MS)
+        longer = build(version, expires_ms=generated + MAX_LIFETIME_MS + 1)
+        out += [
+            success(12, f"v{version}, lifetime at the maximum", longest),
+            failure(12, f"v{version}, lifetime 1 ms past the maximum", longer, "lifetime_too_long"),
+        ]
+    for keys in ("maximum missing", "maximum null"):
+        forever = build(4, expires_ms=NOW_MS + _CENTURY_MS)
+        out.append(success(12, f"{keys}: no limit", forever, keys=keys))
+    at_once = build(4, expires_ms=NOW_MS, generated_ms=NOW_MS)
+    return [
+        *out,
+        success(12, "v2, what is left at the maximum", build(2, expires_ms=NOW_MS + MAX_LIFETIME_MS)),
+        failure(
+            12, "v2, what is left 1 ms past it", build(2, expires_ms=NOW_MS + MAX_LIFETIME_MS + 1), "lifetime_too_long"
+        ),
+        success(12, "maximum 0, lifetime 0", at_once, keys="maximum zero"),
+        failure(
+            12,
+            "maximum 0, lifetime 1 ms",
+            build(4, expires_ms=NOW_MS, generated_ms=NOW_MS - 1),
+            "lifetime_too_long",
+            keys="maximum zero",
+        ),
+        success(12, "expires before it was generated", build(4, expires_ms=NOW_MS, generated_ms=NOW_MS + 1)),
+    ]
+
+
+def _skew() -> list[dict[str, Any]]:
+    limits = {
+        "uid2": CLOCK_SKEW_MS,
+        "skew missing": DEFAULT_CLOCK_SKEW_MS,
+        "skew null": DEFAULT_CLOCK_SKEW_MS,
+        "skew zero": 0,
+    }
+    out = []
+    for version in (3, 4):
+        for keys, limit_ms in limits.items():
+            at, past = (
+                build(version, generated_ms=NOW_MS + limit_ms),
+                build(version, generated_ms=NOW_MS + limit_ms + 1),
+            )
+            out += [
+                success(12, f"v{version}, {keys}: {limit_ms} ms in the future", at, keys=keys),
+                failure(
+                    12, f"v{version}, {keys}: {limit_ms + 1} ms in the future", past, "generated_in_future", keys=keys
+                ),
+            ]
+    both = build(4, generated_ms=NOW_MS + CLOCK_SKEW_MS + 1, expires_ms=NOW_MS + 2 * MAX_LIFETIME_MS)
+    return [
+        *out,
+        success(12, "v2 is never of the future", build(2, generated_ms=NOW_MS + _CENTURY_MS), keys="skew zero"),
+        failure(12, "the lifetime comes before the skew", both, "lifetime_too_long"),
+    ]
+
+
+def _sharing() -> list[dict[str, Any]]:
+    longest = build(4, expires_ms=DEFAULTS.generated_ms + 7_200_000)
+    longer = build(4, expires_ms=DEFAULTS.generated_ms + 7_200_001)
+    return [
+        success(12, "keys for sharing: lifetime at their maximum", longest, keys="sharing"),
+        failure(12, "keys for sharing: lifetime 1 ms past it", longer, "lifetime_too_long", keys="sharing"),
+    ]
+
+
+def _success() -> list[dict[str, Any]]:
+    out = []
+    for version in (2, 3, 4):
+        for scope, keys in ((IdentityScope.UID2, "uid2"), (IdentityScope.EUID, "euid")):
+            for identity_type in IdentityType:
+                first = scope << 4 | identity_type << 2
+                uid = standard(bytes([first]) + bytes(range(100, 132)))
+                made = build(version, raw_uid=uid, scope=scope, identity_type=identity_type)
+                name = f"v{version}, {scope.name}, {identity_type.name.lower()}"
+                out.append(success(13, name, made, keys=keys, uid=uid))
+        short = standard(bytes(range(200, 232)))
+        out.append(success(13, f"v{version}, raw uid of 32 bytes", build(version, raw_uid=short), uid=short))
+        full = build(
+            version,
+            site_id=2**32 - 1,
+            publisher_id=2**64 - 1,
+            client_key_id=2**32 - 1,
+            operator_site_id=2**32 - 1,
+            operator_type=255,
+            operator_version=2**32 - 1,
+            operator_key_id=2**32 - 1,
+            established_ms=2**63 - 1,
+            refreshed_ms=2**63 - 1,
+        )
+        out.append(success(13, f"v{version}, the largest numbers", full, established=2**63 - 1))
+        out.append(success(13, f"v{version}, established in 1970", build(version, established_ms=0), established=0))
+    return out

@@ -1,0 +1,31 @@
+"""Read the files of this directory."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bidstream_svc.keys import KeyPurpose, KeySnapshot, parse_key_response
+
+__all__ = ["DIRECTORY", "key_response", "key_snapshot", "load"]
+
+DIRECTORY = Path(__file__).parent
+
+
+@cache
+def load(file_name: str) -> Any:
+    return json.loads((DIRECTORY / file_name).read_text())
+
+
+def key_response(name: str | None) -> tuple[Any, str]:
+    """The operator's JSON (None for no keys loaded) and what it was fetched for."""
+    if name is None:
+        return None, "bidstream"
+    entry = load("keys.json")[name]
+    return entry["response"], entry["purpose"]
+
+
+@cache
+def key_snapshot(name: str | None) -> KeySnapshot | None:
+    response, purpose = key_response(name)
+    return None if response is None else parse_key_response(json.dumps(response), KeyPurpose(purpose))
