@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import aiohttp
 import orjson
@@ -54,9 +54,11 @@ async def running_operator(state: OperatorState | None = None, **options: Any) -
 
 
 @contextmanager
-def operator_in_thread(state: OperatorState | None = None, **options: Any) -> Iterator[DevOperator]:
+def operator_in_thread(
+    state: OperatorState | None = None, *, loop: asyncio.AbstractEventLoop | None = None, **options: Any
+) -> Iterator[DevOperator]:
     """An operator in a loop of its own in another thread, for clients that block."""
-    loop = asyncio.new_event_loop()
+    loop = loop or asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="operator")
     thread.start()
     stack = AsyncExitStack()
@@ -71,12 +73,13 @@ def operator_in_thread(state: OperatorState | None = None, **options: Any) -> It
 
 
 async def post(
-    operator: DevOperator, path: str, data: bytes, *, api_key: str | None = None, **options: Any
+    operator: DevOperator, path: str, data: bytes | BinaryIO, *, api_key: str | None = None, **options: Any
 ) -> tuple[aiohttp.ClientResponse, bytes]:
     """Post bytes as they are, with the right API key unless another (or "") is given."""
     key = operator.state.api_key if api_key is None else api_key
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    headers |= options.pop("headers", {})
+    # Else aiohttp's client says application/octet-stream, which means an envelope without base64.
+    headers |= options.pop("headers", {"Content-Type": "text/plain"})
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,
