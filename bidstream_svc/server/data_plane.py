@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -14,13 +15,13 @@ from bidstream_svc.server import answers
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.handler import BODY_LIMITS, DecryptHandler
+from bidstream_svc.server.media_type import JSON, is_json
 
 __all__ = ["ConnectionLimits", "DataPlane"]
 
 _log = get_logger(__name__)
 
 _ROUTES = {str(route): route for route in BODY_LIMITS}
-_JSON = "application/json"
 # Named, because aiohttp would name its own version and Python's.
 _SERVER = {"Server": "bidstream-svc"}
 _HEADERS_OF_CODE: Mapping[int, Mapping[str, str]] = {
@@ -45,6 +46,8 @@ class DataPlane(web.Server):
 
     Attributes:
         is_draining: once True, every answer ends its connection.
+        limits, bearer: as given.
+        open_connections: those that this process has admitted, whoever answers them.
     """
 
     def __init__(
@@ -62,32 +65,43 @@ class DataPlane(web.Server):
             access_log=None,
         )
         self.is_draining = False
+        self.open_connections = 0
         self._handler = handler
         self._metrics = metrics
-        self._limits = limits
-        self._bearer = bearer
+        self.limits = limits
+        self.bearer = bearer
 
     def __call__(self) -> web.RequestHandler:
         """A protocol for one connection."""
         return _Connection(self, loop=self._loop, **self._kwargs)
 
+    def adopt(self, transport: asyncio.Transport) -> web.RequestHandler:
+        """A protocol that goes on with a connection which has been admitted and begun elsewhere."""
+        connection = _Connection(self, loop=self._loop, **self._kwargs)
+        connection.is_admitted = True
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        return connection
+
     def admit(self) -> bool:
         """Count a connection in; False, and counted as refused, when there are too many."""
-        if self._metrics.over_workers(CONNECTIONS) >= self._limits.max_connections:
+        if self._metrics.over_workers(CONNECTIONS) >= self.limits.max_connections:
             self._metrics.add(CONNECTIONS_REFUSED[RefusalReason.MAX_CONNECTIONS])
             return False
         self._metrics.add(CONNECTIONS)
+        self.open_connections += 1
         return True
 
     def release(self) -> None:
         """Count a connection out."""
         self._metrics.add(CONNECTIONS, -1)
+        self.open_connections -= 1
 
     def respond(self, route: Route, answer: Answer) -> web.Response:
         """Make a response of an answer, and count it."""
         code, body = answer
         self._metrics.count_request(route, code)
-        response = web.Response(status=code, body=body, content_type=_JSON, headers=_HEADERS_OF_CODE.get(code, _SERVER))
+        response = web.Response(status=code, body=body, content_type=JSON, headers=_HEADERS_OF_CODE.get(code, _SERVER))
         if self.is_draining:
             response.force_close()
         return response
@@ -120,9 +134,9 @@ class DataPlane(web.Server):
             return answers.NOT_FOUND
         if request.method != "POST":
             return answers.METHOD_NOT_ALLOWED
-        if self._bearer is not None and not self._bearer.admits(request.headers.get("Authorization")):
+        if self.bearer is not None and not self.bearer.admits(request.headers.get("Authorization")):
             return answers.UNAUTHORIZED
-        if not _is_json(request.headers.get("Content-Type")) or "Content-Encoding" in request.headers:
+        if not is_json(request.headers.get("Content-Type")) or "Content-Encoding" in request.headers:
             return answers.UNSUPPORTED_MEDIA_TYPE
         if (request.content_length or 0) > BODY_LIMITS[route]:
             return answers.too_large(BODY_LIMITS[route])
@@ -142,7 +156,7 @@ class DataPlane(web.Server):
         limit = BODY_LIMITS[route]
         body = bytearray()
         try:
-            async with asyncio.timeout(self._limits.request_timeout_s):
+            async with asyncio.timeout(self.limits.request_timeout_s):
                 async for chunk in request.content.iter_any():
                     body += chunk
                     if len(body) > limit:
@@ -167,18 +181,21 @@ class DataPlane(web.Server):
 class _Connection(web.RequestHandler):
     """aiohttp's protocol, with the connection cap and with errors in our JSON."""
 
-    __slots__ = ("_is_admitted",)
+    __slots__ = ("is_admitted",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_admitted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._is_admitted = self._plane.admit()
-        if self._is_admitted:
+        self.is_admitted = self.is_admitted or self._plane.admit()
+        if self.is_admitted:
             super().connection_made(transport)
         else:
-            assert isinstance(transport, asyncio.Transport)
-            transport.abort()
+            cast("asyncio.Transport", transport).abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._is_admitted:
+        if self.is_admitted:
             self._plane.release()
             super().connection_lost(exc)
 
@@ -203,11 +220,3 @@ class _Connection(web.RequestHandler):
     def _plane(self) -> DataPlane:
         assert isinstance(self._manager, DataPlane)
         return self._manager
-
-
-def _is_json(content_type: str | None) -> bool:
-    """Whether a content type, if there is one, is JSON: `application/json` or `application/...+json`."""
-    if content_type is None:
-        return True
-    media_type = content_type.partition(";")[0].strip().lower()
-    return media_type == _JSON or (media_type.startswith("application/") and media_type.endswith("+json"))

@@ -11,7 +11,7 @@ import uvloop
 from aiohttp import web
 
 from bidstream_svc._version import __version__
-from bidstream_svc.addresses import ListenAddress, UnixAddress
+from bidstream_svc.addresses import ListenAddress
 from bidstream_svc.config import Settings
 from bidstream_svc.domains import load_public_suffixes
 from bidstream_svc.key_cache import KeyCache
@@ -23,39 +23,40 @@ from bidstream_svc.operator.keys import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
 from bidstream_svc.refresh import KeyRefresher, KeyStore, RefreshThread
 from bidstream_svc.server.admin_plane import Health, build_admin_app
-from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.data_plane import ConnectionLimits, DataPlane
+from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.handler import DecryptHandler
-from bidstream_svc.server.listeners import close_listeners, make_tls_context, open_listeners
+from bidstream_svc.server.listeners import close_listeners, open_listeners
 
 __all__ = ["Service", "run", "serve"]
 
 _log = get_logger(__name__)
 
 _LAG_PERIOD_S = 0.5
-_DRAIN_POLL_S = 0.02
-# How long after SIGTERM new connections are still taken: whoever routes traffic needs a moment to notice.
-_FAREWELL_S = 0.5
+_POLL_S = 0.02
 
 
 class Service:
     """The sidecar in one process; an asynchronous context manager that serves while entered.
 
+    Args:
+        has_lane: see DataServer.
+
     Attributes:
-        data_addresses, admin_addresses: where it listens, with real ports; set when entered.
+        admin_addresses: where it listens, with real ports; set when entered.
+
+    Raises:
+        ConfigurationError: the bearer token's file cannot be read.
     """
 
-    def __init__(self, settings: Settings, metrics: MetricCells) -> None:
+    def __init__(self, settings: Settings, metrics: MetricCells, *, has_lane: bool = True) -> None:
         self._settings = settings
         self._metrics = metrics
         self._store = KeyStore()
         self._health = Health(self._store)
-        self._bearer = None if settings.auth_token_file is None else BearerToken(settings.auth_token_file)
         self._refresh = RefreshThread(self._open_refresher)
+        handler = DecryptHandler(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
+        self._data_server = DataServer(settings, handler, metrics, has_lane=has_lane)
         self._closing = AsyncExitStack()
-        self._data_servers: list[asyncio.Server] = []
-        self._plane: DataPlane | None = None
-        self.data_addresses: list[ListenAddress] = []
         self.admin_addresses: list[ListenAddress] = []
 
     async def __aenter__(self) -> Self:
@@ -66,7 +67,7 @@ class Service:
         """
         async with AsyncExitStack() as stack:
             load_public_suffixes()
-            await self._serve_data_plane(stack)
+            await stack.enter_async_context(self._data_server)
             await self._serve_admin_plane(stack)
             self._refresh.start()
             stack.callback(self._refresh.stop)
@@ -85,51 +86,25 @@ class Service:
         """Stop at once; see `drain` for the gentle part."""
         await self._closing.aclose()
 
+    @property
+    def data_addresses(self) -> list[ListenAddress]:
+        """Where the data plane listens, with real ports; known when entered."""
+        return self._data_server.addresses
+
     def reload(self) -> None:
         """Read the bearer token again and refresh the keys now, with the credentials as they are now."""
-        if self._bearer is not None:
-            self._bearer.reload()
+        self._data_server.reload_bearer()
         self._refresh.refresh_soon()
 
     async def wait_started(self) -> None:
         """Wait until keys have been loaded."""
         while self._health.not_started() is not None:  # noqa: ASYNC110 - another thread loads them
-            await asyncio.sleep(_DRAIN_POLL_S)
+            await asyncio.sleep(_POLL_S)
 
     async def drain(self) -> None:
-        """Take leave: not ready, each answer the last of its connection, then no new ones, then wait for the rest."""
-        assert self._plane is not None
-        deadline_s = time.monotonic() + self._settings.drain_timeout
-        self._health.is_draining = self._plane.is_draining = True
-        await asyncio.sleep(min(_FAREWELL_S, self._settings.drain_timeout))
-        for server in self._data_servers:
-            server.close()
-        self._plane.pre_shutdown()
-        while self._plane.connections and time.monotonic() < deadline_s:  # noqa: ASYNC110 - aiohttp announces no end
-            await asyncio.sleep(_DRAIN_POLL_S)
-        if self._plane.connections:
-            _log.warning("drain timed out", connections=len(self._plane.connections))
-
-    async def _serve_data_plane(self, stack: AsyncExitStack) -> None:
-        settings = self._settings
-        limits = ConnectionLimits(settings.max_connections, settings.idle_timeout, settings.request_timeout)
-        handler = DecryptHandler(self._store, self._metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
-        self._plane = plane = DataPlane(handler, self._metrics, limits, self._bearer)
-        tls = None
-        if settings.tls_cert is not None and settings.tls_key is not None:
-            tls = make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-        listeners = open_listeners(settings.listen)
-        stack.callback(close_listeners, listeners)
-        stack.push_async_callback(plane.shutdown, 0)
-        self.data_addresses = [listener.address for listener in listeners]
-        loop = asyncio.get_running_loop()
-        for listener in listeners:
-            if isinstance(listener.address, UnixAddress):
-                server = await loop.create_unix_server(plane, sock=listener.socket)
-            else:
-                server = await loop.create_server(plane, sock=listener.socket, ssl=tls)
-            stack.callback(server.close)
-            self._data_servers.append(server)
+        """Take leave: not ready, then as DataServer.drain."""
+        self._health.is_draining = True
+        await self._data_server.drain()
 
     async def _serve_admin_plane(self, stack: AsyncExitStack) -> None:
         app = build_admin_app(self._health, build_registry(self._metrics))

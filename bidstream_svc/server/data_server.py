@@ -1,0 +1,113 @@
+"""The data plane's sockets: listen, serve, drain."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import Self
+
+from bidstream_svc.addresses import ListenAddress, UnixAddress
+from bidstream_svc.config import Settings
+from bidstream_svc.logs import get_logger
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.data_plane import ConnectionLimits, DataPlane
+from bidstream_svc.server.handler import DecryptHandler
+from bidstream_svc.server.lane import Lane
+from bidstream_svc.server.listeners import close_listeners, make_tls_context, open_listeners
+
+__all__ = ["DataServer"]
+
+_log = get_logger(__name__)
+
+_DRAIN_POLL_S = 0.02
+# How long after SIGTERM new connections are still taken: whoever routes traffic needs a moment to notice.
+_FAREWELL_S = 0.5
+
+
+class DataServer:
+    """Serves the data plane while entered.
+
+    Args:
+        has_lane: False leaves every request to aiohttp; to compare the two, not for production.
+
+    Attributes:
+        addresses: where it listens, with real ports; set when entered.
+
+    Raises:
+        ConfigurationError: the bearer token's file cannot be read.
+    """
+
+    def __init__(
+        self, settings: Settings, handler: DecryptHandler, metrics: MetricCells, *, has_lane: bool = True
+    ) -> None:
+        self._settings = settings
+        self._handler = handler
+        self._metrics = metrics
+        self._has_lane = has_lane
+        self._bearer = None if settings.auth_token_file is None else BearerToken(settings.auth_token_file)
+        self._plane: DataPlane
+        self._lane: Lane | None = None
+        self._servers: list[asyncio.Server] = []
+        self._closing = AsyncExitStack()
+        self.addresses: list[ListenAddress] = []
+
+    async def __aenter__(self) -> Self:
+        """Listen.
+
+        Raises:
+            ListenError, ConfigurationError: it cannot serve as the settings ask.
+        """
+        settings = self._settings
+        tls = None
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            tls = make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        limits = ConnectionLimits(settings.max_connections, settings.idle_timeout, settings.request_timeout)
+        self._plane = DataPlane(self._handler, self._metrics, limits, self._bearer)
+        listeners = open_listeners(settings.listen)
+        async with AsyncExitStack() as stack:
+            stack.callback(close_listeners, listeners)
+            stack.push_async_callback(self._plane.shutdown, 0)
+            if self._has_lane:
+                self._lane = Lane(self._plane, self._handler, self._metrics)
+                stack.callback(self._lane.close)
+            make_protocol = self._lane or self._plane
+            loop = asyncio.get_running_loop()
+            for listener in listeners:
+                if isinstance(listener.address, UnixAddress):
+                    server = await loop.create_unix_server(make_protocol, sock=listener.socket)
+                else:
+                    server = await loop.create_server(make_protocol, sock=listener.socket, ssl=tls)
+                stack.callback(server.close)
+                self._servers.append(server)
+            self._closing = stack.pop_all()
+        self.addresses = [listener.address for listener in listeners]
+        return self
+
+    async def __aexit__(self, *_exc_info: object) -> None:
+        """Stop at once; see `drain` for the gentle part."""
+        await self._closing.aclose()
+
+    def reload_bearer(self) -> None:
+        """Read the bearer token's file again, if there is one."""
+        if self._bearer is not None:
+            self._bearer.reload()
+            if self._lane is not None:
+                self._lane.forget_heads()
+
+    async def drain(self) -> None:
+        """Make each answer the last of its connection, then take no new connections, then wait for the rest."""
+        timeout_s = self._settings.drain_timeout
+        deadline_s = time.monotonic() + timeout_s
+        self._plane.is_draining = True
+        if self._lane is not None:
+            self._lane.drain()
+        await asyncio.sleep(min(_FAREWELL_S, timeout_s))
+        for server in self._servers:
+            server.close()
+        self._plane.pre_shutdown()
+        if self._lane is not None:
+            self._lane.close_idle()
+        while self._plane.open_connections and time.monotonic() < deadline_s:  # noqa: ASYNC110 - nobody announces the last
+            await asyncio.sleep(_DRAIN_POLL_S)
+        if self._plane.open_connections:
+            _log.warning("drain timed out", connections=self._plane.open_connections)
