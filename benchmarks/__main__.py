@@ -1,0 +1,89 @@
+"""`python -m benchmarks [core|stall|http|sweep|memory|all|readme] [--quick]`; `make bench` measures all."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.core import measure_core
+from benchmarks.machine import describe, raise_file_limit
+from benchmarks.memory import measure_memory
+from benchmarks.plot import plot
+from benchmarks.report import render
+from benchmarks.serving import measure_serving
+from benchmarks.shots import FULL, QUICK
+from benchmarks.stall import measure_stall
+from benchmarks.sweeps import measure_sweeps
+
+_HERE = Path(__file__).parent
+_KEPT = _HERE / "results"
+_CACHE = _HERE / ".cache" / "results"  # of runs that are not worth keeping
+_README_RESULTS = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.DOTALL)
+
+
+def main() -> None:
+    arguments = _parse_arguments()
+    if arguments.what == "readme":
+        _write_readme()
+        return
+    raise_file_limit()
+    results: dict[str, Any] = {"machine": describe()}
+    failed = False
+    for section, measure in _sections(arguments).items():
+        print(f"measuring: {section} ...", flush=True)
+        try:
+            results[section] = measure()
+        except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
+            # A wrong answer, or a server that does not start or hangs: the other sections are still worth having.
+            print(f"{section} FAILED: {error}", file=sys.stderr)
+            failed = True
+    is_complete = arguments.what == "all" and not arguments.quick and not failed
+    _keep(results, _KEPT if is_complete else _CACHE)
+    sys.exit(failed)
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure; see benchmarks/README.md.")
+    choices = ["core", "stall", "http", "sweep", "memory", "all", "readme"]
+    parser.add_argument("what", nargs="?", default="all", choices=choices, help="readme: put the results kept into it")
+    parser.add_argument("--quick", action="store_true", help="under a minute; shows that it works, not how fast")
+    parser.add_argument("--keys", type=int, default=5_000, help="stall: keys in the response")
+    parser.add_argument("--domains", type=int, nargs="+", default=[20_000, 60_000], help="stall: site domains in it")
+    return parser.parse_args()
+
+
+def _sections(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+    effort = QUICK if arguments.quick else FULL
+    repeats = 3 if arguments.quick else 20
+    sections = {
+        "core": lambda: measure_core(effort.rounds, 512),
+        "stall": lambda: [measure_stall(arguments.keys, domains, repeats) for domains in arguments.domains],
+        "http": lambda: measure_serving(effort),
+        "sweeps": lambda: measure_sweeps(effort),
+        "memory": lambda: measure_memory(1.0 if arguments.quick else 4.0),
+    }
+    what = "sweeps" if arguments.what == "sweep" else arguments.what
+    return sections if what == "all" else {what: sections[what]}
+
+
+def _keep(results: dict[str, Any], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "latest.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if "http" in results:
+        plot(results["http"], results["machine"], directory / "latest.png")
+    print("\n" + render(results) + f"\nkept in {directory}")
+
+
+def _write_readme() -> None:
+    results = json.loads((_KEPT / "latest.json").read_text(encoding="utf-8"))
+    readme = _HERE / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(_README_RESULTS.sub(lambda _: "\n" + render(results) + "\n", text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The load generator: compiled on first use, run as a process of its own, its report read back."""
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from benchmarks.machine import LOAD_CPU
+
+__all__ = ["LoadReport", "run_load"]
+
+_SOURCE = Path(__file__).with_name("loadgen.c")
+_BINARY = Path(__file__).parents[1] / ".cache" / "loadgen"
+_DRAIN_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What the generator measured within its window; every answer, also outside of it, was right.
+
+    Attributes:
+        checked: answers compared, warm-up included.
+        rps: answered requests a second.
+        quantiles_us: p50, p90, p99, p99.9, max.
+        unsent: requests that fell due and found no free connection until the end (open loop).
+        generator_cpu: share of its core that the generator used; near 1 it is the limit itself. It polls in the open
+            loop, so that there this says nothing.
+    """
+
+    requests: int
+    checked: int
+    rps: float
+    quantiles_us: dict[str, float]
+    unsent: int
+    generator_cpu: float
+
+
+def run_load(
+    address: str,
+    requests: Path,
+    *,
+    connections: int,
+    seconds: float,
+    rate: float = 0,
+    vary_trace: bool = False,
+    warmup_s: float = 0.3,
+) -> LoadReport:
+    """Send prepared requests to `IPV4:PORT` or `unix:PATH`; closed loop, or open loop at `rate` a second.
+
+    Raises:
+        RuntimeError: the generator failed, an answer was wrong, a request was not answered, or a connection was lost.
+    """
+    command = [
+        *(str(_compile()), "--connect", address, "--requests", str(requests), "--connections", str(connections)),
+        *("--seconds", str(seconds), "--warmup", str(warmup_s), "--rate", str(rate), "--cpu", str(LOAD_CPU)),
+    ]
+    if vary_trace:
+        command.append("--vary")
+    timeout_s = warmup_s + seconds + _DRAIN_S
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+    if done.returncode:
+        raise RuntimeError(f"load generator: {done.stderr.strip()}")
+    report = json.loads(done.stdout)
+    if report["wrong"] or report["errors"] or report["closes"]:
+        raise RuntimeError(f"{address}: not every answer was right: {done.stdout.strip()} {done.stderr.strip()}")
+    return LoadReport(**{field: report[field] for field in LoadReport.__slots__})
+
+
+@cache
+def _compile() -> Path:
+    if _BINARY.exists() and _BINARY.stat().st_mtime > _SOURCE.stat().st_mtime:
+        return _BINARY
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise RuntimeError("no C compiler: install gcc or clang (Debian: apt-get install gcc libc6-dev)")
+    _BINARY.parent.mkdir(exist_ok=True)
+    subprocess.run([compiler, "-O2", "-std=gnu11", "-o", str(_BINARY), str(_SOURCE), "-lm"], check=True)
+    return _BINARY

@@ -1,0 +1,73 @@
+"""The machine: its description, and which core does what."""
+
+import os
+import platform
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+__all__ = ["LOAD_CPU", "SERVER_CPU", "describe", "on_cpu", "raise_file_limit"]
+
+_CPUS = sorted(os.sched_getaffinity(0))
+SERVER_CPU = _CPUS[0]
+LOAD_CPU = _CPUS[-1]  # the same one on a machine with one core; `describe` says so
+
+_PACKAGES = (
+    *("aiohttp", "cryptography", "fastapi", "httptools", "msgspec", "pybase64", "uid2-client", "uvicorn", "uvloop"),
+)
+
+
+@contextmanager
+def on_cpu(cpu: int) -> Iterator[None]:
+    """Pin the calling thread, and every process that it starts meanwhile, to one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one; processes started later inherit it. Returns the limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def describe() -> dict[str, str]:
+    """What to know of the machine to judge the numbers."""
+    cores = f"server on core {SERVER_CPU}, load on core {LOAD_CPU}"
+    if SERVER_CPU == LOAD_CPU:
+        cores = "ONE core for server and load: rates over HTTP are too low, only ratios mean something"
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "cpu": _cpu_model(),
+        "cores": f"{len(_CPUS)}; {cores}",
+        "load before": f"{os.getloadavg()[0]:.2f} processes in the last minute; more than 0.2 is somebody else's work",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_version()} ({platform.python_compiler()})",
+        "nginx": _nginx_version(),
+        "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _nginx_version() -> str:
+    nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if nginx is None:
+        return "not installed"
+    # `nginx -v` answers on stderr: "nginx version: nginx/1.22.1"
+    return subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr.partition("/")[2].strip()

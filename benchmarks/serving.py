@@ -1,0 +1,108 @@
+"""Over HTTP: nginx, our service and what a user would write, in one run; throughput, latency, latency against load."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.material import TRACE_HEADER, KeySet, decrypt_requests, make_samples, write_requests
+from benchmarks.rounds import interleave, median_ratio
+from benchmarks.shots import Aim, Effort, Shot, rates, shoot, summarise
+from benchmarks.targets import fastapi_client, find_nginx, key_server, nginx, service
+
+__all__ = ["measure_serving"]
+
+_KEY_SET = KeySet(100)
+_API_KEY = "serving"
+_CURVE_CONNECTIONS = 64
+_CURVE_RATES = (500, 1_000, 2_000, 5_000, 10_000, 20_000, 30_000, 45_000, 60_000, 80_000, 100_000, 130_000, 160_000)
+_CURVE_TARGETS = ("nginx", "service, TCP", "service, Unix socket", "aiohttp application", "FastAPI + uid2-client")
+# (numerator, denominator); a ratio is named after both.
+_RATIOS = (
+    ("service, TCP", "nginx"),
+    ("service, Unix socket", "nginx, Unix socket"),
+    ("service, traceparent", "nginx"),
+    ("service, TCP", "aiohttp application"),
+    ("service, TCP", "FastAPI + uid2-client"),
+)
+
+
+def measure_serving(effort: Effort) -> dict[str, Any]:
+    """Throughput at 16 connections, latency at one, and latency against offered load, all of it in one run."""
+    with tempfile.TemporaryDirectory() as directory, _targets(Path(directory), effort) as aims:
+        shots = {name: partial(shoot, aim, effort.seconds) for name, aim in aims.items()}
+        throughput = interleave(shots, effort.rounds)
+        capacity = {name: median(rates(shots)) for name, shots in throughput.items()}
+        alone = _at_one_connection(aims, effort)
+        return {
+            "connections": 16,
+            "throughput": {name: summarise(shots) for name, shots in throughput.items()},
+            "ratios": {
+                f"{above} / {below}": median_ratio(rates(throughput[above]), rates(throughput[below]))
+                for above, below in _RATIOS
+                if below in throughput
+            },
+            "one_connection": {name: summarise(shots) for name, shots in alone.items()},
+            "one_connection_p50_ratio": _p50_ratio(alone),
+            "curve": _curve(aims, capacity, effort),
+        }
+
+
+@contextmanager
+def _targets(directory: Path, effort: Effort) -> Iterator[dict[str, Aim]]:
+    samples = make_samples(_KEY_SET, effort.samples)
+    prepared = decrypt_requests(samples)
+    requests = write_requests(directory / "requests", prepared)
+    traced = write_requests(directory / "traced", decrypt_requests(samples, [TRACE_HEADER]))
+    answer = prepared[0][1]
+    static = write_requests(directory / "static", [(request, answer) for request, _ in prepared])
+    with ExitStack() as stack:
+        aims = {}
+        if find_nginx() is None:
+            print("nginx is not installed: no comparison with it (Debian: apt-get install nginx-light)")
+        else:
+            server = stack.enter_context(nginx(directory, answer))
+            aims["nginx"] = Aim(server, server.tcp, static)
+            aims["nginx, Unix socket"] = Aim(server, server.unix, static)
+        url = stack.enter_context(key_server(directory, {_API_KEY: _KEY_SET}))
+        ours = stack.enter_context(service(directory, url, _API_KEY))
+        aims["service, TCP"] = Aim(ours, ours.tcp, requests)
+        aims["service, Unix socket"] = Aim(ours, ours.unix, requests)
+        aims["service, traceparent"] = Aim(ours, ours.tcp, traced, vary_trace=True)
+        plain = stack.enter_context(service(directory, url, _API_KEY, with_lane=False))
+        aims["aiohttp application"] = Aim(plain, plain.tcp, requests)
+        user = stack.enter_context(fastapi_client(directory, url, _API_KEY))
+        aims["FastAPI + uid2-client"] = Aim(user, user.tcp, requests)
+        yield aims
+
+
+def _at_one_connection(aims: dict[str, Aim], effort: Effort) -> dict[str, list[Shot]]:
+    shots = {
+        name: partial(shoot, replace(aim, connections=1), effort.seconds)
+        for name, aim in aims.items()
+        if name != "service, traceparent"
+    }
+    return interleave(shots, effort.rounds)
+
+
+def _p50_ratio(alone: dict[str, list[Shot]]) -> float | None:
+    if "nginx" not in alone:
+        return None
+    ours, theirs = ([shot.load.quantiles_us["p50"] for shot in alone[name]] for name in ("service, TCP", "nginx"))
+    return median_ratio(ours, theirs)
+
+
+def _curve(aims: dict[str, Aim], capacity: dict[str, float], effort: Effort) -> dict[str, list[dict[str, Any]]]:
+    """Latency at each offered rate that the target can bear; all targets at one rate, then the next rate."""
+    curve: dict[str, list[dict[str, Any]]] = {name: [] for name in _CURVE_TARGETS if name in aims}
+    for rate in _CURVE_RATES:
+        for name, points in curve.items():
+            if rate > capacity[name]:
+                continue
+            shot = shoot(replace(aims[name], connections=_CURVE_CONNECTIONS), effort.seconds, rate)
+            points.append({"rate": rate, "rps": shot.load.rps, "quantiles_us": shot.load.quantiles_us})
+    return curve

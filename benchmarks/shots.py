@@ -1,0 +1,95 @@
+"""A shot is one short run of load against one server; several of them, interleaved, make a measurement."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+from benchmarks.load import LoadReport, run_load
+from benchmarks.targets.process import Server
+
+__all__ = ["FULL", "QUICK", "Aim", "Effort", "rates", "shoot", "summarise"]
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        rounds: for what has a goal.
+        sweep_rounds: for the sweeps.
+        seconds: a shot, without its warm-up.
+        samples: distinct tokens.
+        only_ends: sweep only over the first and the last value.
+    """
+
+    rounds: int
+    sweep_rounds: int
+    seconds: float
+    samples: int
+    only_ends: bool
+
+    def some(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """The values of a sweep to measure."""
+        items = list(values.items())
+        return dict(items[:: len(items) - 1] if self.only_ends else items)
+
+
+FULL = Effort(rounds=7, sweep_rounds=3, seconds=1.0, samples=2_000, only_ends=False)
+QUICK = Effort(rounds=1, sweep_rounds=1, seconds=0.2, samples=1_000, only_ends=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What to shoot at, and with what."""
+
+    server: Server
+    address: str
+    requests: Path
+    connections: int = 16
+    vary_trace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """What one run of load showed; `server_cpu` is the share of its core that the server used."""
+
+    load: LoadReport
+    server_cpu: float
+
+
+def shoot(aim: Aim, seconds: float, rate: float = 0) -> Shot:
+    """Run load for `seconds` behind a warm-up of a third of that; closed loop, or open loop at `rate` a second."""
+    cpu_before, start = aim.server.cpu_s(), time.monotonic()
+    load = run_load(
+        aim.address,
+        aim.requests,
+        connections=aim.connections,
+        seconds=seconds,
+        rate=rate,
+        vary_trace=aim.vary_trace,
+        warmup_s=seconds / 3,
+    )
+    return Shot(load, (aim.server.cpu_s() - cpu_before) / (time.monotonic() - start))
+
+
+def rates(shots: Sequence[Shot]) -> list[float]:
+    """Requests a second, one a round."""
+    return [shot.load.rps for shot in shots]
+
+
+def summarise(shots: Sequence[Shot]) -> dict[str, Any]:
+    """Medians over the rounds, and the rate of each round."""
+    quantiles = shots[0].load.quantiles_us
+    return {
+        "rps": median(rates(shots)),
+        "rps_rounds": rates(shots),
+        "quantiles_us": {name: median(shot.load.quantiles_us[name] for shot in shots) for name in quantiles},
+        "checked": sum(shot.load.checked for shot in shots),
+        "server_cpu": median(shot.server_cpu for shot in shots),
+        "generator_cpu": median(shot.load.generator_cpu for shot in shots),
+    }

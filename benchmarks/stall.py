@@ -1,0 +1,119 @@
+"""The longest stall of a serving loop while a key response is fetched, parsed and swapped in.
+
+The parts are the service's own, its refresh thread among them. A ticker takes a turn of a uvloop loop without a
+pause, as a loaded data plane does, and keeps the longest gap between two turns. Windows with a refresh take turns with
+windows of the same length without one: the machine stalls the loop, too.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import uvloop
+
+from benchmarks.keyserver import CLIENT_SECRET
+from benchmarks.machine import SERVER_CPU, on_cpu
+from benchmarks.material import KeySet
+from benchmarks.targets import key_server
+from bidstream_svc.logs import configure_logging
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.operator.keys import fetch_keys
+from bidstream_svc.operator.transport import Credentials, OperatorTransport
+from bidstream_svc.refresh import KeyRefresher, KeyStore, RefreshThread
+
+__all__ = ["measure_stall"]
+
+_NEVER_S = 1e6
+_REFRESH_S = 10.0
+
+
+class _Ticker:
+    """Takes every turn of the running loop; `longest_ns` is the longest time between two."""
+
+    def __init__(self) -> None:
+        self._call_soon = asyncio.get_running_loop().call_soon
+        self._last_ns = 0
+        self.longest_ns = 0
+        self.stopped = False
+
+    def start(self) -> None:
+        self._last_ns = time.perf_counter_ns()
+        self._call_soon(self._tick)
+
+    def _tick(self) -> None:
+        now_ns = time.perf_counter_ns()
+        self.longest_ns = max(self.longest_ns, now_ns - self._last_ns)
+        self._last_ns = now_ns
+        if not self.stopped:
+            self._call_soon(self._tick)
+
+
+@asynccontextmanager
+async def _open_refresher(url: str, store: KeyStore) -> AsyncIterator[KeyRefresher]:
+    async with OperatorTransport(url, Credentials("stall", CLIENT_SECRET)) as transport:
+        yield KeyRefresher(lambda: fetch_keys(transport), store, MetricCells(), interval_s=_NEVER_S)
+
+
+async def _wait_for_refresh(store: KeyStore, previous: object) -> None:
+    # The store tells nobody that it changed: the service has no use for that.
+    async with asyncio.timeout(_REFRESH_S):
+        while store.snapshot is previous or store.snapshot is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+async def _longest_gap_ms(window_s: float, store: KeyStore, thread: RefreshThread | None) -> float:
+    """One window; with a thread, it is asked for a refresh, and the window does not end before it is done."""
+    ticker = _Ticker()
+    ticker.start()
+    end = time.monotonic() + window_s
+    if thread is not None:
+        before = store.snapshot
+        thread.refresh_soon()
+        await _wait_for_refresh(store, before)
+        del before  # the old keys are freed within the window
+    await asyncio.sleep(max(0.0, end - time.monotonic()))
+    ticker.stopped = True
+    return ticker.longest_ns / 1e6
+
+
+async def _measure(url: str, repeats: int, window_s: float) -> tuple[list[float], list[float]]:
+    store = KeyStore()
+    thread = RefreshThread(partial(_open_refresher, url, store))
+    thread.start()
+    try:
+        await _wait_for_refresh(store, None)
+        refreshing, idle = [], []
+        for _ in range(repeats):
+            idle.append(await _longest_gap_ms(window_s, store, None))
+            refreshing.append(await _longest_gap_ms(window_s, store, thread))
+    finally:
+        thread.stop()
+    return refreshing, idle
+
+
+def measure_stall(keys: int, domains: int, repeats: int, window_s: float = 0.4) -> dict[str, Any]:
+    """Stalls in ms, median and longest over the repeats, with a refresh in the window and without."""
+    configure_logging("warning", None)
+    with tempfile.TemporaryDirectory() as directory, on_cpu(SERVER_CPU):
+        key_set = KeySet(keys, domains)
+        size_mb = len(key_set.response()) / 1e6
+        with (
+            key_server(Path(directory), {"stall": key_set}) as url,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            refreshing, idle = runner.run(_measure(url, repeats, window_s))
+    return {
+        "keys": keys,
+        "domains": domains,
+        "response_mb": round(size_mb, 2),
+        "refresh_median_ms": median(refreshing),
+        "refresh_max_ms": max(refreshing),
+        "idle_median_ms": median(idle),
+        "idle_max_ms": max(idle),
+    }

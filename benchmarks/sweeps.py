@@ -1,0 +1,133 @@
+"""What the service's throughput depends on: keys, site names, connections, token versions, heads, batch sizes."""
+
+import resource
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.material import (
+    BUILDERS,
+    TRACE_HEADER,
+    KeySet,
+    batch_requests,
+    decrypt_requests,
+    make_samples,
+    write_requests,
+)
+from benchmarks.rounds import interleave, median_ratio
+from benchmarks.shots import Aim, Effort, Shot, rates, shoot, summarise
+from benchmarks.targets import key_server, service
+from benchmarks.targets.process import Server
+
+__all__ = ["measure_sweeps"]
+
+_KEY_SETS = {f"{n} keys": KeySet(n) for n in (10, 100, 1_000, 10_000, 50_000)}
+_DOMAIN_SETS = {f"{n} domains": KeySet(100, n) for n in (100, 20_000, 60_000)}
+_PLAIN = "10 keys"  # the key set of every sweep that is not about key sets
+_CONNECTIONS = (1, 4, 16, 64, 256, 1_000, 5_000)
+_BATCH_SIZES = (1, 4, 16, 64, 256, 1_000)
+_SPARE_FILES = 100
+
+
+def measure_sweeps(effort: Effort) -> dict[str, Any]:
+    """One entry a sweep: value -> summary, with the cost relative to the first value of the sweep."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        directory = Path(name)
+        # An API key holds no blanks.
+        by_keys, by_domains = effort.some(_KEY_SETS), effort.some(_DOMAIN_SETS)
+        key_sets = {name.replace(" ", "-"): key_set for name, key_set in (by_keys | by_domains).items()}
+        url = stack.enter_context(key_server(directory, key_sets))
+        servers = {
+            name: stack.enter_context(service(directory, url, name.replace(" ", "-"))) for name in by_keys | by_domains
+        }
+        plain = servers[_PLAIN]
+        return {
+            "keys": _sweep(_over_key_sets(directory, by_keys, servers, effort, None), effort, effort.rounds),
+            "site domains": _sweep(_over_key_sets(directory, by_domains, servers, effort, 1), effort),
+            "connections": _sweep(_over_connections(directory, plain, effort), effort),
+            "token versions": _sweep(_over_versions(directory, plain, effort), effort),
+            "heads": _sweep(_over_heads(directory, plain, effort), effort),
+            "batch size": _batches(directory, plain, effort),
+        }
+
+
+def _sweep(aims: Mapping[str, Aim], effort: Effort, rounds: int = 0) -> dict[str, Any]:
+    shots = _shoot_all(effort.some(aims), effort, rounds)
+    first = rates(next(iter(shots.values())))
+    return {name: {**summarise(each), "rps_to_first": median_ratio(rates(each), first)} for name, each in shots.items()}
+
+
+def _shoot_all(aims: Mapping[str, Aim], effort: Effort, rounds: int = 0) -> dict[str, list[Shot]]:
+    shots = {name: partial(shoot, aim, effort.seconds) for name, aim in aims.items()}
+    return interleave(shots, rounds or effort.sweep_rounds)
+
+
+def _over_key_sets(
+    directory: Path,
+    key_sets: Mapping[str, KeySet],
+    servers: Mapping[str, Server],
+    effort: Effort,
+    client_side_every: int | None,
+) -> dict[str, Aim]:
+    aims = {}
+    for name, key_set in key_sets.items():
+        samples = make_samples(key_set, effort.samples, client_side_every=client_side_every)
+        aims[name] = Aim(servers[name], servers[name].tcp, write_requests(directory / name, decrypt_requests(samples)))
+    return aims
+
+
+def _over_connections(directory: Path, server: Server, effort: Effort) -> dict[str, Aim]:
+    requests = write_requests(
+        directory / "connections", decrypt_requests(make_samples(_KEY_SETS[_PLAIN], effort.samples))
+    )
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_FILES
+    for number in _CONNECTIONS:
+        if number > most:
+            print(f"{number} connections left out: the limit of open files is {most + _SPARE_FILES}")
+    return {str(n): Aim(server, server.tcp, requests, connections=n) for n in _CONNECTIONS if n <= most}
+
+
+def _over_versions(directory: Path, server: Server, effort: Effort) -> dict[str, Aim]:
+    aims = {}
+    for version in BUILDERS:
+        samples = make_samples(_KEY_SETS[_PLAIN], effort.samples, version)
+        aims[version] = Aim(server, server.tcp, write_requests(directory / version, decrypt_requests(samples)))
+    return aims
+
+
+def _over_heads(directory: Path, server: Server, effort: Effort) -> dict[str, Aim]:
+    samples = make_samples(_KEY_SETS[_PLAIN], effort.samples)
+    agents = [f"User-Agent: bidder/{number}\r\n" for number in range(20)]
+    heads = {"always the same": [""], "20 that take turns": agents, "traceparent, never the same": [TRACE_HEADER]}
+    return {
+        name: Aim(
+            server,
+            server.tcp,
+            write_requests(directory / name, decrypt_requests(samples, extra)),
+            vary_trace=extra == [TRACE_HEADER],
+        )
+        for name, extra in heads.items()
+    }
+
+
+def _batches(directory: Path, server: Server, effort: Effort) -> dict[str, Any]:
+    """Tokens a second, also relative to single requests in the same round."""
+    samples = make_samples(_KEY_SETS[_PLAIN], effort.samples)
+    aims = {"single": Aim(server, server.tcp, write_requests(directory / "single", decrypt_requests(samples)))}
+    for size in _BATCH_SIZES:
+        requests = write_requests(directory / f"batch-{size}", batch_requests(samples, size))
+        aims[str(size)] = Aim(server, server.tcp, requests)
+    shots = _shoot_all(aims, effort)
+    singles = rates(shots.pop("single"))
+    result = {}
+    for name, each in shots.items():
+        tokens_per_s = [rate * int(name) for rate in rates(each)]
+        result[name] = {
+            **summarise(each),
+            "tokens_per_s": summarise(each)["rps"] * int(name),
+            "tokens_to_singles": median_ratio(tokens_per_s, singles),
+        }
+    return result

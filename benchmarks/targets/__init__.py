@@ -1,0 +1,128 @@
+"""The servers that are compared, each a process on a core of its own.
+
+`nginx` gives a static answer; `service` is ours, with or without the hot lane; `fastapi_client` is what a user would
+write with the published SDK. `key_server` feeds the last two.
+"""
+
+import os
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.keyserver import CLIENT_SECRET_BASE64
+from benchmarks.machine import LOAD_CPU
+from benchmarks.material import KeySet
+from benchmarks.targets.process import Server, free_port, running, tcp_answers
+
+__all__ = ["fastapi_client", "find_nginx", "key_server", "nginx", "service"]
+
+_ROOT = Path(__file__).parents[2]
+SERVICE_COMMAND = [sys.executable, "-m", "bidstream_svc", "serve"]
+# Makes every request go the way of the unusual ones: through aiohttp.
+WITHOUT_LANE = {"BIDSTREAM_HOT_LANE": "0"}
+
+_NGINX_CONFIG = """
+worker_processes 1;
+daemon off;
+pid {directory}/nginx.pid;
+error_log stderr crit;
+worker_rlimit_nofile 16384;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off;
+  client_body_temp_path {directory};
+  proxy_temp_path {directory};
+  fastcgi_temp_path {directory};
+  scgi_temp_path {directory};
+  uwsgi_temp_path {directory};
+  keepalive_requests 1000000000;
+  server {{
+    listen 127.0.0.1:{port};
+    listen unix:{directory}/nginx.sock;
+    location = /decrypt {{ default_type application/json; return 200 '{answer}'; }}
+  }}
+}}
+"""
+
+
+def find_nginx() -> str | None:
+    """The nginx program, which Debian keeps out of a user's PATH."""
+    return shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+
+
+@contextmanager
+def nginx(directory: Path, answer: bytes) -> Iterator[Server]:
+    """One worker of nginx that gives `answer` to every POST /decrypt."""
+    port = free_port()
+    config = directory / "nginx.conf"
+    config.write_text(_NGINX_CONFIG.format(directory=directory, port=port, answer=answer.decode()), encoding="utf-8")
+    program = find_nginx()
+    assert program is not None
+    command = [program, "-c", str(config), "-p", str(directory), "-e", "stderr"]
+    with running(command, {}, directory / "nginx.log", lambda: tcp_answers(port)) as pid:
+        yield Server(pid, f"127.0.0.1:{port}", f"unix:{directory}/nginx.sock")
+
+
+@contextmanager
+def key_server(directory: Path, key_sets: Mapping[str, KeySet]) -> Iterator[str]:
+    """An operator for several key sets at once; yields its URL. The name of a key set is the API key to give."""
+    for name, key_set in key_sets.items():
+        (directory / f"{name}.json").write_bytes(key_set.response())
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.keyserver", str(port), str(directory)]
+    environment = {"PYTHONPATH": str(_ROOT)}
+    with running(command, environment, directory / "keyserver.log", lambda: tcp_answers(port), LOAD_CPU):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def service(
+    directory: Path, operator_url: str, api_key: str, *, with_lane: bool = True, refresh_interval_s: float = 3600
+) -> Iterator[Server]:
+    """Our service, one process, on TCP and on a Unix socket."""
+    port, admin_port = free_port(), free_port()
+    name = f"{api_key}-{port}"
+    socket_path = directory / f"{name}.sock"
+    environment = {
+        "BIDSTREAM_OPERATOR_URL": operator_url,
+        "BIDSTREAM_API_KEY": api_key,
+        "BIDSTREAM_CLIENT_SECRET": CLIENT_SECRET_BASE64,
+        "BIDSTREAM_LISTEN": f"127.0.0.1:{port},unix:{socket_path}",
+        "BIDSTREAM_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
+        "BIDSTREAM_REFRESH_INTERVAL": str(refresh_interval_s),
+        "PYTHONPATH": str(_ROOT),
+        **({} if with_lane else WITHOUT_LANE),
+    }
+    ready_url = f"http://127.0.0.1:{admin_port}/readyz"
+    with running(SERVICE_COMMAND, environment, directory / f"{name}.log", lambda: _answers_200(ready_url)) as pid:
+        yield Server(pid, f"127.0.0.1:{port}", f"unix:{socket_path}")
+
+
+@contextmanager
+def fastapi_client(directory: Path, operator_url: str, api_key: str) -> Iterator[Server]:
+    """FastAPI on uvicorn with uvloop and httptools, decrypting with the published SDK."""
+    port = free_port()
+    environment = {
+        "UID2_BASE_URL": operator_url,
+        "UID2_API_KEY": api_key,
+        "UID2_SECRET_KEY": CLIENT_SECRET_BASE64,
+        "PYTHONPATH": str(_ROOT),
+    }
+    command = [
+        *(sys.executable, "-m", "uvicorn", "benchmarks.targets.fastapi_app:app", "--port", str(port)),
+        *("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"),
+    ]
+    with running(command, environment, directory / "fastapi.log", lambda: tcp_answers(port)) as pid:
+        yield Server(pid, f"127.0.0.1:{port}")
+
+
+def _answers_200(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,106 @@
+"""Starting a server on its core, waiting until it serves, looking at what it uses, stopping it."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.machine import SERVER_CPU, on_cpu
+
+__all__ = ["Server", "free_port", "running", "tcp_answers"]
+
+_START_S = 30.0
+_STOP_S = 15.0
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that runs.
+
+    Attributes:
+        tcp, unix: addresses as the load generator takes them; empty where it does not listen.
+    """
+
+    pid: int
+    tcp: str
+    unix: str = ""
+
+    def cpu_s(self) -> float:
+        """Processor time used so far, children included."""
+        return sum(_cpu_s(pid) for pid in self._pids())
+
+    def memory_mb(self) -> dict[str, float]:
+        """Resident and proportional set size of the process, in MB of 10^6 bytes."""
+        kb = {}
+        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]:
+            name, _, value = line.partition(":")
+            kb[name] = int(value.split()[0])
+        return {name: kb[name.capitalize()] * 1024 / 1e6 for name in ("rss", "pss")}
+
+    def _pids(self) -> list[int]:
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="utf-8")
+        return [self.pid, *map(int, children.split())]
+
+
+def _cpu_s(pid: int) -> float:
+    # Fields 14 and 15, user and system ticks; counted behind the name, which may hold blanks.
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def tcp_answers(port: int) -> bool:
+    """Whether somebody accepts connections on a loopback port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path,
+    is_ready: Callable[[], bool],
+    cpu: int = SERVER_CPU,
+) -> Iterator[int]:
+    """Run a server on one core; yields its process id once `is_ready`.
+
+    Raises:
+        RuntimeError: it ended or was not ready in time; the end of what it wrote is in the message.
+    """
+    with log.open("wb") as output, on_cpu(cpu):
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output)
+    try:
+        _wait_until(is_ready, process, log)
+        yield process.pid
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until(is_ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_S
+    while not is_ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            said = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+            raise RuntimeError(f"{process.args!r} did not start (exit status {process.returncode}):\n{said}")
+        time.sleep(0.05)
