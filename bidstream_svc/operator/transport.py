@@ -21,7 +21,6 @@ from bidstream_svc.errors import (
     OperatorNetworkError,
     OperatorOversizeError,
     OperatorRateLimitedError,
-    OperatorTimeoutError,
 )
 from bidstream_svc.operator.credentials import Credentials
 from bidstream_svc.operator.messages import (
@@ -33,6 +32,7 @@ from bidstream_svc.operator.messages import (
     read_answer,
     read_plain_answer,
 )
+from bidstream_svc.operator.network_errors import explain_network_error
 
 __all__ = ["MAX_ANSWER_BYTES", "Answer", "Credentials", "OperatorTransport", "RetryPolicy", "check_base_url"]
 
@@ -249,7 +249,7 @@ class OperatorTransport:
                 body = await self._read_body(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # Not chained: aiohttp's exceptions carry the request's headers, and so the API key.
-            raise _network_error(error) from None
+            raise explain_network_error(error) from None
         headers = response.headers
         content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
         return HttpAnswer(response.status, content_type, body, headers.get("Retry-After"))
@@ -267,27 +267,3 @@ class OperatorTransport:
 
     def _oversize(self) -> OperatorOversizeError:
         return OperatorOversizeError(f"operator's answer is larger than {self._max_answer_bytes} bytes")
-
-
-def _network_error(error: Exception) -> OperatorNetworkError:
-    match error:
-        case aiohttp.ConnectionTimeoutError():
-            return OperatorTimeoutError("operator did not accept the connection in time", may_have_arrived=False)
-        case TimeoutError():
-            return OperatorTimeoutError("operator did not answer in time")
-        case aiohttp.ClientConnectorDNSError():
-            return OperatorNetworkError("the operator's host name cannot be resolved", may_have_arrived=False)
-        case aiohttp.ClientConnectorCertificateError():
-            return OperatorNetworkError("the operator's TLS certificate is not trusted", may_have_arrived=False)
-        case aiohttp.ClientSSLError():
-            return OperatorNetworkError("no TLS with the operator: is it plain http?", may_have_arrived=False)
-        case aiohttp.ClientConnectorError():
-            reason = os.strerror(error.errno) if error.errno else "no reason given"
-            return OperatorNetworkError(f"cannot connect to the operator: {reason}", may_have_arrived=False)
-        case aiohttp.ServerDisconnectedError() | ConnectionResetError():
-            return OperatorNetworkError("operator closed the connection without an answer")
-        case aiohttp.ClientPayloadError():
-            return OperatorNetworkError("operator's answer broke off")
-        case aiohttp.ClientResponseError():
-            return OperatorNetworkError("operator's answer is not HTTP")
-    return OperatorNetworkError(f"operator cannot be reached: {type(error).__name__}")

@@ -1,0 +1,155 @@
+"""Whatever comes back instead of an answer has its own clear error, and its place in the refresh metric."""
+
+import asyncio
+import ssl
+from typing import Any
+
+import aiohttp
+import pytest
+import trustme
+
+from bidstream_svc import errors
+from bidstream_svc.devoperator import Fault, OperatorState
+from bidstream_svc.operator import Credentials, OperatorTransport, classify_key_refresh_failure, fetch_keys
+from bidstream_svc.operator.network_errors import explain_network_error
+from tests.operator.support import ONCE, transport_to
+from tests.support.operator import running_operator
+from tests.support.raw_server import http_answer, raw_server
+
+CREDENTIALS = Credentials("key", bytes(32))
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message", "result"),
+    [
+        (Fault.SERVER_ERROR, errors.OperatorHttpError, "answered 500 .Something went wrong", "http"),
+        (Fault.UNAUTHORIZED, errors.OperatorUnauthorizedError, "401 .*: check the API key", "unauthorized"),
+        (Fault.TOO_MANY_REQUESTS, errors.OperatorRateLimitedError, "429 .Slow down", "http"),
+        (Fault.REDIRECT, errors.OperatorRedirectError, "302, a redirect, which is not followed", "http"),
+        (Fault.HTML_ERROR, errors.OperatorHttpError, "answered 502$", "http"),
+        (Fault.HTML_PAGE, errors.EnvelopeError, "an HTML page", "envelope"),
+        (Fault.RESET, errors.OperatorNetworkError, "closed the connection|broke: Connection reset", "network"),
+        (Fault.CUT_BODY, errors.OperatorNetworkError, "broke off", "network"),
+        (Fault.TRUNCATED_BODY, errors.EnvelopeError, "does not open|not base64", "envelope"),
+        (Fault.GARBAGE_BODY, errors.EnvelopeError, "not base64", "envelope"),
+        (Fault.HUGE_BODY, errors.OperatorOversizeError, "larger than 16777216 bytes", "network"),
+        (Fault.WRONG_NONCE, errors.EnvelopeError, "another nonce", "envelope"),
+        (Fault.WRONG_SECRET, errors.EnvelopeError, "does not open", "envelope"),
+        (Fault.NOT_JSON, errors.KeyResponseError, "key response", "invalid"),
+    ],
+)
+async def test_bad_answer(fault: Fault, kind: type[Exception], message: str, result: str) -> None:
+    async with running_operator() as operator, transport_to(operator) as transport:
+        operator.state.faults.inject(fault)
+        with pytest.raises(kind, match=message) as caught:
+            await fetch_keys(transport)
+        assert type(caught.value) is kind
+        assert classify_key_refresh_failure(caught.value) == result
+        await fetch_keys(transport)  # and the transport is as good as before
+    assert operator.state.calls["/redirected"] == 0
+
+
+@pytest.mark.parametrize("fault", [Fault.HANG_BEFORE_ANSWER, Fault.HANG_IN_BODY])
+@pytest.mark.parametrize("timeouts", [{"read_timeout_s": 0.1}, {"total_timeout_s": 0.1}])
+async def test_slow_answer(fault: Fault, timeouts: dict[str, Any]) -> None:
+    async with running_operator() as operator, transport_to(operator, **timeouts) as transport:
+        operator.state.faults.inject(fault)
+        with pytest.raises(errors.OperatorTimeoutError, match="did not answer in time") as caught:
+            await fetch_keys(transport)
+        assert classify_key_refresh_failure(caught.value) == "network"
+
+
+async def test_cap_on_announced_length() -> None:
+    answer = http_answer(b"", "", content_type="text/plain").replace(b"Content-Length: 0", b"Content-Length: 99999999")
+    async with raw_server(answer) as server, OperatorTransport(server.url, CREDENTIALS, retry=ONCE) as transport:
+        with pytest.raises(errors.OperatorOversizeError):
+            await fetch_keys(transport)
+
+
+async def test_not_http() -> None:
+    async with (
+        raw_server(b"220 mail.example.com ESMTP\r\n") as server,
+        OperatorTransport(server.url, CREDENTIALS, retry=ONCE) as transport,
+    ):
+        with pytest.raises(errors.OperatorNetworkError, match="not HTTP"):
+            await fetch_keys(transport)
+
+
+async def test_connection_refused() -> None:
+    async with raw_server(b"") as server:
+        url = server.url
+    async with OperatorTransport(url, CREDENTIALS, retry=ONCE) as transport:
+        with pytest.raises(
+            errors.OperatorNetworkError, match="cannot connect to the operator: Connection refused"
+        ) as caught:
+            await fetch_keys(transport)
+        assert not caught.value.may_have_arrived
+
+
+async def test_connection_that_is_never_accepted() -> None:
+    # A full backlog: the kernel drops further SYNs.
+    server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", backlog=0, start_serving=False)
+    server.sockets[0]._sock.listen(0)  # type: ignore[attr-defined]
+    port = server.sockets[0].getsockname()[1]
+    filling = [asyncio.ensure_future(asyncio.open_connection("127.0.0.1", port)) for _ in range(3)]
+    try:
+        await asyncio.wait(filling, return_when=asyncio.FIRST_COMPLETED)
+        async with OperatorTransport(
+            f"http://127.0.0.1:{port}", CREDENTIALS, retry=ONCE, connect_timeout_s=0.2
+        ) as transport:
+            with pytest.raises(errors.OperatorTimeoutError, match="did not accept the connection") as caught:
+                await fetch_keys(transport)
+            assert not caught.value.may_have_arrived
+    finally:
+        server.close()
+        for task in filling:
+            task.cancel()
+        for result in await asyncio.gather(*filling, return_exceptions=True):
+            if isinstance(result, tuple):
+                result[1].close()
+
+
+def tls_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+async def test_tls_with_a_trusted_certificate_and_with_another() -> None:
+    authority = trustme.CA()
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with running_operator(OperatorState(seed=1), ssl_context=tls_context(authority)) as operator:
+        async with transport_to(operator, ssl=trusting) as transport:
+            await fetch_keys(transport)
+        async with transport_to(operator) as transport:
+            with pytest.raises(errors.OperatorNetworkError, match="certificate is not trusted") as caught:
+                await fetch_keys(transport)
+            assert not caught.value.may_have_arrived
+
+
+async def test_tls_to_a_server_without() -> None:
+    async with running_operator() as operator:
+        url = operator.url.replace("http:", "https:")
+        async with OperatorTransport(url, CREDENTIALS, retry=ONCE) as transport:
+            with pytest.raises(errors.OperatorNetworkError, match="no TLS with the operator"):
+                await fetch_keys(transport)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        # A look-up that fails would leave the machine; these are what aiohttp raises then.
+        (aiohttp.ClientConnectorDNSError, "host name cannot be resolved"),
+        (aiohttp.ClientConnectorError, "cannot connect to the operator"),
+    ],
+)
+def test_other_network_errors(error: Any, message: str) -> None:
+    key = aiohttp.client_reqrep.ConnectionKey("operator.invalid", 443, True, True, None, None, None)
+    assert message in str(explain_network_error(error(key, OSError())))
+    assert str(explain_network_error(aiohttp.ClientError("Bearer hidden"))) == "operator cannot be reached"
+
+
+async def test_transport_must_be_entered() -> None:
+    with pytest.raises(RuntimeError, match="async with"):
+        await fetch_keys(OperatorTransport("https://prod.euid.eu", CREDENTIALS))

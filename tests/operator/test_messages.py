@@ -1,0 +1,206 @@
+"""Requests byte by byte against the layout tables, opened with another library than the one that sealed them."""
+
+import base64
+import os
+
+import pytest
+from Crypto.Cipher import AES  # what the published client and the reference scripts use
+
+from bidstream_svc import __version__
+from bidstream_svc.crypto import Envelope, seal_gcm, seal_response
+from bidstream_svc.errors import (
+    EnvelopeError,
+    OperatorAnswerError,
+    OperatorHttpError,
+    OperatorRateLimitedError,
+    OperatorRedirectError,
+    OperatorUnauthorizedError,
+)
+from bidstream_svc.operator import Credentials
+from bidstream_svc.operator.messages import (
+    Endpoint,
+    HttpAnswer,
+    OperatorRequest,
+    build_plain_request,
+    build_request,
+    decode_answer,
+    read_answer,
+    read_plain_answer,
+)
+
+SECRET = b"made-up client secret, 32 bytes!"
+IV = bytes.fromhex("a0a1a2a3a4a5a6a7a8a9aaab")
+NONCE = bytes.fromhex("b0b1b2b3b4b5b6b7")
+NOW_MS = 1_700_000_000_000
+PAYLOAD = b'{"email": "validate@example.com"}'
+CREDENTIALS = Credentials("UID2-C-L-1-made.up/key", SECRET)
+TEXT = Endpoint("/v2/token/generate")
+BINARY = Endpoint("/v3/identity/map", is_binary=True)
+
+
+def build(endpoint: Endpoint, payload: bytes = PAYLOAD) -> OperatorRequest:
+    return build_request(endpoint, payload, CREDENTIALS, now_ms=NOW_MS, nonce=NONCE, iv=IV)
+
+
+@pytest.mark.parametrize(("endpoint", "payload"), [(TEXT, PAYLOAD), (TEXT, b""), (BINARY, PAYLOAD), (BINARY, b"")])
+def test_request_bytes_are_those_of_the_layout_tables(endpoint: Endpoint, payload: bytes) -> None:
+    body = build(endpoint, payload).body
+    envelope = body if endpoint.is_binary else base64.b64decode(body, validate=True)
+    assert len(envelope) == 1 + 12 + (8 + 8 + len(payload)) + 16
+    assert envelope[0] == 1  # version
+    assert envelope[1:13] == IV
+    content = AES.new(SECRET, AES.MODE_GCM, nonce=envelope[1:13]).decrypt_and_verify(envelope[13:-16], envelope[-16:])
+    assert content[0:8] == (NOW_MS).to_bytes(8, "big")
+    assert content[8:16] == NONCE
+    assert content[16:] == payload
+
+
+def test_request_is_pinned() -> None:
+    # From uid2_request.py of the reference, run with this secret, iv, nonce and time.
+    assert build(TEXT).body == (
+        b"AaChoqOkpaanqKmqq28eTURY2EvFSf5+lSBtEVANUrMO5Yak0I/Q0uJLScLHrqlWWEzpNla1z3/QeGZ6JRXivReO+gqisk2B3kBw8mHu"
+    )
+
+
+@pytest.mark.parametrize(("endpoint", "content_type"), [(TEXT, "text/plain"), (BINARY, "application/octet-stream")])
+def test_request_headers(endpoint: Endpoint, content_type: str) -> None:
+    assert build(endpoint).headers == {
+        "Authorization": "Bearer UID2-C-L-1-made.up/key",
+        "Content-Type": content_type,
+        "X-UID2-Client-Version": f"bidstream-svc-{__version__}",
+    }
+
+
+def test_plain_request_is_the_refresh_token_as_it_is_and_needs_no_bearer() -> None:
+    request = build_plain_request(Endpoint("/v2/token/refresh"), b"a refresh token", bytes(16))
+    assert request.body == b"a refresh token"
+    assert "Authorization" not in request.headers
+
+
+def test_text_answer_is_read() -> None:
+    wire = seal_response(SECRET, os.urandom(12), Envelope(NOW_MS, NONCE, b"{}"))
+    assert read_answer(HttpAnswer(200, "text/plain", wire + b"\n"), build(TEXT)) == b"{}"
+
+
+@pytest.mark.parametrize("content_type", ["", "application/octet-stream"])
+def test_binary_answer_is_read_whatever_its_first_byte(content_type: str) -> None:
+    wire = seal_response(SECRET, b"<" + bytes(11), Envelope(NOW_MS, NONCE, b"{}"), binary=True)
+    assert read_answer(HttpAnswer(200, content_type, wire), build(BINARY)) == b"{}"
+
+
+def test_binary_request_may_be_answered_in_base64() -> None:
+    wire = seal_response(SECRET, os.urandom(12), Envelope(NOW_MS, NONCE, b"{}"))
+    assert read_answer(HttpAnswer(200, "text/plain", wire), build(BINARY)) == b"{}"
+
+
+def test_text_answer_may_have_the_wrong_content_type() -> None:
+    wire = seal_response(SECRET, os.urandom(12), Envelope(NOW_MS, NONCE, b"{}"))
+    assert read_answer(HttpAnswer(200, "application/octet-stream", wire), build(TEXT)) == b"{}"
+
+
+@pytest.mark.parametrize("key_length", [16, 32])
+def test_refresh_answer_has_neither_time_nor_nonce(key_length: int) -> None:
+    key = os.urandom(key_length)
+    wire = base64.b64encode(seal_gcm(key, os.urandom(12), b'{"status":"optout"}'))
+    request = build_plain_request(TEXT, b"token", key)
+    assert read_plain_answer(HttpAnswer(200, "text/plain", wire), request) == b'{"status":"optout"}'
+
+
+def test_refresh_answer_without_a_key_is_plain_json_and_with_a_key_never() -> None:
+    answer = HttpAnswer(200, "application/json", b'{"status":"optout"}')
+    assert read_plain_answer(answer, build_plain_request(TEXT, b"token", b"")) == b'{"status":"optout"}'
+    with pytest.raises(EnvelopeError, match="not base64"):
+        read_plain_answer(answer, build_plain_request(TEXT, b"token", bytes(16)))
+
+
+@pytest.mark.parametrize("wire", [b"", b"AAAA", base64.b64encode(bytes(28)), b"\xff\xfe", b"{}"])
+def test_what_is_no_envelope_is_an_envelope_error(wire: bytes) -> None:
+    with pytest.raises(EnvelopeError):
+        read_answer(HttpAnswer(200, "text/plain", wire), build(TEXT))
+    with pytest.raises(EnvelopeError):
+        read_plain_answer(HttpAnswer(200, "text/plain", wire), build_plain_request(TEXT, b"", bytes(16)))
+
+
+def refuse(status: int, body: bytes, retry_after: str | None = None) -> OperatorHttpError:
+    with pytest.raises(OperatorHttpError) as caught:
+        read_answer(HttpAnswer(status, "application/json", body, retry_after), build(TEXT))
+    assert caught.value.http_status == status
+    return caught.value
+
+
+def test_error_quotes_the_operators_message_and_status() -> None:
+    error = refuse(400, b'{"status":"client_error","message":"Required parameter missing: token","x":1}')
+    assert str(error) == "operator answered 400 (Required parameter missing: token)"
+    assert error.api_status == "client_error"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (302, OperatorRedirectError),
+        (307, OperatorRedirectError),
+        (401, OperatorUnauthorizedError),
+        (403, OperatorHttpError),
+        (429, OperatorRateLimitedError),
+        (500, OperatorHttpError),
+        (204, OperatorHttpError),
+    ],
+)
+def test_each_status_has_its_error(status: int, kind: type[OperatorHttpError]) -> None:
+    assert type(refuse(status, b"")) is kind
+
+
+@pytest.mark.parametrize("body", [b"<html>secret page</html>", b'"secret"', b"\xff", b"[[[" * 5000, b'{"message":7}'])
+def test_error_quotes_nothing_but_a_json_message(body: bytes) -> None:
+    error = refuse(502, body)
+    assert str(error) == "operator answered 502"
+    assert error.api_status is None
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "someone@example.com",
+        "ntI244ZRTXwAwpki6/M5cyBYW7h/Wq576lnN3l9+W/c=",
+        "+12345678901",
+        "12345678901",
+        "UID2-C-L-101-made-up-key-of-somebody",
+    ],
+)
+def test_message_that_repeats_what_was_sent_is_cleaned(secret: str) -> None:
+    error = refuse(400, b'{"status":"%b","message":"invalid value: %b."}' % (secret.encode(), secret.encode()))
+    assert secret not in str(error)
+    assert secret not in str(error.api_status)
+    assert "invalid value: [removed]" in str(error)
+
+
+def test_message_is_bounded_and_printable() -> None:
+    error = refuse(400, b'{"message":"a\\u0000b\\n' + b"word " * 100_000 + b'"}')
+    assert str(error).startswith("operator answered 400 (a b word word")
+    assert len(str(error)) < 240
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), (None, None), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None), ("²", None)],
+)
+def test_retry_after(header: str | None, seconds: float | None) -> None:
+    error = refuse(429, b"", header)
+    assert isinstance(error, OperatorRateLimitedError)
+    assert error.retry_after_s == seconds
+
+
+@pytest.mark.parametrize("json", [b"", b"secret", b'{"a":"secret"}', b'["secret"]', b"[" * 100_000, b'"\xff secret"'])
+def test_answer_of_another_shape_is_an_error_that_shows_no_value(json: bytes) -> None:
+    with pytest.raises(OperatorAnswerError, match="operator's answer: ") as caught:
+        decode_answer(json, dict[str, int])
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_repr_of_request_and_answer_show_no_content() -> None:
+    request = build(TEXT)
+    answer = HttpAnswer(200, "text/plain", b"sealed", None)
+    for text in (repr(request), repr(answer), repr(CREDENTIALS)):
+        for secret in ("made", "Bearer", "AaCh", "sealed"):
+            assert secret not in text
