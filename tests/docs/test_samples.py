@@ -1,0 +1,158 @@
+"""Every sample in the README runs as it stands, but for addresses, paths and the token."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import pytest
+
+from bidstream_svc.devoperator import DevOperator
+from bidstream_svc.devoperator.key_endpoints import bidstream_keys
+from tests.docs.markdown import README, ROOT, Sample, samples
+from tests.support.operator import operator_in_thread
+from tests.support.sidecar import Sidecar, environment, operator_settings, wait_until
+
+PLACEHOLDER = "TOKEN"
+SHELL = samples(README, "sh")
+CURL = [sample for sample in SHELL if sample.text.startswith("curl")]
+CHECK_AND_SERVE = next(sample for sample in SHELL if "bidstream-svc serve" in sample.text)
+DECRYPT = next(sample for sample in SHELL if "bidstream-svc decrypt" in sample.text)
+PYTHON = samples(README, "python")
+
+
+class Dev(NamedTuple):
+    """`serve --dev`, the token it printed first, and the answer to the curl line it printed with it."""
+
+    sidecar: Sidecar
+    token: str
+    answer: Any
+
+
+class Place(NamedTuple):
+    """A directory with what the samples read, in an environment that leads to an operator."""
+
+    directory: Path
+    environment: dict[str, str]
+    operator: DevOperator
+
+
+def _shell(text: str, directory: Path, environment: dict[str, str]) -> str:
+    """Run lines as they would be pasted; what they printed."""
+    path = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", text],
+        cwd=directory,
+        env=environment | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    directory = tmp_path_factory.mktemp("dev")
+    with Sidecar(directory, "serve", "--dev") as sidecar:
+        wait_until(lambda: "Ctrl-C ends it." in sidecar.stdout, "the curl lines")
+        line = next(line for line in sidecar.stdout.splitlines() if line.startswith("curl"))
+        body = re.search(r"-d '(.*)'$", line)
+        assert body is not None
+        yield Dev(sidecar, json.loads(body[1])["token"], json.loads(_shell(line, directory, environment({}))))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    directory = tmp_path_factory.mktemp("samples")
+    with operator_in_thread() as operator:
+        state = operator.state
+        (directory / "api-key").write_text(state.api_key)
+        (directory / "client-secret").write_text(state.client_secret)
+        (directory / "keys.json").write_bytes(orjson.dumps(bidstream_keys(state, {})))
+        (directory / "tokens.txt").write_text(f"{state.mint_token(2)}\n{state.mint_token(3)}\n")
+        yield Place(directory, environment(operator_settings(operator)), operator)
+
+
+def _here(text: str, dev: Dev) -> str:
+    text = text.replace("127.0.0.1:8080", dev.sidecar.data).replace("127.0.0.1:9464", dev.sidecar.admin)
+    return text.replace(PLACEHOLDER, dev.token)
+
+
+def _shape(value: Any) -> Any:
+    """JSON with numbers and ids replaced by their types; statuses stay."""
+    if isinstance(value, dict):
+        return {name: item if name == "status" else _shape(item) for name, item in value.items()}
+    return [_shape(item) for item in value] if isinstance(value, list) else type(value)
+
+
+def test_the_line_that_make_run_prints_is_the_one_in_the_readme(dev: Dev) -> None:
+    assert dev.answer["status"] == "SUCCESS"
+    printed = next(line for line in dev.sidecar.stdout.splitlines() if line.startswith("curl"))
+    assert printed.partition(" -d ")[0] == _here(CURL[0].text, dev).partition(" -d ")[0]
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["decrypt", "batch"])
+def test_a_request_gets_the_answer_shown(dev: Dev, number: int, tmp_path: Path) -> None:
+    shown = samples(README, "json")[number]
+    printed = _shell(_here(CURL[number].text, dev), tmp_path, environment({}))
+    assert _shape(json.loads(printed)) == _shape(json.loads(shown.text))
+    assert dev.answer["uid"] in printed
+
+
+def test_an_id_shown_is_as_long_as_one_answered(dev: Dev) -> None:
+    for shown in samples(README, "json"):
+        assert all(len(uid) == len(dev.answer["uid"]) for uid in re.findall(r'"uid": "([^"]*)"', shown.text))
+
+
+def test_the_admin_plane_answers_as_pasted(dev: Dev, tmp_path: Path) -> None:
+    (pasted,) = CURL[2:]
+    printed = _shell(_here(pasted.text, dev), tmp_path, environment({}))
+    assert '"status":"ok"' in printed
+    assert '"version"' in printed
+    assert "bidstream_decryptions_total{" in printed
+
+
+def test_check_and_serve(place: Place, tmp_path: Path) -> None:
+    text = CHECK_AND_SERVE.text.replace("/run/secrets", str(place.directory))
+    text = text.replace("https://prod.euid.eu", place.operator.url)
+    check, serve = text.rstrip().rsplit("\n", 1)
+    assert "operator is good" in _shell(check, tmp_path, environment({}))
+    assert serve == "bidstream-svc serve"
+    exports = re.findall(r"^export BIDSTREAM_(\w+)=(.+)$", text, re.MULTILINE)
+    with Sidecar(tmp_path, "serve", **{name.lower(): value for name, value in exports}) as sidecar:
+        sidecar.wait_ready()
+
+
+def test_the_decrypt_command(place: Place) -> None:
+    text = DECRYPT.text.replace(PLACEHOLDER, place.operator.state.mint_token(client_side=True))
+    answers = [json.loads(line) for line in _shell(text, place.directory, place.environment).splitlines()]
+    assert [answer["status"] for answer in answers] == ["SUCCESS"] * 3
+
+
+@pytest.mark.parametrize("sample", PYTHON, ids=lambda sample: sample.place)
+def test_python_sample(place: Place, sample: Sample) -> None:
+    state = place.operator.state
+    text = sample.text.replace(PLACEHOLDER, state.mint_token(client_side=True))
+    (place.directory / "sample.py").write_text(text)
+    printed = _shell("python sample.py", place.directory, place.environment)
+    assert state.raw_uid("someone@example.com") in printed
+
+
+def test_no_shell_sample_is_left_out() -> None:
+    assert {*CURL, CHECK_AND_SERVE, DECRYPT} == {*SHELL}
+    assert len(CURL) == 3
+
+
+def test_ci_installs_as_the_readme_says() -> None:
+    lines = [line for sample in samples(README, "text") for line in sample.text.splitlines() if "/opt/" in line]
+    assert len(lines) == 3
+    ci = (ROOT / ".ci" / "run").read_text().replace('"${PYTHON:-python3}"', "python3")
+    for line in lines:
+        assert line.replace("/opt/bidstream-svc", '"$venv"') in ci

@@ -1,0 +1,120 @@
+"""The tables in the documents say what the code says."""
+
+import re
+from collections.abc import Iterator
+
+import click
+from prometheus_client.core import Metric
+
+from bidstream_svc.cli.main import commands
+from bidstream_svc.config import Settings, env_name
+from bidstream_svc.metrics import MetricCells, build_registry
+from bidstream_svc.metrics.cells import HTTP_CODES
+from bidstream_svc.server import answers
+from bidstream_svc.status import DecryptionStatus, FailureReason
+from tests.docs.markdown import README, ROOT, samples, section, table
+from tests.test_architecture import CORE, LAYERS
+
+PROTOCOL = ROOT / "docs" / "protocol.md"
+PACKAGE = ROOT / "bidstream_svc"
+
+
+def _code(text: str) -> list[str]:
+    """What a cell names in code type."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+def _shown_default(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"`{int(value) if isinstance(value, bool) else value}`"
+
+
+def test_settings() -> None:
+    rows = [
+        [f"`{env_name(name)}`", _shown_default(field.default), field.description]
+        for name, field in Settings.model_fields.items()
+    ]
+    expected = "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+    assert table(section(README, "Settings"), "variable") == rows, f"the table has to be:\n{expected}"
+
+
+def test_statuses() -> None:
+    rows = table(section(README, "HTTP interface"), "status")
+    assert [_code(row[0]) for row in rows] == [[status] for status in DecryptionStatus]
+
+
+def test_verdict_lines() -> None:
+    rows = table(section(PROTOCOL, "4. The verdict"), "line")
+    assert [(_code(row[2]), _code(row[3])) for row in rows] == [([reason.status], [reason]) for reason in FailureReason]
+    numbers = [int(row[0]) for row in rows]
+    assert numbers == sorted(numbers)
+    assert set(numbers) == set(range(1, 13))
+
+
+def test_http_errors() -> None:
+    rows = {(int(row[0]), *_code(row[1])) for row in table(section(README, "HTTP interface"), "HTTP")}
+    made = {answer for name in answers.__all__ if isinstance(answer := getattr(answers, name), tuple)}
+    assert {(status, *re.findall(r'"code":"(\w+)"', body.decode())) for status, body in made} <= rows
+    assert {status for status, _ in rows} <= set(HTTP_CODES)
+
+
+def _metric_row(metric: Metric) -> list[str]:
+    suffix = {"counter": "_total", "info": "_info"}.get(metric.type, "")
+    labels = sorted({label for sample in metric.samples for label in sample.labels} - {"le"})
+    return [metric.name + suffix, metric.type, *labels]
+
+
+def test_metrics() -> None:
+    exported = [_metric_row(metric) for metric in build_registry(MetricCells()).collect()]
+    own = [row for row in exported if row[0].startswith("bidstream_")]
+    rows = table(section(README, "Health and metrics"), "metric")
+    assert sorted([*_code(row[0]), row[1], *sorted(_code(row[2]))] for row in rows) == sorted(own)
+
+
+def _leaves(command: click.Command, name: str) -> Iterator[str]:
+    if not isinstance(command, click.Group):
+        yield name
+        return
+    for sub_name, sub_command in command.commands.items():
+        yield from _leaves(sub_command, f"{name} {sub_name}")
+
+
+def test_commands() -> None:
+    rows = table(section(README, "Command line"), "command")
+    assert sorted(_code(row[0])[0] for row in rows) == sorted(_leaves(commands, "bidstream-svc"))
+
+
+def test_flags_exist() -> None:
+    flags = {
+        flag
+        for command in commands.commands.values()
+        for parameter in command.params
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+    }
+    named = set(re.findall(r"`(--[a-z-]+)`", README.read_text("utf-8")))
+    assert named <= flags | {"--help"}
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in (README, ROOT / "CONTRIBUTING.md"):
+        named = re.findall(r"(?:^|`)make ([a-z-]+)", document.read_text("utf-8"), re.MULTILINE)
+        assert named
+        assert set(named) <= targets
+
+
+def test_map_of_the_code() -> None:
+    named = [path for row in table((ROOT / "CONTRIBUTING.md").read_text("utf-8"), "path") for path in _code(row[0])]
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    modules = {f"bidstream_svc/{module.name}" for module in PACKAGE.glob("*.py") if not module.name.startswith("_")}
+    packages = {f"bidstream_svc/{init.parent.name}/" for init in PACKAGE.glob("*/__init__.py")}
+    assert {path for path in named if path.startswith("bidstream_svc/")} == modules | packages
+
+
+def test_picture_of_the_layers() -> None:
+    picture = samples(ROOT / "docs" / "architecture.md", "text")[0].text
+    rows = [re.split(r"\s{2,}", line)[0].split(", ") for line in picture.splitlines()]
+    layers = [sorted(part for part in layer if part != PACKAGE.name and part[0] != "_") for layer in reversed(LAYERS)]
+    assert [row for row in rows if row != ["---"]] == [layer for layer in layers if layer]
+    assert {part for row in rows[rows.index(["---"]) + 1 :] for part in row} == CORE
