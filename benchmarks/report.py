@@ -67,12 +67,18 @@ def _stall(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 _QUANTILES = ("p50", "p90", "p99", "p99.9", "max")
-_SUMMARY_HEAD = ("requests/s", *(f"{name}, µs" for name in _QUANTILES), "server core", "generator core")
+_SUMMARY_HEAD = (
+    "requests/s",
+    *(f"{name}, µs" for name in _QUANTILES),
+    "CPU a request, µs",
+    "server core",
+    "generator core",
+)
 
 
 def _summary(row: Mapping[str, Any]) -> tuple[object, ...]:
     quantiles = [row["quantiles_us"][name] for name in _QUANTILES]
-    return row["rps"], *quantiles, f"{row['server_cpu']:.0%}", f"{row['generator_cpu']:.0%}"
+    return row["rps"], *quantiles, row["cpu_us"], f"{row['server_cpu']:.0%}", f"{row['generator_cpu']:.0%}"
 
 
 def _http(http: Mapping[str, Any]) -> Iterator[str]:

@@ -56,10 +56,16 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """What one run of load showed; `server_cpu` is the share of its core that the server used."""
+    """What one run of load showed.
+
+    Attributes:
+        server_cpu: share of its core that the server used.
+        cpu_us: processor time of the server for a request, which others on the machine disturb least.
+    """
 
     load: LoadReport
     server_cpu: float
+    cpu_us: float
 
 
 def shoot(aim: Aim, seconds: float, rate: float = 0) -> Shot:
@@ -74,7 +80,8 @@ def shoot(aim: Aim, seconds: float, rate: float = 0) -> Shot:
         vary_trace=aim.vary_trace,
         warmup_s=seconds / 3,
     )
-    return Shot(load, (aim.server.cpu_s() - cpu_before) / (time.monotonic() - start))
+    cpu_s = aim.server.cpu_s() - cpu_before
+    return Shot(load, cpu_s / (time.monotonic() - start), cpu_s * 1e6 / max(1, load.checked))
 
 
 def rates(shots: Sequence[Shot]) -> list[float]:
@@ -90,6 +97,7 @@ def summarise(shots: Sequence[Shot]) -> dict[str, Any]:
         "rps_rounds": rates(shots),
         "quantiles_us": {name: median(shot.load.quantiles_us[name] for shot in shots) for name in quantiles},
         "checked": sum(shot.load.checked for shot in shots),
+        "cpu_us": median(shot.cpu_us for shot in shots),
         "server_cpu": median(shot.server_cpu for shot in shots),
         "generator_cpu": median(shot.load.generator_cpu for shot in shots),
     }

@@ -21,9 +21,8 @@ from benchmarks.targets.process import Server, free_port, running, tcp_answers
 __all__ = ["fastapi_client", "find_nginx", "key_server", "nginx", "service"]
 
 _ROOT = Path(__file__).parents[2]
-SERVICE_COMMAND = [sys.executable, "-m", "bidstream_svc", "serve"]
-# Makes every request go the way of the unusual ones: through aiohttp.
-WITHOUT_LANE = {"BIDSTREAM_HOT_LANE": "0"}
+_WITH_LANE = [sys.executable, "-m", "bidstream_svc", "serve"]
+_WITHOUT_LANE = [sys.executable, "-m", "benchmarks.targets.without_lane"]
 
 _NGINX_CONFIG = """
 worker_processes 1;
@@ -95,10 +94,10 @@ def service(
         "BIDSTREAM_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
         "BIDSTREAM_REFRESH_INTERVAL": str(refresh_interval_s),
         "PYTHONPATH": str(_ROOT),
-        **({} if with_lane else WITHOUT_LANE),
     }
+    command = _WITH_LANE if with_lane else _WITHOUT_LANE
     ready_url = f"http://127.0.0.1:{admin_port}/readyz"
-    with running(SERVICE_COMMAND, environment, directory / f"{name}.log", lambda: _answers_200(ready_url)) as pid:
+    with running(command, environment, directory / f"{name}.log", lambda: _answers_200(ready_url)) as pid:
         yield Server(pid, f"127.0.0.1:{port}", f"unix:{socket_path}")
 
 
