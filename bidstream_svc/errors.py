@@ -6,6 +6,7 @@ stop at one bad token. The tree::
     BidstreamError
     ├── ConfigurationError       a setting is wrong or missing; the message names it, never its value if secret
     ├── ListenError              an address to listen on is in use or not allowed
+    ├── WorkersError             worker processes died again and again
     ├── IdentityError            an e-mail address or phone number is malformed; the message does not repeat it
     ├── EnvelopeError            a sealed request or response does not open, or its nonce is not ours
     ├── KeyResponseError         a key response is not what the protocol says
@@ -38,6 +39,7 @@ __all__ = [
     "OperatorRedirectError",
     "OperatorTimeoutError",
     "OperatorUnauthorizedError",
+    "WorkersError",
 ]
 
 
@@ -51,6 +53,10 @@ class ConfigurationError(BidstreamError):
 
 class ListenError(BidstreamError):
     """An address cannot be listened on."""
+
+
+class WorkersError(BidstreamError):
+    """Worker processes died again and again."""
 
 
 class IdentityError(BidstreamError, ValueError):

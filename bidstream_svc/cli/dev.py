@@ -7,8 +7,11 @@ import click
 import orjson
 
 from bidstream_svc.addresses import ListenAddress, TcpAddress, UnixAddress
-from bidstream_svc.config import Settings, load_settings
+from bidstream_svc.config import Settings, env_name, load_settings
 from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.errors import ConfigurationError
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.server.listeners import open_listeners_each
 from bidstream_svc.server.service import Service
 from bidstream_svc.server.service import serve as serve_sidecar
 
@@ -33,7 +36,18 @@ async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) 
         }
         settings = load_settings(**{**flags, **ours})
         prepare(settings)
-        await serve_sidecar(settings, lambda service: click.echo(_banner(service, operator, settings)))
+        if settings.workers > 1:
+            raise ConfigurationError(f"{env_name('workers')}: with --dev there is one worker, and no more")
+        (listeners,) = open_listeners_each(settings, 1)
+        try:
+            await serve_sidecar(
+                settings,
+                listeners,
+                MetricCells(),
+                on_started=lambda service: click.echo(_banner(service, operator, settings)),
+            )
+        finally:
+            listeners.close()
 
 
 def _banner(service: Service, operator: DevOperator, settings: Settings) -> str:

@@ -10,7 +10,7 @@ from bidstream_svc.cli.options import given, setting_options
 from bidstream_svc.config import Settings, load_settings, unknown_variables
 from bidstream_svc.logs import configure_logging, get_logger
 from bidstream_svc.server.service import run
-from bidstream_svc.server.service import serve as serve_sidecar
+from bidstream_svc.server.workers import serve_all
 
 __all__ = ["serve"]
 
@@ -26,7 +26,7 @@ def serve(*, dev: bool, **flags: Any) -> None:
         settings = load_settings(**given(flags))
         settings.require_operator()
         _prepare(settings)
-        run(serve_sidecar(settings))
+        serve_all(settings)
 
 
 def _prepare(settings: Settings) -> None:

@@ -78,6 +78,7 @@ KEYS_EXPIRY_MS = _new_cell()
 KEYS_FROM_CACHE = _new_cell()
 LAST_REFRESH_SUCCESS_MS = _new_cell()
 EVENT_LOOP_LAG_NS = _new_cell()
+WORKER_RESTARTS = _new_cell()  # written by the parent while the worker is down
 _ROW_CELLS = _new_cell()
 
 _GAUGES = (CONNECTIONS, KEYS, SITES, KEYS_EXPIRY_MS, KEYS_FROM_CACHE, EVENT_LOOP_LAG_NS)

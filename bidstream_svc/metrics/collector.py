@@ -56,6 +56,8 @@ class _CellCollector(Collector):
             _NS_PER_S,
             merge=max,
         )
+        restarts = self._metrics.over_workers(cells.WORKER_RESTARTS)
+        yield CounterMetricFamily("bidstream_worker_restarts", "Workers started again after they died.", value=restarts)
         build = InfoMetricFamily("bidstream_build", "Version of the service and of Python.")
         build.add_metric([], {"version": __version__, "python": python_version()})
         yield build

@@ -78,7 +78,7 @@ def build_admin_app(health: Health, registry: CollectorRegistry) -> web.Applicat
     async def metrics(request: web.Request) -> web.Response:
         try:
             encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        except ValueError:  # a version in it is no version
+        except (ValueError, TypeError):  # a version in it is no version
             encode, content_type = choose_encoder("")
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 

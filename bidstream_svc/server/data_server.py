@@ -2,10 +2,11 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Self
 
-from bidstream_svc.addresses import ListenAddress, UnixAddress
+from bidstream_svc.addresses import UnixAddress
 from bidstream_svc.config import Settings
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
@@ -13,34 +14,39 @@ from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.data_plane import ConnectionLimits, DataPlane
 from bidstream_svc.server.handler import DecryptHandler
 from bidstream_svc.server.lane import Lane
-from bidstream_svc.server.listeners import close_listeners, make_tls_context, open_listeners
+from bidstream_svc.server.listeners import Listener, make_tls_context
 
-__all__ = ["DataServer"]
+__all__ = ["FAREWELL_S", "DataServer"]
 
 _log = get_logger(__name__)
 
 _DRAIN_POLL_S = 0.02
 # How long after SIGTERM new connections are still taken: whoever routes traffic needs a moment to notice.
-_FAREWELL_S = 0.5
+FAREWELL_S = 0.5
 
 
 class DataServer:
     """Serves the data plane while entered.
 
     Args:
+        listeners: listening sockets; they are closed at the end, but a Unix socket's file stays.
         has_lane: False leaves every request to aiohttp; to compare the two, not for production.
-
-    Attributes:
-        addresses: where it listens, with real ports; set when entered.
 
     Raises:
         ConfigurationError: the bearer token's file cannot be read.
     """
 
     def __init__(
-        self, settings: Settings, handler: DecryptHandler, metrics: MetricCells, *, has_lane: bool = True
+        self,
+        settings: Settings,
+        listeners: Sequence[Listener],
+        handler: DecryptHandler,
+        metrics: MetricCells,
+        *,
+        has_lane: bool = True,
     ) -> None:
         self._settings = settings
+        self._listeners = listeners
         self._handler = handler
         self._metrics = metrics
         self._has_lane = has_lane
@@ -49,13 +55,12 @@ class DataServer:
         self._lane: Lane | None = None
         self._servers: list[asyncio.Server] = []
         self._closing = AsyncExitStack()
-        self.addresses: list[ListenAddress] = []
 
     async def __aenter__(self) -> Self:
-        """Listen.
+        """Begin to serve.
 
         Raises:
-            ListenError, ConfigurationError: it cannot serve as the settings ask.
+            ConfigurationError: certificates cannot be loaded.
         """
         settings = self._settings
         tls = None
@@ -63,16 +68,14 @@ class DataServer:
             tls = make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
         limits = ConnectionLimits(settings.max_connections, settings.idle_timeout, settings.request_timeout)
         self._plane = DataPlane(self._handler, self._metrics, limits, self._bearer)
-        listeners = open_listeners(settings.listen)
         async with AsyncExitStack() as stack:
-            stack.callback(close_listeners, listeners)
             stack.push_async_callback(self._plane.shutdown, 0)
             if self._has_lane:
                 self._lane = Lane(self._plane, self._handler, self._metrics)
                 stack.callback(self._lane.close)
             make_protocol = self._lane or self._plane
             loop = asyncio.get_running_loop()
-            for listener in listeners:
+            for listener in self._listeners:
                 if isinstance(listener.address, UnixAddress):
                     server = await loop.create_unix_server(make_protocol, sock=listener.socket)
                 else:
@@ -80,7 +83,6 @@ class DataServer:
                 stack.callback(server.close)
                 self._servers.append(server)
             self._closing = stack.pop_all()
-        self.addresses = [listener.address for listener in listeners]
         return self
 
     async def __aexit__(self, *_exc_info: object) -> None:
@@ -101,7 +103,7 @@ class DataServer:
         self._plane.is_draining = True
         if self._lane is not None:
             self._lane.drain()
-        await asyncio.sleep(min(_FAREWELL_S, timeout_s))
+        await asyncio.sleep(min(FAREWELL_S, timeout_s))
         for server in self._servers:
             server.close()
         self._plane.pre_shutdown()

@@ -64,7 +64,7 @@ class DecryptHandler:
         """Answer `POST /decrypt`."""
         try:
             request = _decode_request(body)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             return _bad_request(error)
         return 200, self._verdict_body(request, self._store.snapshot, self._now_ms())
 
@@ -75,7 +75,7 @@ class DecryptHandler:
         """
         try:
             requests = _decode_batch(body).requests
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             return _bad_request(error)
         keys, now_ms = self._store.snapshot, self._now_ms()
         bodies: list[bytes] = []

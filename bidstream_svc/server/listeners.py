@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bidstream_svc.addresses import ListenAddress, TcpAddress, UnixAddress
+from bidstream_svc.config import Settings
 from bidstream_svc.errors import ConfigurationError, ListenError
 
-__all__ = ["Listener", "close_listeners", "make_tls_context", "open_listeners"]
+__all__ = ["Listener", "Listeners", "close_listeners", "make_tls_context", "open_listeners", "open_listeners_each"]
 
 _BACKLOG = 1024
 _UNIX_SOCKET_MODE = 0o660
@@ -25,26 +26,66 @@ class Listener(NamedTuple):
     address: ListenAddress
 
 
-def open_listeners(addresses: Iterable[ListenAddress]) -> list[Listener]:
-    """Bind and listen on every address; a name may stand for several.
+class Listeners(NamedTuple):
+    """What one process listens on."""
+
+    data: list[Listener]
+    admin: list[Listener]
+
+    def close(self) -> None:
+        """Close the sockets, and remove the files of Unix sockets; for the process that opened them."""
+        close_listeners([*self.data, *self.admin])
+
+
+def open_listeners(addresses: Iterable[ListenAddress], *, reuse_port: bool = False) -> list[Listener]:
+    """Bind and listen.
+
+    Args:
+        addresses: a host name may stand for several.
+        reuse_port: lets others bind the same TCP addresses, to share their connections.
 
     Raises:
         ListenError: an address is in use, not ours, or not allowed; none is left open then.
     """
     listeners: list[Listener] = []
-    try:
-        for address in addresses:
-            try:
-                if isinstance(address, UnixAddress):
-                    listeners.append(_listen_unix(address.path))
-                else:
-                    listeners.extend(_listen_tcp(address))
-            except OSError as error:
-                raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from None
-    except ListenError:
-        close_listeners(listeners)
-        raise
+    for address in addresses:
+        try:
+            if isinstance(address, UnixAddress):
+                listeners.append(_listen_unix(address.path))
+            else:
+                listeners.extend(_listen_tcp(address, reuse_port=reuse_port))
+        except OSError as error:
+            close_listeners(listeners)
+            raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from None
     return listeners
+
+
+def open_listeners_each(settings: Settings, workers: int) -> list[Listeners]:
+    """The listeners of each worker: TCP sockets of its own, between which the kernel spreads; Unix sockets shared.
+
+    Raises:
+        ListenError: as for `open_listeners`.
+    """
+    first = Listeners(open_listeners(settings.listen), [])
+    try:
+        first.admin.extend(open_listeners(settings.admin_listen))
+    except ListenError:
+        first.close()
+        raise
+    if workers == 1:
+        return [first]
+    # Sockets that share a port would share it with a second service, too, by mistake: having bound it alone says that
+    # there is none.
+    return [Listeners(*group) for group in zip(*(_multiply(listeners, workers) for listeners in first), strict=True)]
+
+
+def _multiply(listeners: list[Listener], workers: int) -> list[list[Listener]]:
+    """From sockets that exclude others to as many that share, on the same addresses."""
+    unix = [listener for listener in listeners if isinstance(listener.address, UnixAddress)]
+    tcp = [listener for listener in listeners if not isinstance(listener.address, UnixAddress)]
+    close_listeners(tcp)
+    addresses = [listener.address for listener in tcp]
+    return [[*open_listeners(addresses, reuse_port=True), *unix] for _ in range(workers)]
 
 
 def close_listeners(listeners: Iterable[Listener]) -> None:
@@ -81,10 +122,10 @@ def _refuse_password() -> str:
     raise ValueError("the private key is encrypted")
 
 
-def _listen_tcp(address: TcpAddress) -> Iterator[Listener]:
+def _listen_tcp(address: TcpAddress, *, reuse_port: bool) -> Iterator[Listener]:
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, (host, port, *_) in dict.fromkeys((entry[0], entry[4]) for entry in found):
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=reuse_port)
         yield Listener(listener, TcpAddress(*listener.getsockname()[:2]))
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
@@ -25,7 +25,7 @@ from bidstream_svc.refresh import KeyRefresher, KeyStore, RefreshThread
 from bidstream_svc.server.admin_plane import Health, build_admin_app
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.handler import DecryptHandler
-from bidstream_svc.server.listeners import close_listeners, open_listeners
+from bidstream_svc.server.listeners import Listeners
 
 __all__ = ["Service", "run", "serve"]
 
@@ -41,23 +41,22 @@ class Service:
     Args:
         has_lane: see DataServer.
 
-    Attributes:
-        admin_addresses: where it listens, with real ports; set when entered.
-
     Raises:
         ConfigurationError: the bearer token's file cannot be read.
     """
 
-    def __init__(self, settings: Settings, metrics: MetricCells, *, has_lane: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, listeners: Listeners, metrics: MetricCells, *, has_lane: bool = True
+    ) -> None:
         self._settings = settings
+        self._listeners = listeners
         self._metrics = metrics
         self._store = KeyStore()
         self._health = Health(self._store)
         self._refresh = RefreshThread(self._open_refresher)
         handler = DecryptHandler(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
-        self._data_server = DataServer(settings, handler, metrics, has_lane=has_lane)
+        self._data_server = DataServer(settings, listeners.data, handler, metrics, has_lane=has_lane)
         self._closing = AsyncExitStack()
-        self.admin_addresses: list[ListenAddress] = []
 
     async def __aenter__(self) -> Self:
         """Listen, and begin to fetch keys.
@@ -88,8 +87,13 @@ class Service:
 
     @property
     def data_addresses(self) -> list[ListenAddress]:
-        """Where the data plane listens, with real ports; known when entered."""
-        return self._data_server.addresses
+        """Where the data plane listens, with real ports."""
+        return [listener.address for listener in self._listeners.data]
+
+    @property
+    def admin_addresses(self) -> list[ListenAddress]:
+        """Where the admin plane listens, with real ports."""
+        return [listener.address for listener in self._listeners.admin]
 
     def reload(self) -> None:
         """Read the bearer token again and refresh the keys now, with the credentials as they are now."""
@@ -111,10 +115,7 @@ class Service:
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        listeners = open_listeners(self._settings.admin_listen)
-        stack.callback(close_listeners, listeners)
-        self.admin_addresses = [listener.address for listener in listeners]
-        for listener in listeners:
+        for listener in self._listeners.admin:
             await web.SockSite(runner, listener.socket).start()
 
     @asynccontextmanager
@@ -142,11 +143,21 @@ class Service:
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * 1e9)))
 
 
-async def serve(settings: Settings, on_started: Callable[[Service], None] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends that. SIGHUP re-reads secrets and keys.
+async def serve(
+    settings: Settings,
+    listeners: Listeners,
+    metrics: MetricCells,
+    *,
+    stop_signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT),
+    on_started: Callable[[Service], None] | None = None,
+) -> None:
+    """Serve until a stop signal, then drain; a second one ends that. SIGHUP re-reads secrets and keys.
 
     Args:
         settings: what to serve by.
+        listeners: where.
+        metrics: what to count in.
+        stop_signals: SIGTERM, and what else.
         on_started: called once keys have been loaded.
 
     Raises:
@@ -154,9 +165,9 @@ async def serve(settings: Settings, on_started: Callable[[Service], None] | None
     """
     loop = asyncio.get_running_loop()
     leave, leave_at_once = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals:
         loop.add_signal_handler(number, _set_next, leave, leave_at_once)
-    async with Service(settings, MetricCells()) as service:
+    async with Service(settings, listeners, metrics) as service:
         loop.add_signal_handler(signal.SIGHUP, service.reload)
         if on_started is not None:
             await _first_of(service.wait_started(), leave.wait())

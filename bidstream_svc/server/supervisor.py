@@ -1,0 +1,170 @@
+"""Keeps a number of forked processes alive."""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bidstream_svc.errors import WorkersError
+from bidstream_svc.logs import get_logger
+
+__all__ = ["Supervisor"]
+
+_log = get_logger(__name__)
+
+_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+_SIGNALS = _STOP_SIGNALS | {signal.SIGHUP, signal.SIGCHLD}
+_IDLE_WAIT_S = 3600.0
+# A process that lived so long has started well; one that died sooner has not.
+_GOOD_START_S = 10.0
+_MAX_FAILED_STARTS = 5
+_FIRST_RESTART_DELAY_S = 0.25
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(slots=True)
+class _Worker:
+    number: int
+    pid: int = 0  # 0 while it waits to be restarted
+    started_s: float = 0.0
+    failed_starts: int = 0
+    start_due_s: float = 0.0
+
+
+class Supervisor:
+    """Forks workers, restarts those that die, passes signals on.
+
+    Args:
+        work: what a worker does, given its number from 0 on; it is done when this returns.
+        workers: how many.
+        grace_s: how long they get to end after SIGTERM before they are killed.
+        on_restart: called with a worker's number before it is started again.
+        on_stop: called once they have been told to end; may take its time.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[int], None],
+        workers: int,
+        *,
+        grace_s: float,
+        on_restart: Callable[[int], None],
+        on_stop: Callable[[], None],
+    ) -> None:
+        self._work = work
+        self._workers = [_Worker(number) for number in range(workers)]
+        self._grace_s = grace_s
+        self._on_restart = on_restart
+        self._on_stop = on_stop
+        self._parent_pid = os.getpid()
+        self._old_mask: set[int] = set()
+
+    def run(self) -> None:
+        """Supervise until SIGTERM or SIGINT, then let all workers end. SIGHUP is passed on.
+
+        Raises:
+            WorkersError: a worker died again and again as soon as it was started.
+        """
+        # Signals are waited for, not handled: none can come between looking and waiting.
+        self._old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self._supervise()
+        finally:
+            self._stop()
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
+
+    def _supervise(self) -> None:
+        while True:
+            now_s = time.monotonic()
+            for worker in self._workers:
+                if not worker.pid and now_s >= worker.start_due_s:
+                    self._start(worker)
+            due_s = min(
+                (worker.start_due_s for worker in self._workers if not worker.pid), default=now_s + _IDLE_WAIT_S
+            )
+            received = signal.sigtimedwait(_SIGNALS, max(0.0, due_s - now_s))
+            if received is not None and received.si_signo in _STOP_SIGNALS:
+                return
+            if received is not None and received.si_signo == signal.SIGHUP:
+                self._signal_all(signal.SIGHUP)
+            for worker in self._reap():
+                self._plan_restart(worker)
+
+    def _start(self, worker: _Worker) -> None:
+        if worker.started_s:
+            self._on_restart(worker.number)
+        worker.started_s = time.monotonic()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        worker.pid = os.fork()
+        if worker.pid == 0:
+            self._become_worker(worker.number)
+
+    def _become_worker(self, number: int) -> None:
+        """Work, and leave the process without unwinding into the parent's frames."""
+        status = 1
+        try:
+            # A worker must not outlive its parent: nobody would stop it.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            # A terminal sends SIGINT to all: only the parent acts on it.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
+            if os.getppid() == self._parent_pid:
+                self._work(number)
+            status = 0
+        except BaseException:  # noqa: BLE001 - nothing may unwind past here
+            _log.exception("worker failed", worker=number)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> list[_Worker]:
+        """Collect the workers that have ended."""
+        ended = []
+        for worker in self._workers:
+            if worker.pid:
+                pid, status = os.waitpid(worker.pid, os.WNOHANG)
+                if pid:
+                    code = os.waitstatus_to_exitcode(status)
+                    _log.log(_level_of(code), "worker ended", worker=worker.number, pid=pid, exit_code=code)
+                    worker.pid = 0
+                    ended.append(worker)
+        return ended
+
+    def _plan_restart(self, worker: _Worker) -> None:
+        now_s = time.monotonic()
+        if now_s - worker.started_s >= _GOOD_START_S:
+            worker.failed_starts = 0
+            worker.start_due_s = now_s
+            return
+        worker.failed_starts += 1
+        if worker.failed_starts >= _MAX_FAILED_STARTS:
+            raise WorkersError(f"worker {worker.number} died {worker.failed_starts} times right after its start")
+        worker.start_due_s = now_s + _FIRST_RESTART_DELAY_S * 2 ** (worker.failed_starts - 1)
+
+    def _stop(self) -> None:
+        self._signal_all(signal.SIGTERM)
+        self._on_stop()
+        deadline_s = time.monotonic() + self._grace_s
+        while any(worker.pid for worker in self._workers):
+            received = signal.sigtimedwait(_SIGNALS, max(0.0, deadline_s - time.monotonic()))
+            if received is None:
+                self._signal_all(signal.SIGKILL)
+                deadline_s += self._grace_s
+            elif received.si_signo in _STOP_SIGNALS:
+                self._signal_all(signal.SIGTERM)  # the second one: they end at once
+            self._reap()
+
+    def _signal_all(self, number: int) -> None:
+        for worker in self._workers:
+            if worker.pid:
+                os.kill(worker.pid, number)
+
+
+def _level_of(exit_code: int) -> int:
+    return logging.INFO if exit_code == 0 else logging.ERROR

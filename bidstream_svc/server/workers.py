@@ -1,0 +1,68 @@
+"""One process or several: a parent that only supervises, and workers that share its listening sockets.
+
+Each worker has TCP sockets of its own on the same ports, between which the kernel spreads connections. The parent
+keeps all of them open, so that what arrives for a worker that has just died waits for its successor. The numbers
+they count live in memory that all share, so no counter goes down when a worker dies.
+"""
+
+import gc
+import signal
+import time
+
+from bidstream_svc.config import Settings
+from bidstream_svc.domains import load_public_suffixes
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.cells import WORKER_RESTARTS
+from bidstream_svc.server.data_server import FAREWELL_S
+from bidstream_svc.server.listeners import open_listeners_each
+from bidstream_svc.server.service import run, serve
+from bidstream_svc.server.supervisor import Supervisor
+
+__all__ = ["serve_all"]
+
+# What a worker needs beyond its own drain time-out to end.
+_LAST_GRACE_S = 5.0
+
+
+def serve_all(settings: Settings) -> None:
+    """Serve with as many processes as the settings ask, until a signal.
+
+    Raises:
+        ListenError, ConfigurationError: it cannot start.
+        WorkersError: workers died again and again.
+    """
+    listeners = open_listeners_each(settings, settings.workers)
+    metrics = MetricCells(settings.workers)
+
+    def work(worker: int) -> None:
+        metrics.take_row(worker)
+        run(serve(settings, listeners[worker], metrics, stop_signals=[signal.SIGTERM]))
+
+    def count_restart(worker: int) -> None:
+        metrics.rows[worker][WORKER_RESTARTS] += 1
+
+    def close_listeners() -> None:
+        for group in listeners:
+            group.close()
+
+    def take_leave() -> None:
+        time.sleep(min(FAREWELL_S, settings.drain_timeout))
+        close_listeners()
+
+    try:
+        if settings.workers == 1:
+            run(serve(settings, listeners[0], metrics))
+            return
+        # Loaded once, before workers are forked, and kept out of the collector's way, it stays shared memory.
+        load_public_suffixes()
+        gc.freeze()
+        supervisor = Supervisor(
+            work,
+            settings.workers,
+            grace_s=settings.drain_timeout + _LAST_GRACE_S,
+            on_restart=count_restart,
+            on_stop=take_leave,
+        )
+        supervisor.run()
+    finally:
+        close_listeners()
