@@ -3,7 +3,7 @@
 from types import TracebackType
 from typing import Self, TypedDict
 
-from bidstream_svc.operator import Credentials, OperatorTransport
+from bidstream_svc.operator import Credentials, OperatorTransport, RetryPolicy
 from bidstream_svc.sdk.background import Connection
 
 __all__ = ["ClientOptions", "OperatorClient"]
@@ -13,6 +13,7 @@ class ClientOptions(TypedDict, total=False):
     """Keyword arguments that every client takes; see OperatorClient."""
 
     timeout_s: float
+    retry: RetryPolicy | None
     allow_insecure: bool
 
 
@@ -25,7 +26,8 @@ class OperatorClient:
         base_url: such as `https://prod.euid.eu`; plain http only to a loopback address, unless `allow_insecure`.
         auth_key: the API key.
         secret_key: the client secret in base64.
-        timeout_s: for one attempt of a call; a few are made where a repeat is safe.
+        timeout_s: for one attempt of a call.
+        retry: how many attempts are made where a repeat is safe, and how far apart; by default four within 30 s.
         allow_insecure: plain http to any host.
 
     Raises:
@@ -33,12 +35,20 @@ class OperatorClient:
     """
 
     def __init__(
-        self, base_url: str, auth_key: str, secret_key: str, *, timeout_s: float = 30.0, allow_insecure: bool = False
+        self,
+        base_url: str,
+        auth_key: str,
+        secret_key: str,
+        *,
+        timeout_s: float = 30.0,
+        retry: RetryPolicy | None = None,
+        allow_insecure: bool = False,
     ) -> None:
         self._transport = OperatorTransport(
             base_url,
             Credentials.from_base64(auth_key, secret_key),
             total_timeout_s=timeout_s,
+            retry=retry,
             allow_insecure=allow_insecure,
         )
         self._connection = Connection(self._transport)
