@@ -135,6 +135,7 @@ def test_interrupted_call_does_not_go_on(operator: DevOperator) -> None:
 
     def interrupt() -> None:
         started.wait(10)
+        wait_until(lambda: sys._current_frames()[main].f_code is threading.Condition.wait.__code__)
         signal.pthread_kill(main, signal.SIGINT)
 
     interrupter = threading.Thread(target=interrupt)
