@@ -35,7 +35,7 @@ LAYER_OF = {name: height for height, names in enumerate(LAYERS) for name in name
 # Bytes and numbers in, a value out: no clock, environment, files, randomness, logging or event loop.
 CORE = {"errors", "status", "crypto", "identity", "domains", "token", "keys", "decrypt", "sharing"}
 PURE_MODULES = {
-    *("collections", "dataclasses", "enum", "functools", "hashlib", "re", "struct", "threading", "typing"),
+    *("collections", "dataclasses", "enum", "functools", "hashlib", "math", "re", "struct", "threading", "typing"),
     *("cryptography", "msgspec", "publicsuffixlist", "pybase64"),
 }
 IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "__import__", "breakpoint"}

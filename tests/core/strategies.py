@@ -1,7 +1,7 @@
 """What hypothesis draws tokens from: good ones of any content, broken ones, and anything at all."""
 
 from base64 import b64encode
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
@@ -39,6 +39,14 @@ __all__ = [
 
 BUILDERS = {2: build_v2, 3: build_v3, 4: build_v4}
 
+_Drawn = TypeVar("_Drawn")
+
+
+def _mostly(usual: st.SearchStrategy[_Drawn], rare: st.SearchStrategy[_Drawn]) -> st.SearchStrategy[_Drawn]:
+    """Draw the rare one time in eight, so that most tokens get far enough to meet the later checks."""
+    return st.integers(0, 7).flatmap(lambda number: rare if number == 7 else usual)
+
+
 _u32s = st.integers(0, 2**32 - 1)
 _i64s = st.integers(-(2**63), 2**63 - 1)
 # Moments on, before and behind each boundary of the verdict.
@@ -49,14 +57,14 @@ _moments_ms = st.builds(
     ),
     st.integers(-1, 1),
 ).map(lambda offset: NOW_MS + offset)
-_times_ms = _moments_ms | _i64s
-nows_ms = st.sampled_from([NOW_MS, NOW_MS, NOW_MS - 1, NOW_MS + 1]) | st.integers(0, 2**62)
-_privacy_bits = st.sampled_from([0, 2, 0x40000000]) | _u32s
-_site_ids = st.sampled_from([10, 10, 11, 12, 13, 77]) | _u32s
-_key_ids = st.sampled_from([SITE, SITE, MASTER, UNKNOWN]) | st.sampled_from(sorted(SECRETS)) | _u32s
+_times_ms = _mostly(_moments_ms, _i64s)
+nows_ms = _mostly(st.sampled_from([NOW_MS, NOW_MS, NOW_MS - 1, NOW_MS + 1]), st.integers(0, 2**62))
+_privacy_bits = _mostly(st.sampled_from([0, 2, 2, 0x40000000]), _u32s)
+_site_ids = _mostly(st.sampled_from([10, 10, 10, 11, 12, 13, 77]), _u32s)
+_key_ids = _mostly(st.sampled_from([SITE, MASTER]), st.sampled_from(sorted(SECRETS)) | _u32s)
 raw_uids = st.binary(min_size=32, max_size=33).map(lambda raw: b64encode(raw).decode())
 
-key_names = st.none() | st.sampled_from(["uid2"] * 8 + list(KEY_RESPONSES))
+key_names = st.sampled_from(["uid2"] * len(KEY_RESPONSES) + [*KEY_RESPONSES, None])
 
 _listed = ["example.com", "EXAMPLE.com.", "www.example.co.uk", "com.acme.shooter", "192.0.2.7", "a.shop.example.net"]
 anything: st.SearchStrategy[Any] = st.recursive(
@@ -126,9 +134,9 @@ def _perhaps_mutated(draw: st.DrawFn, raw: bytes) -> bytes:
     return draw(mutated(raw)) if raw and draw(st.integers(0, 7)) == 0 else raw
 
 
-@st.composite
-def spelled(draw: st.DrawFn, raw: bytes) -> str:
-    return draw(st.sampled_from(list(spellings(raw).values())))
+def spelled(raw: bytes) -> st.SearchStrategy[str]:
+    texts = spellings(raw)
+    return _mostly(st.just(texts["standard"]), st.sampled_from(list(texts.values())))
 
 
 @st.composite
@@ -146,7 +154,7 @@ def layered_tokens(draw: st.DrawFn) -> str:
         sealed = gcm_layer(site_key, _secret_of(site_key), GCM_IVS[1], site)
         generated = draw(_times_ms).to_bytes(8, "big", signed=True)
         master = draw(_perhaps_mutated(expires + generated + bytes(13) + sealed))
-        prefix = draw(st.sampled_from([3, 3, 7]) | st.integers(0, 255))
+        prefix = draw(_mostly(st.sampled_from([3, 7]), st.integers(0, 255)))
         raw = bytes([prefix, version]) + gcm_layer(MASTER, SECRETS[MASTER], GCM_IVS[0], master)
     return draw(spelled(draw(_perhaps_mutated(raw))))
 
@@ -163,5 +171,5 @@ def _site_plaintext(draw: st.DrawFn, version: int) -> bytes:
 def _padded(draw: st.DrawFn, plaintext: bytes) -> bytes:
     """Padded as PKCS#7 says, or at times with some other last byte."""
     padded = pkcs7(plaintext)
-    last = draw(st.none() | st.none() | st.sampled_from([0, 1, 15, 16, 17, 255]))
+    last = draw(_mostly(st.none(), st.sampled_from([0, 1, 15, 16, 17, 255])))
     return padded if last is None else padded[:-1] + bytes([last])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bidstream_svc.decrypt import decrypt
@@ -11,6 +11,7 @@ from tests.core.strategies import anything, built_tokens, domains, key_names, la
 from tests.vectors.load import key_response, key_snapshot, load
 
 VECTOR_TOKENS = [vector["token"] for vector in load("own.json")]
+MANY = 300  # a disagreement may hide in a corner; an example takes a millisecond
 
 
 def _assert_agreement(token: Any, domain: Any, keys: str | None, now_ms: int) -> None:
@@ -24,21 +25,25 @@ def _assert_agreement(token: Any, domain: Any, keys: str | None, now_ms: int) ->
     )
 
 
+@settings(max_examples=MANY)
 @given(built_tokens(), domains, key_names, nows_ms)
 def test_on_built_tokens(token: str, domain: object, keys: str | None, now_ms: int) -> None:
     _assert_agreement(token, domain, keys, now_ms)
 
 
+@settings(max_examples=MANY)
 @given(layered_tokens(), domains, key_names, nows_ms)
 def test_on_tokens_broken_in_any_layer(token: str, domain: object, keys: str | None, now_ms: int) -> None:
     _assert_agreement(token, domain, keys, now_ms)
 
 
+@settings(max_examples=MANY)
 @given(st.sampled_from(VECTOR_TOKENS), domains, key_names, nows_ms)
 def test_on_the_vectors_tokens_at_any_time(token: object, domain: object, keys: str | None, now_ms: int) -> None:
     _assert_agreement(token, domain, keys, now_ms)
 
 
+@settings(max_examples=MANY)
 @given(anything | st.text("AaBcgQ23/+-_=\u00e9 ", max_size=12), domains, key_names, nows_ms)
 def test_on_anything(token: object, domain: object, keys: str | None, now_ms: int) -> None:
     _assert_agreement(token, domain, keys, now_ms)

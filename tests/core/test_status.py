@@ -3,7 +3,14 @@
 import copy
 import pickle
 
-from bidstream_svc.errors import OperatorHttpError, OperatorUnauthorizedError
+from bidstream_svc import errors
+from bidstream_svc.errors import (
+    OperatorHttpError,
+    OperatorNetworkError,
+    OperatorRateLimitedError,
+    OperatorTimeoutError,
+    OperatorUnauthorizedError,
+)
 from bidstream_svc.status import DecryptionStatus, FailureReason
 from tests.vectors.record import STATUS_OF_REASON
 
@@ -44,3 +51,12 @@ def test_operator_errors_carry_what_the_operator_said() -> None:
     assert isinstance(error, OperatorHttpError)
     assert (str(error), error.http_status, error.api_status) == ("no", 401, "unauthorized")
     assert OperatorHttpError("bad gateway", 502).api_status is None
+    limited = OperatorRateLimitedError("slow down", retry_after_s=1.5)
+    assert (limited.http_status, limited.api_status, limited.retry_after_s) == (429, None, 1.5)
+    assert OperatorNetworkError("reset").may_have_arrived
+    assert not OperatorTimeoutError("refused", may_have_arrived=False).may_have_arrived
+
+
+def test_every_error_has_the_common_base() -> None:
+    raised = [getattr(errors, name) for name in errors.__all__]
+    assert all(issubclass(each, errors.BidstreamError) for each in raised)
