@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from tests.docs.markdown import README, ROOT, Sample, samples
 from tests.support.operator import operator_in_thread
-from tests.support.sidecar import Sidecar, environment, operator_settings, wait_until
+from tests.support.sidecar import DEADLINE_S, Sidecar, environment, operator_settings, wait_until
 
 PLACEHOLDER = "TOKEN"
 SHELL = samples(README, "sh")
@@ -60,12 +61,14 @@ def _shell(text: str, directory: Path, environment: dict[str, str]) -> str:
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     directory = tmp_path_factory.mktemp("dev")
-    with Sidecar(directory, "serve", "--dev") as sidecar:
+    with Sidecar(directory, "serve", "--dev", drain_timeout=0) as sidecar:
         wait_until(lambda: "Ctrl-C ends it." in sidecar.stdout, "the curl lines")
         line = next(line for line in sidecar.stdout.splitlines() if line.startswith("curl"))
         body = re.search(r"-d '(.*)'$", line)
         assert body is not None
         yield Dev(sidecar, json.loads(body[1])["token"], json.loads(_shell(line, directory, environment({}))))
+        sidecar.signal(signal.SIGINT)
+        assert sidecar.process.wait(DEADLINE_S) == 0
 
 
 @pytest.fixture(scope="module")
