@@ -1,6 +1,7 @@
 """Whatever comes back instead of an answer has its own clear error, and its place in the refresh metric."""
 
-import asyncio
+import contextlib
+import socket
 import ssl
 from typing import Any
 
@@ -87,26 +88,16 @@ async def test_connection_refused() -> None:
 
 
 async def test_connection_that_is_never_accepted() -> None:
-    # A full backlog: the kernel drops further SYNs.
-    server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", backlog=0, start_serving=False)
-    server.sockets[0]._sock.listen(0)  # type: ignore[attr-defined]
-    port = server.sockets[0].getsockname()[1]
-    filling = [asyncio.ensure_future(asyncio.open_connection("127.0.0.1", port)) for _ in range(3)]
-    try:
-        await asyncio.wait(filling, return_when=asyncio.FIRST_COMPLETED)
-        async with OperatorTransport(
-            f"http://127.0.0.1:{port}", CREDENTIALS, retry=ONCE, connect_timeout_s=0.2
-        ) as transport:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
+        for _ in range(3):  # a full backlog: the kernel drops further SYNs
+            filling = stack.enter_context(socket.socket())
+            filling.setblocking(False)
+            filling.connect_ex(server.getsockname())
+        url = "http://{}:{}".format(*server.getsockname())
+        async with OperatorTransport(url, CREDENTIALS, retry=ONCE, connect_timeout_s=0.2) as transport:
             with pytest.raises(errors.OperatorTimeoutError, match="did not accept the connection") as caught:
                 await fetch_keys(transport)
             assert not caught.value.may_have_arrived
-    finally:
-        server.close()
-        for task in filling:
-            task.cancel()
-        for result in await asyncio.gather(*filling, return_exceptions=True):
-            if isinstance(result, tuple):
-                result[1].close()
 
 
 def tls_context(authority: trustme.CA) -> ssl.SSLContext:
