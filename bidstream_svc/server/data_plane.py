@@ -207,6 +207,8 @@ class _Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002 - aiohttp's; it quotes what the client sent
     ) -> web.StreamResponse:
         """Answer what aiohttp could not parse, or what failed in us."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client went away: nobody to answer, and no failure of ours
         if status == 500:  # noqa: PLR2004
             _log.error("request failed", exc_info=exc)
         if request.writer.output_size > 0:

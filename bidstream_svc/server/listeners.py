@@ -6,6 +6,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,7 +94,8 @@ def close_listeners(listeners: Iterable[Listener]) -> None:
     for listener in listeners:
         listener.socket.close()
         if isinstance(listener.address, UnixAddress):
-            listener.address.path.unlink(missing_ok=True)
+            with suppress(OSError):  # whoever listens there by now has taken our place
+                _remove_dead_socket(listener.address.path)
 
 
 def make_tls_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
