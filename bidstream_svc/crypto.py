@@ -4,7 +4,7 @@ Randomness and time are parameters: who seals chooses iv, nonce and `now_ms`. So
 docs/protocol.md.
 """
 
-from threading import Lock
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pybase64
@@ -22,9 +22,9 @@ __all__ = [
     "GCM_IV_LENGTH",
     "GCM_TAG_LENGTH",
     "NONCE_LENGTH",
-    "CbcDecryptor",
     "Envelope",
     "cbc_encrypt",
+    "make_cbc_decrypt",
     "open_gcm",
     "open_request",
     "open_response",
@@ -41,7 +41,8 @@ NONCE_LENGTH = 8
 
 _REQUEST_VERSION = 1
 _BODY_OFFSET = 8 + NONCE_LENGTH  # behind timestamp_ms and nonce
-_PADDINGS = tuple(bytes([length]) * length for length in range(CBC_BLOCK_LENGTH + 1))
+_MIN_CBC_LENGTH = 2 * CBC_BLOCK_LENGTH
+_PADDING_OF_LAST_BYTE = {length: bytes([length]) * length for length in range(1, CBC_BLOCK_LENGTH + 1)}
 
 
 def seal_gcm(secret: bytes, iv: bytes, plaintext: bytes) -> bytes:
@@ -63,41 +64,36 @@ def open_gcm(secret: bytes, sealed: bytes) -> bytes:
 
 def cbc_encrypt(secret: bytes, iv: bytes, plaintext: bytes) -> bytes:
     """Encrypt with PKCS#7 padding; returns the ciphertext without the iv (16 bytes)."""
-    padding = _PADDINGS[CBC_BLOCK_LENGTH - len(plaintext) % CBC_BLOCK_LENGTH]
+    padding = _PADDING_OF_LAST_BYTE[CBC_BLOCK_LENGTH - len(plaintext) % CBC_BLOCK_LENGTH]
     encryptor = Cipher(AES(secret), CBC(iv)).encryptor()
     return encryptor.update(plaintext + padding) + encryptor.finalize()
 
 
-class CbcDecryptor:
-    """AES-CBC with one cipher context for the lifetime of a key.
+def make_cbc_decrypt(secret: bytes) -> Callable[[bytes], bytes]:
+    """A function that decrypts `iv | ciphertext` and takes the PKCS#7 padding off; for one thread at a time.
 
-    Making a context costs more than decrypting a token. In CBC a block's plaintext depends only on its ciphertext and
-    the block before, so one endless context serves every message: feed `iv | ciphertext`, drop the first block.
+    Making a cipher context costs more than decrypting a token. In CBC a block's plaintext depends only on its
+    ciphertext and the block before, so one endless context serves every message: feed it `iv | ciphertext`, drop the
+    first block.
+
+    The function raises ValueError: not whole blocks, no ciphertext, or a padding other than n bytes of value n,
+    1 <= n <= 16.
     """
+    # The iv given here only touches the block that is dropped from the first message.
+    update = Cipher(AES(secret), CBC(bytes(CBC_BLOCK_LENGTH))).decryptor().update
 
-    __slots__ = ("_lock", "_update")
-
-    def __init__(self, secret: bytes) -> None:
-        # The iv given here only touches the block that is dropped from the first message.
-        self._update = Cipher(AES(secret), CBC(bytes(CBC_BLOCK_LENGTH))).decryptor().update
-        # The context has a state between two blocks: one message at a time.
-        self._lock = Lock()
-
-    def decrypt(self, iv_and_ciphertext: bytes) -> bytes:
-        """Decrypt `iv | ciphertext` and take the PKCS#7 padding off.
-
-        Raises:
-            ValueError: not whole blocks, no ciphertext, or a padding other than n bytes of value n, 1 <= n <= 16.
-        """
+    def decrypt(iv_and_ciphertext: bytes) -> bytes:
         length = len(iv_and_ciphertext)
-        if length % CBC_BLOCK_LENGTH or length < 2 * CBC_BLOCK_LENGTH:
+        # Checked before: what is not a whole block would stay in the context and spoil the next message.
+        if length % CBC_BLOCK_LENGTH or length < _MIN_CBC_LENGTH:
             raise ValueError("not whole blocks")
-        with self._lock:
-            padded = self._update(iv_and_ciphertext)
-        padding_length = padded[-1]
-        if not 1 <= padding_length <= CBC_BLOCK_LENGTH or not padded.endswith(_PADDINGS[padding_length]):
+        padded = update(iv_and_ciphertext)
+        padding = _PADDING_OF_LAST_BYTE.get(padded[-1])
+        if padding is None or not padded.endswith(padding):
             raise ValueError("bad padding")
-        return padded[CBC_BLOCK_LENGTH:-padding_length]
+        return padded[CBC_BLOCK_LENGTH : -len(padding)]
+
+    return decrypt
 
 
 class Envelope(NamedTuple):

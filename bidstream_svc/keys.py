@@ -5,14 +5,14 @@ stop a serving loop, parsing is one C call into typed records, each site's names
 site asks, and ciphers are made when first used and kept.
 """
 
-from collections.abc import Callable
+import threading
 from enum import Enum
 from typing import Protocol
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from bidstream_svc.crypto import AES_KEY_LENGTHS, CbcDecryptor
+from bidstream_svc.crypto import AES_KEY_LENGTHS
 from bidstream_svc.domains import normalise_domain
 from bidstream_svc.errors import KeyResponseError
 from bidstream_svc.identity import IdentityScope
@@ -112,18 +112,6 @@ class _GcmCiphers(dict[int, GcmDecrypt]):
         return decrypt
 
 
-class _CbcCiphers(dict[int, Callable[[bytes], bytes]]):
-    """Key id -> bound AES-CBC decrypt, made on first use; KeyError for an unknown id."""
-
-    def __init__(self, keys: dict[int, Key]) -> None:
-        super().__init__()
-        self._keys = keys
-
-    def __missing__(self, key_id: int) -> Callable[[bytes], bytes]:
-        decrypt = self[key_id] = CbcDecryptor(self._keys[key_id].secret).decrypt
-        return decrypt
-
-
 class _DomainNames(dict[int, frozenset[str]]):
     """Site id -> its names, read on first use; KeyError for a site without `site_data`."""
 
@@ -147,14 +135,14 @@ class KeySnapshot:
         max_lifetime_ms: how long a token may live; None for no limit.
         checks_domains: whether a token generated on the client side needs a registered domain or app name.
         clock_skew_ms: how far in the future a token may have been made.
-        gcm_decrypt, cbc_decrypt: key id -> decrypt function; KeyError for an unknown id.
+        gcm_decrypt: key id -> decrypt function, for any thread; KeyError for an unknown id.
         domain_names: site id -> normalised names; KeyError for an unknown site.
         caller_site_id, master_keyset_id, default_keyset_id, token_expiry_s: of responses for sharing, or None.
+        local: a place for each thread to keep what it makes of this snapshot.
     """
 
     __slots__ = (
         "caller_site_id",
-        "cbc_decrypt",
         "checks_domains",
         "clock_skew_ms",
         "default_keyset_id",
@@ -162,6 +150,7 @@ class KeySnapshot:
         "gcm_decrypt",
         "keys",
         "last_expiry_ms",
+        "local",
         "master_keyset_id",
         "max_lifetime_ms",
         "scope",
@@ -180,8 +169,8 @@ class KeySnapshot:
         skew_s = body.allow_clock_skew_seconds
         self.clock_skew_ms = (DEFAULT_CLOCK_SKEW_S if skew_s is None else skew_s) * _MS_PER_S
         self.gcm_decrypt = _GcmCiphers(self.keys)
-        self.cbc_decrypt = _CbcCiphers(self.keys)
         self.domain_names = _DomainNames(self.sites)
+        self.local = threading.local()
         self.caller_site_id = body.caller_site_id
         self.master_keyset_id = body.master_keyset_id
         self.default_keyset_id = body.default_keyset_id

@@ -7,12 +7,12 @@ import click
 
 from bidstream_svc.cli.keys import fetch_once
 from bidstream_svc.cli.options import given, setting_options
-from bidstream_svc.config import load_settings, unknown_variables
+from bidstream_svc.config import Settings, load_settings, unknown_variables
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.listeners import make_tls_context
 
-__all__ = ["check"]
+__all__ = ["check", "check_files"]
 
 
 @click.command()
@@ -21,15 +21,24 @@ __all__ = ["check"]
 def check(*, online: bool, **flags: Any) -> None:
     """Check the configuration of `serve`; says what is wrong in one line."""
     settings = load_settings(**given(flags))
-    settings.require_operator()
-    credentials_reader(settings)()
-    if settings.auth_token_file is not None:
-        BearerToken(settings.auth_token_file)
-    if settings.tls_cert is not None and settings.tls_key is not None:
-        make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    check_files(settings)
     for name, nearest in unknown_variables(os.environ).items():
         click.echo(f"warning: {name} is no setting" + (f"; is {nearest} meant?" if nearest else ""), err=True)
     click.echo("configuration is good")
     if online:
         snapshot = fetch_once(**given(flags))
         click.echo(f"operator is good: {len(snapshot.keys)} keys, {len(snapshot.sites)} sites, {snapshot.scope.name}")
+
+
+def check_files(settings: Settings) -> None:
+    """Check what stands in the files that settings name, and that there is an operator with credentials.
+
+    Raises:
+        ConfigurationError: something is missing, or cannot be read or used.
+    """
+    settings.require_operator()
+    credentials_reader(settings)()
+    if settings.auth_token_file is not None:
+        BearerToken(settings.auth_token_file)
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from bidstream_svc.cli.check import check_files
 from bidstream_svc.cli.dev import serve_dev
 from bidstream_svc.cli.options import given, setting_options
 from bidstream_svc.config import Settings, load_settings, unknown_variables
@@ -24,7 +25,7 @@ def serve(*, dev: bool, **flags: Any) -> None:
         run(serve_dev(given(flags), _prepare))
     else:
         settings = load_settings(**given(flags))
-        settings.require_operator()
+        check_files(settings)
         _prepare(settings)
         serve_all(settings)
 

@@ -82,11 +82,7 @@ WORKER_RESTARTS = _new_cell()  # written by the parent while the worker is down
 _ROW_CELLS = _new_cell()
 
 _GAUGES = (CONNECTIONS, KEYS, SITES, KEYS_EXPIRY_MS, KEYS_FROM_CACHE, EVENT_LOOP_LAG_NS)
-# By status and by reason, for the one line that every decryption runs.
-_VERDICT_CELLS: dict[FailureReason | None, tuple[int, int | None]] = {
-    None: (DECRYPTIONS[DecryptionStatus.SUCCESS], None),
-    **{reason: (DECRYPTIONS[reason.status], DECRYPT_FAILURES[reason]) for reason in FailureReason},
-}
+_FAILURE_CELLS = {reason: (DECRYPTIONS[reason.status], DECRYPT_FAILURES[reason]) for reason in FailureReason}
 
 
 class MetricCells:
@@ -108,22 +104,21 @@ class MetricCells:
         for cell in _GAUGES:
             self.row[cell] = 0
 
-    def count_verdict(self, reason: FailureReason | None) -> None:
-        """Count a decryption; reason None is SUCCESS."""
-        status_cell, reason_cell = _VERDICT_CELLS[reason]
+    def count_failure(self, reason: FailureReason) -> None:
+        """Count a token that did not decrypt."""
+        status_cell, reason_cell = _FAILURE_CELLS[reason]
         self.row[status_cell] += 1
-        if reason_cell is not None:
-            self.row[reason_cell] += 1
+        self.row[reason_cell] += 1
 
     def count_request(self, route: Route, code: int) -> None:
         """Count an answered HTTP request."""
         self.row[HTTP_REQUESTS[route, code]] += 1
 
-    def observe(self, histogram: HistogramCells, duration_ns: int) -> None:
-        """Add a duration to a histogram."""
+    def observe(self, histogram: HistogramCells, duration_ns: int, times: int = 1) -> None:
+        """Add a duration to a histogram, as often as `times` says."""
         bucket = min(duration_ns.bit_length(), HistogramCells.BUCKETS - 1)
-        self.row[histogram.first + bucket] += 1
-        self.row[histogram.sum] += duration_ns
+        self.row[histogram.first + bucket] += times
+        self.row[histogram.sum] += duration_ns * times
 
     def add(self, cell: int, amount: int = 1) -> None:
         """Add to a counter or gauge of this worker."""

@@ -38,7 +38,7 @@ def verdict_body(verdict: Verdict) -> bytes:
     status, raw_uid, established_ms, reason = verdict
     if reason is not None:
         return _FAILURE_BODIES[status]
-    return orjson.dumps({"status": status, "uid": raw_uid, "established": established_ms})
+    return orjson.dumps({"status": "SUCCESS", "uid": raw_uid, "established": established_ms})
 
 
 def batch_body(verdict_bodies: list[bytes]) -> bytes:

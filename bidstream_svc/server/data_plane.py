@@ -119,7 +119,7 @@ class DataPlane(web.Server):
             return response
         started_ns = time.perf_counter_ns()
         if route is Route.DECRYPT:
-            answer = self._handler.decrypt(body)
+            answer = self._handler.decrypt(body, self._handler.now_ms())
         else:
             answer = await self._run_batch(body)
         response = self.respond(route, answer)
@@ -168,7 +168,7 @@ class DataPlane(web.Server):
         return bytes(body)
 
     async def _run_batch(self, body: bytes) -> Answer:
-        turns = self._handler.decrypt_batch(body)
+        turns = self._handler.decrypt_batch(body, self._handler.now_ms())
         while True:
             try:
                 next(turns)

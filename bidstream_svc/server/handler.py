@@ -8,12 +8,13 @@ from typing import Annotated
 
 import msgspec
 
-from bidstream_svc.decrypt import decrypt
+from bidstream_svc.decrypt import BoundDecrypt, bind_decrypt, decrypt_without_keys
 from bidstream_svc.keys import KeySnapshot
 from bidstream_svc.metrics import MetricCells, Route
+from bidstream_svc.metrics.cells import DECRYPTIONS
 from bidstream_svc.refresh import KeyStore, wall_clock_ms
 from bidstream_svc.server.answers import Answer, batch_body, error_answer, verdict_body
-from bidstream_svc.status import FailureReason
+from bidstream_svc.status import DecryptionStatus, FailureReason
 
 __all__ = ["BODY_LIMITS", "MAX_BATCH", "DecryptHandler"]
 
@@ -22,6 +23,7 @@ TOKENS_A_TURN = 64
 BODY_LIMITS = {Route.DECRYPT: 16 * 1024, Route.BATCH: 4 * 1024 * 1024}
 
 _UNKNOWN_KEY_REASONS = frozenset({FailureReason.MASTER_KEY_UNKNOWN, FailureReason.SITE_KEY_UNKNOWN})
+_SUCCESS_CELL = DECRYPTIONS[DecryptionStatus.SUCCESS]
 
 
 class _DecryptRequest(msgspec.Struct, gc=False):
@@ -57,41 +59,64 @@ class DecryptHandler:
     ) -> None:
         self._store = store
         self._metrics = metrics
+        self._row = metrics.row
+        self._bound_keys: KeySnapshot | None = None
+        self._bound_decrypt: BoundDecrypt = decrypt_without_keys
         self._on_unknown_key = on_unknown_key
         self._now_ms = now_ms
 
-    def decrypt(self, body: bytes) -> Answer:
-        """Answer `POST /decrypt`."""
+    def now_ms(self) -> int:
+        """The wall clock, Unix ms."""
+        return self._now_ms()
+
+    def decrypt(self, body: bytes, now_ms: int) -> Answer:
+        """Answer `POST /decrypt`.
+
+        Args:
+            body: the request's.
+            now_ms: the time to judge by; whoever answers many at a time asks the clock once.
+        """
         try:
             request = _decode_request(body)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             return _bad_request(error)
-        return 200, self._verdict_body(request, self._store.snapshot, self._now_ms())
+        return 200, self._decrypt_one(request, self._bound(), now_ms)
 
-    def decrypt_batch(self, body: bytes) -> Generator[None, None, Answer]:
+    def decrypt_batch(self, body: bytes, now_ms: int) -> Generator[None, None, Answer]:
         """Answer `POST /decrypt/batch`; yields every 64 tokens, so that other requests get their turn.
 
         One snapshot and one time hold for the whole batch.
         """
         try:
             requests = _decode_batch(body).requests
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             return _bad_request(error)
-        keys, now_ms = self._store.snapshot, self._now_ms()
+        decrypt_token = self._bound()
         bodies: list[bytes] = []
         for start in range(0, len(requests), TOKENS_A_TURN):
             if start:
                 yield
             turn = requests[start : start + TOKENS_A_TURN]
-            bodies += [self._verdict_body(request, keys, now_ms) for request in turn]
+            bodies += [self._decrypt_one(request, decrypt_token, now_ms) for request in turn]
         return 200, batch_body(bodies)
 
-    def _verdict_body(self, request: _DecryptRequest, keys: KeySnapshot | None, now_ms: int) -> bytes:
-        verdict = decrypt(request.token, request.domain, keys, now_ms)
+    def _bound(self) -> BoundDecrypt:
+        """`decrypt` for the keys that are in the store now."""
+        keys = self._store.snapshot
+        if keys is not self._bound_keys and keys is not None:
+            self._bound_decrypt = bind_decrypt(keys)
+            self._bound_keys = keys
+        return self._bound_decrypt
+
+    def _decrypt_one(self, request: _DecryptRequest, decrypt_token: BoundDecrypt, now_ms: int) -> bytes:
+        verdict = decrypt_token(request.token, request.domain, now_ms)
         reason = verdict[3]
-        self._metrics.count_verdict(reason)
-        if reason in _UNKNOWN_KEY_REASONS:
-            self._on_unknown_key()
+        if reason is None:
+            self._row[_SUCCESS_CELL] += 1
+        else:
+            self._metrics.count_failure(reason)
+            if reason in _UNKNOWN_KEY_REASONS:
+                self._on_unknown_key()
         return verdict_body(verdict)
 
 

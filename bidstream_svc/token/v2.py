@@ -9,7 +9,6 @@ All integers are big endian::
 """
 
 from struct import Struct
-from typing import NamedTuple
 
 import pybase64
 
@@ -22,7 +21,6 @@ __all__ = [
     "SITE_IV_AND_CIPHERTEXT",
     "TOKEN",
     "TOKEN_IV_AND_CIPHERTEXT",
-    "SiteLayer",
     "build_v2",
     "parse_site_layer",
 ]
@@ -34,35 +32,23 @@ TOKEN_IV_AND_CIPHERTEXT = slice(TOKEN.size, None)
 SITE_IV_AND_CIPHERTEXT = slice(MASTER_LAYER.size, None)
 _SITE_HEAD = Struct(">II")  # site id, id length
 _SITE_TAIL = Struct(">Iq")  # privacy bits, established_ms
+_MIN_SITE_LAYER_LENGTH = _SITE_HEAD.size + _SITE_TAIL.size
+_RAW_UID = slice(_SITE_HEAD.size, -_SITE_TAIL.size)
 
 
-class SiteLayer(NamedTuple):
-    """The decrypted inner layer; `raw_uid` is base64 as the operator wrote it."""
-
-    site_id: int
-    raw_uid: str
-    privacy_bits: int
-    established_ms: int
-
-    def __repr__(self) -> str:
-        """Without the raw uid."""
-        return f"SiteLayer(site_id={self.site_id}, established_ms={self.established_ms})"
-
-
-def parse_site_layer(plaintext: bytes) -> SiteLayer:
-    """Take the inner layer apart.
+def parse_site_layer(plaintext: bytes) -> tuple[int, str, int, int]:
+    """Take the inner layer apart: (site id, raw uid in base64 as the operator wrote it, privacy bits, established_ms).
 
     Raises:
         ValueError: too short, the id's length does not fit the whole, or the id is not UTF-8.
     """
-    if len(plaintext) < _SITE_HEAD.size:
+    if len(plaintext) < _MIN_SITE_LAYER_LENGTH:
         raise ValueError("too short")
     site_id, id_length = _SITE_HEAD.unpack_from(plaintext)
-    id_end = _SITE_HEAD.size + id_length
-    if len(plaintext) != id_end + _SITE_TAIL.size:
+    if len(plaintext) != _MIN_SITE_LAYER_LENGTH + id_length:
         raise ValueError("the id's length does not fit")
-    privacy_bits, established_ms = _SITE_TAIL.unpack_from(plaintext, id_end)
-    return SiteLayer(site_id, plaintext[_SITE_HEAD.size : id_end].decode(), privacy_bits, established_ms)
+    privacy_bits, established_ms = _SITE_TAIL.unpack_from(plaintext, _SITE_HEAD.size + id_length)
+    return site_id, plaintext[_RAW_UID].decode(), privacy_bits, established_ms
 
 
 def build_v2(content: TokenContent, master: TokenKey, site: TokenKey) -> str:

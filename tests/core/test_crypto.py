@@ -1,8 +1,6 @@
 """AES-GCM, AES-CBC and the envelope, both ways, and every way they refuse."""
 
 from base64 import b64decode, b64encode
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 from typing import Any
 
 import pytest
@@ -13,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bidstream_svc.crypto import (
-    CbcDecryptor,
     Envelope,
     cbc_encrypt,
+    make_cbc_decrypt,
     open_gcm,
     open_request,
     open_response,
@@ -172,32 +170,32 @@ def test_gcm_with_an_impossible_secret_is_refused() -> None:
 
 
 @given(st.lists(st.binary(max_size=80), min_size=1, max_size=5), st.binary(min_size=16, max_size=16))
-def test_cbc_decryptor_serves_message_after_message(messages: list[bytes], iv: bytes) -> None:
-    decryptor = CbcDecryptor(SECRET)
+def test_cbc_decrypt_serves_message_after_message(messages: list[bytes], iv: bytes) -> None:
+    decrypt = make_cbc_decrypt(SECRET)
     for message in messages:
         ciphertext = cbc_encrypt(SECRET, iv, message)
         assert ciphertext == cbc_blocks(SECRET, iv, pkcs7(message))
-        assert decryptor.decrypt(iv + ciphertext) == message
+        assert decrypt(iv + ciphertext) == message
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 31, 33, 47])
 def test_cbc_refuses_other_than_whole_blocks(length: int) -> None:
-    decryptor = CbcDecryptor(SECRET)
+    decrypt = make_cbc_decrypt(SECRET)
     with pytest.raises(ValueError, match="whole blocks"):
-        decryptor.decrypt(bytes(length))
-    assert decryptor.decrypt(CBC_IV + cbc_encrypt(SECRET, CBC_IV, b"next")) == b"next"
+        decrypt(bytes(length))
+    assert decrypt(CBC_IV + cbc_encrypt(SECRET, CBC_IV, b"next")) == b"next"
 
 
 @pytest.mark.parametrize("last", range(256))
 def test_cbc_padding_by_its_last_byte(last: int) -> None:
-    decryptor = CbcDecryptor(SECRET)
+    decrypt = make_cbc_decrypt(SECRET)
     sealed = CBC_IV + cbc_blocks(SECRET, CBC_IV, bytes(16) + bytes([last]) * 16)
     if 1 <= last <= 16:
-        assert decryptor.decrypt(sealed) == bytes(16) + bytes([last]) * (16 - last)
+        assert decrypt(sealed) == bytes(16) + bytes([last]) * (16 - last)
     else:
         with pytest.raises(ValueError, match="padding"):
-            decryptor.decrypt(sealed)
-    assert decryptor.decrypt(CBC_IV + cbc_encrypt(SECRET, CBC_IV, b"next")) == b"next"
+            decrypt(sealed)
+    assert decrypt(CBC_IV + cbc_encrypt(SECRET, CBC_IV, b"next")) == b"next"
 
 
 @pytest.mark.parametrize("length", range(2, 17))
@@ -207,21 +205,4 @@ def test_cbc_refuses_padding_with_one_other_byte(length: int) -> None:
         padding[wrong] ^= 1
         padded = bytes(32 - length) + bytes(padding)
         with pytest.raises(ValueError, match="padding"):
-            CbcDecryptor(SECRET).decrypt(CBC_IV + cbc_blocks(SECRET, CBC_IV, padded))
-
-
-def test_cbc_decryptor_is_shared_by_threads() -> None:
-    threads, rounds = 8, 300
-    decryptor = CbcDecryptor(SECRET)
-    start = Barrier(threads)
-
-    def decrypt_own_messages(thread: int) -> int:
-        # Long messages: a context that two threads interleave would mix their blocks.
-        message = bytes([thread]) * 4096
-        iv = bytes([thread]) * 16
-        sealed = iv + cbc_encrypt(SECRET, iv, message)
-        start.wait()
-        return sum(decryptor.decrypt(sealed) == message for _ in range(rounds))
-
-    with ThreadPoolExecutor(threads) as pool:
-        assert list(pool.map(decrypt_own_messages, range(threads))) == [rounds] * threads
+            make_cbc_decrypt(SECRET)(CBC_IV + cbc_blocks(SECRET, CBC_IV, padded))

@@ -58,7 +58,7 @@ def test_optional_fields_may_be_null(field: str) -> None:
     body: dict[str, Any] = {field: None}
     missing, null = _parse(), _parse(**body)
     for name in KeySnapshot.__slots__:
-        if name not in {"gcm_decrypt", "cbc_decrypt", "domain_names"}:
+        if name not in {"gcm_decrypt", "domain_names", "local"}:
             assert getattr(null, name) == getattr(missing, name)
 
 
@@ -215,11 +215,9 @@ def test_names_are_read_once_and_unknown_sites_are_not_kept() -> None:
 def test_ciphers_are_made_once_and_unknown_ids_are_not_kept() -> None:
     keys = _parse()
     assert keys.gcm_decrypt[7] is keys.gcm_decrypt[7]
-    assert keys.cbc_decrypt[7] is keys.cbc_decrypt[7]
-    for look_up in (keys.gcm_decrypt, keys.cbc_decrypt):
-        with pytest.raises(KeyError):
-            look_up[8]
-        assert set(look_up) == {7}
+    with pytest.raises(KeyError):
+        keys.gcm_decrypt[8]
+    assert set(keys.gcm_decrypt) == {7}
 
 
 def test_the_last_of_two_keys_with_one_id_counts() -> None:
@@ -253,4 +251,4 @@ def test_one_snapshot_serves_many_threads() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(decrypt_all, range(8))) == [len(cases) * 20] * 8
-    assert {MASTER, SITE} == set(keys.cbc_decrypt)
+    assert {MASTER, SITE} == set(keys.gcm_decrypt)

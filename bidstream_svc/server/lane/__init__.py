@@ -4,6 +4,6 @@ aiohttp defines what HTTP means here. The lane knows a strict subset of it by he
 same answers; whatever it does not know is handed to aiohttp on the same transport, with the bytes read so far.
 """
 
-from bidstream_svc.server.lane.connection import Lane
+from bidstream_svc.server.lane.lane import Lane
 
 __all__ = ["Lane"]
