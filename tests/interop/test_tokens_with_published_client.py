@@ -104,7 +104,9 @@ def test_ours_open_there(version: int, scope: IdentityScope, identity_type: Iden
     ],
 )
 def test_verdicts_on_theirs_agree(version: int, times: dict[str, Any], master: int, status: str) -> None:
-    token = _their_token(version, IdentityScope.UID2, _raw_uid(IdentityScope.UID2, IdentityType.EMAIL), master=master, **times)
+    token = _their_token(
+        version, IdentityScope.UID2, _raw_uid(IdentityScope.UID2, IdentityType.EMAIL), master=master, **times
+    )
     assert decrypt(token, None, key_snapshot("uid2"), NOW_MS)[0] == status
     # The SDK has names of its own for what the reference calls NOT_AUTHORIZED_FOR_KEY.
     assert _their_verdict(token, "uid2").status.name.replace("_MASTER", "") == status
