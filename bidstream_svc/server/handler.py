@@ -78,7 +78,7 @@ class DecryptHandler:
         """
         try:
             request = _decode_request(body)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             return _bad_request(error)
         return 200, self._decrypt_one(request, self._bound(), now_ms)
 
@@ -89,7 +89,7 @@ class DecryptHandler:
         """
         try:
             requests = _decode_batch(body).requests
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             return _bad_request(error)
         decrypt_token = self._bound()
         bodies: list[bytes] = []
