@@ -14,6 +14,7 @@ _STATUSES = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.INTERNAL_SERVER_ERROR,
 )
+_CLOSE = "Connection: close\r\n"
 _MANY_LENGTHS = 1024  # an answer to a single token is far shorter
 
 
@@ -33,10 +34,11 @@ class AnswerWriter:
     def renew(self) -> None:
         """Take over the time of day, and `closes`; to be called every second."""
         date = formatdate(time.time(), usegmt=True)
-        connection = "Connection: close\r\n" if self.closes else ""
+        closing = set(_STATUSES) if self.closes else {HTTPStatus.REQUEST_TIMEOUT}
         self._starts = {
             status: (
-                f"HTTP/1.1 {status.value} {status.phrase}\r\nServer: bidstream-svc\r\nDate: {date}\r\n{connection}"
+                f"HTTP/1.1 {status.value} {status.phrase}\r\nServer: bidstream-svc\r\nDate: {date}\r\n"
+                f"{_CLOSE if status in closing else ''}"
                 "Content-Type: application/json\r\nContent-Length: "
             ).encode()
             for status in _STATUSES
