@@ -1,11 +1,22 @@
-"""Where to listen: TCP and Unix socket addresses as settings spell them."""
+"""Addresses as settings spell them: TCP and Unix sockets to listen on, and the base URL of an operator."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeAlias
 
-__all__ = ["ListenAddress", "TcpAddress", "UnixAddress", "is_loopback_host", "parse_listen_addresses"]
+from yarl import URL
+
+from bidstream_svc.errors import ConfigurationError
+
+__all__ = [
+    "ListenAddress",
+    "TcpAddress",
+    "UnixAddress",
+    "check_base_url",
+    "is_loopback_host",
+    "parse_listen_addresses",
+]
 
 _UNIX_PREFIX = "unix:"
 _MAX_PORT = 65535
@@ -55,6 +66,40 @@ def is_loopback_host(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_base_url(
+    text: str,
+    *,
+    allow_insecure: bool = False,
+    name: str = "operator URL",
+    permission: str = "give allow_insecure=True",
+) -> str:
+    """Check an operator's base URL; returns it without blanks around it and without a slash at its end.
+
+    Args:
+        text: such as `https://prod.euid.eu`.
+        allow_insecure: accept plain http to any host, not only to a loopback address.
+        name: what an error calls the URL.
+        permission: how an error says that plain http can be allowed.
+
+    Raises:
+        ConfigurationError: it will not do; the message does not repeat it, because it may hold a password.
+    """
+    try:
+        url = URL(text.strip())  # what aiohttp reads it with: another parser might see another host
+        host = url.host
+    except ValueError:
+        url, host = URL(), None
+    if url.scheme not in {"http", "https"} or not host:
+        raise ConfigurationError(f"{name}: not an http or https URL; e.g. https://prod.euid.eu")
+    if url.user is not None or url.password is not None or url.query_string or url.fragment:
+        raise ConfigurationError(
+            f"{name}: has a user name, query or fragment; only scheme, host, port and path are accepted"
+        )
+    if url.scheme == "http" and not allow_insecure and not is_loopback_host(host):
+        raise ConfigurationError(f"{name}: plain http to another host; use https, or {permission}")
+    return str(url).rstrip("/")
 
 
 def parse_listen_addresses(text: str) -> tuple[ListenAddress, ...]:

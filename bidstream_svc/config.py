@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from bidstream_svc.addresses import ListenAddress, is_loopback_host, parse_listen_addresses
+from bidstream_svc.addresses import ListenAddress, check_base_url, parse_listen_addresses
 from bidstream_svc.errors import ConfigurationError
 
 __all__ = ["ENV_PREFIX", "SECRET_FIELDS", "Settings", "env_name", "load_settings", "unknown_variables"]
@@ -92,7 +91,8 @@ class Settings(BaseSettings):
         for name in ("api_key", "client_secret"):
             if getattr(self, name) and getattr(self, f"{name}_file"):
                 yield f"{env_name(name)}: given together with {env_name(name)}_FILE; give one of them"
-        yield from _url_problems(self.operator_url, insecure_allowed=self.allow_insecure_operator)
+        if self.operator_url is not None:
+            yield from _url_problems(self.operator_url, allow_insecure=self.allow_insecure_operator)
         if not self.listen:
             yield f"{env_name('listen')}: empty; at least one address is needed"
         if not self.auth_token_file and not self.allow_unauthenticated:
@@ -144,21 +144,12 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
     return {name: next(iter(get_close_matches(name, known, n=1)), None) for name in sorted(strangers)}
 
 
-def _url_problems(url: str | None, *, insecure_allowed: bool) -> Iterator[str]:
-    if url is None:
-        return
+def _url_problems(url: str, *, allow_insecure: bool) -> Iterator[str]:
+    permission = f"set {env_name('allow_insecure_operator')}=1"
     try:
-        parts = urlsplit(url)
-        host = parts.hostname
-    except ValueError:
-        parts, host = urlsplit(""), None
-    name = env_name("operator_url")
-    if parts.scheme not in {"http", "https"} or not host:
-        yield f"{name}: not an http or https URL; e.g. https://prod.euid.eu"
-    elif parts.username is not None or parts.query or parts.fragment:
-        yield f"{name}: has a user name, query or fragment; only scheme, host, port and path are accepted"
-    elif parts.scheme == "http" and not is_loopback_host(host) and not insecure_allowed:
-        yield f"{name}: plain http to another host; use https, or set {env_name('allow_insecure_operator')}=1"
+        check_base_url(url, allow_insecure=allow_insecure, name=env_name("operator_url"), permission=permission)
+    except ConfigurationError as problem:
+        yield str(problem)
 
 
 def _describe(error: ValidationError) -> Iterator[str]:

@@ -24,6 +24,7 @@ __all__ = [
     "NONCE_LENGTH",
     "Envelope",
     "cbc_encrypt",
+    "decode_base64",
     "make_cbc_decrypt",
     "open_gcm",
     "open_request",
@@ -56,8 +57,9 @@ def open_gcm(secret: bytes, sealed: bytes) -> bytes:
     Raises:
         EnvelopeError: it is too short, or the tag does not fit.
     """
+    view = memoryview(sealed)  # megabytes at times: not copied to be cut
     try:
-        return AESGCM(secret).decrypt(sealed[:GCM_IV_LENGTH], sealed[GCM_IV_LENGTH:], None)
+        return AESGCM(secret).decrypt(view[:GCM_IV_LENGTH], view[GCM_IV_LENGTH:], None)
     except (InvalidTag, ValueError) as error:
         raise EnvelopeError("message does not open: another secret, truncated, or tampered with") from error
 
@@ -119,7 +121,12 @@ def _unpack(plaintext: bytes) -> Envelope:
     return Envelope(timestamp_ms, plaintext[8:_BODY_OFFSET], plaintext[_BODY_OFFSET:])
 
 
-def _from_base64(text: bytes) -> bytes:
+def decode_base64(text: bytes) -> bytes:
+    """Decode the standard base64 of a sealed message; blanks around it are allowed.
+
+    Raises:
+        EnvelopeError: it is none.
+    """
     try:
         return pybase64.b64decode(text.strip(), validate=True)
     except ValueError as error:
@@ -138,7 +145,7 @@ def open_request(secret: bytes, wire: bytes, *, binary: bool = False) -> Envelop
     Raises:
         EnvelopeError: not base64, another version, or it does not open.
     """
-    sealed = wire if binary else _from_base64(wire)
+    sealed = wire if binary else decode_base64(wire)
     if sealed[:1] != bytes([_REQUEST_VERSION]):
         raise EnvelopeError("request envelope is not of version 1")
     return _unpack(open_gcm(secret, sealed[1:]))
@@ -150,13 +157,15 @@ def seal_response(secret: bytes, iv: bytes, content: Envelope, *, binary: bool =
     return sealed if binary else pybase64.b64encode(sealed)
 
 
-def open_response(secret: bytes, wire: bytes, nonce: bytes, *, binary: bool = False) -> Envelope:
+def open_response(secret: bytes, wire: bytes, nonce: bytes | None, *, binary: bool = False) -> Envelope:
     """Open what `seal_response` sealed.
+
+    Without a nonce, where that of the request is gone, an answer proves who sealed it, not when.
 
     Raises:
         EnvelopeError: not base64, it does not open, or its nonce is not that of the request.
     """
-    envelope = _unpack(open_gcm(secret, wire if binary else _from_base64(wire)))
-    if envelope.nonce != nonce:
+    envelope = _unpack(open_gcm(secret, wire if binary else decode_base64(wire)))
+    if nonce is not None and envelope.nonce != nonce:
         raise EnvelopeError("response carries another nonce than the request: replayed or mixed up")
     return envelope

@@ -3,10 +3,9 @@
 import asyncio
 from typing import Literal, NamedTuple, TypeAlias
 
-from bidstream_svc.crypto import NONCE_LENGTH, open_gcm
+from bidstream_svc.crypto import open_response
 from bidstream_svc.errors import EnvelopeError, OperatorHttpError, OperatorNetworkError, OperatorUnauthorizedError
 from bidstream_svc.keys import KeyPurpose, KeySnapshot, parse_key_response
-from bidstream_svc.operator.base64_text import decode_base64
 from bidstream_svc.operator.messages import Endpoint
 from bidstream_svc.operator.transport import OperatorTransport
 
@@ -18,7 +17,6 @@ _ENDPOINTS = {
     KeyPurpose.BIDSTREAM: Endpoint("/v2/key/bidstream"),
     KeyPurpose.SHARING: Endpoint("/v2/key/sharing"),
 }
-_BODY_OFFSET = 8 + NONCE_LENGTH  # behind the timestamp and the nonce
 
 
 class FetchedKeys(NamedTuple):
@@ -52,10 +50,7 @@ def open_cached_keys(wire: bytes, client_secret: bytes, purpose: KeyPurpose = Ke
         EnvelopeError: not base64, truncated, tampered with, or sealed with another secret.
         KeyResponseError: it opened but is no key response.
     """
-    plaintext = open_gcm(client_secret, decode_base64(wire))
-    if len(plaintext) < _BODY_OFFSET:
-        raise EnvelopeError("message opens, but is too short for timestamp and nonce")
-    return parse_key_response(plaintext[_BODY_OFFSET:], purpose)
+    return parse_key_response(open_response(client_secret, wire, None).body, purpose)
 
 
 def classify_key_refresh_failure(error: Exception) -> KeyRefreshFailure:

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from bidstream_svc._version import __version__
-from bidstream_svc.crypto import Envelope, open_gcm, open_response, seal_request
+from bidstream_svc.crypto import Envelope, decode_base64, open_gcm, open_response, seal_request
 from bidstream_svc.errors import (
     EnvelopeError,
     OperatorAnswerError,
@@ -19,7 +19,6 @@ from bidstream_svc.errors import (
     OperatorRedirectError,
     OperatorUnauthorizedError,
 )
-from bidstream_svc.operator.base64_text import decode_base64
 from bidstream_svc.operator.credentials import Credentials
 
 __all__ = [

@@ -5,18 +5,16 @@ import random
 import ssl
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
 from types import TracebackType
 from typing import NamedTuple, Self
 
 import aiohttp
 import stamina
-from yarl import URL
 
 from bidstream_svc._version import __version__
+from bidstream_svc.addresses import check_base_url
 from bidstream_svc.crypto import GCM_IV_LENGTH, NONCE_LENGTH
 from bidstream_svc.errors import (
-    ConfigurationError,
     OperatorHttpError,
     OperatorNetworkError,
     OperatorOversizeError,
@@ -34,7 +32,7 @@ from bidstream_svc.operator.messages import (
 )
 from bidstream_svc.operator.network_errors import explain_network_error
 
-__all__ = ["MAX_ANSWER_BYTES", "Answer", "Credentials", "OperatorTransport", "RetryPolicy", "check_base_url"]
+__all__ = ["MAX_ANSWER_BYTES", "Answer", "Credentials", "OperatorTransport", "RetryPolicy"]
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _HTTP_SERVER_ERROR = 500
@@ -68,33 +66,6 @@ class Answer(NamedTuple):
     def __repr__(self) -> str:
         """Sizes only."""
         return f"Answer({len(self.json)} bytes of JSON)"
-
-
-def check_base_url(base_url: str, *, allow_insecure: bool = False) -> str:
-    """Check an operator's base URL; returns it without a slash at its end.
-
-    Raises:
-        ConfigurationError: not http(s)://host, with user, query or fragment, or plain http to another machine.
-    """
-    try:
-        url = URL(base_url.strip())
-        host = url.host
-    except ValueError:
-        raise ConfigurationError("operator URL is not a URL") from None
-    if url.scheme not in {"http", "https"} or not host:
-        raise ConfigurationError("operator URL must be https://host, or http://host for a loopback address")
-    if url.user is not None or url.password is not None or url.query_string or url.fragment:
-        raise ConfigurationError("operator URL must not hold a user, a password, a query or a fragment")
-    if url.scheme == "http" and not allow_insecure and not _is_loopback(host):
-        raise ConfigurationError("operator URL must be https: plain http is for loopback addresses only")
-    return str(url).rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class OperatorTransport:
@@ -216,7 +187,7 @@ class OperatorTransport:
         ):
             with attempt:
                 request = build()
-                answer = await self._post(request)
+                answer = await self.post(request)
                 return Answer(read(answer, request), answer.body)
         raise AssertionError("stamina either returns or raises")  # pragma: no cover
 
@@ -236,7 +207,8 @@ class OperatorTransport:
                 return endpoint.is_repeatable or not error.may_have_arrived
         return False
 
-    async def _post(self, request: OperatorRequest) -> HttpAnswer:
+    async def post(self, request: OperatorRequest) -> HttpAnswer:
+        """Post once and bring back whatever the answer is, unread; raises OperatorNetworkError if there is none."""
         if self._session is None:
             raise RuntimeError("the transport is not entered: use `async with`")
         try:

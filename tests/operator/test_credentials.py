@@ -1,8 +1,8 @@
 import pytest
 
+from bidstream_svc.addresses import check_base_url
 from bidstream_svc.errors import ConfigurationError
 from bidstream_svc.operator import Credentials, OperatorTransport
-from bidstream_svc.operator.transport import check_base_url
 
 SECRET = "bWFkZS11cCBjbGllbnQgc2VjcmV0LCAzMiBieXRlcyE="
 
@@ -56,17 +56,19 @@ def test_base_url_is_taken(url: str, checked: str) -> None:
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("", "must be https://host"),
-        ("prod.euid.eu", "must be https://host"),
-        ("ftp://prod.euid.eu", "must be https://host"),
-        ("https://", "must be https://host"),
-        ("https://[::1", "not a URL"),
-        ("http://prod.euid.eu", "must be https"),
-        ("http://10.0.0.1", "must be https"),
-        ("http://127.0.0.1.example.com", "must be https"),
-        ("https://user:hidden@prod.euid.eu", "must not hold"),
-        ("https://prod.euid.eu?key=hidden", "must not hold"),
-        ("https://prod.euid.eu#hidden", "must not hold"),
+        ("", "not an http or https URL"),
+        ("prod.euid.eu", "not an http or https URL"),
+        ("ftp://prod.euid.eu", "not an http or https URL"),
+        ("https://", "not an http or https URL"),
+        ("https://[::1", "not an http or https URL"),
+        ("https://prod.euid.eu:99999", "not an http or https URL"),
+        ("http://prod.euid.eu", "use https, or give allow_insecure=True"),
+        ("http://10.0.0.1", "use https"),
+        ("http://127.0.0.1.example.com", "use https"),
+        ("http://127.0.0.1\\@example.com", "not an http or https URL"),
+        ("https://user:hidden@prod.euid.eu", "only scheme, host, port and path"),
+        ("https://prod.euid.eu?key=hidden", "only scheme, host, port and path"),
+        ("https://prod.euid.eu#hidden", "only scheme, host, port and path"),
     ],
 )
 def test_base_url_is_refused(url: str, problem: str) -> None:

@@ -56,7 +56,7 @@ def test_request_bytes_are_those_of_the_layout_tables(endpoint: Endpoint, payloa
 
 
 def test_request_is_pinned() -> None:
-    # From uid2_request.py of the reference, run with this secret, iv, nonce and time.
+    # The first of tests/vectors/envelopes.json; tests/cli_clients runs uid2_request.py itself beside ours.
     assert build(TEXT).body == (
         b"AaChoqOkpaanqKmqq28eTURY2EvFSf5+lSBtEVANUrMO5Yak0I/Q0uJLScLHrqlWWEzpNla1z3/QeGZ6JRXivReO+gqisk2B3kBw8mHu"
     )

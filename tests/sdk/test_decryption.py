@@ -135,7 +135,7 @@ def test_sharing(operator: DevOperator) -> None:
         (("https://prod.euid.eu", "key", "c2hvcnQ="), "client secret is 5 bytes"),
         (("https://prod.euid.eu", "key", "?"), "not base64"),
         (("https://prod.euid.eu", "", SECRET), "API key"),
-        (("http://prod.euid.eu", "key", SECRET), "must be https"),
+        (("http://prod.euid.eu", "key", SECRET), "use https"),
     ],
 )
 def test_wrong_configuration_is_told_at_once(arguments: tuple[str, str, str], problem: str) -> None:
