@@ -1,0 +1,21 @@
+"""What every test runs under."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from bidstream_svc.config import ENV_PREFIX
+
+# Repeatable, and no deadline: nothing timed is a test, and the machine may be busy.
+settings.register_profile(
+    "tests", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> None:
+    """Whoever runs the tests may have a sidecar configured in the same shell."""
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+        del os.environ[name]

@@ -1,0 +1,31 @@
+"""One operator and one service for each module; every test of HTTP runs on the hot lane and on aiohttp alone."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from bidstream_svc.devoperator import DevOperator, OperatorState
+from tests.support.operator import operator_in_thread
+from tests.support.sidecar import RunningService, operator_settings, service_in_thread
+
+
+@pytest.fixture(scope="module")
+def operator() -> Iterator[DevOperator]:
+    with operator_in_thread(OperatorState(seed=2)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def state(operator: DevOperator) -> OperatorState:
+    return operator.state
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["lane", "aiohttp"])
+def has_lane(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture(scope="module")
+def service(operator: DevOperator, *, has_lane: bool) -> Iterator[RunningService]:
+    with service_in_thread(has_lane=has_lane, **operator_settings(operator)) as running:
+        yield running

@@ -1,0 +1,267 @@
+"""What is no decryption problem but a bad request: each gets its code, in JSON, and only its own answer."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bidstream_svc.devoperator import OperatorState
+from tests.support.raw_http import Connection, Response, make_request
+from tests.support.sidecar import RunningService
+
+SINGLE_LIMIT = 16 * 1024
+BATCH_LIMIT = 4 * 1024 * 1024
+ROUTES = ["/decrypt", "/decrypt/batch"]
+GOOD: dict[str, object] = {"token": "abcd"}
+GOOD_BODIES: dict[str, dict[str, object]] = {"/decrypt": GOOD, "/decrypt/batch": {"requests": [GOOD]}}
+
+
+@pytest.fixture
+def connection(service: RunningService) -> Iterator[Connection]:
+    """A kept connection; whatever a test did to it, it must still be good for a plain request."""
+    with service.connect() as connection:
+        yield connection
+        assert connection.ask("/decrypt", GOOD).json["status"] == "VERSION_NOT_SUPPORTED"
+
+
+def check_error(answer: Response, status: int, code: str) -> None:
+    assert (answer.status, answer.error) == (status, code)
+
+
+NOT_JSON = [
+    b"",
+    b" ",
+    b"{",
+    b"token=abcd",
+    b'{"token": "abcd"',
+    b'{"token": "abcd"} {"token": "abcd"}',
+    b'{"token": "abcd"}x',
+    b"{'token': 'abcd'}",
+    b'{"token": "ab\x00cd"}',
+    b'{"token": "ab\ncd"}',
+    b'{"token": "\xff\xfe"}',
+    b'{"token": "\xed\xa0\x80"}',
+    b'{"token": "\\ud800"}',
+    b'{"token": "abcd", "domain": "\\udfff.com"}',
+    b'\xef\xbb\xbf{"token": "abcd"}',
+    '{"token": "abcd"}'.encode("utf-16"),
+    b"\x00",
+    b'{"token": "abcd", "x": NaN}',
+    b'{"token": "abcd",}',
+    b'{"token": "abcd", "x": tru}',
+    gzip.compress(b'{"token": "abcd"}'),
+    b'{"token": "abcd", "x": ' + b"[" * 7_000 + b"]" * 7_000 + b"}",
+]
+
+
+@pytest.mark.parametrize("body", NOT_JSON, ids=lambda body: ascii(body[:30]))
+def test_what_is_no_json_is_named_so(connection: Connection, body: bytes) -> None:
+    check_error(connection.ask("/decrypt", body), 400, "invalid_json")
+    in_batch = b'{"requests": [%b]}' % (body.strip() or b",")
+    check_error(connection.ask("/decrypt/batch", in_batch), 400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({}, "token"),
+        ({"domain": "example.com"}, "token"),
+        ({"Token": "abcd"}, "token"),
+        ({"token": None}, "token"),
+        ({"token": 1}, "token"),
+        ({"token": 1.5}, "token"),
+        ({"token": True}, "token"),
+        ({"token": ["abcd"]}, "token"),
+        ({"token": {}}, "token"),
+        ({"token": "abcd", "domain": 1}, "domain"),
+        ({"token": "abcd", "domain": False}, "domain"),
+        ({"token": "abcd", "domain": ["example.com"]}, "domain"),
+        ({"token": "abcd", "domain": {}}, "domain"),
+        ([], "object"),
+        ([GOOD], "object"),
+        ("abcd", "object"),
+        (None, "object"),
+        (1, "object"),
+        (True, "object"),
+    ],
+    ids=ascii,
+)
+def test_a_wrong_single_request_names_the_field(connection: Connection, body: object, named: str) -> None:
+    answer = connection.ask("/decrypt", json.dumps(body).encode())
+    check_error(answer, 400, "invalid_request")
+    assert named in answer.json["error"]["message"]
+    in_batch = connection.ask("/decrypt/batch", {"requests": [GOOD, body]})
+    check_error(in_batch, 400, "invalid_request")
+    assert "requests[1]" in in_batch.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"requests": None},
+        {"requests": {}},
+        {"requests": "abcd"},
+        {"requests": []},
+        {"requests": [GOOD] * 1001},
+        {"requests": [[]]},
+        [],
+        [GOOD],
+        GOOD,
+        None,
+        1,
+    ],
+    ids=lambda body: ascii(body)[:30],
+)
+def test_a_wrong_batch_is_refused_whole(connection: Connection, body: object) -> None:
+    check_error(connection.ask("/decrypt/batch", json.dumps(body).encode()), 400, "invalid_request")
+
+
+def test_what_was_wrong_is_never_quoted(connection: Connection) -> None:
+    for body in (b'{"token": "sensitive', b'{"token": ["sensitive"]}', b'{"sensitive": 1}', b'"sensitive"'):
+        assert b"sensitive" not in connection.ask("/decrypt", body).body
+    assert b"sensitive" not in connection.ask("/sensitive", GOOD).body
+
+
+def test_extra_fields_are_ignored(connection: Connection, state: OperatorState) -> None:
+    plain = {"token": state.mint_token(), "domain": "example.com"}
+    extra = {"id": 1, "uid": "x", "deep": {"a": [{"b": [None, 1e300, "\N{GRINNING FACE}"]}]}, **plain, "z": []}
+    assert connection.ask("/decrypt", extra).body == connection.ask("/decrypt", plain).body
+    batch = {"x": 1, "requests": [extra, plain], "requests2": []}
+    assert connection.ask("/decrypt/batch", batch).json["results"] == [connection.ask("/decrypt", plain).json] * 2
+
+
+@pytest.mark.parametrize("path", ["/", "/decrypt/", "/decryp", "/DECRYPT", "//decrypt", "/decrypt/batch/x", "/metrics"])
+@pytest.mark.parametrize("method", ["POST", "GET", "PUT", "OPTIONS"])
+def test_any_other_path_is_not_found(connection: Connection, path: str, method: str) -> None:
+    check_error(connection.ask(path, GOOD, method=method), 404, "not_found")
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"])
+def test_any_other_method_is_refused_with_what_is_allowed(connection: Connection, path: str, method: str) -> None:
+    for body in (None, GOOD):
+        answer = connection.ask(path, body, method=method)
+        check_error(answer, 405, "method_not_allowed")
+        assert answer.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("path", [*ROUTES, "/nowhere"])
+def test_head_gets_a_head(connection: Connection, path: str) -> None:
+    answer = connection.ask(path, method="HEAD")
+    assert answer.status == (404 if path == "/nowhere" else 405)
+    assert answer.headers.get("allow") == (None if path == "/nowhere" else "POST")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/xml",
+        "application/jsonp",
+        "application/octet-stream",
+        "image/x+json",
+        "json",
+        "",
+        ";",
+        "text/plain; application/json",
+    ],
+)
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_content_type_other_than_json_is_refused(connection: Connection, path: str, content_type: str) -> None:
+    answer = connection.ask(path, GOOD_BODIES[path], headers={"Content-Type": content_type})
+    check_error(answer, 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "application/json",
+        "Application/JSON",
+        "application/json;charset=utf-8",
+        'application/json ; charset="UTF-8"; x=y',
+        "application/vnd.bidder+json",
+    ],
+)
+@pytest.mark.parametrize("path", ROUTES)
+def test_json_may_be_called_json_or_nothing(connection: Connection, path: str, content_type: str | None) -> None:
+    answer = connection.ask(path, GOOD_BODIES[path], headers={"Content-Type": content_type})
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x-unknown", "gzip, gzip"])
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_compressed_body_is_refused_and_not_unpacked(connection: Connection, path: str, encoding: str) -> None:
+    body = json.dumps(GOOD_BODIES[path]).encode()
+    for packed in (gzip.compress(body), zlib.compress(body), body):
+        answer = connection.ask(path, packed, headers={"Content-Encoding": encoding})
+        check_error(answer, 415, "unsupported_media_type")
+
+
+def padded(path: str, size: int) -> bytes:
+    """A good body of just this size."""
+    body = json.dumps(GOOD_BODIES[path]).encode()
+    return body + b" " * (size - len(body))
+
+
+@pytest.mark.parametrize(("path", "limit"), [("/decrypt", SINGLE_LIMIT), ("/decrypt/batch", BATCH_LIMIT)])
+def test_a_body_may_be_just_so_large(service: RunningService, path: str, limit: int) -> None:
+    with service.connect() as connection:
+        assert connection.ask(path, padded(path, limit)).status == 200
+        connection.send(make_request(path, headers={"Transfer-Encoding": "chunked"}))
+        connection.send(b"%x\r\n%b\r\n0\r\n\r\n" % (limit, padded(path, limit)))
+        assert connection.receive().status == 200
+        # From the head alone: the body need not come.
+        connection.send(make_request(path, headers={"Content-Length": str(limit + 1)}))
+        answer = connection.receive()
+        check_error(answer, 413, "too_large")
+        assert str(limit) in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize(("path", "limit"), [("/decrypt", SINGLE_LIMIT), ("/decrypt/batch", BATCH_LIMIT)])
+def test_a_chunked_body_is_counted_while_it_comes(service: RunningService, path: str, limit: int) -> None:
+    with service.connect() as connection:
+        connection.send(make_request(path, headers={"Transfer-Encoding": "chunked"}))
+        connection.send(b"%x\r\n%b\r\n1\r\n" % (limit, padded(path, limit)))
+        connection.send(b" \r\n0\r\n\r\n")
+        answer = connection.receive()
+        check_error(answer, 413, "too_large")
+        assert answer.closes
+        assert connection.is_closed_by_peer()
+
+
+def test_a_length_beyond_all_bounds_is_just_too_large(service: RunningService) -> None:
+    with service.connect() as connection:
+        connection.send(make_request("/decrypt", headers={"Content-Length": "9" * 18}))
+        check_error(connection.receive(), 413, "too_large")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["token", "domain", "requests", "x"]), inner),
+    max_leaves=8,
+)
+
+
+@given(body=st.binary(max_size=300) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_whatever_the_body_the_service_answers_and_never_fails(service: RunningService, body: bytes) -> None:
+    for path in ROUTES:
+        answer = service.ask(path, body)
+        assert answer.status == 200 or answer.error in {"invalid_json", "invalid_request"}
+
+
+@given(token=st.text(max_size=200), domain=st.none() | st.text(max_size=100))
+def test_any_text_gets_a_verdict(service: RunningService, token: str, domain: str | None) -> None:
+    body = json.dumps({"token": token, "domain": domain}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    answer = service.ask("/decrypt", body)
+    if any("\ud800" <= character <= "\udfff" for character in token + (domain or "")):
+        check_error(answer, 400, "invalid_json")
+    else:
+        assert answer.json["uid"] is None

@@ -1,0 +1,49 @@
+"""A scrape of `/metrics`, read by prometheus-client's own parsers."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from tests.support.raw_http import ask
+
+__all__ = ["OPENMETRICS", "Scrape", "parse_text", "scrape"]
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+class Scrape(NamedTuple):
+    """Families by name, and the value of each series by its name and labels."""
+
+    families: dict[str, Metric]
+    values: dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+    @classmethod
+    def of(cls, families: Iterable[Metric]) -> "Scrape":
+        by_name = {family.name: family for family in families}
+        samples = [sample for family in by_name.values() for sample in family.samples]
+        values = {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
+        assert len(values) == len(samples), "a series came twice"
+        return cls(by_name, values)
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.values[name, frozenset(labels.items())]
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum over all series that have these labels among theirs."""
+        return sum(
+            value for (found, its), value in self.values.items() if found == name and its >= frozenset(labels.items())
+        )
+
+    def labels(self, name: str) -> set[frozenset[tuple[str, str]]]:
+        return {its for found, its in self.values if found == name}
+
+
+def scrape(address: str, *, openmetrics: bool = False) -> Scrape:
+    """Scrape an admin plane as Prometheus does."""
+    answer = ask(address, "/metrics", method="GET", headers={"Accept": OPENMETRICS} if openmetrics else None)
+    assert answer.status == 200
+    parse = parse_openmetrics if openmetrics else parse_text
+    return Scrape.of(parse(answer.body.decode()))

@@ -1,0 +1,332 @@
+"""Settings: every row of the table, by variable and by flag, and every way to get one wrong."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from bidstream_svc.addresses import TcpAddress, UnixAddress, is_loopback_host, parse_listen_addresses
+from bidstream_svc.cli.main import commands
+from bidstream_svc.config import SECRET_FIELDS, Settings, env_name, load_settings, unknown_variables
+from bidstream_svc.errors import ConfigurationError
+from bidstream_svc.operator.from_settings import credentials_reader, make_transport
+from bidstream_svc.operator.transport import OperatorTransport
+
+LOOPBACK = (TcpAddress("127.0.0.1", 8080),)
+DEFAULTS = {
+    "operator_url": None,
+    "allow_insecure_operator": False,
+    "api_key": None,
+    "api_key_file": None,
+    "client_secret": None,
+    "client_secret_file": None,
+    "listen": LOOPBACK,
+    "admin_listen": (TcpAddress("127.0.0.1", 9464),),
+    "refresh_interval": 3600,
+    "key_cache": None,
+    "workers": 1,
+    "auth_token_file": None,
+    "allow_unauthenticated": False,
+    "tls_cert": None,
+    "tls_key": None,
+    "tls_client_ca": None,
+    "max_connections": 10_000,
+    "idle_timeout": 75,
+    "request_timeout": 5,
+    "drain_timeout": 10,
+    "log_level": "info",
+    "log_format": None,
+}
+# One good value of each setting that stands alone, as text, and what it becomes.
+GOOD = {
+    "operator_url": ("https://prod.euid.eu", "https://prod.euid.eu"),
+    "allow_insecure_operator": ("1", True),
+    "api_key_file": ("/run/key", Path("/run/key")),
+    "client_secret_file": ("/run/secret", Path("/run/secret")),
+    "listen": ("unix:/run/b.sock, [::1]:0", (UnixAddress(Path("/run/b.sock")), TcpAddress("::1", 0))),
+    "admin_listen": ("0.0.0.0:9464", (TcpAddress("0.0.0.0", 9464),)),  # noqa: S104 - metrics hold no secrets
+    "refresh_interval": ("0.5", 0.5),
+    "key_cache": ("/var/cache/keys", Path("/var/cache/keys")),
+    "workers": ("16", 16),
+    "auth_token_file": ("/run/token", Path("/run/token")),
+    "allow_unauthenticated": ("1", True),
+    "max_connections": ("1", 1),
+    "idle_timeout": ("7.5", 7.5),
+    "request_timeout": ("1", 1),
+    "drain_timeout": ("0", 0),
+    "log_level": ("debug", "debug"),
+    "log_format": ("console", "console"),
+}
+
+
+def test_every_setting_is_in_the_table_with_its_default() -> None:
+    settings = load_settings()
+    assert {name: getattr(settings, name) for name in Settings.model_fields} == DEFAULTS
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_every_setting_comes_from_its_variable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    text, value = GOOD[name]
+    monkeypatch.setenv(f"BIDSTREAM_{name.upper()}", text)
+    assert getattr(load_settings(), name) == value
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_flag_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    text, value = GOOD[name]
+    other = {"listen": "127.0.0.1:1", "log_level": "error", "log_format": "json"}
+    if name in other:
+        monkeypatch.setenv(env_name(name), other[name])
+    else:
+        monkeypatch.setenv(env_name(name), text if name == "operator_url" else "0" if value is True else "2")
+    assert getattr(load_settings(**{name: text}), name) == value
+
+
+def test_secrets_come_from_variables_and_show_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIDSTREAM_API_KEY", "made-up-key")
+    monkeypatch.setenv("BIDSTREAM_CLIENT_SECRET", "made-up-secret")
+    settings = load_settings()
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == "made-up-key"
+    for shown in (repr(settings), str(settings), repr(settings.model_dump()), settings.model_dump_json()):
+        assert "made-up" not in shown
+
+
+def test_settings_do_not_change() -> None:
+    settings = load_settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.workers = 2
+
+
+def test_every_setting_but_secrets_is_a_flag_of_serve_and_check() -> None:
+    for name in ("serve", "check"):
+        options = {option for parameter in commands.commands[name].params for option in parameter.opts}
+        for field in set(Settings.model_fields) - SECRET_FIELDS:
+            assert "--" + field.replace("_", "-") in options
+
+
+def test_an_empty_text_is_the_same_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, default in DEFAULTS.items():
+        if default is None and name != "log_format":
+            monkeypatch.setenv(env_name(name), "")
+    monkeypatch.setenv("BIDSTREAM_ADMIN_LISTEN", "")
+    settings = load_settings()
+    assert {getattr(settings, name) for name in DEFAULTS if DEFAULTS[name] is None} == {None}
+    assert settings.admin_listen == ()
+
+
+def test_auto_workers_are_the_cores_we_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1, 5})
+    assert load_settings(workers="auto").workers == 3
+
+
+# Wrong values: variable, value, other settings given with it, and what the message says.
+SECRET = "kept-secret"
+WRONG: list[tuple[str, str, dict[str, str], str]] = [
+    ("LISTEN", "foo", {}, "'foo' is not HOST:PORT; accepted: .*HOST:PORT or unix:/path"),
+    ("LISTEN", "127.0.0.1", {}, "is not HOST:PORT"),
+    ("LISTEN", ":8080", {}, "is not HOST:PORT"),
+    ("LISTEN", "127.0.0.1:http", {}, "is not HOST:PORT"),
+    ("LISTEN", "127.0.0.1:-1", {}, "is not HOST:PORT"),
+    ("LISTEN", "127.0.0.1:\N{FULLWIDTH DIGIT ONE}", {}, "is not HOST:PORT"),
+    ("LISTEN", "127.0.0.1:65536", {}, "above 65535"),
+    ("LISTEN", "::1:80", {}, "is not HOST:PORT"),
+    ("LISTEN", "127.0.0.1:1,", {}, "is not HOST:PORT"),
+    ("LISTEN", "unix:relative.sock", {}, "no absolute path"),
+    ("LISTEN", "unix:", {}, "no absolute path"),
+    ("LISTEN", "", {}, "at least one address"),
+    ("LISTEN", "0.0.0.0:8080", {}, "open to the network; give BIDSTREAM_AUTH_TOKEN_FILE"),
+    ("LISTEN", "[::]:8080", {}, "open to the network"),
+    ("LISTEN", "127.0.0.1:1,10.0.0.1:8080", {}, "10.0.0.1:8080 is open to the network"),
+    ("LISTEN", "bidder.internal:8080", {}, "open to the network"),
+    ("LISTEN", "localhost.example.com:8080", {}, "open to the network"),
+    ("ADMIN_LISTEN", "9464", {}, "is not HOST:PORT; accepted: .*empty turns it off"),
+    ("REFRESH_INTERVAL", "0", {}, "greater than 0; accepted: seconds"),
+    ("REFRESH_INTERVAL", "-5", {}, "greater than 0"),
+    ("REFRESH_INTERVAL", "1h", {}, "valid number"),
+    ("REFRESH_INTERVAL", "nan", {}, "."),
+    ("REFRESH_INTERVAL", "inf", {}, "finite"),
+    ("REFRESH_INTERVAL", "", {}, "valid number"),
+    ("WORKERS", "0", {}, "greater than or equal to 1; accepted: .*1 to 256; auto"),
+    ("WORKERS", "257", {}, "less than or equal to 256"),
+    ("WORKERS", "1.5", {}, "integer"),
+    ("WORKERS", "all", {}, "integer"),
+    ("MAX_CONNECTIONS", "0", {}, "greater than or equal to 1; accepted: "),
+    ("MAX_CONNECTIONS", "many", {}, "integer"),
+    ("IDLE_TIMEOUT", "0", {}, "greater than 0; accepted: seconds"),
+    ("IDLE_TIMEOUT", "x", {}, "valid number"),
+    ("REQUEST_TIMEOUT", "-1", {}, "greater than 0; accepted: seconds"),
+    ("DRAIN_TIMEOUT", "-0.1", {}, "greater than or equal to 0; accepted: seconds"),
+    ("DRAIN_TIMEOUT", "infinity", {}, "finite"),
+    ("LOG_LEVEL", "loud", {}, "'debug', 'info', 'warning' or 'error'"),
+    ("LOG_LEVEL", "INFO", {}, "'debug', 'info', 'warning' or 'error'"),
+    ("LOG_FORMAT", "xml", {}, "'json' or 'console'"),
+    ("ALLOW_UNAUTHENTICATED", "perhaps", {}, "boolean.*; accepted: 1 allows"),
+    ("ALLOW_INSECURE_OPERATOR", "2", {}, "boolean.*; accepted: 1 allows"),
+    ("OPERATOR_URL", "prod.euid.eu", {}, "not an http or https URL; e.g. https://prod.euid.eu"),
+    ("OPERATOR_URL", "ftp://prod.euid.eu", {}, "not an http or https URL"),
+    ("OPERATOR_URL", "https://", {}, "not an http or https URL"),
+    ("OPERATOR_URL", "https://[::1", {}, "not an http or https URL"),
+    ("OPERATOR_URL", "http://prod.euid.eu", {}, "use https, or set BIDSTREAM_ALLOW_INSECURE_OPERATOR=1"),
+    ("OPERATOR_URL", "http://127.0.0.1.example.com", {}, "use https"),
+    ("OPERATOR_URL", f"https://user:{SECRET}@prod.euid.eu", {}, "only scheme, host, port and path"),
+    ("OPERATOR_URL", f"https://prod.euid.eu?key={SECRET}", {}, "only scheme, host, port and path"),
+    ("OPERATOR_URL", f"https://prod.euid.eu#{SECRET}", {}, "only scheme, host, port and path"),
+    ("API_KEY", SECRET, {"API_KEY_FILE": "/run/key"}, "together with BIDSTREAM_API_KEY_FILE; give one"),
+    ("CLIENT_SECRET", SECRET, {"CLIENT_SECRET_FILE": "/run/key"}, "together with BIDSTREAM_CLIENT_SECRET_FILE"),
+    ("TLS_CERT", "/run/cert.pem", {}, "BIDSTREAM_TLS_KEY go together"),
+    ("TLS_CERT", "", {"TLS_KEY": "/run/key.pem"}, "BIDSTREAM_TLS_KEY go together"),
+    ("TLS_CLIENT_CA", "/run/ca.pem", {}, "needs BIDSTREAM_TLS_CERT and BIDSTREAM_TLS_KEY"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "others", "message"), WRONG, ids=[f"{w[0]}={w[1][:30]}" for w in WRONG])
+def test_a_wrong_value_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, others: dict[str, str], message: str
+) -> None:
+    for name, text in {variable: value, **others}.items():
+        monkeypatch.setenv(f"BIDSTREAM_{name}", text)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    line = str(caught.value)
+    assert re.match(rf"BIDSTREAM_{variable}: ", line)
+    assert re.search(message, line)
+    assert "\n" not in line
+    assert SECRET not in line
+
+
+def test_several_wrong_values_are_all_named_in_the_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIDSTREAM_WORKERS", "0")
+    monkeypatch.setenv("BIDSTREAM_IDLE_TIMEOUT", "x")
+    with pytest.raises(ConfigurationError, match=r"BIDSTREAM_WORKERS: .*; BIDSTREAM_IDLE_TIMEOUT: [^\n]*\Z"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"listen": "127.0.0.2:0,[::1]:0,localhost:0,LOCALHOST:0,unix:/run/x.sock"},
+        {"listen": "0.0.0.0:0", "auth_token_file": "/run/token"},
+        {"listen": "bidder.internal:0", "allow_unauthenticated": "true"},
+        {"admin_listen": "0.0.0.0:0"},
+        {"operator_url": "http://localhost:8080/prefix"},
+        {"operator_url": "http://[::1]:8080"},
+        {"operator_url": "http://operator.internal", "allow_insecure_operator": "1"},
+        {"tls_cert": "/run/cert.pem", "tls_key": "/run/key.pem", "tls_client_ca": "/run/ca.pem"},
+    ],
+    ids=str,
+)
+def test_what_is_allowed(settings: dict[str, Any]) -> None:
+    assert isinstance(load_settings(**settings), Settings)
+
+
+@pytest.mark.parametrize("missing", ["operator_url", "api_key", "client_secret"])
+def test_a_service_needs_operator_and_credentials(missing: str) -> None:
+    given: dict[str, Any] = {"operator_url": "https://prod.euid.eu", "api_key": "key", "client_secret": "c2VjcmV0"}
+    del given[missing]
+    with pytest.raises(ConfigurationError, match=f"{env_name(missing)}: missing"):
+        load_settings(**given).require_operator()
+    with pytest.raises(ConfigurationError, match=f"{env_name(missing)}: missing"):
+        make_transport(load_settings(**given))
+
+
+def test_unknown_variables_are_reported_with_the_nearest_name() -> None:
+    environment = {
+        "BIDSTREAM_LISTEN": "good",
+        "BIDSTREAM_LISTENS": "x",
+        "BIDSTREAM_OPERATOR": "x",
+        "BIDSTREAM_ZZZZZZZZZ": "x",
+        "BIDSTREAM_LOGLEVEL": "x",
+        "BIDSTREAM_AUTH_TOKEN": "x",
+        "PATH": "x",
+        "XBIDSTREAM_LISTEN": "x",
+    }
+    assert unknown_variables(environment) == {
+        "BIDSTREAM_AUTH_TOKEN": "BIDSTREAM_AUTH_TOKEN_FILE",
+        "BIDSTREAM_LISTENS": "BIDSTREAM_LISTEN",
+        "BIDSTREAM_LOGLEVEL": "BIDSTREAM_LOG_LEVEL",
+        "BIDSTREAM_OPERATOR": "BIDSTREAM_OPERATOR_URL",
+        "BIDSTREAM_ZZZZZZZZZ": None,
+    }
+
+
+# Credentials.
+
+GOOD_SECRET = "A" * 43 + "="
+
+
+def read_credentials(**settings: Any) -> Callable[[], Any]:
+    return credentials_reader(load_settings(operator_url="https://prod.euid.eu", **settings))
+
+
+def test_credential_files_are_read_anew_each_time(tmp_path: Path) -> None:
+    key, secret = tmp_path / "key", tmp_path / "secret"
+    key.write_text("first\n")
+    secret.write_text(f"  {GOOD_SECRET}\n")
+    read = read_credentials(api_key_file=str(key), client_secret_file=str(secret))
+    assert read().api_key == "first"
+    key.write_text("second")
+    assert read().api_key == "second"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"api_key_file": "/nonexistent/key"}, r"BIDSTREAM_API_KEY_FILE: cannot read /nonexistent/key: No such file"),
+        ({"client_secret_file": "/"}, r"BIDSTREAM_CLIENT_SECRET_FILE: cannot read /: Is a directory"),
+        ({"client_secret_file": "BINARY"}, "BIDSTREAM_CLIENT_SECRET_FILE: .* is not a text file"),
+        ({"client_secret": SECRET}, "BIDSTREAM_CLIENT_SECRET: client secret is not base64"),
+        ({"client_secret": "c2VjcmV0"}, "BIDSTREAM_CLIENT_SECRET: client secret is 6 bytes long; 32 are needed"),
+        ({"api_key": f"{SECRET}\n{SECRET}"}, "BIDSTREAM_API_KEY, .*: API key is empty or holds blanks"),
+        ({"api_key": f"{SECRET}é"}, "BIDSTREAM_API_KEY, .*: API key is empty or holds"),
+        ({"api_key": "  "}, "BIDSTREAM_API_KEY, .*: API key is empty"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_credentials_are_named_and_not_shown(tmp_path: Path, settings: dict[str, str], message: str) -> None:
+    if "BINARY" in settings.values():
+        (tmp_path / "binary").write_bytes(b"\xff\xfe")
+        settings = {"client_secret_file": str(tmp_path / "binary")}
+    good = {"api_key": "key", "client_secret": GOOD_SECRET}
+    given = settings | {name: value for name, value in good.items() if not {name, f"{name}_file"} & settings.keys()}
+    with pytest.raises(ConfigurationError) as caught:
+        read_credentials(**given)()
+    assert re.search(message, str(caught.value))
+    assert SECRET not in str(caught.value)
+
+
+def test_a_transport_comes_from_settings() -> None:
+    settings = load_settings(operator_url="https://prod.euid.eu/", api_key="key", client_secret=GOOD_SECRET)
+    transport = make_transport(settings)
+    assert isinstance(transport, OperatorTransport)
+    assert transport.base_url == "https://prod.euid.eu"
+
+
+# Addresses.
+
+
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1:8080", "[::1]:0", "localhost:65535", "unix:/run/b.sock", "bidder.internal:80"]
+)
+def test_addresses_print_as_they_are_written(text: str) -> None:
+    (address,) = parse_listen_addresses(text)
+    assert str(address) == text
+
+
+def test_only_loopback_is_loopback() -> None:
+    for host in ("localhost", "LocalHost", "127.0.0.1", "127.255.0.9", "::1"):
+        assert is_loopback_host(host)
+    for host in ("", "0.0.0.0", "::", "10.0.0.1", "localhost.", "localhost6", "127.0.0.1.", "127.1", "example.com"):  # noqa: S104
+        assert not is_loopback_host(host)
+
+
+def test_help_tells_every_flag_its_variable_and_default() -> None:
+    text = " ".join(commands.commands["serve"].get_help(click.Context(commands.commands["serve"])).split())
+    for name in set(Settings.model_fields) - SECRET_FIELDS:
+        assert env_name(name) in text.replace("- ", "-")
+    assert "[default: 127.0.0.1:8080]" in text
+    assert "--api-key " not in text
+    assert "--client-secret " not in text

@@ -1,0 +1,140 @@
+"""Logs: one JSON object a line, and nothing of what an exception or its frames may hold."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from io import StringIO
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import structlog
+
+from bidstream_svc.errors import ConfigurationError
+from bidstream_svc.logs import configure_logging, get_logger
+
+Configure = Callable[..., StringIO]
+
+
+@pytest.fixture
+def configure() -> Iterator[Configure]:
+    """Configure logging to a stream of the test's own; all is as before afterwards."""
+    root, asyncio_log, access_log = (logging.getLogger(name) for name in (None, "asyncio", "aiohttp.access"))
+    before = root.handlers, root.level, asyncio_log.level, access_log.disabled
+
+    def apply(level: str = "info", log_format: str | None = "json", stream: StringIO | None = None) -> StringIO:
+        stream = stream or StringIO()
+        configure_logging(level, log_format, stream)
+        return stream
+
+    yield apply
+    root.handlers, root.level, asyncio_log.level, access_log.disabled = before
+    structlog.reset_defaults()
+
+
+def new_logger() -> Any:
+    # A logger keeps the configuration that it was first used with.
+    return get_logger(f"tests.{uuid4()}")
+
+
+def lines(stream: StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_is_one_json_object_with_time_level_and_logger(configure: Configure) -> None:
+    stream = configure()
+    new_logger().info("keys loaded", keys=4, text="two\nlines", odd={1, 2}, uni="ü\u2028")
+    (line,) = lines(stream)
+    assert stream.getvalue().count("\n") == 1
+    assert line["event"] == "keys loaded"
+    assert line["level"] == "info"
+    assert line["logger"].startswith("tests.")
+    assert line["timestamp"].endswith("Z")
+    assert (line["keys"], line["text"], line["uni"]) == (4, "two\nlines", "ü\u2028")
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_the_level_holds_for_us_and_for_others(configure: Configure, level: str, count: int) -> None:
+    stream = configure(level)
+    for logger in (new_logger(), logging.getLogger("tests.foreign")):
+        for name in ("debug", "info", "warning", "error"):
+            getattr(logger, name)("event")
+    assert [line["level"] for line in lines(stream)] == ["debug", "info", "warning", "error"][-count:] * 2
+
+
+def test_lines_of_other_libraries_look_the_same(configure: Configure) -> None:
+    stream = configure()
+    logging.getLogger("tests.foreign").warning("%d things", 3)
+    (line,) = lines(stream)
+    assert (line["event"], line["level"], line["logger"]) == ("3 things", "warning", "tests.foreign")
+
+
+def fail_with(error: Exception) -> None:
+    local = "kept-secret"
+    assert local
+    raise error
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_an_exception_is_its_type_and_its_way(configure: Configure, log_format: str) -> None:
+    stream = configure(log_format=log_format)
+    for logger in (new_logger(), logging.getLogger("tests.foreign")):
+        try:
+            fail_with(ValueError("kept-secret"))
+        except ValueError as error:
+            logger.exception("it failed")
+            for exc_info in (error, (type(error), error, error.__traceback__)):
+                logger.warning("it failed", exc_info=exc_info)
+    text = stream.getvalue()
+    assert "kept-secret" not in text
+    assert "Traceback" not in text
+    assert text.count("it failed") == text.count("ValueError") == 6
+    assert text.count("test_logs.py") >= 6
+    if log_format == "json":
+        assert [line["passed"][-1].rpartition(" ")[2] for line in lines(stream)] == ["fail_with"] * 6
+
+
+def test_an_exception_of_ours_keeps_its_message(configure: Configure) -> None:
+    stream = configure()
+    try:
+        fail_with(ConfigurationError("BIDSTREAM_LISTEN: wrong"))
+    except ConfigurationError:
+        new_logger().exception("it failed")
+    (line,) = lines(stream)
+    assert (line["exception"], line["error"]) == ("ConfigurationError", "BIDSTREAM_LISTEN: wrong")
+
+
+def test_an_exception_that_never_was_raised_has_no_way(configure: Configure) -> None:
+    stream = configure()
+    new_logger().error("no exception at all", exc_info=True)
+    new_logger().error("not raised", exc_info=ValueError("kept-secret"))
+    without, unraised = lines(stream)
+    assert "exception" not in without
+    assert (unraised["exception"], unraised["passed"]) == ("ValueError", [])
+
+
+class _Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_format_follows_the_terminal_unless_told(configure: Configure) -> None:
+    def text(log_format: str | None, stream: StringIO) -> str:
+        configure(log_format=log_format, stream=stream)
+        new_logger().info("event", number=1)
+        return stream.getvalue()
+
+    assert text(None, StringIO()).startswith("{")
+    assert text("json", _Terminal()).startswith("{")
+    assert "\x1b[" in text(None, _Terminal())
+    plain = text("console", StringIO())
+    assert "number=1" in plain
+    assert "\x1b[" not in plain
+    assert not plain.startswith("{")
+
+
+def test_access_lines_and_socket_names_of_libraries_stay_out(configure: Configure) -> None:
+    stream = configure("debug")
+    logging.getLogger("aiohttp.access").info("POST /decrypt")
+    logging.getLogger("asyncio").debug("<socket.socket ...>")
+    assert stream.getvalue() == ""
