@@ -111,7 +111,8 @@ def bind_decrypt(keys: KeySnapshot) -> BoundDecrypt:
 
 
 def _bind_gcm(keys: KeySnapshot) -> _DecryptBytes:
-    prefix_of_scope, ciphers = v3.prefix_of_scope(keys.scope), keys.gcm_decrypt
+    prefix_of_scope = v3.prefix_of_scope(keys.scope)
+    master_ciphers, site_ciphers = keys.master_gcm_decrypt, keys.site_gcm_decrypt
     unpack_token, unpack_master_layer = v3.TOKEN.unpack_from, v3.MASTER_LAYER_TO_READ.unpack_from
     unpack_site_layer, to_base64 = v3.SITE_LAYER_TO_READ.unpack_from, pybase64.b64encode_as_string
     token_iv, token_ciphertext = v3.TOKEN_IV, v3.TOKEN_CIPHERTEXT
@@ -124,7 +125,7 @@ def _bind_gcm(keys: KeySnapshot) -> _DecryptBytes:
             return _IDENTITY_SCOPE
         try:
             _, _, master_key_id = unpack_token(raw)
-            decrypt_master_layer = ciphers[master_key_id]
+            decrypt_master_layer = master_ciphers[master_key_id]
         except KeyError:  # 6
             return _MASTER_KEY_UNKNOWN
         except StructError:
@@ -137,7 +138,7 @@ def _bind_gcm(keys: KeySnapshot) -> _DecryptBytes:
         if expires_ms < now_ms:  # 8
             return _EXPIRED
         try:
-            site_layer = ciphers[site_key_id](site_iv, master_layer[site_ciphertext], None)
+            site_layer = site_ciphers[site_key_id](site_iv, master_layer[site_ciphertext], None)
         except KeyError:  # 9
             return _SITE_KEY_UNKNOWN
         except (InvalidTag, ValueError):  # 10

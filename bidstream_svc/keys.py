@@ -1,8 +1,8 @@
 """Keys, sites and the immutable snapshot of both that one key response becomes.
 
-A response may hold thousands of keys and tens of thousands of domain names. So that swapping in a new one does not
-stop a serving loop, parsing is one C call into typed records, each site's names stay raw JSON until a token of that
-site asks, and ciphers are made when first used and kept.
+A response may hold thousands of keys and tens of thousands of domain names, and one call into C keeps every other
+thread waiting until it returns. So the first call only finds where each key and site is; keys are then read one by
+one, each site's names stay raw JSON until a token of that site asks, and ciphers are made when first used and kept.
 """
 
 import threading
@@ -84,7 +84,7 @@ class Site(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Body(msgspec.Struct):
-    keys: list[Key]
+    keys: list[msgspec.Raw]
     site_data: list[Site] | None = None
     identity_scope: str | None = None
     max_bidstream_lifetime_seconds: int | None = None
@@ -98,6 +98,9 @@ class _Body(msgspec.Struct):
 
 class _Response(msgspec.Struct):
     body: _Body
+
+
+_decode_key = msgspec.json.Decoder(Key).decode
 
 
 class _GcmCiphers(dict[int, GcmDecrypt]):
@@ -135,7 +138,8 @@ class KeySnapshot:
         max_lifetime_ms: how long a token may live; None for no limit.
         checks_domains: whether a token generated on the client side needs a registered domain or app name.
         clock_skew_ms: how far in the future a token may have been made.
-        gcm_decrypt: key id -> decrypt function, for any thread; KeyError for an unknown id.
+        master_gcm_decrypt, site_gcm_decrypt: key id -> decrypt function for that layer, for any thread; KeyError for an
+            unknown id. They hold the keys that tokens have named so far.
         domain_names: site id -> normalised names; KeyError for an unknown site.
         caller_site_id, master_keyset_id, default_keyset_id, token_expiry_s: of responses for sharing, or None.
         local: a place for each thread to keep what it makes of this snapshot.
@@ -147,28 +151,30 @@ class KeySnapshot:
         "clock_skew_ms",
         "default_keyset_id",
         "domain_names",
-        "gcm_decrypt",
         "keys",
         "last_expiry_ms",
         "local",
+        "master_gcm_decrypt",
         "master_keyset_id",
         "max_lifetime_ms",
         "scope",
+        "site_gcm_decrypt",
         "sites",
         "token_expiry_s",
     )
 
     def __init__(self, body: _Body, purpose: KeyPurpose) -> None:
         self.scope = _scope(body.identity_scope)
-        self.keys = {key.key_id: key for key in body.keys}
+        self.keys = _read_keys(body.keys)
         self.sites = {site.site_id: site for site in body.site_data or ()}
-        self.last_expiry_ms = max((key.expires_s for key in body.keys), default=0) * _MS_PER_S
+        self.last_expiry_ms = max((key.expires_s for key in self.keys.values()), default=0) * _MS_PER_S
         self.checks_domains = purpose is KeyPurpose.BIDSTREAM
         lifetime_s = body.max_bidstream_lifetime_seconds if self.checks_domains else body.max_sharing_lifetime_seconds
         self.max_lifetime_ms = None if lifetime_s is None else lifetime_s * _MS_PER_S
         skew_s = body.allow_clock_skew_seconds
         self.clock_skew_ms = (DEFAULT_CLOCK_SKEW_S if skew_s is None else skew_s) * _MS_PER_S
-        self.gcm_decrypt = _GcmCiphers(self.keys)
+        self.master_gcm_decrypt = _GcmCiphers(self.keys)
+        self.site_gcm_decrypt = _GcmCiphers(self.keys)
         self.domain_names = _DomainNames(self.sites)
         self.local = threading.local()
         self.caller_site_id = body.caller_site_id
@@ -192,10 +198,20 @@ def parse_key_response(response: bytes | str, purpose: KeyPurpose = KeyPurpose.B
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         # msgspec names the field and what it expected there, never a value.
         raise KeyResponseError(f"key response: {error}") from None
-    for key in body.keys:
+    return KeySnapshot(body, purpose)
+
+
+def _read_keys(raw_keys: list[msgspec.Raw]) -> dict[int, Key]:
+    keys: dict[int, Key] = {}
+    for index, raw_key in enumerate(raw_keys):
+        try:
+            key = _decode_key(raw_key)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise KeyResponseError(f"key response: keys[{index}]: {error}") from None
         if len(key.secret) not in AES_KEY_LENGTHS:
             raise KeyResponseError(f"key response: the secret of key {key.key_id} is no AES key")
-    return KeySnapshot(body, purpose)
+        keys[key.key_id] = key
+    return keys
 
 
 def _scope(name: str | None) -> IdentityScope:

@@ -6,6 +6,7 @@ operator nor stops refreshing.
 
 import asyncio
 import random
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,9 @@ _log = get_logger(__name__)
 INTERVAL_SPREAD = 0.1
 MAX_BACK_OFF_S = 60.0
 MIN_EARLY_REFRESH_INTERVAL_S = 60.0
+# How long the serving loop waits for the interpreter while the refresh thread computes; Python's default is ten times
+# that, and would be the longest stall of a refresh.
+_SWITCH_INTERVAL_S = 0.0005
 
 
 def wall_clock_ms() -> int:
@@ -132,8 +136,14 @@ class KeyRefresher:
             raise KeyResponseError("key response: refused, it holds no keys")
         if snapshot.last_expiry_ms <= self._now_ms():
             raise KeyResponseError("key response: refused, all its keys have expired")
-        if held is not None and snapshot.scope is not held.scope:
+        if held is None:
+            return
+        if snapshot.scope is not held.scope:
             raise KeyResponseError("key response: refused, it is of another identity scope than the keys held")
+        now_s = self._now_ms() / 1000
+        masters = [key_id for key_id in tuple(held.master_gcm_decrypt) if held.keys[key_id].expires_s > now_s]
+        if masters and snapshot.keys.keys().isdisjoint(masters):
+            raise KeyResponseError("key response: refused, it has none of the master keys that tokens are using")
 
     def _load_cache(self) -> None:
         snapshot = None if self._cache is None else self._cache.load()
@@ -203,6 +213,7 @@ class RefreshThread:
 
     def start(self) -> None:
         """Start the thread; the first refresh begins at once."""
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._thread.start()
 
     def refresh_soon(self) -> None:

@@ -59,7 +59,7 @@ def test_optional_fields_may_be_null(field: str) -> None:
     body: dict[str, Any] = {field: None}
     missing, null = _parse(), _parse(**body)
     for name in KeySnapshot.__slots__:
-        if name not in {"gcm_decrypt", "domain_names", "local"}:
+        if name not in {"master_gcm_decrypt", "site_gcm_decrypt", "domain_names", "local"}:
             assert getattr(null, name) == getattr(missing, name)
 
 
@@ -215,10 +215,10 @@ def test_names_are_read_once_and_unknown_sites_are_not_kept() -> None:
 
 def test_ciphers_are_made_once_and_unknown_ids_are_not_kept() -> None:
     keys = _parse()
-    assert keys.gcm_decrypt[7] is keys.gcm_decrypt[7]
+    assert keys.master_gcm_decrypt[7] is keys.master_gcm_decrypt[7]
     with pytest.raises(KeyError):
-        keys.gcm_decrypt[8]
-    assert set(keys.gcm_decrypt) == {7}
+        keys.master_gcm_decrypt[8]
+    assert set(keys.master_gcm_decrypt) == {7}
 
 
 def test_the_last_of_two_keys_with_one_id_counts() -> None:
@@ -260,4 +260,4 @@ def test_one_snapshot_serves_many_threads() -> None:
     with ThreadPoolExecutor(threads) as pool:
         assert list(pool.map(decrypt_all, range(threads))) == [len(cases) * 20] * threads
     assert len(bound) == threads, "a cipher context of v2 belongs to one thread"
-    assert {MASTER, SITE} == set(keys.gcm_decrypt)
+    assert (set(keys.master_gcm_decrypt), set(keys.site_gcm_decrypt)) == ({MASTER}, {SITE})

@@ -67,7 +67,7 @@ def used_key(keys: KeySnapshot, keyset_id: int | None = None) -> int:
     token = encrypt_raw_uid(UID, keys, NOW_MS, **IVS, keyset_id=keyset_id).token
     assert token is not None
     raw = base64.urlsafe_b64decode(token + "==")
-    master_layer = keys.gcm_decrypt[int.from_bytes(raw[2:6], "big")](raw[6:18], raw[18:], None)
+    master_layer = keys.master_gcm_decrypt[int.from_bytes(raw[2:6], "big")](raw[6:18], raw[18:], None)
     return int.from_bytes(master_layer[29:33], "big")
 
 
