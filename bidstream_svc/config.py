@@ -31,6 +31,10 @@ def _to_workers(value: object) -> object:
     return len(os.sched_getaffinity(0)) if value == "auto" else value
 
 
+def _to_names(value: object) -> object:
+    return {name.strip().lower() for name in value.split(",") if name.strip()} if isinstance(value, str) else value
+
+
 def _empty_to_none(value: object) -> object:
     return None if value == "" else value
 
@@ -69,6 +73,11 @@ class Settings(BaseSettings):
     tls_cert: OptionalPath = Field(None, description="certificate chain (PEM) for the data plane's TCP listeners")
     tls_key: OptionalPath = Field(None, description="its private key (PEM)")
     tls_client_ca: OptionalPath = Field(None, description="CA (PEM) whose client certificates are then required")
+    allowed_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_to_names)] = Field(
+        "",
+        validate_default=True,
+        description="further names that a Host header may carry on loopback listeners, comma list; * allows any",
+    )
     max_connections: Annotated[int, Field(ge=1)] = Field(10_000, description="further connections are closed")
     idle_timeout: Seconds = Field(75, description="seconds an idle connection stays")
     request_timeout: Seconds = Field(5, description="seconds a started request may take to arrive")

@@ -33,6 +33,7 @@ DEFAULTS = {
     "tls_cert": None,
     "tls_key": None,
     "tls_client_ca": None,
+    "allowed_hosts": frozenset(),
     "max_connections": 10_000,
     "idle_timeout": 75,
     "request_timeout": 5,

@@ -43,7 +43,7 @@ def _option(field: str) -> Callable[[_Command], _Command]:
     text = f"{info.description} [{env_name(field)}]"
     if info.annotation is bool:
         return click.option(_flag(field), is_flag=True, default=None, help=text)
-    if info.default is not None:
+    if info.default not in {None, ""}:
         text += f" [default: {info.default}]"
     return click.option(_flag(field), metavar="VALUE", default=None, help=text)
 

@@ -15,6 +15,7 @@ __all__ = [
     "NOT_FOUND",
     "REQUEST_TIMEOUT",
     "UNAUTHORIZED",
+    "UNKNOWN_HOST",
     "UNSUPPORTED_MEDIA_TYPE",
     "Answer",
     "batch_body",
@@ -65,4 +66,7 @@ INTERNAL_ERROR = error_answer(500, "internal_error", "the service failed; its lo
 EXPECTATION_FAILED = error_answer(417, "expectation_failed", "only `Expect: 100-continue` is known here")
 MALFORMED_HTTP = error_answer(400, "invalid_request", "the request is not well-formed HTTP")
 METHOD_NOT_ALLOWED = error_answer(405, "method_not_allowed", "only POST is allowed here")
+UNKNOWN_HOST = error_answer(
+    400, "invalid_request", "the Host header names another host; BIDSTREAM_ALLOWED_HOSTS can allow it"
+)
 NOT_FOUND = error_answer(404, "not_found", "there are POST /decrypt and POST /decrypt/batch")

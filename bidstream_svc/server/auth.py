@@ -25,6 +25,7 @@ class BearerToken:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._version = _version(path)
         self._token = _read(path)
 
     def __repr__(self) -> str:
@@ -38,12 +39,30 @@ class BearerToken:
         given = authorization[len(_SCHEME) :].strip().encode("utf-8", "surrogateescape")
         return compare_digest(given, self._token)
 
-    def reload(self) -> None:
-        """Read the file again; if that fails, the old token stays and the log says why."""
+    def reload(self) -> bool:
+        """Read the file again if it has changed; whether the token is another one now.
+
+        If the file cannot be read, the old token stays and the log says why, once a change.
+        """
+        version = _version(self._path)
+        if version == self._version:
+            return False
+        self._version = version
+        old = self._token
         try:
             self._token = _read(self._path)
         except ConfigurationError as error:
             _log.warning("bearer token not reloaded", error=str(error))
+        return self._token != old
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What changes with a file's content; None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
 
 
 def _read(path: Path) -> bytes:

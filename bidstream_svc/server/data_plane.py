@@ -15,6 +15,7 @@ from bidstream_svc.server import answers
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.handler import BODY_LIMITS, DecryptHandler
+from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON, is_json
 
 __all__ = ["ConnectionLimits", "DataPlane"]
@@ -42,7 +43,7 @@ class ConnectionLimits:
 
 
 class DataPlane(web.Server):
-    """Answers requests with a handler; call it to get a protocol for a connection.
+    """Answers requests with a handler.
 
     Attributes:
         is_draining: once True, every answer ends its connection.
@@ -71,13 +72,13 @@ class DataPlane(web.Server):
         self.limits = limits
         self.bearer = bearer
 
-    def __call__(self) -> web.RequestHandler:
-        """A protocol for one connection."""
-        return _Connection(self, loop=self._loop, **self._kwargs)
+    def connect(self, hosts: HostCheck) -> web.RequestHandler:
+        """A protocol for a connection of a listener."""
+        return _Connection(self, hosts=hosts, loop=self._loop, **self._kwargs)
 
-    def adopt(self, transport: asyncio.Transport) -> web.RequestHandler:
+    def adopt(self, transport: asyncio.Transport, hosts: HostCheck) -> web.RequestHandler:
         """A protocol that goes on with a connection which has been admitted and begun elsewhere."""
-        connection = _Connection(self, loop=self._loop, **self._kwargs)
+        connection = _Connection(self, hosts=hosts, loop=self._loop, **self._kwargs)
         connection.is_admitted = True
         transport.set_protocol(connection)
         connection.connection_made(transport)
@@ -108,6 +109,11 @@ class DataPlane(web.Server):
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         route = _ROUTES.get(request.path, Route.OTHER)
+        assert isinstance(request.protocol, _Connection)
+        if not request.protocol.hosts.admits(request.headers.get("Host")):
+            response = self.respond(route, answers.UNKNOWN_HOST)
+            response.force_close()
+            return response
         refusal = self._refuse_head(route, request)
         if refusal is not None:
             return self.respond(route, refusal)
@@ -181,10 +187,11 @@ class DataPlane(web.Server):
 class _Connection(web.RequestHandler):
     """aiohttp's protocol, with the connection cap and with errors in our JSON."""
 
-    __slots__ = ("is_admitted",)
+    __slots__ = ("hosts", "is_admitted")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, plane: DataPlane, *, hosts: HostCheck, **kwargs: Any) -> None:
+        super().__init__(plane, **kwargs)
+        self.hosts = hosts
         self.is_admitted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Self
 
 from bidstream_svc.addresses import UnixAddress
@@ -13,6 +14,7 @@ from bidstream_svc.metrics import MetricCells
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.data_plane import ConnectionLimits, DataPlane
 from bidstream_svc.server.handler import DecryptHandler
+from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.lane import Lane
 from bidstream_svc.server.listeners import Listener, make_tls_context
 
@@ -73,9 +75,10 @@ class DataServer:
             if self._has_lane:
                 self._lane = Lane(self._plane, self._handler, self._metrics)
                 stack.callback(self._lane.close)
-            make_protocol = self._lane or self._plane
             loop = asyncio.get_running_loop()
             for listener in self._listeners:
+                hosts = HostCheck(listener.address, settings.allowed_hosts)
+                make_protocol = partial((self._lane or self._plane).connect, hosts)
                 if isinstance(listener.address, UnixAddress):
                     server = await loop.create_unix_server(make_protocol, sock=listener.socket)
                 else:
@@ -90,11 +93,9 @@ class DataServer:
         await self._closing.aclose()
 
     def reload_bearer(self) -> None:
-        """Read the bearer token's file again, if there is one."""
-        if self._bearer is not None:
-            self._bearer.reload()
-            if self._lane is not None:
-                self._lane.forget_heads()
+        """Read the bearer token's file again, if there is one and it has changed."""
+        if self._bearer is not None and self._bearer.reload() and self._lane is not None:
+            self._lane.forget_heads()
 
     async def drain(self) -> None:
         """Make each answer the last of its connection, then take no new connections, then wait for the rest."""

@@ -1,6 +1,7 @@
 """One process of the sidecar: everything put together, from settings to signals."""
 
 import asyncio
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -31,7 +32,7 @@ __all__ = ["Service", "run", "serve"]
 
 _log = get_logger(__name__)
 
-_LAG_PERIOD_S = 0.5
+_HEARTBEAT_S = 0.5
 _POLL_S = 0.02
 
 
@@ -70,8 +71,8 @@ class Service:
             await self._serve_admin_plane(stack)
             self._refresh.start()
             stack.callback(self._refresh.stop)
-            lag_meter = asyncio.create_task(self._measure_lag())
-            stack.callback(lag_meter.cancel)
+            heartbeat = asyncio.create_task(self._beat())
+            stack.callback(heartbeat.cancel)
             self._closing = stack.pop_all()
         _log.info(
             "listening",
@@ -96,8 +97,7 @@ class Service:
         return [listener.address for listener in self._listeners.admin]
 
     def reload(self) -> None:
-        """Read the bearer token again and refresh the keys now, with the credentials as they are now."""
-        self._data_server.reload_bearer()
+        """Refresh the keys now, with the credentials as they are now; the bearer token is looked after by itself."""
         self._refresh.refresh_soon()
 
     async def wait_started(self) -> None:
@@ -135,12 +135,13 @@ class Service:
                 interval_s=settings.refresh_interval,
             )
 
-    async def _measure_lag(self) -> None:
-        """Keep the gauge of how late the loop runs its timers."""
+    async def _beat(self) -> None:
+        """Twice a second: note how late the loop runs its timers, and look whether the bearer token was rotated."""
         while True:
-            due_s = time.monotonic() + _LAG_PERIOD_S
-            await asyncio.sleep(_LAG_PERIOD_S)
+            due_s = time.monotonic() + _HEARTBEAT_S
+            await asyncio.sleep(_HEARTBEAT_S)
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * 1e9)))
+            self._data_server.reload_bearer()
 
 
 async def serve(
@@ -163,6 +164,8 @@ async def serve(
     Raises:
         BidstreamError: it cannot start.
     """
+    # A core dump would hold keys.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     loop = asyncio.get_running_loop()
     leave, leave_at_once = asyncio.Event(), asyncio.Event()
     for number in stop_signals:

@@ -25,7 +25,7 @@ def _code(text: str) -> list[str]:
 
 
 def _shown_default(value: object) -> str:
-    if value is None:
+    if value in {None, ""}:
         return "none"
     return f"`{int(value) if isinstance(value, bool) else value}`"
 

@@ -17,6 +17,7 @@ from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
 from bidstream_svc.server.answers import INTERNAL_ERROR, REQUEST_TIMEOUT, Answer
 from bidstream_svc.server.data_plane import DataPlane
 from bidstream_svc.server.handler import DecryptHandler
+from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.lane.heads import HEAD_END, MAX_HEAD_BYTES, NO_HEAD, HeadMemo, may_become_plain
 from bidstream_svc.server.lane.turn import Turn
 from bidstream_svc.server.lane.wire import AnswerWriter
@@ -33,14 +34,19 @@ class Shared:
     plane: DataPlane
     handler: DecryptHandler
     metrics: MetricCells
-    memo: HeadMemo
     writer: AnswerWriter
     turn: Turn
     connections: "set[LaneConnection]" = field(default_factory=set)
 
 
 class LaneConnection(asyncio.Protocol):
-    """One connection."""
+    """One connection.
+
+    Args:
+        shared: what it has in common with all others.
+        memo: the heads of its listener.
+        hosts: what that listener's `Host` headers may say.
+    """
 
     __slots__ = (
         "_batch",
@@ -48,10 +54,12 @@ class LaneConnection(asyncio.Protocol):
         "_beginning",
         "_body_parts",
         "_head",
+        "_hosts",
         "_idle_sweeps",
         "_is_midway",
         "_is_reading_paused",
         "_is_writing_paused",
+        "_memo",
         "_missing",
         "_put_off",
         "_request_sweeps",
@@ -61,8 +69,10 @@ class LaneConnection(asyncio.Protocol):
         "_unread",
     )
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, memo: HeadMemo, hosts: HostCheck) -> None:
         self._shared = shared
+        self._memo = memo
+        self._hosts = hosts
         self._turn = shared.turn
         self._transport: asyncio.Transport | None = None
         self._head = NO_HEAD  # the last one seen
@@ -195,7 +205,7 @@ class LaneConnection(asyncio.Protocol):
                 self._wait_for_head(data[start:])
                 return
             body_start = end + len(HEAD_END)
-            head = self._shared.memo.find(data[start:body_start])
+            head = self._memo.find(data[start:body_start])
             if head is None:
                 self._hand_over(data[start:])
                 return
@@ -248,7 +258,7 @@ class LaneConnection(asyncio.Protocol):
             return
         self._transport = None
         self._shared.connections.discard(self)
-        protocol = self._shared.plane.adopt(transport)
+        protocol = self._shared.plane.adopt(transport, self._hosts)
         if self._is_writing_paused:
             protocol.pause_writing()
         if self._is_reading_paused:

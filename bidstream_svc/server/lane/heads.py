@@ -8,6 +8,7 @@ import httptools
 from bidstream_svc.metrics import Route
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.handler import BODY_LIMITS
+from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import is_json
 
 __all__ = ["HEAD_END", "MAX_HEAD_BYTES", "NO_HEAD", "Head", "HeadMemo", "may_become_plain"]
@@ -20,9 +21,20 @@ _MAX_REMEMBERED = 1024
 
 _START = b"POST /decrypt"
 _ROUTES = {str(route).encode(): route for route in BODY_LIMITS}
-_AT_MOST_ONCE = frozenset({b"content-length", b"host", b"content-type", b"authorization", b"connection"})
-# Each changes how a request is framed or continued; aiohttp knows how.
-_NEVER = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te"})
+# The lane reads the first line; all of them, aiohttp refuses or treats specially when they come twice.
+_AT_MOST_ONCE = frozenset(
+    {
+        *(b"content-length", b"host", b"content-type", b"authorization", b"connection"),
+        *(b"content-location", b"content-range", b"etag", b"max-forwards", b"server", b"user-agent"),
+    }
+)
+# Each changes how a request is framed, continued or refused; aiohttp knows how.
+_NEVER = frozenset(
+    {
+        *(b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te"),
+        *(b"proxy-connection", b"sec-websocket-key1"),
+    }
+)
 
 
 class Head:
@@ -41,8 +53,8 @@ class Head:
         self.request_length = self.length + body_length
 
 
-# No request begins so: a connection's last head before it has one.
-NO_HEAD = Head(b"\0", Route.OTHER, 0)
+# Of a length that no bytes have: a connection's last head before it has one.
+NO_HEAD = Head(b"", Route.OTHER, -1)
 
 
 class HeadMemo:
@@ -50,17 +62,19 @@ class HeadMemo:
 
     Args:
         bearer: what requests must show, if anything; a head that it does not admit is not plain.
+        hosts: what their `Host` header may say; likewise.
     """
 
-    def __init__(self, bearer: BearerToken | None) -> None:
+    def __init__(self, bearer: BearerToken | None, hosts: HostCheck) -> None:
         self._bearer = bearer
+        self._hosts = hosts
         self._heads: dict[bytes, Head] = {}
 
     def find(self, raw: bytes) -> Head | None:
         """The head of these bytes, up to and with the empty line; None if it is not plain."""
         head = self._heads.get(raw)
         if head is None:
-            head = _read(raw, self._bearer)
+            head = self._read(raw)
             if head is not None:
                 if len(self._heads) >= _MAX_REMEMBERED:
                     self._heads.clear()
@@ -70,6 +84,34 @@ class HeadMemo:
     def forget(self) -> None:
         """Forget all, because the bearer token changed."""
         self._heads.clear()
+
+    def _read(self, raw: bytes) -> Head | None:
+        if len(raw) > MAX_HEAD_BYTES or not raw.startswith(_START):
+            return None
+        found = _Fields()
+        parser = httptools.HttpRequestParser(found)
+        try:
+            parser.feed_data(raw)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return None
+        route = _ROUTES.get(found.target)
+        fields = _pick(found.fields)
+        if route is None or fields is None or parser.get_http_version() != "1.1" or not self._admits(fields):
+            return None
+        length = fields.get(b"content-length", b"")
+        if not length.isdigit() or int(length) > BODY_LIMITS[route]:
+            return None
+        return Head(raw, route, int(length))
+
+    def _admits(self, fields: dict[bytes, bytes]) -> bool:
+        """Whether a request with these fields is plain and may pass."""
+        if b"host" not in fields or fields.get(b"connection", b"keep-alive") != b"keep-alive":
+            return False
+        if b"content-type" in fields and not is_json(_to_text(fields[b"content-type"])):
+            return False
+        if not self._hosts.admits(_to_text(fields[b"host"])):
+            return False
+        return self._bearer is None or self._bearer.admits(_to_text(fields.get(b"authorization", b"")))
 
 
 class _Fields:
@@ -99,40 +141,21 @@ def may_become_plain(beginning: bytes) -> bool:
     return True
 
 
-def _read(raw: bytes, bearer: BearerToken | None) -> Head | None:
-    if len(raw) > MAX_HEAD_BYTES or not raw.startswith(_START):
+def _pick(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes] | None:
+    """The fields that matter; None if one is not plain, or comes twice."""
+    if len(fields) > _MAX_HEADERS:
         return None
-    found = _Fields()
-    parser = httptools.HttpRequestParser(found)
-    try:
-        parser.feed_data(raw)
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-        return None
-    route = _ROUTES.get(found.target)
-    if route is None or parser.get_http_version() != "1.1" or len(found.fields) > _MAX_HEADERS:
-        return None
-    return _read_fields(raw, route, found.fields, bearer)
-
-
-def _read_fields(
-    raw: bytes, route: Route, fields: list[tuple[bytes, bytes]], bearer: BearerToken | None
-) -> Head | None:
-    known: dict[bytes, bytes] = {}
+    picked: dict[bytes, bytes] = {}
     for name, value in fields:
         if name in _NEVER:
             return None
         if name in _AT_MOST_ONCE:
-            if name in known:
+            if name in picked:
                 return None
-            known[name] = value
-    length = known.get(b"content-length", b"")
-    if b"host" not in known or not length.isdigit() or known.get(b"connection", b"keep-alive") != b"keep-alive":
-        return None
-    if b"content-type" in known and not is_json(known[b"content-type"].decode("latin-1")):
-        return None
-    if bearer is not None and not bearer.admits(known.get(b"authorization", b"").decode("latin-1")):
-        return None
-    body_length = int(length)
-    if body_length > BODY_LIMITS[route]:
-        return None
-    return Head(raw, route, body_length)
+            picked[name] = value
+    return picked
+
+
+def _to_text(value: bytes) -> str:
+    """A header's value as aiohttp reads it."""
+    return value.decode("utf-8", "surrogateescape")

@@ -5,6 +5,7 @@ import asyncio
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.server.data_plane import DataPlane
 from bidstream_svc.server.handler import DecryptHandler
+from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.lane.connection import LaneConnection, Shared
 from bidstream_svc.server.lane.heads import HeadMemo
 from bidstream_svc.server.lane.turn import Turn
@@ -16,7 +17,7 @@ _MAX_SWEEP_PERIOD_S = 1.0
 
 
 class Lane:
-    """Makes the protocols of the data plane's connections; call it to get one.
+    """Makes the protocols of the data plane's connections.
 
     Args:
         plane: the aiohttp side: counts connections and takes what the lane does not.
@@ -27,7 +28,8 @@ class Lane:
     def __init__(self, plane: DataPlane, handler: DecryptHandler, metrics: MetricCells) -> None:
         self._writer = AnswerWriter()
         turn = Turn(handler, metrics, self._writer)
-        self._shared = Shared(plane, handler, metrics, HeadMemo(plane.bearer), self._writer, turn)
+        self._shared = Shared(plane, handler, metrics, self._writer, turn)
+        self._memos: dict[HostCheck, HeadMemo] = {}
         self._loop = asyncio.get_running_loop()
         # One timer for all connections: they count how many of its sweeps they were idle, or waited for a request.
         limits = plane.limits
@@ -36,13 +38,17 @@ class Lane:
         self._request_sweeps = round(limits.request_timeout_s / self._sweep_period_s)
         self._sweeper = self._loop.call_later(self._sweep_period_s, self._sweep)
 
-    def __call__(self) -> asyncio.Protocol:
-        """A protocol for one connection."""
-        return LaneConnection(self._shared)
+    def connect(self, hosts: HostCheck) -> asyncio.Protocol:
+        """A protocol for a connection of a listener."""
+        memo = self._memos.get(hosts)
+        if memo is None:
+            memo = self._memos[hosts] = HeadMemo(self._shared.plane.bearer, hosts)
+        return LaneConnection(self._shared, memo, hosts)
 
     def forget_heads(self) -> None:
         """Read every head anew, because the bearer token changed."""
-        self._shared.memo.forget()
+        for memo in self._memos.values():
+            memo.forget()
         for connection in self._shared.connections:
             connection.forget_head()
 

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from bidstream_svc.addresses import TcpAddress, UnixAddress
+from bidstream_svc.server.hosts import HostCheck
+
+LOOPBACK = TcpAddress("127.0.0.1", 8080)
+NONE: frozenset[str] = frozenset()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LocalHost:8080",
+        "127.0.0.1",
+        "127.0.0.1:8080",
+        "127.9.9.9:1",
+        "[::1]",
+        "[::1]:8080",
+        " localhost ",
+        None,
+    ],
+)
+def test_names_of_this_host_pass(host: str | None) -> None:
+    assert HostCheck(LOOPBACK, NONE).admits(host)
+    assert HostCheck(TcpAddress("::1", 0), NONE).admits(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8080",
+        "localhost.evil.example",
+        "10.0.0.1",
+        "",
+        ":8080",
+        "[fe80::1]:8080",
+        "a b/@:c",
+    ],
+)
+def test_other_names_do_not_pass_on_loopback(host: str) -> None:
+    assert not HostCheck(LOOPBACK, NONE).admits(host)
+
+
+def test_further_names_can_be_allowed() -> None:
+    check = HostCheck(LOOPBACK, frozenset({"sidecar.internal"}))
+    assert check.admits("Sidecar.Internal:8080")
+    assert check.admits("sidecar.internal.")
+    assert not check.admits("other.internal")
+    assert HostCheck(LOOPBACK, frozenset({"*"})).admits("anything.example")
+
+
+@pytest.mark.parametrize("address", [UnixAddress(Path("/run/bidstream.sock")), TcpAddress("0.0.0.0", 8080)])  # noqa: S104
+def test_listeners_that_no_browser_on_this_host_is_tricked_into_take_any_name(
+    address: TcpAddress | UnixAddress,
+) -> None:
+    assert HostCheck(address, NONE).admits("evil.example")
