@@ -1,0 +1,228 @@
+"""The lane and aiohttp without sockets: the same handler and keys behind each, and a transport that is none."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from itertools import accumulate
+from typing import Any, NamedTuple, cast
+
+import orjson
+
+from bidstream_svc.addresses import TcpAddress
+from bidstream_svc.devoperator.key_endpoints import bidstream_keys
+from bidstream_svc.keys import parse_key_response
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.cells import CONNECTIONS, DECRYPTIONS, HTTP_REQUESTS, REQUEST_DURATION_NS
+from bidstream_svc.refresh import KeyStore
+from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.data_plane import ConnectionLimits, DataPlane
+from bidstream_svc.server.handler import DecryptHandler
+from bidstream_svc.server.hosts import HostCheck
+from bidstream_svc.server.lane import Lane
+from tests.lane.corpus import STATE
+
+__all__ = ["FakeTransport", "HttpAnswer", "LaneSide", "Outcome", "Side", "settle", "split_answers", "talk"]
+
+LIMITS = ConnectionLimits(max_connections=1000, idle_timeout_s=60, request_timeout_s=60)
+HOSTS = HostCheck(TcpAddress("127.0.0.1", 80), frozenset({"b\u00fccher.example"}))
+_COUNTED = [*HTTP_REQUESTS.values(), *DECRYPTIONS.values(), CONNECTIONS]
+
+
+class HttpAnswer(NamedTuple):
+    """An answer as it was on the wire; headers but Date, in any order."""
+
+    status_line: bytes
+    headers: frozenset[bytes]
+    body: bytes
+
+    @property
+    def status(self) -> int:
+        return int(self.status_line.split()[1])
+
+
+class Outcome(NamedTuple):
+    """All that a client gets to see of a connection, and what was counted."""
+
+    answers: list[HttpAnswer]
+    is_closed: bool
+    counted: list[int]
+
+    def __str__(self) -> str:
+        """As in the corpus."""
+        end = "close" if self.is_closed else "wait"
+        return " ".join([*(str(answer.status) for answer in self.answers), end])
+
+
+class FakeTransport(asyncio.Transport):
+    """Delivers and records; refuses writes behind a close.
+
+    Attributes:
+        written: what the protocol wrote.
+        is_stuck: whether the client reads nothing, so that a gentle close waits.
+    """
+
+    def __init__(self, protocol: asyncio.BaseProtocol) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.is_stuck = False
+        self.is_aborted = False
+        self.is_lost = False
+        self.is_reading_paused = False
+        self._is_closing = False
+        self._waiting: deque[bytes] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._protocol = protocol
+        protocol.connection_made(self)
+
+    @property
+    def sent(self) -> bytes:
+        return b"".join(self.written)
+
+    @property
+    def statuses(self) -> list[int]:
+        return [answer.status for answer in split_answers(self.sent)]
+
+    def feed(self, data: bytes) -> None:
+        """Let bytes arrive from the client."""
+        self._waiting.append(data)
+        self._deliver()
+
+    def lose(self) -> None:
+        """Let the client go away."""
+        self._is_closing = True
+        if not self.is_lost:
+            self.is_lost = True
+            self._protocol.connection_lost(None)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def is_reading(self) -> bool:
+        return not self.is_reading_paused
+
+    def pause_reading(self) -> None:
+        self.is_reading_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_reading_paused = False
+        self._loop.call_soon(self._deliver)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self._is_closing
+        self.written.append(bytes(data))
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
+
+    def close(self) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            if not self.is_stuck:
+                self._loop.call_soon(self.lose)
+
+    def abort(self) -> None:
+        self.is_aborted = True
+        self._is_closing = True
+        self._loop.call_soon(self.lose)
+
+    def _deliver(self) -> None:
+        while self._waiting and not self.is_reading_paused and not self._is_closing:
+            cast("asyncio.Protocol", self._protocol).data_received(self._waiting.popleft())
+
+
+class Side:
+    """aiohttp alone; make it in a running loop."""
+
+    def __init__(self, bearer: BearerToken | None = None, limits: ConnectionLimits = LIMITS) -> None:
+        self.metrics = MetricCells()
+        self.store = KeyStore(parse_key_response(orjson.dumps(bidstream_keys(STATE, {}))))
+        self.handler = DecryptHandler(self.store, self.metrics, on_unknown_key=lambda: None)
+        self.plane = DataPlane(self.handler, self.metrics, limits, bearer)
+        self.connect_to: Callable[[HostCheck], asyncio.BaseProtocol] = self.plane.connect
+
+    def connect(self) -> FakeTransport:
+        return FakeTransport(self.connect_to(HOSTS))
+
+    @property
+    def counted(self) -> list[int]:
+        """What was counted, apart from how long it took."""
+        row = self.metrics.row
+        first = REQUEST_DURATION_NS.first
+        return [sum(row[first : first + REQUEST_DURATION_NS.BUCKETS]), *[row[cell] for cell in _COUNTED]]
+
+
+class LaneSide(Side):
+    """The lane, and aiohttp behind it."""
+
+    def __init__(self, bearer: BearerToken | None = None, limits: ConnectionLimits = LIMITS) -> None:
+        super().__init__(bearer, limits)
+        self.lane = Lane(self.plane, self.handler, self.metrics)
+        self.connect_to = self.lane.connect
+
+
+async def settle() -> None:
+    """Let the loop turn until nothing is left to do but to wait."""
+    ready = cast("Any", asyncio.get_running_loop())._ready
+    while True:
+        await asyncio.sleep(0)
+        if not ready:
+            return
+
+
+async def talk(side: Side, pieces: Iterable[bytes], *, at_once: bool = False) -> Outcome:
+    """Send pieces, each when all is done that the one before has set off, or all in one turn; then hang up."""
+    before = side.counted
+    transport = side.connect()
+    for piece in pieces:
+        transport.feed(piece)
+        if not at_once:
+            await settle()
+    await settle()
+    answers, is_closed = split_answers(transport.sent), transport.is_closing()
+    transport.lose()
+    await settle()
+    return Outcome(answers, is_closed, [after - before for after, before in zip(side.counted, before, strict=True)])
+
+
+def cut(stream: bytes, offsets: Iterable[int]) -> list[bytes]:
+    """The pieces of a stream between these offsets."""
+    inner = sorted({offset for offset in offsets if 0 < offset < len(stream)})
+    return [stream[start:end] for start, end in zip([0, *inner], [*inner, len(stream)], strict=True)]
+
+
+async def possible_outcomes(side: Side, requests: list[bytes], offsets: set[int]) -> AsyncIterator[Outcome]:
+    """What may come of these requests in these pieces, by what aiohttp does.
+
+    When it meets something malformed, aiohttp forgets the requests before it that came in the same piece, and the
+    lane has answered them already. So the lane may do what aiohttp does had it got the first few requests one by one.
+    """
+    stream, boundaries = b"".join(requests), list(accumulate(map(len, requests)))
+    for whole in reversed(range(len(requests))):
+        yield await talk(side, cut(stream, offsets | set(boundaries[:whole])))
+
+
+def split_answers(stream: bytes) -> list[HttpAnswer]:
+    """The answers in the bytes a server sent, which must end with a whole one."""
+    answers = []
+    while stream:
+        head, end, stream = stream.partition(b"\r\n\r\n")
+        assert end, "half a head"
+        status_line, *lines = head.split(b"\r\n")
+        names = [line.partition(b": ")[0] for line in lines]
+        assert len(set(names)) == len(names)
+        headers = frozenset(line for line in lines if not line.startswith(b"Date: "))
+        is_interim = status_line.startswith(b"HTTP/1.1 100 ")
+        assert is_interim or len(headers) == len(lines) - 1
+        length = sum(int(line.split()[1]) for line in lines if line.startswith(b"Content-Length: "))
+        if stream.startswith(b"HTTP/1.1 "):
+            length = 0  # to a HEAD: no body begins so
+        assert len(stream) >= length, "half a body"
+        answers.append(HttpAnswer(status_line, headers, stream[:length]))
+        stream = stream[length:]
+    return answers
