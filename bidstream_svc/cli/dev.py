@@ -1,6 +1,7 @@
 """`bidstream-svc serve --dev`: the sidecar on an embedded operator, and something to paste."""
 
 from collections.abc import Callable
+from shlex import quote
 from typing import Any
 
 import click
@@ -78,7 +79,7 @@ def _curl(address: ListenAddress, settings: Settings, token: str, domain: str | 
     options = ""
     scheme = "http"
     if isinstance(address, UnixAddress):
-        options = f" --unix-socket {address.path}"
+        options = f" --unix-socket {quote(str(address.path))}"
         host = "localhost"
     else:
         assert isinstance(address, TcpAddress)
@@ -86,6 +87,6 @@ def _curl(address: ListenAddress, settings: Settings, token: str, domain: str | 
         if settings.tls_cert is not None:
             scheme, options = "https", " --insecure"
     if settings.auth_token_file is not None:
-        options += f' -H "Authorization: Bearer $(cat {settings.auth_token_file})"'
+        options += f' -H "Authorization: Bearer $(cat {quote(str(settings.auth_token_file))})"'
     body = orjson.dumps({"token": token, "domain": domain}).decode()
     return f"curl -s{options} -H 'Content-Type: application/json' {scheme}://{host}/decrypt -d '{body}'"

@@ -58,7 +58,11 @@ class Connection:
         if address.startswith("unix:"):
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.settimeout(_TIMEOUT_S)
-            self.socket.connect(address.removeprefix("unix:"))
+            try:
+                self.socket.connect(address.removeprefix("unix:"))
+            except OSError:
+                self.socket.close()
+                raise
         else:
             host, _, port = address.rpartition(":")
             self.socket = socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT_S)

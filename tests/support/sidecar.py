@@ -23,7 +23,15 @@ from bidstream_svc.server.listeners import open_listeners_each
 from bidstream_svc.server.service import Service
 from tests.support.raw_http import Connection, Response, ask
 
-__all__ = ["DEADLINE_S", "RunningService", "Sidecar", "operator_settings", "service_in_thread", "wait_until"]
+__all__ = [
+    "DEADLINE_S",
+    "RunningService",
+    "Sidecar",
+    "environment",
+    "operator_settings",
+    "service_in_thread",
+    "wait_until",
+]
 
 DEADLINE_S = 20.0
 _POLL_S = 0.02
@@ -124,7 +132,10 @@ class Sidecar:
         line = next((line for line in self.stderr.splitlines(keepends=True) if "listening" in line), "")
         if not line.endswith("\n"):
             return []
-        return [re.findall(r"[\w.:/\[\]-]+:[\w./-]+", found)[0] for found in re.findall(r"\[([^\[]*:[^\[]*)\]", line)]
+        if line.startswith("{"):
+            event = json.loads(line)
+            return [*event["data"][:1], *event["admin"][:1]]
+        return [re.findall(rf"{plane}=\['([^']+)'", line)[0] for plane in ("data", "admin")]
 
 
 class RunningService:

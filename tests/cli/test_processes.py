@@ -1,0 +1,125 @@
+"""What only real processes show: `-m`, pipes, signals, and that what they print works when pasted."""
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from uid2_client import BidstreamClient
+
+from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.identity import IdentityScope
+from tests.support.raw_http import ask
+from tests.support.sidecar import DEADLINE_S, Sidecar, environment, operator_settings, wait_until
+
+MODULE = [sys.executable, "-m", "bidstream_svc"]
+
+
+def test_the_module_and_the_installed_program_are_the_same() -> None:
+    program = Path(sys.executable).with_name("bidstream-svc")
+    outputs = [
+        subprocess.run([*start, "--version"], capture_output=True, check=True).stdout for start in (MODULE, [program])
+    ]
+    assert outputs[0] == outputs[1]
+
+
+def test_a_reader_that_has_enough_is_no_error(operator: DevOperator) -> None:
+    # More tokens than a pipe holds answers for, and one line that is wanted.
+    with subprocess.Popen(
+        [*MODULE, "decrypt"],
+        env=environment(operator_settings(operator)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        process.stdin.write(b"abcd\n" * 5_000)
+        process.stdin.close()
+        assert b"VERSION_NOT_SUPPORTED" in process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(DEADLINE_S) == 1
+
+
+def test_the_operator_tells_how_to_reach_it_and_repeats_with_a_seed() -> None:
+    process = subprocess.Popen(
+        [*MODULE, "operator", "--seed", "3", "--listen", "127.0.0.1:0", "--scope", "EUID"],
+        env=environment({}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout
+        assert process.stderr
+        line = json.loads(process.stdout.readline())
+        assert line.keys() == {"url", "api_key", "client_secret"}
+        state = OperatorState(3, scope=IdentityScope.EUID)
+        assert (line["api_key"], line["client_secret"]) == (state.api_key, state.client_secret)
+
+        client = BidstreamClient(line["url"], line["api_key"], line["client_secret"])
+        assert client.refresh().success
+        assert client.decrypt_token_into_raw_uid(state.mint_token(), None).uid == state.raw_uid("someone@example.com")
+
+        process.send_signal(signal.SIGINT)
+        rest, complaints = process.communicate(timeout=DEADLINE_S)
+        assert (process.returncode, rest, complaints) == (0, "", "")
+
+
+@pytest.mark.parametrize("command", ["operator", "serve"])
+def test_an_address_in_use_is_named(operator: DevOperator, command: str) -> None:
+    taken = operator.url.removeprefix("http://")
+    done = subprocess.run(
+        [*MODULE, command, "--listen", taken],
+        env=environment(operator_settings(operator)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"bidstream-svc: cannot listen on {taken}: ")
+    assert "address already in use" in done.stderr.lower()
+
+
+def test_what_serve_dev_prints_works_when_pasted(tmp_path: Path) -> None:
+    # Settings of a real operator in the environment are not what --dev is about.
+    real = {"operator_url": "https://prod.euid.eu", "api_key": "key", "client_secret": "secret", "listens": "x"}
+    with Sidecar(tmp_path, "serve", "--dev", **real) as sidecar:
+        wait_until(lambda: "Ctrl-C" in sidecar.stdout, "the banner")
+        printed = sidecar.stdout
+        assert sidecar.data in printed
+        assert sidecar.admin in printed
+        commands = [line for line in printed.splitlines() if line.startswith("curl ")]
+        answers = []
+        for command in commands:
+            done = subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=DEADLINE_S)
+            answers.append(json.loads(done.stdout))
+        assert [answer["status"] for answer in answers] == ["SUCCESS", "EXPIRED_TOKEN", "SUCCESS"]
+        assert all(re.fullmatch(r"[\w+/]{43,}=*", answer["uid"]) for answer in (answers[0], answers[2]))
+        without_domain = json.loads(shlex.split(commands[2])[-1]) | {"domain": None}
+        assert ask(sidecar.data, "/decrypt", without_domain).json["status"] == "DOMAIN_NAME_CHECK_FAILED"
+        (warning,) = [line for line in sidecar.log if line["level"] == "warning"]
+        assert (warning["variable"], warning["did_you_mean"]) == ("BIDSTREAM_LISTENS", "BIDSTREAM_LISTEN")
+        sidecar.signal(signal.SIGINT)
+        assert sidecar.process.wait(DEADLINE_S) == 0
+
+
+def test_serve_dev_prints_what_fits_its_settings(tmp_path: Path) -> None:
+    directory = tmp_path / "it's a directory"
+    directory.mkdir()
+    (directory / "bearer").write_text("kept-secret")
+    settings = {"listen": f"unix:{directory}/data.sock", "admin_listen": "", "auth_token_file": directory / "bearer"}
+    with Sidecar(tmp_path, "serve", "--dev", **settings) as sidecar:
+        wait_until(lambda: "Ctrl-C" in sidecar.stdout, "the banner")
+        assert "kept-secret" not in sidecar.stdout
+        command = next(line for line in sidecar.stdout.splitlines() if line.startswith("curl "))
+        done = subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=DEADLINE_S)
+        assert json.loads(done.stdout)["status"] == "SUCCESS"
+        assert sidecar.stop() == 0

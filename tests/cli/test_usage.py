@@ -1,0 +1,68 @@
+"""Help, version, wrong usage, and secrets that must not stand in argv."""
+
+import pytest
+
+from bidstream_svc import __version__
+from bidstream_svc.cli.main import commands
+from tests.cli.conftest import Cli
+
+COMMANDS = sorted(commands.commands)
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version") == (0, f"bidstream-svc, version {__version__}\n", "")
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_commands(cli: Cli, flag: str) -> None:
+    outcome = cli(flag)
+    assert (outcome.status, outcome.err) == (0, "")
+    for name in ("serve", "operator", "decrypt", "check"):
+        assert f"\n  {name} " in outcome.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_has_help(cli: Cli, name: str, flag: str) -> None:
+    outcome = cli(name, flag)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.startswith(f"Usage: bidstream-svc {name} ")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("dance",),
+        ("--dance",),
+        ("serve", "--dance"),
+        ("serve", "now"),
+        ("serve", "--listen"),
+        ("check", "--online=perhaps"),
+        ("operator", "--seed", "x"),
+        ("operator", "--scope", "UID3"),
+        ("operator", "--listen", "127.0.0.1"),
+        ("operator", "--listen", "unix:/run/x.sock"),
+        ("operator", "--listen", "127.0.0.1:1,127.0.0.1:2"),
+        ("operator", "--listen", ""),
+        ("decrypt", "--keys"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_status_2_and_says_so_on_stderr(cli: Cli, args: tuple[str, ...]) -> None:
+    outcome = cli(*args)
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith(("Usage: bidstream-svc ", "Error: "))
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "decrypt"])
+@pytest.mark.parametrize("flag", ["--api-key", "--client-secret"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_secret_in_argv_is_refused_and_not_repeated(cli: Cli, command: str, flag: str, *, joined: bool) -> None:
+    outcome = cli(command, *([f"{flag}=kept-secret"] if joined else [flag, "kept-secret"]))
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert "secrets are not taken from the command line" in outcome.err
+    assert f"BIDSTREAM_{flag[2:].upper().replace('-', '_')}_FILE" in outcome.err
+    assert "kept-secret" not in outcome.err

@@ -1,0 +1,196 @@
+"""The real process: from a start without an operator to its end by a signal."""
+
+import signal
+import socket
+import ssl
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.devoperator.state import Lifetimes
+from tests.support.metrics_page import scrape
+from tests.support.operator import operator_in_thread
+from tests.support.raw_http import Connection, Response, ask, make_request
+from tests.support.sidecar import Sidecar, operator_settings, wait_until
+
+HALF = make_request("/decrypt", headers={"Content-Length": "17"}) + b'{"token": '
+OTHER_HALF = b'"abcd"}'
+
+
+def decrypt(sidecar: Sidecar, token: str) -> str:
+    return str(ask(sidecar.data, "/decrypt", {"token": token}).json["status"])
+
+
+def ready(sidecar: Sidecar) -> Response:
+    return ask(sidecar.admin, "/readyz", method="GET")
+
+
+def test_from_a_late_operator_to_expired_keys(tmp_path: Path) -> None:
+    with operator_in_thread(OperatorState(seed=9)) as operator:
+        settings = operator_settings(operator)
+    port = int(operator.url.rpartition(":")[2])
+    with Sidecar(tmp_path, refresh_interval=0.2, **settings) as sidecar:
+        assert decrypt(sidecar, "abcd") == "NOT_INITIALIZED"
+        assert ready(sidecar).status == 503
+        assert "cannot connect" in ready(sidecar).json["reason"]
+        assert ask(sidecar.admin, "/startupz", method="GET").status == 503
+
+        # Keys are made an hour old: two seconds remain.
+        state = OperatorState(seed=9, lifetimes=Lifetimes(key_s=3602))
+        with operator_in_thread(state, port=port):
+            sidecar.signal(signal.SIGHUP)
+            wait_until(lambda: ready(sidecar).status == 200, "keys")
+            token = state.mint_token()
+            assert decrypt(sidecar, token) == "SUCCESS"
+
+        wait_until(lambda: decrypt(sidecar, token) == "KEYS_NOT_SYNCED", "the keys to expire")
+        assert decrypt(sidecar, "") == "KEYS_NOT_SYNCED"
+        assert (ready(sidecar).status, ready(sidecar).json["reason"]) == (503, "all keys have expired")
+        assert ask(sidecar.admin, "/startupz", method="GET").status == 200
+        assert ask(sidecar.admin, "/livez", method="GET").status == 200
+
+        with operator_in_thread(OperatorState(seed=9), port=port) as operator:
+            sidecar.signal(signal.SIGHUP)
+            wait_until(lambda: decrypt(sidecar, operator.state.mint_token()) == "SUCCESS", "fresh keys")
+
+        assert sidecar.stop() == 0
+        assert [line["event"] for line in sidecar.log if line["level"] == "info"][-2:] == ["draining", "stopped"]
+        assert sidecar.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def operator() -> Iterator[DevOperator]:
+    with operator_in_thread(OperatorState(seed=10)) as running:
+        yield running
+
+
+def test_sigterm_lets_what_has_begun_end(operator: DevOperator, tmp_path: Path) -> None:
+    with Sidecar(tmp_path, **operator_settings(operator)) as sidecar:
+        sidecar.wait_ready()
+        begun, idle, late = (Connection(sidecar.data) for _ in range(3))
+        assert idle.ask("/decrypt", {"token": "abcd"}).status == 200
+        begun.send(HALF)
+
+        sidecar.signal(signal.SIGTERM)
+        wait_until(lambda: ready(sidecar).status == 503, "/readyz to say that it drains")
+        assert ready(sidecar).json["reason"] == "draining"
+        assert ask(sidecar.admin, "/info", method="GET").json["draining"] is True
+        # What still comes is served, and told not to come again.
+        for request in (make_request("/decrypt", {"token": "abcd"}), make_request("/nowhere")):
+            with Connection(sidecar.data) as another:
+                another.send(request)
+                answer = another.receive()
+                assert answer.status in {200, 404}
+                assert answer.closes
+                assert another.is_closed_by_peer()
+
+        assert idle.is_closed_by_peer()
+        wait_until(lambda: not accepts(sidecar.data), "the listener to close")
+        assert sidecar.process.poll() is None
+        begun.send(OTHER_HALF)
+        answer = begun.receive()
+        assert (answer.status, answer.json["status"]) == (200, "VERSION_NOT_SUPPORTED")
+        assert answer.closes
+        assert begun.is_closed_by_peer()
+        assert sidecar.process.wait(10) == 0
+        for connection in (begun, idle, late):
+            connection.socket.close()
+
+
+def accepts(address: str) -> bool:
+    try:
+        Connection(address).socket.close()
+    except ConnectionError:
+        return False
+    return True
+
+
+def test_a_second_signal_ends_it_at_once(operator: DevOperator, tmp_path: Path) -> None:
+    with Sidecar(tmp_path, drain_timeout=600, request_timeout=600, **operator_settings(operator)) as sidecar:
+        with Connection(sidecar.data) as begun:
+            begun.send(HALF)
+            wait_until(lambda: scrape(sidecar.admin).value("bidstream_connections") == 1, "the connection")
+            sidecar.signal(signal.SIGINT)
+            wait_until(lambda: sidecar.has_logged("draining"), "the first signal")
+            assert sidecar.stop() == 0
+            assert begun.is_closed_by_peer()
+        assert sidecar.has_logged("stopped")
+
+
+def test_who_takes_too_long_is_left_behind(operator: DevOperator, tmp_path: Path) -> None:
+    with Sidecar(tmp_path, drain_timeout=0.1, request_timeout=600, **operator_settings(operator)) as sidecar:
+        with Connection(sidecar.data) as begun:
+            begun.send(HALF)
+            wait_until(lambda: scrape(sidecar.admin).value("bidstream_connections") == 1, "the connection")
+            assert sidecar.stop() == 0
+            assert begun.is_closed_by_peer()
+        assert next(line for line in sidecar.log if line["event"] == "drain timed out")["connections"] == 1
+
+
+def test_sockets_tls_and_bearer_by_settings(operator: DevOperator, tmp_path: Path) -> None:
+    server, clients = trustme.CA(), trustme.CA()
+    certificate = server.issue_cert("localhost")
+    (tmp_path / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    clients.cert_pem.write_to_path(tmp_path / "clients.pem")
+    (tmp_path / "bearer").write_text("made-up\n")
+    unix = tmp_path / "data.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(unix))
+    context = ssl.create_default_context()
+    server.configure_trust(context)
+    clients.issue_cert("bidder").configure_cert(context)
+
+    settings = operator_settings(operator) | {
+        "listen": f"127.0.0.1:0,unix:{unix}",
+        "tls_cert": tmp_path / "cert.pem",
+        "tls_key": tmp_path / "key.pem",
+        "tls_client_ca": tmp_path / "clients.pem",
+        "auth_token_file": tmp_path / "bearer",
+    }
+    good = {"Authorization": "Bearer made-up"}
+    with Sidecar(tmp_path, **settings) as sidecar:
+        sidecar.wait_ready()
+        assert stat.S_IMODE(unix.stat().st_mode) == 0o660
+        token = {"token": operator.state.mint_token()}
+        assert ask(sidecar.data, "/decrypt", token, tls=context, headers=good).json["status"] == "SUCCESS"
+        assert ask(f"unix:{unix}", "/decrypt", token, headers=good).json["status"] == "SUCCESS"
+        assert ask(f"unix:{unix}", "/decrypt", token).status == 401
+
+        (tmp_path / "bearer").write_text("rotated\n")
+        sidecar.signal(signal.SIGHUP)
+        rotated = {"Authorization": "Bearer rotated"}
+        wait_until(lambda: ask(f"unix:{unix}", "/decrypt", token, headers=rotated).status == 200, "the new token")
+        assert ask(sidecar.data, "/decrypt", token, tls=context, headers=good).status == 401
+
+        # A second process does not steal the socket, and says in one line why it cannot start.
+        (tmp_path / "second").mkdir()
+        second = Sidecar(tmp_path / "second", **(settings | {"listen": f"unix:{unix}"}))
+        assert second.process.wait(20) == 1
+        assert second.stderr == f"bidstream-svc: cannot listen on unix:{unix}: another process listens there\n"
+        assert ask(f"unix:{unix}", "/decrypt", token, headers=rotated).status == 200
+        assert sidecar.stop() == 0
+        assert not unix.exists()
+
+
+def test_a_successor_on_the_same_socket_outlives_the_first(operator: DevOperator, tmp_path: Path) -> None:
+    unix = f"unix:{tmp_path}/data.sock"
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    settings = operator_settings(operator) | {"listen": unix, "drain_timeout": 60}
+    with Sidecar(tmp_path / "first", **settings) as first, Connection(unix) as begun:
+        begun.send(HALF)
+        wait_until(lambda: scrape(first.admin).value("bidstream_connections") == 1, "the connection")
+        first.signal(signal.SIGTERM)
+        wait_until(lambda: not accepts(unix), "the first to stop listening")
+        with Sidecar(tmp_path / "second", **settings) as second:
+            begun.send(OTHER_HALF)
+            assert begun.receive().status == 200
+            assert first.process.wait(10) == 0
+            assert second.data == unix
+            assert ask(unix, "/decrypt", {"token": "abcd"}).status == 200
+            assert second.stop() == 0
