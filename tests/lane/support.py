@@ -142,9 +142,13 @@ class Side:
     def __init__(self, bearer: BearerToken | None = None, limits: ConnectionLimits = LIMITS) -> None:
         self.metrics = MetricCells()
         self.store = KeyStore(parse_key_response(orjson.dumps(bidstream_keys(STATE, {}))))
-        self.handler = DecryptHandler(self.store, self.metrics, on_unknown_key=lambda: None)
+        self.on_unknown_key: Callable[[], None] = lambda: None  # fails where a test wants the handler to fail
+        self.handler = DecryptHandler(self.store, self.metrics, on_unknown_key=self._call_on_unknown_key)
         self.plane = DataPlane(self.handler, self.metrics, limits, bearer)
         self.connect_to: Callable[[HostCheck], asyncio.BaseProtocol] = self.plane.connect
+
+    def _call_on_unknown_key(self) -> None:
+        self.on_unknown_key()
 
     def connect(self) -> FakeTransport:
         return FakeTransport(self.connect_to(HOSTS))

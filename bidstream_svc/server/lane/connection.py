@@ -18,7 +18,7 @@ from bidstream_svc.server.answers import INTERNAL_ERROR, REQUEST_TIMEOUT, Answer
 from bidstream_svc.server.data_plane import DataPlane
 from bidstream_svc.server.handler import DecryptHandler
 from bidstream_svc.server.hosts import HostCheck
-from bidstream_svc.server.lane.heads import HEAD_END, MAX_HEAD_BYTES, NO_HEAD, HeadMemo, may_become_plain
+from bidstream_svc.server.lane.heads import HEAD_END, MAX_HEAD_BYTES, NO_HEAD, Head, HeadMemo, may_become_plain
 from bidstream_svc.server.lane.turn import Turn
 from bidstream_svc.server.lane.wire import AnswerWriter
 
@@ -173,26 +173,29 @@ class LaneConnection(asyncio.Protocol):
             self._transport.abort()
 
     def forget_head(self) -> None:
-        """Look the next head up again; one whose body is still coming stands."""
-        if not self._missing:
-            self._head = NO_HEAD
+        """Look the next head up again; of one whose body is still coming, the route stays."""
+        self._head = Head(NO_HEAD.raw, self._head.route, NO_HEAD.body_length)
 
     def grow_older(self, idle_sweeps: int, request_sweeps: int) -> None:
         """Called at every sweep: close when nothing came for so many, or when a request takes so many to arrive."""
         transport = self._transport
         if transport is None or self._batch is not None:
             return
-        if not self._is_midway:
+        # While writing is paused, nothing is read either: a request that does not arrive then is not late.
+        if self._is_midway and not self._is_writing_paused:
+            self._request_sweeps += 1
+            if self._request_sweeps <= request_sweeps:
+                return
+            if not transport.is_closing():
+                self._send_counted(self._head.route, REQUEST_TIMEOUT)
+        else:
             self._request_sweeps = 0
             self._idle_sweeps += 1
-            if self._idle_sweeps > idle_sweeps:
-                # A client that does not read would keep a gentle close waiting for ever.
-                transport.abort() if self._is_writing_paused else transport.close()
-            return
-        self._request_sweeps += 1
-        if self._request_sweeps > request_sweeps:
-            self._send_counted(self._head.route, REQUEST_TIMEOUT)
-            transport.close()
+            if self._idle_sweeps <= idle_sweeps:
+                return
+        # A client that does not read would keep a gentle close waiting for ever.
+        must_abort = self._is_writing_paused or transport.is_closing()
+        transport.abort() if must_abort else transport.close()
 
     # Requests out of bytes.
 
@@ -269,8 +272,7 @@ class LaneConnection(asyncio.Protocol):
 
     def _continue_batch(self) -> None:
         batch = self._batch
-        if batch is None or self._transport is None:
-            return
+        assert batch is not None
         try:
             next(batch)
         except StopIteration as end:
@@ -280,19 +282,24 @@ class LaneConnection(asyncio.Protocol):
             answer = INTERNAL_ERROR
         else:
             self._pause_or_resume_reading()
-            asyncio.get_running_loop().call_soon(self._continue_batch)
+            asyncio.get_running_loop().call_soon(self._go_on)
             return
         self._batch = None
+        self._is_midway = bool(self._missing or self._beginning)
         self._send_counted(Route.BATCH, answer)
         self._shared.metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - self._batch_began_ns)
-        self._leave_batch()
-
-    def _leave_batch(self) -> None:
-        """Go on where the batch interrupted: with the requests that were put off, then with the bytes unread."""
-        self._is_midway = bool(self._missing or self._beginning)
         self._pause_or_resume_reading()
-        while self._put_off and self._batch is None:
-            self._turn.add(self, *self._put_off.popleft())
+
+    def _go_on(self) -> None:
+        """Go on with a batch; behind its end, with the requests that were put off, then with the bytes unread."""
+        if self._transport is None:
+            return
+        self._continue_batch()
+        if self._batch is None and self._put_off:
+            put_off, self._put_off = self._put_off, deque()
+            for route, body in put_off:
+                self._turn.add(self, route, body)
+            # Those behind the next large batch are put off again.
             self._turn.answer()
         if self._batch is None and self._unread:
             data, self._unread = self._unread, b""
