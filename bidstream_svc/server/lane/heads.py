@@ -1,7 +1,12 @@
 """Request heads: which ones the lane takes, and a memory of those it has seen.
 
-A client sends the same head again and again. httptools reads it once; after that its bytes are recognised.
+A client sends the same head again and again: httptools reads it once, after that its bytes are recognised. Where a
+head differs a little every time, as with `traceparent`, its lines are recognised one by one; only what httptools has
+accepted before, or what can be nothing but a harmless header, is taken that way.
 """
+
+import re
+from typing import NamedTuple
 
 import httptools
 
@@ -21,20 +26,9 @@ _MAX_REMEMBERED = 1024
 
 _START = b"POST /decrypt"
 _ROUTES = {str(route).encode(): route for route in BODY_LIMITS}
-# The lane reads the first line; all of them, aiohttp refuses or treats specially when they come twice.
-_AT_MOST_ONCE = frozenset(
-    {
-        *(b"content-length", b"host", b"content-type", b"authorization", b"connection"),
-        *(b"content-location", b"content-range", b"etag", b"max-forwards", b"server", b"user-agent"),
-    }
-)
-# Each changes how a request is framed, continued or refused; aiohttp knows how.
-_NEVER = frozenset(
-    {
-        *(b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te"),
-        *(b"proxy-connection", b"sec-websocket-key1"),
-    }
-)
+_REQUEST_LINES = {b"POST %b HTTP/1.1" % path: route for path, route in _ROUTES.items()}
+_LINE_END = b"\r\n"
+_PLAIN_LINE = re.compile(rb"([A-Za-z0-9-]+): ([!-~](?:[ -~]*[!-~])?)")
 
 
 class Head:
@@ -53,12 +47,35 @@ class Head:
         self.request_length = self.length + body_length
 
 
-# Of a length that no bytes have: a connection's last head before it has one.
-NO_HEAD = Head(b"", Route.OTHER, -1)
+# No request begins so: a connection's last head before it has one.
+NO_HEAD = Head(b"\0", Route.OTHER, 0)
+
+
+# The headers that matter; each may come once. Bits, and no IntFlag: its operators cost more than all the rest.
+_NONE, _HOST, _LENGTH, _TYPE, _AUTHORIZATION, _CONNECTION = 0, 1, 2, 4, 8, 16
+_KINDS = {
+    b"host": _HOST,
+    b"content-length": _LENGTH,
+    b"content-type": _TYPE,
+    b"authorization": _AUTHORIZATION,
+    b"connection": _CONNECTION,
+}
+# Each changes how a request is framed or continued; aiohttp knows how.
+_NEVER = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te"})
+
+
+class _Line(NamedTuple):
+    """A header line that passed: what it is, and the body's length if it says that."""
+
+    kind: int
+    body_length: int
+
+
+_HARMLESS = _Line(_NONE, 0)
 
 
 class HeadMemo:
-    """Plain heads by their bytes; bounded, and forgotten whole when full.
+    """Plain heads and lines by their bytes; bounded, and forgotten whole when full.
 
     Args:
         bearer: what requests must show, if anything; a head that it does not admit is not plain.
@@ -69,23 +86,52 @@ class HeadMemo:
         self._bearer = bearer
         self._hosts = hosts
         self._heads: dict[bytes, Head] = {}
+        self._lines: dict[bytes, _Line] = {}
+        self._needed = _HOST | _LENGTH | (_NONE if bearer is None else _AUTHORIZATION)
 
     def find(self, raw: bytes) -> Head | None:
         """The head of these bytes, up to and with the empty line; None if it is not plain."""
-        head = self._heads.get(raw)
-        if head is None:
-            head = self._read(raw)
-            if head is not None:
-                if len(self._heads) >= _MAX_REMEMBERED:
-                    self._heads.clear()
-                self._heads[raw] = head
-        return head
+        return self._heads.get(raw) or self._assemble(raw) or self._read(raw)
 
     def forget(self) -> None:
         """Forget all, because the bearer token changed."""
         self._heads.clear()
+        self._lines.clear()
+
+    def _assemble(self, raw: bytes) -> Head | None:
+        """A head out of lines that are known, or harmless; None if that does not do."""
+        if len(raw) > MAX_HEAD_BYTES:
+            return None
+        lines = raw.split(_LINE_END)
+        route = _REQUEST_LINES.get(lines[0])
+        # Behind the last header stands the empty line, and nothing behind that.
+        if route is None or len(lines) > _MAX_HEADERS + 3:
+            return None
+        seen = body_length = 0
+        is_new = False
+        known = self._lines
+        for line in lines[1:-2]:
+            found = known.get(line)
+            if found is None:
+                if not _is_harmless(line):
+                    return None
+                is_new = True
+            elif found is not _HARMLESS:
+                kind, length = found
+                if seen & kind:
+                    return None
+                seen |= kind
+                body_length += length
+        if seen & self._needed != self._needed or body_length > BODY_LIMITS[route]:
+            return None
+        head = Head(raw, route, body_length)
+        if not is_new:
+            # Worth keeping only where nothing in it is of this one request alone.
+            self._keep(head)
+        return head
 
     def _read(self, raw: bytes) -> Head | None:
+        """A head as httptools reads it."""
         if len(raw) > MAX_HEAD_BYTES or not raw.startswith(_START):
             return None
         found = _Fields()
@@ -95,23 +141,59 @@ class HeadMemo:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             return None
         route = _ROUTES.get(found.target)
-        fields = _pick(found.fields)
-        if route is None or fields is None or parser.get_http_version() != "1.1" or not self._admits(fields):
+        if route is None or parser.get_http_version() != "1.1" or len(found.fields) > _MAX_HEADERS:
             return None
-        length = fields.get(b"content-length", b"")
-        if not length.isdigit() or int(length) > BODY_LIMITS[route]:
+        seen = body_length = 0
+        for name, value in found.fields:
+            line = self._judge(name.lower(), value)
+            if line is None or seen & line.kind:
+                return None
+            seen |= line.kind
+            body_length += line.body_length
+            self._keep_line(b"%b: %b" % (name, value), line)
+        if seen & self._needed != self._needed or body_length > BODY_LIMITS[route]:
             return None
-        return Head(raw, route, int(length))
+        head = Head(raw, route, body_length)
+        self._keep(head)
+        return head
 
-    def _admits(self, fields: dict[bytes, bytes]) -> bool:
-        """Whether a request with these fields is plain and may pass."""
-        if b"host" not in fields or fields.get(b"connection", b"keep-alive") != b"keep-alive":
-            return False
-        if b"content-type" in fields and not is_json(_to_text(fields[b"content-type"])):
-            return False
-        if not self._hosts.admits(_to_text(fields[b"host"])):
-            return False
-        return self._bearer is None or self._bearer.admits(_to_text(fields.get(b"authorization", b"")))
+    def _judge(self, name: bytes, value: bytes) -> _Line | None:
+        """What a header means here; None if it is not plain, or not admitted."""
+        if name in _NEVER:
+            return None
+        kind = _KINDS.get(name, _NONE)
+        if kind == _LENGTH:
+            return _Line(kind, int(value)) if value.isdigit() else None
+        text = value.decode("latin-1")
+        passes = (
+            kind == _NONE
+            or (kind == _HOST and self._hosts.admits(text))
+            or (kind == _TYPE and is_json(text))
+            or (kind == _CONNECTION and value == b"keep-alive")
+            or (kind == _AUTHORIZATION and (self._bearer is None or self._bearer.admits(text)))
+        )
+        if not passes:
+            return None
+        return _Line(kind, 0) if kind else _HARMLESS
+
+    def _keep(self, head: Head) -> None:
+        if len(self._heads) >= _MAX_REMEMBERED:
+            self._heads.clear()
+        self._heads[head.raw] = head
+
+    def _keep_line(self, raw: bytes, line: _Line) -> None:
+        if len(self._lines) >= _MAX_REMEMBERED:
+            self._lines.clear()
+        self._lines[raw] = line
+
+
+def _is_harmless(line: bytes) -> bool:
+    """Whether a line can be nothing but a header that does not matter here, in the plainest spelling."""
+    match = _PLAIN_LINE.fullmatch(line)
+    if match is None:
+        return False
+    name = match[1].lower()
+    return name not in _KINDS and name not in _NEVER
 
 
 class _Fields:
@@ -127,7 +209,7 @@ class _Fields:
         self.target += target
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.append((name.lower(), value))
+        self.fields.append((name, value))
 
 
 def may_become_plain(beginning: bytes) -> bool:
@@ -139,23 +221,3 @@ def may_become_plain(beginning: bytes) -> bool:
     except (httptools.HttpParserError, httptools.HttpParserUpgrade):
         return False
     return True
-
-
-def _pick(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes] | None:
-    """The fields that matter; None if one is not plain, or comes twice."""
-    if len(fields) > _MAX_HEADERS:
-        return None
-    picked: dict[bytes, bytes] = {}
-    for name, value in fields:
-        if name in _NEVER:
-            return None
-        if name in _AT_MOST_ONCE:
-            if name in picked:
-                return None
-            picked[name] = value
-    return picked
-
-
-def _to_text(value: bytes) -> str:
-    """A header's value as aiohttp reads it."""
-    return value.decode("utf-8", "surrogateescape")
