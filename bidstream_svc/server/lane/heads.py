@@ -47,21 +47,26 @@ class Head:
         self.request_length = self.length + body_length
 
 
-# No request begins so: a connection's last head before it has one.
-NO_HEAD = Head(b"\0", Route.OTHER, 0)
+# A connection's last head before it has one; no request has less than no bytes.
+NO_HEAD = Head(b"", Route.OTHER, -1)
 
 
 # The headers that matter; each may come once. Bits, and no IntFlag: its operators cost more than all the rest.
-_NONE, _HOST, _LENGTH, _TYPE, _AUTHORIZATION, _CONNECTION = 0, 1, 2, 4, 8, 16
+_NONE, _HOST, _LENGTH, _TYPE, _AUTHORIZATION, _CONNECTION, _USER_AGENT = 0, 1, 2, 4, 8, 16, 32
 _KINDS = {
     b"host": _HOST,
     b"content-length": _LENGTH,
     b"content-type": _TYPE,
     b"authorization": _AUTHORIZATION,
     b"connection": _CONNECTION,
+    b"user-agent": _USER_AGENT,
 }
-# Each changes how a request is framed or continued; aiohttp knows how.
-_NEVER = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te"})
+# The first line's change how a request is framed or continued, and aiohttp knows how; the second's have no place in a
+# request, and aiohttp refuses some that come twice.
+_NEVER = frozenset(
+    {b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te", b"proxy-connection"}
+    | {b"content-location", b"content-range", b"etag", b"max-forwards", b"server", b"sec-websocket-key1"}
+)
 
 
 class _Line(NamedTuple):
@@ -164,9 +169,11 @@ class HeadMemo:
         kind = _KINDS.get(name, _NONE)
         if kind == _LENGTH:
             return _Line(kind, int(value)) if value.isdigit() else None
+        if kind != _NONE and not value.isascii():
+            return None
         text = value.decode("latin-1")
         passes = (
-            kind == _NONE
+            kind in {_NONE, _USER_AGENT}
             or (kind == _HOST and self._hosts.admits(text))
             or (kind == _TYPE and is_json(text))
             or (kind == _CONNECTION and value == b"keep-alive")
