@@ -10,7 +10,10 @@ from yarl import URL
 from bidstream_svc.errors import ConfigurationError
 
 __all__ = [
+    "DEFAULT_ADMIN_LISTEN",
+    "BoundAddress",
     "ListenAddress",
+    "SystemdAddress",
     "TcpAddress",
     "UnixAddress",
     "check_base_url",
@@ -18,7 +21,11 @@ __all__ = [
     "parse_listen_addresses",
 ]
 
+# Here and not in config.py for `bidstream-svc health`, which has no time to load that.
+DEFAULT_ADMIN_LISTEN = "127.0.0.1:9464"
+
 _UNIX_PREFIX = "unix:"
+_SYSTEMD_PREFIX = "systemd:"
 _MAX_PORT = 65535
 
 
@@ -55,7 +62,19 @@ class UnixAddress:
         return f"{_UNIX_PREFIX}{self.path}"
 
 
-ListenAddress: TypeAlias = TcpAddress | UnixAddress
+@dataclass(frozen=True, slots=True)
+class SystemdAddress:
+    """The sockets that systemd passes under a name (`FileDescriptorName=` of the socket unit)."""
+
+    name: str
+
+    def __str__(self) -> str:
+        """As settings spell it: `systemd:data`."""
+        return f"{_SYSTEMD_PREFIX}{self.name}"
+
+
+BoundAddress: TypeAlias = TcpAddress | UnixAddress
+ListenAddress: TypeAlias = BoundAddress | SystemdAddress
 
 
 def is_loopback_host(host: str) -> bool:
@@ -103,7 +122,7 @@ def check_base_url(
 
 
 def parse_listen_addresses(text: str) -> tuple[ListenAddress, ...]:
-    """Read a comma list of `HOST:PORT`, `[IPV6]:PORT` and `unix:/path`; the empty text is the empty list.
+    """Read a comma list of `HOST:PORT`, `[IPV6]:PORT`, `unix:/path` and `systemd:NAME`; empty text is the empty list.
 
     Raises:
         ValueError: an entry is none of these.
@@ -117,6 +136,11 @@ def _parse(entry: str) -> ListenAddress:
         if not path.startswith("/"):
             raise ValueError(f"{entry!r} has no absolute path")
         return UnixAddress(Path(path))
+    if entry.startswith(_SYSTEMD_PREFIX):
+        name = entry.removeprefix(_SYSTEMD_PREFIX)
+        if not name:
+            raise ValueError(f"{entry!r} names no sockets")
+        return SystemdAddress(name)
     host, colon, port = entry.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not host or (":" in host and not bracketed) or not (port.isascii() and port.isdecimal()):

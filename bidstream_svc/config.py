@@ -5,7 +5,7 @@ the README come from there. No error repeats a value that may be secret.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,7 +13,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from bidstream_svc.addresses import ListenAddress, check_base_url, parse_listen_addresses
+from bidstream_svc.addresses import (
+    DEFAULT_ADMIN_LISTEN,
+    BoundAddress,
+    ListenAddress,
+    SystemdAddress,
+    check_base_url,
+    parse_listen_addresses,
+)
 from bidstream_svc.errors import ConfigurationError
 
 __all__ = ["ENV_PREFIX", "SECRET_FIELDS", "Settings", "env_name", "load_settings", "unknown_variables"]
@@ -58,10 +65,12 @@ class Settings(BaseSettings):
     client_secret: OptionalSecret = Field(None, description="the client secret in base64; never a flag")
     client_secret_file: OptionalPath = Field(None, description="a file that holds it, read at every refresh")
     listen: Addresses = Field(
-        "127.0.0.1:8080", validate_default=True, description="data plane; HOST:PORT or unix:/path, comma list"
+        "127.0.0.1:8080",
+        validate_default=True,
+        description="data plane; HOST:PORT, unix:/path or systemd:NAME, comma list",
     )
     admin_listen: Addresses = Field(
-        "127.0.0.1:9464", validate_default=True, description="metrics and health; as above; empty turns it off"
+        DEFAULT_ADMIN_LISTEN, validate_default=True, description="metrics and health; as above; empty turns it off"
     )
     refresh_interval: Seconds = Field(3600, description="seconds between key refreshes, drawn from ±10 % of it")
     key_cache: OptionalPath = Field(None, description="a file for the last key response, as the operator encrypted it")
@@ -104,17 +113,23 @@ class Settings(BaseSettings):
             yield from _url_problems(self.operator_url, allow_insecure=self.allow_insecure_operator)
         if not self.listen:
             yield f"{env_name('listen')}: empty; at least one address is needed"
-        if not self.auth_token_file and not self.allow_unauthenticated:
-            for address in self.listen:
-                if not address.is_private:
-                    yield (
-                        f"{env_name('listen')}: {address} is open to the network; give {env_name('auth_token_file')},"
-                        f" listen on loopback or a Unix socket, or set {env_name('allow_unauthenticated')}=1"
-                    )
+        # What systemd passes shows its address only when it is taken over; see server/listeners.py.
+        yield from self.exposures(address for address in self.listen if not isinstance(address, SystemdAddress))
         if bool(self.tls_cert) != bool(self.tls_key):
             yield f"{env_name('tls_cert')}: certificate and {env_name('tls_key')} go together"
         if self.tls_client_ca and not self.tls_cert:
             yield f"{env_name('tls_client_ca')}: needs {env_name('tls_cert')} and {env_name('tls_key')}"
+
+    def exposures(self, addresses: Iterable[BoundAddress]) -> Iterator[str]:
+        """Which of these addresses the data plane must not be served on, because anybody could ask; one line each."""
+        if self.auth_token_file or self.allow_unauthenticated:
+            return
+        for address in addresses:
+            if not address.is_private:
+                yield (
+                    f"{env_name('listen')}: {address} is open to the network; give {env_name('auth_token_file')},"
+                    f" listen on loopback or a Unix socket, or set {env_name('allow_unauthenticated')}=1"
+                )
 
     def require_operator(self) -> None:
         """Check what only a service against a real operator needs.

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import orjson
 
-from bidstream_svc.addresses import ListenAddress, TcpAddress, UnixAddress
+from bidstream_svc.addresses import BoundAddress, UnixAddress
 from bidstream_svc.config import Settings, env_name, load_settings
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.errors import ConfigurationError
@@ -74,7 +74,7 @@ def _banner(service: Service, operator: DevOperator, settings: Settings) -> str:
     return "\n".join([*lines, "", "Ctrl-C ends it.", ""])
 
 
-def _curl(address: ListenAddress, settings: Settings, token: str, domain: str | None) -> str:
+def _curl(address: BoundAddress, settings: Settings, token: str, domain: str | None) -> str:
     """A command to paste; options that the settings ask for come as shell variables, never as secrets."""
     options = ""
     scheme = "http"
@@ -82,7 +82,6 @@ def _curl(address: ListenAddress, settings: Settings, token: str, domain: str | 
         options = f" --unix-socket {quote(str(address.path))}"
         host = "localhost"
     else:
-        assert isinstance(address, TcpAddress)
         host = str(address)
         if settings.tls_cert is not None:
             scheme, options = "https", " --insecure"

@@ -4,7 +4,7 @@ A web page can make a browser on this host send requests to a loopback port unde
 programs on this host can connect, a request must be addressed to this host, or to a name that the settings allow.
 """
 
-from bidstream_svc.addresses import ListenAddress, UnixAddress, is_loopback_host
+from bidstream_svc.addresses import BoundAddress, UnixAddress, is_loopback_host
 
 __all__ = ["HostCheck"]
 
@@ -19,7 +19,7 @@ class HostCheck:
         allowed: further names, in lower case; `*` for any.
     """
 
-    def __init__(self, address: ListenAddress, allowed: frozenset[str]) -> None:
+    def __init__(self, address: BoundAddress, allowed: frozenset[str]) -> None:
         self._accepts_all = isinstance(address, UnixAddress) or not address.is_private or _ANY in allowed
         self._allowed = allowed
 

@@ -10,9 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from bidstream_svc.addresses import ListenAddress, TcpAddress, UnixAddress
+from bidstream_svc.addresses import BoundAddress, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 from bidstream_svc.config import Settings
-from bidstream_svc.errors import ConfigurationError, ListenError
+from bidstream_svc.errors import BidstreamError, ConfigurationError, ListenError
+from bidstream_svc.server.systemd import address_of, passed_sockets
 
 __all__ = ["Listener", "Listeners", "close_listeners", "make_tls_context", "open_listeners", "open_listeners_each"]
 
@@ -21,10 +22,14 @@ _UNIX_SOCKET_MODE = 0o660
 
 
 class Listener(NamedTuple):
-    """A listening socket and the address it has got, with the port that the system chose for port 0."""
+    """A listening socket and the address it has got, with the port that the system chose for port 0.
+
+    `is_passed` tells those that systemd opened: it goes on to listen there after us, and the file is not ours.
+    """
 
     socket: socket.socket
-    address: ListenAddress
+    address: BoundAddress
+    is_passed: bool = False
 
 
 class Listeners(NamedTuple):
@@ -39,7 +44,7 @@ class Listeners(NamedTuple):
 
 
 def open_listeners(addresses: Iterable[ListenAddress], *, reuse_port: bool = False) -> list[Listener]:
-    """Bind and listen.
+    """Bind and listen, or take over what systemd listens on.
 
     Args:
         addresses: a host name may stand for several.
@@ -53,6 +58,8 @@ def open_listeners(addresses: Iterable[ListenAddress], *, reuse_port: bool = Fal
         try:
             if isinstance(address, UnixAddress):
                 listeners.append(_listen_unix(address.path))
+            elif isinstance(address, SystemdAddress):
+                listeners.extend(_take_over(address.name))
             else:
                 listeners.extend(_listen_tcp(address, reuse_port=reuse_port))
         except OSError as error:
@@ -62,15 +69,18 @@ def open_listeners(addresses: Iterable[ListenAddress], *, reuse_port: bool = Fal
 
 
 def open_listeners_each(settings: Settings, workers: int) -> list[Listeners]:
-    """The listeners of each worker: TCP sockets of its own, between which the kernel spreads; Unix sockets shared.
+    """The listeners of each worker: TCP sockets of its own, between which the kernel spreads; others shared.
 
     Raises:
         ListenError: as for `open_listeners`.
+        ConfigurationError: systemd passed a socket that is open to the network, and nothing says who may ask.
     """
     first = Listeners(open_listeners(settings.listen), [])
     try:
+        for problem in settings.exposures(listener.address for listener in first.data):
+            raise ConfigurationError(problem)
         first.admin.extend(open_listeners(settings.admin_listen))
-    except ListenError:
+    except BidstreamError:
         first.close()
         raise
     if workers == 1:
@@ -82,18 +92,18 @@ def open_listeners_each(settings: Settings, workers: int) -> list[Listeners]:
 
 def _multiply(listeners: list[Listener], workers: int) -> list[list[Listener]]:
     """From sockets that exclude others to as many that share, on the same addresses."""
-    unix = [listener for listener in listeners if isinstance(listener.address, UnixAddress)]
-    tcp = [listener for listener in listeners if not isinstance(listener.address, UnixAddress)]
-    close_listeners(tcp)
-    addresses = [listener.address for listener in tcp]
-    return [[*open_listeners(addresses, reuse_port=True), *unix] for _ in range(workers)]
+    shared = [listener for listener in listeners if listener.is_passed or isinstance(listener.address, UnixAddress)]
+    own = [listener for listener in listeners if listener not in shared]
+    close_listeners(own)
+    addresses = [listener.address for listener in own]
+    return [[*open_listeners(addresses, reuse_port=True), *shared] for _ in range(workers)]
 
 
 def close_listeners(listeners: Iterable[Listener]) -> None:
     """Close sockets that are still open, and remove the files of Unix sockets."""
     for listener in listeners:
         listener.socket.close()
-        if isinstance(listener.address, UnixAddress):
+        if isinstance(listener.address, UnixAddress) and not listener.is_passed:
             with suppress(OSError):  # whoever listens there by now has taken our place
                 _remove_dead_socket(listener.address.path)
 
@@ -145,6 +155,15 @@ def _listen_unix(path: Path) -> Listener:
     finally:
         os.umask(old_mask)
     return Listener(listener, UnixAddress(path))
+
+
+def _take_over(name: str) -> Iterator[Listener]:
+    for passed in passed_sockets(name):
+        try:
+            yield Listener(passed, address_of(passed), is_passed=True)
+        except OSError:
+            passed.close()
+            raise
 
 
 def _remove_dead_socket(path: Path) -> None:

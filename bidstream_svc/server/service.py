@@ -12,7 +12,7 @@ import uvloop
 from aiohttp import web
 
 from bidstream_svc._version import __version__
-from bidstream_svc.addresses import ListenAddress
+from bidstream_svc.addresses import BoundAddress
 from bidstream_svc.config import Settings
 from bidstream_svc.domains import load_public_suffixes
 from bidstream_svc.key_cache import KeyCache
@@ -87,12 +87,12 @@ class Service:
         await self._closing.aclose()
 
     @property
-    def data_addresses(self) -> list[ListenAddress]:
+    def data_addresses(self) -> list[BoundAddress]:
         """Where the data plane listens, with real ports."""
         return [listener.address for listener in self._listeners.data]
 
     @property
-    def admin_addresses(self) -> list[ListenAddress]:
+    def admin_addresses(self) -> list[BoundAddress]:
         """Where the admin plane listens, with real ports."""
         return [listener.address for listener in self._listeners.admin]
 

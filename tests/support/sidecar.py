@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -25,6 +25,7 @@ from tests.support.raw_http import Connection, Response, ask
 
 __all__ = [
     "DEADLINE_S",
+    "PROGRAM",
     "RunningService",
     "Sidecar",
     "environment",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 DEADLINE_S = 20.0
+PROGRAM = (sys.executable, "-m", "bidstream_svc")
 _POLL_S = 0.02
 
 
@@ -63,20 +65,30 @@ class Sidecar:
     Args:
         directory: for what it prints.
         args: the command line behind `bidstream_svc`.
+        program: what to start instead of this environment's program.
+        pass_fds: descriptors that it inherits.
         settings: its environment; it listens on free ports unless told otherwise.
     """
 
-    def __init__(self, directory: Path, *args: str, **settings: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *args: str,
+        program: Sequence[str] = PROGRAM,
+        pass_fds: Sequence[int] = (),
+        **settings: Any,
+    ) -> None:
         settings = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"} | settings
         self._stdout, self._stderr = directory / "stdout", directory / "stderr"
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bidstream_svc", *(args or ("serve",))],
+                [*program, *(args or ("serve",))],
                 env=environment(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
                 cwd=directory,
+                pass_fds=pass_fds,
             )
 
     def __enter__(self) -> Self:
