@@ -1,13 +1,11 @@
 """Where a command gets its keys from."""
 
-import asyncio
 from pathlib import Path
 
-from bidstream_svc.config import load_settings
+from bidstream_svc.cli.calls import call_operator
 from bidstream_svc.errors import ConfigurationError
 from bidstream_svc.keys import KeySnapshot, parse_key_response
-from bidstream_svc.operator.from_settings import make_transport
-from bidstream_svc.operator.keys import fetch_keys
+from bidstream_svc.operator import fetch_keys
 
 __all__ = ["fetch_once", "read_key_file"]
 
@@ -32,9 +30,4 @@ def fetch_once(**flags: object) -> KeySnapshot:
     Raises:
         BidstreamError: the settings or the call.
     """
-
-    async def fetch() -> KeySnapshot:
-        async with make_transport(load_settings(**flags)) as transport:
-            return (await fetch_keys(transport)).snapshot
-
-    return asyncio.run(fetch())
+    return call_operator(flags, fetch_keys).snapshot

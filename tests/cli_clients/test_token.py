@@ -1,0 +1,214 @@
+"""`token generate / refresh / validate`, and the validate flow of the reference document."""
+
+import asyncio
+import json
+from base64 import b64encode
+from pathlib import Path
+
+import pytest
+
+from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
+from bidstream_svc.identity import hash_identity
+from tests.cli.conftest import Outcome
+from tests.cli_clients.conftest import Cli
+from tests.support.recorder import running_recorder
+
+ADDRESS = "validate@example.com"
+HASH = "ntI244ZRTXwAwpki6/M5cyBYW7h/Wq576lnN3l9+W/c="  # as the reference document lists it
+GENERATE, VALIDATE = "/v2/token/generate", "/v2/token/validate"
+
+
+# "Using POST /token/validate to Test", step by step with `request`, which sends exactly what it is given.
+
+
+@pytest.fixture(params=[("email", ADDRESS), ("email_hash", HASH)], ids=["email", "hash"])
+def person(request: pytest.FixtureRequest) -> dict[str, str]:
+    name, value = request.param
+    return {name: value}
+
+
+def advertising_token(cli: Cli, operator: DevOperator, person: dict[str, str]) -> str:
+    generated = cli("request", "--json", operator.url + GENERATE, stdin=json.dumps(person))
+    token: str = json.loads(generated.out)["body"]["advertising_token"]
+    return token
+
+
+def validate(cli: Cli, operator: DevOperator, body: dict[str, str]) -> object:
+    answer = json.loads(cli("request", "--json", operator.url + VALIDATE, stdin=json.dumps(body)).out)
+    assert answer["status"] == "success"
+    return answer["body"]
+
+
+def test_flow_is_true(cli: Cli, operator: DevOperator, person: dict[str, str]) -> None:
+    token = advertising_token(cli, operator, person)
+    assert validate(cli, operator, {"token": token, **person}) is True
+
+
+@pytest.mark.parametrize("other", [{"email": "other@example.com"}, {"email_hash": hash_identity("other@example.com")}])
+def test_flow_with_another_address_is_false(
+    cli: Cli, operator: DevOperator, person: dict[str, str], other: dict[str, str]
+) -> None:
+    token = advertising_token(cli, operator, person)
+    assert validate(cli, operator, {"token": token, **other}) is False
+    assert validate(cli, operator, {"token": advertising_token(cli, operator, other), **other}) is False
+
+
+def test_flow_with_another_token_is_false(cli: Cli, operator: DevOperator, person: dict[str, str]) -> None:
+    tokens = [
+        advertising_token(cli, operator, {"email": "other@example.com"}),
+        advertising_token(cli, operator, person)[:-4] + "AAAA",
+        "abcd",
+        "",
+    ]
+    assert [validate(cli, operator, {"token": token, **person}) for token in tokens] == [False] * 4
+
+
+def test_flow_with_missing_parameters_is_400(cli: Cli, operator: DevOperator, person: dict[str, str]) -> None:
+    token = advertising_token(cli, operator, person)
+    for path, body in [
+        (GENERATE, {}),
+        (VALIDATE, {"token": token}),
+        (VALIDATE, person),
+        (VALIDATE, {"token": token, "phone": "+12345678901"}),
+        (VALIDATE, {}),
+    ]:
+        outcome = cli("request", operator.url + path, stdin=json.dumps(body))
+        assert outcome.status == 1
+        assert "Response: Error HTTP status code 400\n" in outcome.out
+        assert '"status":"client_error"' in outcome.out
+
+
+def test_flow_with_a_bad_bearer_is_401(cli: Cli, operator: DevOperator, person: dict[str, str]) -> None:
+    for path in (GENERATE, VALIDATE):
+        outcome = cli("request", operator.url + path, stdin=json.dumps(person), api_key="wrong")
+        assert outcome.status == 1
+        assert '"status":"unauthorized"' in outcome.out
+
+
+# The commands.
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("email", " Validate@Example.COM\r\n"),
+        ("email_hash", HASH),
+        ("phone", "+12345678901"),
+        ("phone_hash", hash_identity("+12345678901")),
+    ],
+)
+def test_generate_prints_an_identity_that_decrypts(cli: Cli, state: OperatorState, kind: str, given: str) -> None:
+    outcome = cli("token", "generate", "--kind", kind, stdin=given)
+    assert (outcome.status, outcome.err, outcome.out.count("\n")) == (0, "", 1)
+    identity = json.loads(outcome.out)
+    assert set(identity) >= {"advertising_token", "refresh_token", "refresh_response_key", "refresh_from"}
+    assert given.strip() not in outcome.out
+    decrypted = json.loads(cli("decrypt", identity["advertising_token"]).out)
+    person = "+12345678901" if kind.startswith("phone") else ADDRESS
+    assert decrypted["uid"] == state.raw_uid(person)
+
+
+async def test_generate_sends_a_hash_and_the_consent_and_nothing_else(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "consent").write_text("CPhJRpMPhJRpMABAMBFRACBoALAAAEJAAIYgAKwAQAKgArABAAqAAA\n")
+    async with running_recorder(b'{"status": "optout"}') as recorder:
+        outcome = await asyncio.to_thread(
+            cli,
+            *("token", "generate", "--tcf-consent-file", str(tmp_path / "consent")),
+            stdin=ADDRESS,
+            operator_url=recorder.url,
+            client_secret=b64encode(recorder.secret).decode(),
+        )
+    assert (outcome.status, outcome.complaint) == (1, "the user has opted out")
+    consent = (tmp_path / "consent").read_text().strip()
+    assert recorder.payloads == [{"email_hash": HASH, "tcf_consent_string": consent, "optout_check": 1}]
+
+
+def test_a_user_may_be_in_a_file(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "user").write_text(ADDRESS + "\n")
+    outcome = cli("token", "generate", "--user-file", str(tmp_path / "user"))
+    assert outcome.status == 0
+    assert cli("token", "validate", "--user-file", str(tmp_path / "user"), stdin=outcome.out).out == "true\n"
+
+
+def test_refresh_gives_another_token_for_the_same_user(cli: Cli, state: OperatorState, tmp_path: Path) -> None:
+    first = cli("token", "generate", stdin=ADDRESS)
+    (tmp_path / "identity.json").write_text(first.out)
+    second = cli("token", "refresh", "--identity", str(tmp_path / "identity.json"))
+    third = cli("token", "refresh", stdin=second.out)
+    tokens = [json.loads(outcome.out)["advertising_token"] for outcome in (first, second, third)]
+    assert len(set(tokens)) == 3
+    decrypted = cli("decrypt", *tokens).out.splitlines()
+    assert {json.loads(line)["uid"] for line in decrypted} == {state.raw_uid(ADDRESS)}
+
+
+def test_validate_takes_an_identity_a_token_and_an_answer(cli: Cli, operator: DevOperator) -> None:
+    identity = cli("token", "generate", stdin=ADDRESS).out
+    answer = cli("request", "--json", operator.url + GENERATE, stdin=json.dumps({"email": ADDRESS})).out
+    for stdin in (identity, json.loads(identity)["advertising_token"] + "\n", answer):
+        assert cli("token", "validate", stdin=stdin) == Outcome(0, "true\n", "")
+
+
+def test_validate_says_false_with_status_1(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "user").write_text(hash_identity("other@example.com"))
+    others = cli("token", "generate", stdin="other@example.com").out
+    ours = cli("token", "generate", stdin=ADDRESS).out
+    for args, stdin in [
+        ((), others),
+        (("--kind", "email_hash", "--user-file", str(tmp_path / "user")), ours),
+        (("--kind", "email_hash", "--user-file", str(tmp_path / "user")), others),
+    ]:
+        outcome = cli("token", "validate", *args, stdin=stdin)
+        assert (outcome.status, outcome.out) == (1, "false\n")
+        assert outcome.err.startswith("bidstream-svc: the token was not generated for this user")
+
+
+def test_who_has_opted_out_gets_no_token(cli: Cli) -> None:
+    assert cli("token", "generate", stdin="optout@example.com").complaint == "the user has opted out"
+    identity = cli("token", "generate", stdin="refresh-optout@example.com").out
+    outcome = cli("token", "refresh", stdin=identity)
+    assert (outcome.status, outcome.complaint) == (1, "the user has opted out")
+
+
+@pytest.mark.parametrize(
+    ("args", "stdin", "status", "problem"),
+    [
+        (("generate",), "", 1, "stdin is empty; one line with the user's email is needed"),
+        (("generate",), "hidden", 1, "not an e-mail address"),
+        (("generate",), "hidden@a.com\nhidden@b.com\n", 1, "stdin holds more than one line; one user is needed"),
+        (("generate",), b"hidden\xff@a.com", 1, "stdin is not text in UTF-8"),
+        (("generate", "--kind", "phone"), "hidden", 1, "phone number is not in E.164"),
+        (("generate", "--kind", "email_hash"), "hidden", 1, "identity hash is not the base64 of a SHA-256"),
+        (("generate", "--user-file", "/nonexistent"), "", 2, "cannot read /nonexistent: No such file or directory"),
+        (("refresh",), "", 1, "stdin is empty; an identity in JSON"),
+        (("refresh",), "hidden", 1, "stdin does not hold an identity in JSON as `token generate` prints it"),
+        (("refresh",), '{"advertising_token": "hidden"}', 1, "these tokens came without a refresh token"),
+        (("validate",), "", 1, "stdin is empty; an advertising token is needed"),
+        (("validate",), '{"hidden": 1}', 1, "stdin does not hold an identity in JSON"),
+    ],
+)
+def test_wrong_input_is_one_line_that_does_not_repeat_it(
+    cli: Cli, args: tuple[str, ...], stdin: str | bytes, status: int, problem: str
+) -> None:
+    outcome = cli("token", *args, stdin=stdin)
+    assert outcome.status == status
+    assert outcome.complaint.startswith(problem)
+    assert "hidden" not in outcome.err
+
+
+@pytest.mark.parametrize("command", ["generate", "refresh", "validate"])
+def test_personal_data_and_tokens_in_argv_are_refused(cli: Cli, command: str) -> None:
+    outcome = cli("token", command, "hidden@example.com")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert "hidden" not in outcome.err
+    assert "is not taken from the command line, where every user of this host can read it; use stdin" in outcome.err
+
+
+def test_missing_settings_are_status_2(cli: Cli) -> None:
+    outcome = cli("token", "generate", stdin=ADDRESS, operator_url="")
+    assert (outcome.status, outcome.complaint) == (2, "BIDSTREAM_OPERATOR_URL: missing; e.g. https://prod.euid.eu")
+
+
+def test_an_operator_that_refuses_is_status_1(cli: Cli, state: OperatorState) -> None:
+    state.faults.inject(Fault.UNAUTHORIZED, path=GENERATE)
+    outcome = cli("token", "generate", stdin=ADDRESS)
+    assert (outcome.status, outcome.complaint[:21]) == (1, "operator answered 401")
