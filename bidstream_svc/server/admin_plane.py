@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from importlib.resources import files
 
 import orjson
 from aiohttp import web
@@ -62,6 +63,7 @@ class Health:
 
 def build_admin_app(health: Health, registry: CollectorRegistry) -> web.Application:
     """The admin plane's application."""
+    description = files("bidstream_svc").joinpath("openapi.yaml").read_bytes()
 
     async def livez(_request: web.Request) -> web.Response:
         return _json(200, {"status": "ok", "reason": "the event loop turns"})
@@ -82,12 +84,16 @@ def build_admin_app(health: Health, registry: CollectorRegistry) -> web.Applicat
             encode, content_type = choose_encoder("")
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
+    async def openapi(_request: web.Request) -> web.Response:
+        return web.Response(body=description, content_type="application/yaml")
+
     app = web.Application(middlewares=[_errors_as_json])
     app.router.add_get("/livez", livez)
     app.router.add_get("/startupz", startupz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/info", info)
     app.router.add_get("/metrics", metrics)
+    app.router.add_get("/openapi.yaml", openapi)
     return app
 
 

@@ -1,0 +1,197 @@
+"""The API description: valid OpenAPI, and what the code says."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from bidstream_svc import DecryptionStatus, __version__
+from bidstream_svc.devoperator import DevOperator
+from bidstream_svc.metrics import Route
+from bidstream_svc.refresh import KeyStore
+from bidstream_svc.server import answers
+from bidstream_svc.server.admin_plane import Health, build_admin_app
+from bidstream_svc.server.handler import BODY_LIMITS, MAX_BATCH
+from tests.support.metrics_page import scrape
+from tests.support.operator import operator_in_thread
+from tests.support.raw_http import ask
+from tests.support.sidecar import operator_settings, service_in_thread
+from tests.support.yaml_files import load_yaml
+
+DESCRIPTION = Path(answers.__file__).parents[1] / "openapi.yaml"
+NEEDS_YAML = pytest.mark.needs_tools("yaml")
+JSON = "application/json"
+
+
+@pytest.fixture(scope="module")
+def described() -> Any:
+    return load_yaml(DESCRIPTION)
+
+
+def resolve(described: Any, node: Any) -> Any:
+    """What a reference leads to; anything else as it is."""
+    while "$ref" in node:
+        target = described
+        for name in node["$ref"].removeprefix("#/").split("/"):
+            target = target[name]
+        node = target
+    return node
+
+
+def operations(described: Any) -> Iterator[tuple[str, str, Any]]:
+    """Path, method and operation."""
+    for path, item in described["paths"].items():
+        for method, operation in item.items():
+            if method != "servers":
+                yield path, method, operation
+
+
+def contents(described: Any, operation: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Of requests ("request") and responses (their code): schema, and each example."""
+    bodies = {code: resolve(described, response) for code, response in operation["responses"].items()}
+    if "requestBody" in operation:
+        bodies["request"] = operation["requestBody"]
+    for code, body in bodies.items():
+        for content in body["content"].values():
+            examples = [resolve(described, example)["value"] for example in content.get("examples", {}).values()]
+            for example in examples or [content["example"]]:
+                yield code, content["schema"], example
+
+
+def data_operations(described: Any) -> dict[str, Any]:
+    return {path: operation for path, method, operation in operations(described) if method == "post"}
+
+
+def enum(described: Any, *path: str) -> list[str]:
+    node = described["components"]["schemas"]
+    for name in path:
+        node = node[name]
+    names: list[str] = node["enum"]
+    return names
+
+
+@pytest.mark.needs_tools("openapi_spec_validator")
+def test_it_is_valid_openapi() -> None:
+    subprocess.run([sys.executable, "-m", "openapi_spec_validator", DESCRIPTION], check=True)
+
+
+@NEEDS_YAML
+@pytest.mark.needs_tools("jsonschema")
+def test_every_example_is_of_its_schema(described: Any) -> None:
+    validator = import_module("jsonschema").Draft202012Validator
+    for path, _method, operation in operations(described):
+        found = list(contents(described, operation))
+        assert {code for code, _, _ in found} >= set(operation["responses"]), path
+        for _code, schema, example in found:
+            validator({**schema, "components": described["components"]}).validate(example)
+
+
+def test_the_admin_plane_serves_it() -> None:
+    with operator_in_thread() as operator, service_in_thread(started=False, **operator_settings(operator)) as service:
+        answer = service.get("/openapi.yaml")
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/yaml")
+        assert answer.body == DESCRIPTION.read_bytes()
+        assert ask(service.data, "/openapi.yaml", method="GET").status == 404
+
+
+@NEEDS_YAML
+def test_it_is_of_this_version(described: Any) -> None:
+    assert described["info"]["version"] == __version__
+
+
+@NEEDS_YAML
+def test_paths_and_methods(described: Any) -> None:
+    app = build_admin_app(Health(KeyStore()), CollectorRegistry())
+    pages = {route.resource.canonical for route in app.router.routes() if isinstance(route.resource, web.Resource)}
+    routes = {str(route) for route in Route if route is not Route.OTHER}
+    assert {(path, method) for path, method, _ in operations(described)} == {
+        *((path, "get") for path in pages),
+        *((path, "post") for path in routes),
+    }
+
+
+@NEEDS_YAML
+def test_servers_are_the_default_addresses(described: Any) -> None:
+    data, admin = "http://127.0.0.1:8080", "http://127.0.0.1:9464"
+    assert [server["url"] for server in described["servers"]] == [data]
+    for path, item in described["paths"].items():
+        servers = [server["url"] for server in item.get("servers", described["servers"])]
+        assert servers == [data if path in set(Route) else admin]
+
+
+@NEEDS_YAML
+def test_errors_of_the_data_plane(described: Any) -> None:
+    made = [answer for name in answers.__all__ if isinstance(answer := getattr(answers, name), tuple)]
+    for path, operation in data_operations(described).items():
+        shown = [
+            (code, example) for code, _, example in contents(described, operation) if code not in {"request", "200"}
+        ]
+        for status, body in [*made, answers.too_large(BODY_LIMITS[Route(path)])]:
+            assert (str(status), json.loads(body)) in shown
+        codes = {example["error"]["code"] for _, example in shown}
+        assert codes == set(enum(described, "Error", "properties", "error", "properties", "code"))
+
+
+@NEEDS_YAML
+def test_statuses(described: Any) -> None:
+    success = described["components"]["schemas"]["Success"]["properties"]["status"]["const"]
+    assert [success, *enum(described, "Failure", "properties", "status")] == list(DecryptionStatus)
+    operation = data_operations(described)[Route.DECRYPT]
+    shown = [example["status"] for code, _, example in contents(described, operation) if code == "200"]
+    assert shown == list(DecryptionStatus)
+
+
+@NEEDS_YAML
+def test_limit_of_a_batch(described: Any) -> None:
+    schemas = described["components"]["schemas"]
+    assert schemas["BatchRequest"]["properties"]["requests"]["maxItems"] == MAX_BATCH
+    assert schemas["BatchResult"]["properties"]["results"]["maxItems"] == MAX_BATCH
+
+
+@pytest.fixture(scope="module")
+def operator() -> Iterator[DevOperator]:
+    with operator_in_thread() as running:
+        yield running
+
+
+def attack(address: str, directory: Path, description: Path = DESCRIPTION, *options: str) -> None:
+    """Let schemathesis send what the description allows and forbids, and compare the answers with it."""
+    command = [sys.executable, "-m", "schemathesis.cli", "--no-color", "run", str(description)]
+    bounds = ["--url", f"http://{address}", "--max-examples", "12", "--seed", "1", "--request-timeout", "10"]
+    done = subprocess.run(
+        [*command, *bounds, *options], cwd=directory, capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.needs_tools("schemathesis")
+def test_the_data_plane_keeps_to_it(operator: DevOperator, tmp_path: Path) -> None:
+    with service_in_thread(**operator_settings(operator)) as service:
+        attack(service.data, tmp_path, DESCRIPTION, "--include-path-regex", "^/decrypt")
+
+
+@pytest.mark.needs_tools("schemathesis")
+def test_the_admin_plane_keeps_to_it(operator: DevOperator, tmp_path: Path) -> None:
+    with service_in_thread(**operator_settings(operator)) as service:
+        attack(service.admin, tmp_path, DESCRIPTION, "--exclude-path-regex", "^/decrypt")
+
+
+@pytest.mark.needs_tools("schemathesis")
+def test_a_bearer_token_is_asked_for_as_described(operator: DevOperator, tmp_path: Path) -> None:
+    token_file = tmp_path / "bearer"
+    token_file.write_text("made-up")
+    strict = tmp_path / "openapi.yaml"
+    optional = "        - {}\n"
+    text = DESCRIPTION.read_text("utf-8")
+    assert optional in text
+    strict.write_text(text.replace(optional, ""), "utf-8")
+    with service_in_thread(auth_token_file=token_file, **operator_settings(operator)) as service:
+        attack(service.data, tmp_path, strict, "--include-path", "/decrypt", "-H", "Authorization: Bearer made-up")
+        assert scrape(service.admin).value("bidstream_http_requests_total", route=Route.DECRYPT, code="401") > 0

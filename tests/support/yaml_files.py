@@ -1,0 +1,15 @@
+"""YAML, read only once a test asks for it: the package is not among those that every test needs."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+__all__ = ["dump_yaml", "load_yaml"]
+
+
+def load_yaml(path: Path) -> Any:
+    return import_module("yaml").safe_load(path.read_text("utf-8"))
+
+
+def dump_yaml(content: object, path: Path) -> None:
+    path.write_text(import_module("yaml").safe_dump(content, sort_keys=False, width=1_000), "utf-8")
