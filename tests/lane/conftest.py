@@ -12,3 +12,4 @@ async def side() -> AsyncIterator[LaneSide]:
     side = LaneSide()
     yield side
     side.lane.close()
+    assert side.failures == []

@@ -59,6 +59,7 @@ class FakeTransport(asyncio.Transport):
     Attributes:
         written: what the protocol wrote.
         is_stuck: whether the client reads nothing, so that a gentle close waits.
+        lost: set once the protocol has been told that the connection is lost.
     """
 
     def __init__(self, protocol: asyncio.BaseProtocol) -> None:
@@ -66,13 +67,17 @@ class FakeTransport(asyncio.Transport):
         self.written: list[bytes] = []
         self.is_stuck = False
         self.is_aborted = False
-        self.is_lost = False
+        self.lost = asyncio.Event()
         self.is_reading_paused = False
         self._is_closing = False
         self._waiting: deque[bytes] = deque()
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
         protocol.connection_made(self)
+
+    @property
+    def is_lost(self) -> bool:
+        return self.lost.is_set()
 
     @property
     def sent(self) -> bytes:
@@ -91,7 +96,7 @@ class FakeTransport(asyncio.Transport):
         """Let the client go away."""
         self._is_closing = True
         if not self.is_lost:
-            self.is_lost = True
+            self.lost.set()
             self._protocol.connection_lost(None)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -137,7 +142,7 @@ class FakeTransport(asyncio.Transport):
 
 
 class Side:
-    """aiohttp alone; make it in a running loop."""
+    """aiohttp alone; make it in a running loop, whose failures it then collects."""
 
     def __init__(self, bearer: BearerToken | None = None, limits: ConnectionLimits = LIMITS) -> None:
         self.metrics = MetricCells()
@@ -146,9 +151,15 @@ class Side:
         self.handler = DecryptHandler(self.store, self.metrics, on_unknown_key=self._call_on_unknown_key)
         self.plane = DataPlane(self.handler, self.metrics, limits, bearer)
         self.connect_to: Callable[[HostCheck], asyncio.BaseProtocol] = self.plane.connect
+        self.failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: self.failures.append(context))
 
     def _call_on_unknown_key(self) -> None:
         self.on_unknown_key()
+
+    def drain(self) -> None:
+        """Make each answer the last of its connection."""
+        self.plane.is_draining = True
 
     def connect(self) -> FakeTransport:
         return FakeTransport(self.connect_to(HOSTS))
@@ -168,6 +179,10 @@ class LaneSide(Side):
         super().__init__(bearer, limits)
         self.lane = Lane(self.plane, self.handler, self.metrics)
         self.connect_to = self.lane.connect
+
+    def drain(self) -> None:
+        super().drain()
+        self.lane.drain()
 
 
 async def settle() -> None:
@@ -191,6 +206,7 @@ async def talk(side: Side, pieces: Iterable[bytes], *, at_once: bool = False) ->
     answers, is_closed = split_answers(transport.sent), transport.is_closing()
     transport.lose()
     await settle()
+    assert side.failures == []
     return Outcome(answers, is_closed, [after - before for after, before in zip(side.counted, before, strict=True)])
 
 

@@ -25,6 +25,7 @@ _CUT_EVERYWHERE = {
     "batch among others",
     "guarded, not shown",
 }
+_LAST = ["good", "ten", "not JSON", "batch", "two large batches", "chunked", "GET", "Keep-Alive"]
 _RANDOM_CUTS = 5
 _MAX_PIECES = 2_000
 
@@ -69,6 +70,20 @@ async def test_lane_and_aiohttp_give_the_same_answers(name: str, bearer: BearerT
         await sides.compare(set(everywhere), by_request)
         await sides.compare(set(everywhere), by_request, at_once=True)
     sides.lane.lane.close()
+
+
+@pytest.mark.parametrize("name", _LAST)
+async def test_lane_and_aiohttp_take_the_same_leave(name: str) -> None:
+    lane, aiohttp = LaneSide(), Side()
+    for side in (lane, aiohttp):
+        side.drain()
+    for pieces in (CORPUS[name].requests, [b"".join(CORPUS[name].requests)]):
+        answers, is_closed, _ = await talk(lane, pieces)
+        assert (answers, is_closed) == (await talk(aiohttp, pieces))[:2]
+        assert len(answers) == 1
+        assert b"Connection: close" in answers[0].headers
+        assert is_closed
+    lane.lane.close()
 
 
 @pytest.fixture(scope="module")
