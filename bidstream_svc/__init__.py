@@ -1,17 +1,103 @@
-"""Raw ids out of UID2/EUID advertising tokens: a sidecar for bidders, and the SDK around it."""
+"""Raw ids out of UID2/EUID advertising tokens: a sidecar for bidders, and the SDK around it.
+
+What is here is described in docs/sdk.md. The clients are asynchronous; `bidstream_svc.sdk` has synchronous ones.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from bidstream_svc._version import __version__
 from bidstream_svc.decrypt import Verdict, decrypt
+from bidstream_svc.errors import (
+    BidstreamError,
+    ConfigurationError,
+    EnvelopeError,
+    IdentityError,
+    KeyResponseError,
+    OperatorAnswerError,
+    OperatorError,
+    OperatorHttpError,
+    OperatorNetworkError,
+    OperatorOversizeError,
+    OperatorRateLimitedError,
+    OperatorRedirectError,
+    OperatorTimeoutError,
+    OperatorUnauthorizedError,
+)
 from bidstream_svc.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.sharing import Encryption, EncryptionStatus
 from bidstream_svc.status import DecryptionStatus, FailureReason
 
+if TYPE_CHECKING:
+    from bidstream_svc.operator import (
+        BidstreamClient,
+        Credentials,
+        Identity,
+        IdentityBucket,
+        IdentityKind,
+        IdentityMapClient,
+        IdentityMapResult,
+        IdentityMapV3Result,
+        IdentityTokens,
+        MappedIdentity,
+        MappedIdentityV3,
+        OperatorTransport,
+        OptedOut,
+        PublisherClient,
+        RetryPolicy,
+        SharingClient,
+        UnmappedIdentity,
+    )
+
 __all__ = [
+    "BidstreamClient",
+    "BidstreamError",
+    "ConfigurationError",
+    "Credentials",
     "DecryptionStatus",
+    "Encryption",
+    "EncryptionStatus",
+    "EnvelopeError",
     "FailureReason",
+    "Identity",
+    "IdentityBucket",
+    "IdentityError",
+    "IdentityKind",
+    "IdentityMapClient",
+    "IdentityMapResult",
+    "IdentityMapV3Result",
+    "IdentityTokens",
     "KeyPurpose",
+    "KeyResponseError",
     "KeySnapshot",
+    "MappedIdentity",
+    "MappedIdentityV3",
+    "OperatorAnswerError",
+    "OperatorError",
+    "OperatorHttpError",
+    "OperatorNetworkError",
+    "OperatorOversizeError",
+    "OperatorRateLimitedError",
+    "OperatorRedirectError",
+    "OperatorTimeoutError",
+    "OperatorTransport",
+    "OperatorUnauthorizedError",
+    "OptedOut",
+    "PublisherClient",
+    "RetryPolicy",
+    "SharingClient",
+    "UnmappedIdentity",
     "Verdict",
     "__version__",
     "decrypt",
     "parse_key_response",
 ]
+
+if not TYPE_CHECKING:  # a type checker would take any name for one that is here
+
+    def __getattr__(name: str) -> object:
+        """Import the clients, and aiohttp with them, when the first is asked for: decrypting needs neither."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(import_module("bidstream_svc.operator"), name)
+        return value

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import orjson
 import pytest
 
-from bidstream_svc.devoperator import DevOperator
+from bidstream_svc.decrypt import decrypt
+from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
+from bidstream_svc.keys import parse_key_response
 from tests.docs.markdown import README, ROOT, Sample, samples
 from tests.support.operator import operator_in_thread
 from tests.support.sidecar import DEADLINE_S, Sidecar, environment, operator_settings, wait_until
@@ -23,7 +25,10 @@ SHELL = samples(README, "sh")
 CURL = [sample for sample in SHELL if sample.text.startswith("curl")]
 CHECK_AND_SERVE = next(sample for sample in SHELL if "bidstream-svc serve" in sample.text)
 DECRYPT = next(sample for sample in SHELL if "bidstream-svc decrypt" in sample.text)
-PYTHON = samples(README, "python")
+TOKEN_COMMANDS = next(sample for sample in SHELL if "bidstream-svc token" in sample.text)
+REQUEST = next(sample for sample in SHELL if "bidstream-svc request" in sample.text)
+MAP = next(sample for sample in SHELL if "bidstream-svc identity map" in sample.text)
+PYTHON = [*samples(README, "python"), *samples(ROOT / "docs" / "sdk.md", "python")]
 
 
 class Dev(NamedTuple):
@@ -139,17 +144,53 @@ def test_the_decrypt_command(place: Place) -> None:
     assert [answer["status"] for answer in answers] == ["SUCCESS"] * 3
 
 
+def _raw_uids_in(state: OperatorState, text: str) -> set[str | None]:
+    """The words of a text, decrypted where they are tokens."""
+    keys = parse_key_response(orjson.dumps(bidstream_keys(state, {})))
+    words = re.findall(r"[\w+/=-]{30,}", text)
+    return {*words} | {decrypt(word, "example.com", keys, state.now_ms())[1] for word in words}
+
+
+def test_the_commands_for_publishers(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "address.txt").write_text("Someone@example.com\n")
+    assert _shell(TOKEN_COMMANDS.text, tmp_path, place.environment) == "true\n"
+    uid = place.operator.state.raw_uid("someone@example.com")
+    for name in ("identity.json", "fresh.json"):
+        assert uid in _raw_uids_in(place.operator.state, (tmp_path / name).read_text())
+
+
+def test_the_request_command(place: Place, tmp_path: Path) -> None:
+    text = REQUEST.text.replace("https://prod.euid.eu", place.operator.url)
+    printed = _shell(text, tmp_path, place.environment)
+    first, second = printed.partition("Request: Sending refresh_token")[::2]
+    uid = place.operator.state.raw_uid("someone@example.com")
+    assert uid in _raw_uids_in(place.operator.state, first)
+    assert uid in _raw_uids_in(place.operator.state, second)
+
+
+def test_the_commands_for_advertisers(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text("id,email\n1,someone@example.com\n2,optout@example.com\n")
+    (tmp_path / "phones.txt").write_text("+12345678901\n")
+    assert _shell(MAP.text, tmp_path, place.environment) == ""
+    found = [json.loads(line) for line in (tmp_path / "raw-ids.ndjson").read_text().splitlines()]
+    assert found[0]["raw_uid"] == place.operator.state.raw_uid("someone@example.com")
+    (shown,) = (sample.text for sample in samples(README, "json") if '"raw_uid"' in sample.text)
+    assert _shape(found) == _shape([json.loads(line) for line in shown.splitlines()])
+    assert found[1] == json.loads(shown.splitlines()[1])
+    assert place.operator.state.raw_uid("+12345678901") in (tmp_path / "raw-ids.csv").read_text()
+
+
 @pytest.mark.parametrize("sample", PYTHON, ids=lambda sample: sample.place)
 def test_python_sample(place: Place, sample: Sample) -> None:
     state = place.operator.state
     text = sample.text.replace(PLACEHOLDER, state.mint_token(client_side=True))
     (place.directory / "sample.py").write_text(text)
     printed = _shell("python sample.py", place.directory, place.environment)
-    assert state.raw_uid("someone@example.com") in printed
+    assert state.raw_uid("someone@example.com") in _raw_uids_in(state, printed)
 
 
 def test_no_shell_sample_is_left_out() -> None:
-    assert {*CURL, CHECK_AND_SERVE, DECRYPT} == {*SHELL}
+    assert {*CURL, CHECK_AND_SERVE, DECRYPT, TOKEN_COMMANDS, REQUEST, MAP} == {*SHELL}
     assert len(CURL) == 3
 
 

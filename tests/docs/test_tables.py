@@ -72,9 +72,9 @@ def test_metrics() -> None:
     assert sorted([*_code(row[0]), row[1], *sorted(_code(row[2]))] for row in rows) == sorted(own)
 
 
-def _leaves(command: click.Command, name: str) -> Iterator[str]:
+def _leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
     if not isinstance(command, click.Group):
-        yield name
+        yield name, command
         return
     for sub_name, sub_command in command.commands.items():
         yield from _leaves(sub_command, f"{name} {sub_name}")
@@ -82,17 +82,17 @@ def _leaves(command: click.Command, name: str) -> Iterator[str]:
 
 def test_commands() -> None:
     rows = table(section(README, "Command line"), "command")
-    assert sorted(_code(row[0])[0] for row in rows) == sorted(_leaves(commands, "bidstream-svc"))
+    assert sorted(_code(row[0])[0] for row in rows) == sorted(name for name, _ in _leaves(commands, "bidstream-svc"))
 
 
 def test_flags_exist() -> None:
     flags = {
         flag
-        for command in commands.commands.values()
+        for _, command in _leaves(commands, "")
         for parameter in command.params
         for flag in (*parameter.opts, *parameter.secondary_opts)
     }
-    named = set(re.findall(r"`(--[a-z-]+)`", README.read_text("utf-8")))
+    named = set(re.findall(r"`(--[a-z-]+)[` ]", README.read_text("utf-8")))
     assert named <= flags | {"--help"}
 
 
