@@ -98,6 +98,11 @@ class DataPlane(web.Server):
         self._metrics.add(CONNECTIONS, -1)
         self.open_connections -= 1
 
+    def close_idle(self) -> None:
+        """Close the connections between two requests."""
+        for connection in self.connections:
+            cast("_Connection", connection).close_if_idle()
+
     def respond(self, route: Route, answer: Answer) -> web.Response:
         """Make a response of an answer, and count it."""
         code, body = answer
@@ -205,6 +210,12 @@ class _Connection(web.RequestHandler):
         if self.is_admitted:
             self._plane.release()
             super().connection_lost(exc)
+
+    def close_if_idle(self) -> None:
+        """Close between two requests; one under way is answered first."""
+        # aiohttp's own `close` would drop what still comes of that one's body.
+        if self._current_request is None:
+            self.close()
 
     def handle_error(
         self,

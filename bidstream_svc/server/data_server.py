@@ -107,7 +107,7 @@ class DataServer:
         await asyncio.sleep(min(FAREWELL_S, timeout_s))
         for server in self._servers:
             server.close()
-        self._plane.pre_shutdown()
+        self._plane.close_idle()
         if self._lane is not None:
             self._lane.close_idle()
         while self._plane.open_connections and time.monotonic() < deadline_s:  # noqa: ASYNC110 - nobody announces the last
