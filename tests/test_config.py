@@ -16,7 +16,7 @@ from bidstream_svc.operator.from_settings import credentials_reader, make_transp
 from bidstream_svc.operator.transport import OperatorTransport
 
 LOOPBACK = (TcpAddress("127.0.0.1", 8080),)
-DEFAULTS = {
+DEFAULTS: dict[str, object] = {
     "operator_url": None,
     "allow_insecure_operator": False,
     "api_key": None,
@@ -127,7 +127,7 @@ def test_auto_workers_are_the_cores_we_may_use(monkeypatch: pytest.MonkeyPatch) 
 # Wrong values: variable, value, other settings given with it, and what the message says.
 SECRET = "kept-secret"
 WRONG: list[tuple[str, str, dict[str, str], str]] = [
-    ("LISTEN", "foo", {}, "'foo' is not HOST:PORT; accepted: .*HOST:PORT or unix:/path"),
+    ("LISTEN", "foo", {}, "'foo' is not HOST:PORT; accepted: .*HOST:PORT.* unix:/path"),
     ("LISTEN", "127.0.0.1", {}, "is not HOST:PORT"),
     ("LISTEN", ":8080", {}, "is not HOST:PORT"),
     ("LISTEN", "127.0.0.1:http", {}, "is not HOST:PORT"),

@@ -8,10 +8,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-import structlog
 
 from bidstream_svc.errors import ConfigurationError
 from bidstream_svc.logs import configure_logging, get_logger
+from tests.support.logging_reset import logging_as_before
 
 Configure = Callable[..., StringIO]
 
@@ -19,17 +19,14 @@ Configure = Callable[..., StringIO]
 @pytest.fixture
 def configure() -> Iterator[Configure]:
     """Configure logging to a stream of the test's own; all is as before afterwards."""
-    root, asyncio_log, access_log = (logging.getLogger(name) for name in (None, "asyncio", "aiohttp.access"))
-    before = root.handlers, root.level, asyncio_log.level, access_log.disabled
 
     def apply(level: str = "info", log_format: str | None = "json", stream: StringIO | None = None) -> StringIO:
         stream = stream or StringIO()
         configure_logging(level, log_format, stream)
         return stream
 
-    yield apply
-    root.handlers, root.level, asyncio_log.level, access_log.disabled = before
-    structlog.reset_defaults()
+    with logging_as_before():
+        yield apply
 
 
 def new_logger() -> Any:

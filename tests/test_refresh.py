@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from bidstream_svc.decrypt import decrypt
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.faults import Fault
 from bidstream_svc.metrics import MetricCells, RefreshResult
@@ -137,6 +138,23 @@ async def test_keys_that_open_nothing_are_not_taken_even_if_there_are_none(
     assert not await refresher.refresh()
     assert store.snapshot is None
     assert "refused" in (store.last_error or "")
+
+
+async def test_keys_without_a_master_key_that_is_in_use_are_refused(
+    refresher: KeyRefresher, store: KeyStore, operator: DevOperator
+) -> None:
+    state = operator.state
+    assert await refresher.refresh()
+    state.expire_keys()
+    state.rotate_keys()
+    assert await refresher.refresh()  # none of the old ones has opened a token
+    held = store.snapshot
+    assert decrypt(state.mint_token(), None, held, state.now_ms())[0] == "SUCCESS"
+    state.expire_keys()
+    state.rotate_keys()
+    assert not await refresher.refresh()
+    assert store.snapshot is held
+    assert "none of the master keys" in (store.last_error or "")
 
 
 async def test_a_bug_in_us_keeps_the_keys_too_and_its_message_is_not_shown(

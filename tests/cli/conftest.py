@@ -9,6 +9,7 @@ import pytest
 
 from bidstream_svc.cli import main
 from bidstream_svc.devoperator import DevOperator, OperatorState
+from tests.support.logging_reset import logging_as_before
 from tests.support.operator import operator_in_thread
 from tests.support.sidecar import operator_settings
 
@@ -37,7 +38,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """Run the command line with settings in the environment and text on stdin."""
 
     def run(*args: str, stdin: str = "", **settings: Any) -> Outcome:
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, logging_as_before():
             patch.setattr(sys, "argv", ["bidstream-svc", *args])
             patch.setattr(sys, "stdin", io.StringIO(stdin))
             for name, value in settings.items():

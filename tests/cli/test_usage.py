@@ -1,9 +1,13 @@
 """Help, version, wrong usage, and secrets that must not stand in argv."""
 
+from importlib.metadata import entry_points
+
 import pytest
 
 from bidstream_svc import __version__
+from bidstream_svc.cli import main
 from bidstream_svc.cli.main import commands
+from bidstream_svc.devoperator import DevOperator
 from tests.cli.conftest import Cli
 
 COMMANDS = sorted(commands.commands)
@@ -54,6 +58,19 @@ def test_wrong_usage_is_status_2_and_says_so_on_stderr(cli: Cli, args: tuple[str
     assert outcome.status == 2
     assert outcome.out == ""
     assert outcome.err.startswith(("Usage: bidstream-svc ", "Error: "))
+
+
+def test_the_installed_program_is_the_same() -> None:
+    (program,) = entry_points(group="console_scripts", name="bidstream-svc")
+    assert program.load() is main
+
+
+def test_the_operator_says_when_its_port_is_taken(cli: Cli, operator: DevOperator) -> None:
+    taken = operator.url.removeprefix("http://")
+    outcome = cli("operator", "--listen", taken)
+    assert outcome.status == 1
+    assert outcome.complaint.startswith(f"cannot listen on {taken}: ")
+    assert "address already in use" in outcome.complaint
 
 
 @pytest.mark.parametrize("command", ["serve", "check", "decrypt"])

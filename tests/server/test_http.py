@@ -33,7 +33,7 @@ def connection(service: RunningService) -> Iterator[Connection]:
 @pytest.fixture(scope="module")
 def impatient(operator: DevOperator, *, has_lane: bool) -> Iterator[RunningService]:
     settings = operator_settings(operator)
-    with service_in_thread(has_lane=has_lane, request_timeout=0.2, idle_timeout=0.4, **settings) as running:
+    with service_in_thread(has_lane=has_lane, request_timeout=0.1, idle_timeout=0.2, **settings) as running:
         yield running
 
 
@@ -69,12 +69,12 @@ def test_pipelined_requests_are_answered_in_order(connection: Connection) -> Non
 
 
 def test_thousands_of_pipelined_requests_are_all_answered(connection: Connection) -> None:
-    connection.send(PLAIN * 3_000)
-    for _ in range(3_000):
+    connection.send(PLAIN * 1_000)
+    for _ in range(1_000):
         assert connection.receive().json == VERDICT
 
 
-@pytest.mark.parametrize("request_bytes", [PLAIN, BATCH, CHUNKED], ids=["plain", "batch", "chunked"])
+@pytest.mark.parametrize("request_bytes", [PLAIN, CHUNKED], ids=["plain", "chunked"])
 def test_a_request_may_be_cut_anywhere(service: RunningService, request_bytes: bytes) -> None:
     with service.connect() as connection, service.connect() as other:
         connection.send(request_bytes)
@@ -186,32 +186,32 @@ MALFORMED = {
     "text": b"hello, is anybody there?\r\n\r\n",
     "tls": bytes.fromhex("1603010200010001fc0303") + bytes(40),
     "http/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "odd version": head("Host: x", LENGTH, version="1.x") + BODY,
-    "two lengths": head("Host: x", "Content-Length: 5", LENGTH) + BODY,
-    "list of lengths": head("Host: x", "Content-Length: 5, 17") + BODY,
-    "length and chunked": head("Host: x", LENGTH, "Transfer-Encoding: chunked") + BODY,
-    "negative length": head("Host: x", "Content-Length: -1") + BODY,
-    "signed length": head("Host: x", "Content-Length: +17") + BODY,
-    "hexadecimal length": head("Host: x", "Content-Length: 0x11") + BODY,
-    "empty length": head("Host: x", "Content-Length: ") + BODY,
-    "not chunked at last": head("Host: x", "Transfer-Encoding: chunked, identity") + BODY,
-    "unknown coding": head("Host: x", "Transfer-Encoding: identity") + BODY,
-    "chunked twice": head("Host: x", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
-    "chunk without size": head("Host: x", "Transfer-Encoding: chunked") + b"x\r\n",
-    "chunk too long": head("Host: x", "Transfer-Encoding: chunked") + b"3\r\nabcde\r\n0\r\n\r\n",
-    "negative chunk": head("Host: x", "Transfer-Encoding: chunked") + b"-1\r\n\r\n",
-    "folded header": head("Host: x", "X-Folded: a\r\n b", LENGTH) + BODY,
-    "blank before colon": head("Host: x", "Content-Length : 17") + BODY,
-    "no colon": head("Host: x", "nonsense", LENGTH) + BODY,
-    "nul in header": head("Host: x", "X-Nul: a\x00b", LENGTH) + BODY,
-    "bare cr": head("Host: x", "X-Cr: a\rb", LENGTH) + BODY,
-    "bare lf": head("Host: x", LENGTH).replace(b"\r\n", b"\n") + BODY,
-    "blank in target": head("Host: x", LENGTH, target="/decrypt /x") + BODY,
-    "huge header": head("Host: x", "X-Huge: " + "x" * 9_000, LENGTH) + BODY,
-    "huge name": head("Host: x", "X" * 9_000 + ": x", LENGTH) + BODY,
-    "huge target": head("Host: x", LENGTH, target="/decrypt?" + "x" * 9_000) + BODY,
-    "many headers": head("Host: x", *[f"X-{number}: x" for number in range(200)], LENGTH) + BODY,
-    "endless header": b"POST /decrypt HTTP/1.1\r\nHost: x\r\nX-Endless: " + b"x" * 100_000,
+    "odd version": head("Host: localhost", LENGTH, version="1.x") + BODY,
+    "two lengths": head("Host: localhost", "Content-Length: 5", LENGTH) + BODY,
+    "list of lengths": head("Host: localhost", "Content-Length: 5, 17") + BODY,
+    "length and chunked": head("Host: localhost", LENGTH, "Transfer-Encoding: chunked") + BODY,
+    "negative length": head("Host: localhost", "Content-Length: -1") + BODY,
+    "signed length": head("Host: localhost", "Content-Length: +17") + BODY,
+    "hexadecimal length": head("Host: localhost", "Content-Length: 0x11") + BODY,
+    "empty length": head("Host: localhost", "Content-Length: ") + BODY,
+    "not chunked at last": head("Host: localhost", "Transfer-Encoding: chunked, identity") + BODY,
+    "unknown coding": head("Host: localhost", "Transfer-Encoding: identity") + BODY,
+    "chunked twice": head("Host: localhost", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+    "chunk without size": head("Host: localhost", "Transfer-Encoding: chunked") + b"x\r\n",
+    "chunk too long": head("Host: localhost", "Transfer-Encoding: chunked") + b"3\r\nabcde\r\n0\r\n\r\n",
+    "negative chunk": head("Host: localhost", "Transfer-Encoding: chunked") + b"-1\r\n\r\n",
+    "folded header": head("Host: localhost", "X-Folded: a\r\n b", LENGTH) + BODY,
+    "blank before colon": head("Host: localhost", "Content-Length : 17") + BODY,
+    "no colon": head("Host: localhost", "nonsense", LENGTH) + BODY,
+    "nul in header": head("Host: localhost", "X-Nul: a\x00b", LENGTH) + BODY,
+    "bare cr": head("Host: localhost", "X-Cr: a\rb", LENGTH) + BODY,
+    "bare lf": head("Host: localhost", LENGTH).replace(b"\r\n", b"\n") + BODY,
+    "blank in target": head("Host: localhost", LENGTH, target="/decrypt /x") + BODY,
+    "huge header": head("Host: localhost", "X-Huge: " + "x" * 9_000, LENGTH) + BODY,
+    "huge name": head("Host: localhost", "X" * 9_000 + ": x", LENGTH) + BODY,
+    "huge target": head("Host: localhost", LENGTH, target="/decrypt?" + "x" * 9_000) + BODY,
+    "many headers": head("Host: localhost", *[f"X-{number}: x" for number in range(200)], LENGTH) + BODY,
+    "endless header": b"POST /decrypt HTTP/1.1\r\nHost: localhost\r\nX-Endless: " + b"x" * 100_000,
 }
 
 

@@ -1,0 +1,26 @@
+"""Undo `configure_logging`, which is made for a process that is configured once."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+__all__ = ["logging_as_before"]
+
+
+@contextmanager
+def logging_as_before() -> Iterator[None]:
+    """Restore logging at the end, and let every logger of ours look up its configuration anew."""
+    root, asyncio_log, access_log = (logging.getLogger(name) for name in (None, "asyncio", "aiohttp.access"))
+    before = root.handlers, root.level, asyncio_log.level, access_log.disabled
+    try:
+        yield
+    finally:
+        root.handlers, root.level, asyncio_log.level, access_log.disabled = before
+        structlog.reset_defaults()
+        for name, module in list(sys.modules.items()):
+            if name.startswith("bidstream_svc."):
+                # Where structlog keeps what a logger was first used with.
+                vars(vars(module).get("_log", root)).pop("bind", None)
