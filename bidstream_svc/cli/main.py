@@ -3,7 +3,6 @@
 Exit status: 0 good; 1 what was asked for failed; 2 wrong usage or configuration. Errors are one line on stderr.
 """
 
-import os
 import sys
 
 import click
@@ -53,8 +52,4 @@ def main() -> None:
         sys.exit(EXIT_USAGE)
     except BidstreamError as error:
         click.echo(f"bidstream-svc: {error}", err=True)
-        sys.exit(EXIT_FAILED)
-    except BrokenPipeError:
-        # Whoever read our output has enough; the interpreter must not complain about it when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)

@@ -53,6 +53,11 @@ def test_flags_win_over_the_environment(cli: Cli, settings: dict[str, Any], comm
     assert "BIDSTREAM_REFRESH_INTERVAL: " in outcome.complaint
 
 
+def test_dev_has_one_worker_and_says_so(cli: Cli) -> None:
+    outcome = cli("serve", "--dev", "--workers", "2", "--listen", "127.0.0.1:0", "--admin-listen=")
+    assert (outcome.status, outcome.complaint[:18]) == (2, "BIDSTREAM_WORKERS:")
+
+
 def test_check_finds_a_good_configuration_good(cli: Cli, settings: dict[str, Any], tmp_path: Path) -> None:
     certificate = trustme.CA().issue_cert("localhost")
     certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "pem")
