@@ -1,9 +1,11 @@
-"""A lane without sockets for each test."""
+"""A lane without sockets for each test, and the bearer token of the guarded ones."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
+from bidstream_svc.server.auth import BearerToken
+from tests.lane.corpus import BEARER
 from tests.lane.support import LaneSide
 
 
@@ -13,3 +15,10 @@ async def side() -> AsyncIterator[LaneSide]:
     yield side
     side.lane.close()
     assert side.failures == []
+
+
+@pytest.fixture(scope="session")
+def bearer(tmp_path_factory: pytest.TempPathFactory) -> BearerToken:
+    path = tmp_path_factory.mktemp("bearer") / "token"
+    path.write_text(BEARER, "utf-8")
+    return BearerToken(path)

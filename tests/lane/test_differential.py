@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from bidstream_svc.server.auth import BearerToken
-from tests.lane.corpus import BEARER, CORPUS, GUARDED_CORPUS, Case
+from tests.lane.corpus import CORPUS, GUARDED_CORPUS, Case
 from tests.lane.support import LaneSide, Outcome, Side, cut, possible_outcomes, talk
 
 _GUARDED = "guarded, "
@@ -84,10 +84,3 @@ async def test_lane_and_aiohttp_take_the_same_leave(name: str) -> None:
         assert b"Connection: close" in answers[0].headers
         assert is_closed
     lane.lane.close()
-
-
-@pytest.fixture(scope="module")
-def bearer(tmp_path_factory: pytest.TempPathFactory) -> BearerToken:
-    path = tmp_path_factory.mktemp("bearer") / "token"
-    path.write_text(BEARER, "utf-8")
-    return BearerToken(path)

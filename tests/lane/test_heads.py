@@ -1,0 +1,146 @@
+"""Which heads are plain, and that the memory of them never changes that."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bidstream_svc.addresses import TcpAddress, UnixAddress
+from bidstream_svc.metrics import Route
+from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.hosts import HostCheck
+from bidstream_svc.server.lane import heads
+from bidstream_svc.server.lane.heads import NO_HEAD, Head, HeadMemo, may_become_plain
+from tests.lane.corpus import BODY, CORPUS, GOOD, TYPED, make
+from tests.lane.test_any_requests import LINES, odd_heads
+
+LOOPBACK = HostCheck(TcpAddress("127.0.0.1", 80), frozenset())
+
+
+def head_of(request: bytes) -> bytes:
+    return request[: request.index(b"\r\n\r\n") + 4]
+
+
+@pytest.fixture
+def memo() -> HeadMemo:
+    return HeadMemo(None, LOOPBACK)
+
+
+def contents(head: Head | None) -> tuple[object, ...] | None:
+    return None if head is None else (head.raw, head.route, head.length, head.body_length, head.request_length)
+
+
+@pytest.mark.parametrize("request_bytes", [GOOD, TYPED], ids=["good", "typed"])
+def test_a_plain_head_is_measured_and_remembered(memo: HeadMemo, request_bytes: bytes) -> None:
+    raw = head_of(request_bytes)
+    head = memo.find(raw)
+    assert head is not None
+    assert contents(head) == (raw, Route.DECRYPT, len(raw), len(BODY), len(request_bytes))
+    assert memo.find(bytes(bytearray(raw))) is head
+
+
+def test_routes_and_their_limits(memo: HeadMemo) -> None:
+    for target, route, limit in [("/decrypt", Route.DECRYPT, 16 * 1024), ("/decrypt/batch", Route.BATCH, 4 * 1024**2)]:
+        for length in (0, 1, limit):
+            head = memo.find(head_of(make(b"", target=target, length=f"Content-Length: {length}")))
+            assert head is not None
+            assert (head.route, head.body_length) == (route, length)
+        assert memo.find(head_of(make(b"", target=target, length=f"Content-Length: {limit + 1}"))) is None
+
+
+PLAIN = ["good", "ten", "empty body", "length with zeros", "keep-alive", "charset", "two accepts", "header not ASCII"]
+ODD = ["chunked", "expect", "upgrade", "close", "1.0", "query", "33 headers", "no host", "text", "folded", "GET"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_lane_takes_what_is_plain(memo: HeadMemo, name: str) -> None:
+    assert memo.find(head_of(CORPUS[name].requests[0])) is not None
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_lane_takes_nothing_odd(memo: HeadMemo, name: str) -> None:
+    assert memo.find(head_of(CORPUS[name].requests[0])) is None
+
+
+@given(st.lists(odd_heads, max_size=4), odd_heads)
+@settings(max_examples=100)
+def test_what_was_seen_before_makes_no_difference(before: list[bytes], raw: bytes) -> None:
+    warm = HeadMemo(None, LOOPBACK)
+    for other in before:
+        warm.find(other)
+    expected = contents(HeadMemo(None, LOOPBACK).find(raw))
+    assert contents(warm.find(raw)) == expected
+    assert contents(warm.find(raw)) == expected
+
+
+@given(st.lists(st.sampled_from([line for line in LINES if len(line) < 100]), max_size=4))
+@settings(max_examples=100)
+def test_lines_that_are_known_make_no_plain_head_out_of_an_odd_one(lines: list[bytes]) -> None:
+    warm = HeadMemo(None, LOOPBACK)
+    for line in LINES:
+        warm.find(head_of(make(BODY, line)))
+    raw = head_of(make(BODY, *lines))
+    assert contents(warm.find(raw)) == contents(HeadMemo(None, LOOPBACK).find(raw))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_can_be_asked_about(noise: bytes) -> None:
+    memo = HeadMemo(None, LOOPBACK)
+    assert memo.find(noise + b"\r\n\r\n") is None
+    memo.find(b"POST /decrypt" + noise + b"\r\n\r\n")
+    assert may_become_plain(noise) is b"POST /decrypt".startswith(noise)
+    may_become_plain(b"POST /decrypt" + noise)
+
+
+def test_the_memory_is_bounded(memo: HeadMemo) -> None:
+    for number in range(3 * heads._MAX_REMEMBERED):
+        # New lines and new heads; lines that are not in the plainest spelling, or that matter, are kept.
+        assert memo.find(head_of(make(BODY, f"User-Agent: {number}", f"X:{number}"))) is not None
+        assert memo.find(head_of(make(b" " * (number % 5000)))) is not None
+    assert len(memo._heads) <= heads._MAX_REMEMBERED
+    assert len(memo._lines) <= heads._MAX_REMEMBERED
+
+
+def test_heads_that_never_come_again_push_none_out(memo: HeadMemo) -> None:
+    kept = memo.find(head_of(GOOD))
+    for number in range(2 * heads._MAX_REMEMBERED):
+        head = memo.find(head_of(make(BODY, f"traceparent: 00-{number:032x}-{number:016x}-01")))
+        assert head is not None
+        assert head.body_length == len(BODY)
+    assert memo.find(head_of(GOOD)) is kept
+
+
+def test_what_is_longer_than_a_head_may_be_is_not_plain(memo: HeadMemo) -> None:
+    room = heads.MAX_HEAD_BYTES - len(head_of(make(BODY, "X: ")))
+    for extra, is_plain in ((0, True), (1, False)):
+        request = make(BODY, "X: " + "x" * (room + extra))
+        for asked in (memo, HeadMemo(None, LOOPBACK)):
+            assert (asked.find(head_of(request)) is not None) is is_plain
+        beginning = b"POST /decrypt HTTP/1.1" + b"\r\nX: "
+        beginning += b"x" * (heads.MAX_HEAD_BYTES + extra - len(beginning))
+        assert may_become_plain(beginning) is is_plain
+
+
+def test_the_host_is_judged_by_the_listener(memo: HeadMemo) -> None:
+    foreign = head_of(make(host="Host: example.com"))
+    assert memo.find(foreign) is None
+    assert HeadMemo(None, HostCheck(UnixAddress(Path("/x")), frozenset())).find(foreign) is not None
+    assert HeadMemo(None, HostCheck(TcpAddress("127.0.0.1", 80), frozenset({"example.com"}))).find(foreign) is not None
+
+
+def test_a_bearer_token_is_asked_for_and_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("first")
+    bearer = BearerToken(path)
+    memo = HeadMemo(bearer, LOOPBACK)
+    first, second = (head_of(make(BODY, f"Authorization: Bearer {name}")) for name in ("first", "second"))
+    assert [memo.find(raw) is not None for raw in (first, second, head_of(GOOD))] == [True, False, False]
+    path.write_text("second")
+    assert bearer.reload()
+    memo.forget()
+    assert [memo.find(raw) is not None for raw in (first, second, head_of(GOOD))] == [False, True, False]
+
+
+def test_no_bytes_look_like_no_head() -> None:
+    assert all(len(data) != NO_HEAD.request_length for data in (b"", b"\0"))
