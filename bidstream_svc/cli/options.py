@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bidstream_svc.config import SECRET_FIELDS, Settings, env_name
+from bidstream_svc.config import SECRET_FIELDS, SETTINGS, env_name
 
 __all__ = ["OPERATOR_FIELDS", "given", "refuse_secrets", "setting_options"]
 
@@ -18,7 +18,7 @@ def setting_options(*fields: str) -> Callable[[_Command], _Command]:
     """Give a command the flags of these settings; all settings if none is named."""
 
     def decorate(command: _Command) -> _Command:
-        for field in reversed(fields or tuple(Settings.model_fields)):
+        for field in reversed(fields or tuple(SETTINGS)):
             if field not in SECRET_FIELDS:
                 command = _option(field)(command)
         return refuse_secrets(command)
@@ -39,12 +39,12 @@ def refuse_secrets(command: _Command) -> _Command:
 
 
 def _option(field: str) -> Callable[[_Command], _Command]:
-    info = Settings.model_fields[field]
-    text = f"{info.description} [{env_name(field)}]"
-    if info.annotation is bool:
+    setting = SETTINGS[field]
+    text = f"{setting.description} [{env_name(field)}]"
+    if setting.is_switch:
         return click.option(_flag(field), is_flag=True, default=None, help=text)
-    if info.default not in {None, ""}:
-        text += f" [default: {info.default}]"
+    if setting.default:
+        text += f" [default: {setting.default}]"
     return click.option(_flag(field), metavar="VALUE", default=None, help=text)
 
 

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import SecretStr
-
 from bidstream_svc.config import Settings, env_name
 from bidstream_svc.errors import ConfigurationError
 from bidstream_svc.operator.credentials import Credentials
@@ -46,9 +44,9 @@ def make_transport(settings: Settings, retry: RetryPolicy | None = None) -> Oper
     )
 
 
-def _value(field: str, value: SecretStr | None, path: Path | None) -> str:
+def _value(field: str, value: str | None, path: Path | None) -> str:
     if value is not None:
-        return value.get_secret_value()
+        return value
     if path is None:
         raise ConfigurationError(f"{env_name(field)}: missing; give it or {env_name(field)}_FILE")
     try:
