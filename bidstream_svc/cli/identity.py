@@ -4,7 +4,7 @@ import csv
 import itertools
 import sys
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -86,8 +86,8 @@ def map_identities(
             rows = read_rows(file_format, lines, read_options["column"] or kind, read_options["delimiter"])
         rows = (row for row in rows if row.number >= start_row)
         try:
-            with _progress(lines) as bar:
-                for found in look_up(transport, rows, kind, api):
+            with _progress(lines) as bar, closing(look_up(transport, rows, kind, api)) as windows:
+                for found in windows:
                     output.write(found)
                     bar.update(0 if lines is None else lines.done_bytes - bar.pos)
         except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """Rows into raw uids, window by window: a few requests' worth of rows is held at a time, however many there are."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple, TypeAlias
 
@@ -43,14 +43,14 @@ class _Asked(NamedTuple):
     problem: str | None
 
 
-def look_up(transport: OperatorTransport, rows: Iterable[Row], kind: str, api: str) -> Iterator[list[Found]]:
+def look_up(transport: OperatorTransport, rows: Iterable[Row], kind: str, api: str) -> Generator[list[Found]]:
     """Look rows up; yields them in order, at most 20,000 at a time.
 
     Rows are read and results handed out in the caller's thread while no request is under way, so that Ctrl-C and a
     closed pipe stop it at once.
 
     Args:
-        transport: not entered; it is while this iterates.
+        transport: not entered; it is until this is exhausted or closed.
         rows: in any number.
         kind: what their texts are, an IdentityKind.
         api: version of the endpoint, "2" or "3".

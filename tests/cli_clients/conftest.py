@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -33,13 +33,16 @@ def state(operator: DevOperator) -> Iterator[OperatorState]:
 def cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, operator: DevOperator
 ) -> Cli:
-    """Run the command line against the operator; stdin is bytes, text, or closed if None; settings may differ."""
+    """Run the command line against the operator, with bytes, text or a file on stdin (None: closed) and other settings."""
 
-    def run(*args: str, stdin: bytes | str | None = b"", **settings: Any) -> Outcome:
-        (tmp_path / "stdin").write_bytes(stdin.encode() if isinstance(stdin, str) else stdin or b"")
-        with monkeypatch.context() as patch, logging_as_before(), (tmp_path / "stdin").open() as file:
+    def run(*args: str, stdin: bytes | str | TextIO | None = b"", **settings: Any) -> Outcome:
+        if isinstance(stdin, str | bytes):
+            (tmp_path / "stdin").write_bytes(stdin.encode() if isinstance(stdin, str) else stdin)
+            with (tmp_path / "stdin").open() as file:
+                return run(*args, stdin=file, **settings)
+        with monkeypatch.context() as patch, logging_as_before():
             patch.setattr(sys, "argv", ["bidstream-svc", *args])
-            patch.setattr(sys, "stdin", None if stdin is None else file)
+            patch.setattr(sys, "stdin", stdin)
             for name, value in (operator_settings(operator) | settings).items():
                 patch.setenv(f"BIDSTREAM_{name.upper()}", str(value))
             with pytest.raises(SystemExit) as stop:

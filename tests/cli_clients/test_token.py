@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import pty
 from base64 import b64encode
 from pathlib import Path
 
@@ -201,6 +203,15 @@ def test_personal_data_and_tokens_in_argv_are_refused(cli: Cli, command: str) ->
     assert (outcome.status, outcome.out) == (2, "")
     assert "hidden" not in outcome.err
     assert "is not taken from the command line, where every user of this host can read it; use stdin" in outcome.err
+
+
+def test_a_terminal_is_told_that_it_is_read(cli: Cli) -> None:
+    leader, follower = pty.openpty()
+    os.write(leader, ADDRESS.encode() + b"\n\x04")  # Ctrl-D
+    with open(follower) as terminal:  # noqa: PTH123 - a descriptor has no path
+        outcome = cli("token", "generate", stdin=terminal)
+    os.close(leader)
+    assert (outcome.status, outcome.err) == (0, "reading the terminal; Ctrl-D ends the input\n")
 
 
 def test_missing_settings_are_status_2(cli: Cli) -> None:

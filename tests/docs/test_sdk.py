@@ -3,6 +3,8 @@
 import enum
 import inspect
 import re
+import subprocess
+import sys
 from types import ModuleType
 
 import pytest
@@ -64,3 +66,18 @@ def test_no_member_is_made_up(module: ModuleType, heading: str) -> None:
             assert member in {*members(value), name, "progress", "RetryPolicy"} or member == getattr(
                 value, "__name__", ""
             ), f"{name}.{member}"
+
+
+def test_importing_the_package_does_not_import_the_clients() -> None:
+    program = """if True:
+        import sys
+        import bidstream_svc
+        assert not {"aiohttp", "asyncio", "pydantic", "structlog"} & set(sys.modules), "slow to import"
+        assert bidstream_svc.BidstreamClient.__module__ in sys.modules
+        try:
+            from bidstream_svc import made_up
+        except ImportError:
+            print("as it should be")
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("as it should be\n", "")
