@@ -5,7 +5,7 @@ import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Self
 
 import uvloop
@@ -41,17 +41,25 @@ class Service:
 
     Args:
         has_lane: see DataServer.
+        key_patience_s: how long to wait for keys before the first connection of the data plane is taken.
 
     Raises:
         ConfigurationError: the bearer token's file cannot be read.
     """
 
     def __init__(
-        self, settings: Settings, listeners: Listeners, metrics: MetricCells, *, has_lane: bool = True
+        self,
+        settings: Settings,
+        listeners: Listeners,
+        metrics: MetricCells,
+        *,
+        has_lane: bool = True,
+        key_patience_s: float = 0.0,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
         self._metrics = metrics
+        self._key_patience_s = key_patience_s
         self._store = KeyStore()
         self._health = Health(self._store)
         self._refresh = RefreshThread(self._open_refresher)
@@ -67,10 +75,12 @@ class Service:
         """
         async with AsyncExitStack() as stack:
             load_public_suffixes()
-            await stack.enter_async_context(self._data_server)
             await self._serve_admin_plane(stack)
             self._refresh.start()
             stack.callback(self._refresh.stop)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.wait_started(), self._key_patience_s)
+            await stack.enter_async_context(self._data_server)
             heartbeat = asyncio.create_task(self._beat())
             stack.callback(heartbeat.cancel)
             self._closing = stack.pop_all()
@@ -150,6 +160,7 @@ async def serve(
     metrics: MetricCells,
     *,
     stop_signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT),
+    key_patience_s: float = 0.0,
     on_started: Callable[[Service], None] | None = None,
 ) -> None:
     """Serve until a stop signal, then drain; a second one ends that. SIGHUP re-reads secrets and keys.
@@ -159,6 +170,7 @@ async def serve(
         listeners: where.
         metrics: what to count in.
         stop_signals: SIGTERM, and what else.
+        key_patience_s: see Service.
         on_started: called once keys have been loaded.
 
     Raises:
@@ -170,7 +182,7 @@ async def serve(
     leave, leave_at_once = asyncio.Event(), asyncio.Event()
     for number in stop_signals:
         loop.add_signal_handler(number, _set_next, leave, leave_at_once)
-    async with Service(settings, listeners, metrics) as service:
+    async with Service(settings, listeners, metrics, key_patience_s=key_patience_s) as service:
         loop.add_signal_handler(signal.SIGHUP, service.reload)
         if on_started is not None:
             await _first_of(service.wait_started(), leave.wait())

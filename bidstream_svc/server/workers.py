@@ -22,6 +22,8 @@ __all__ = ["serve_all"]
 
 # What a worker needs beyond its own drain time-out to end.
 _LAST_GRACE_S = 5.0
+# How long a worker that takes the place of a dead one lets clients wait for its first keys: the others have theirs.
+_SUCCESSOR_KEY_PATIENCE_S = 3.0
 
 
 def serve_all(settings: Settings) -> None:
@@ -36,7 +38,8 @@ def serve_all(settings: Settings) -> None:
 
     def work(worker: int) -> None:
         metrics.take_row(worker)
-        run(serve(settings, listeners[worker], metrics, stop_signals=[signal.SIGTERM]))
+        patience_s = _SUCCESSOR_KEY_PATIENCE_S if metrics.row[WORKER_RESTARTS] else 0.0
+        run(serve(settings, listeners[worker], metrics, stop_signals=[signal.SIGTERM], key_patience_s=patience_s))
 
     def count_restart(worker: int) -> None:
         metrics.rows[worker][WORKER_RESTARTS] += 1
