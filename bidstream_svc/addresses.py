@@ -10,7 +10,6 @@ from yarl import URL
 from bidstream_svc.errors import ConfigurationError
 
 __all__ = [
-    "DEFAULT_ADMIN_LISTEN",
     "BoundAddress",
     "ListenAddress",
     "SystemdAddress",
@@ -20,9 +19,6 @@ __all__ = [
     "is_loopback_host",
     "parse_listen_addresses",
 ]
-
-# Here and not in config.py for `bidstream-svc health`, which has no time to load that.
-DEFAULT_ADMIN_LISTEN = "127.0.0.1:9464"
 
 _UNIX_PREFIX = "unix:"
 _SYSTEMD_PREFIX = "systemd:"

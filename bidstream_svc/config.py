@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bidstream_svc.addresses import (
-    DEFAULT_ADMIN_LISTEN,
     BoundAddress,
     ListenAddress,
     SystemdAddress,
@@ -161,7 +160,7 @@ class Settings:
         "127.0.0.1:8080", "data plane; HOST:PORT, unix:/path or systemd:NAME, comma list", _addresses
     )
     admin_listen: tuple[ListenAddress, ...] = _setting(
-        DEFAULT_ADMIN_LISTEN, "metrics and health; as above; empty turns it off", _addresses
+        "127.0.0.1:9464", "metrics and health; as above; empty turns it off", _addresses
     )
     refresh_interval: float = _setting("3600", "seconds between key refreshes, drawn from ±10 % of it", _positive)
     key_cache: Path | None = _setting("", "a file for the last key response, as the operator encrypted it", _path)

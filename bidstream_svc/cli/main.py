@@ -4,36 +4,54 @@ Exit status: 0 good; 1 what was asked for failed; 2 wrong usage or configuration
 """
 
 import sys
+from collections import UserDict
+from collections.abc import Iterator
+from importlib import import_module
 
 import click
 
 from bidstream_svc._version import __version__
-from bidstream_svc.cli.check import check
-from bidstream_svc.cli.decrypt import decrypt
-from bidstream_svc.cli.identity import identity
-from bidstream_svc.cli.operator import operator
-from bidstream_svc.cli.request import request
-from bidstream_svc.cli.serve import serve
-from bidstream_svc.cli.token import token
 from bidstream_svc.errors import BidstreamError, ConfigurationError
-from bidstream_svc.logs import configure_logging
 
 __all__ = ["commands", "main"]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
+# Each is a module beside this one, and the command in it.
+_NAMES = ("serve", "operator", "decrypt", "request", "token", "identity", "check", "health")
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+class _Commands(UserDict[str, click.Command]):
+    """The commands by name; a module is imported when its command is asked for, so that none waits for the others."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in _NAMES:
+            raise KeyError(name)
+        command: click.Command = getattr(import_module(f"bidstream_svc.cli.{name}"), name)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_NAMES)
+
+    def __len__(self) -> int:
+        return len(_NAMES)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _NAMES
+
+
+@click.group(commands=_Commands(), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="bidstream-svc")
-def commands() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Raw ids out of UID2/EUID advertising tokens: a sidecar for bidders, and the tools around it."""
+    if context.invoked_subcommand == "health":
+        return
+    from bidstream_svc.logs import configure_logging  # noqa: PLC0415 - `health` starts faster without
+
     # Or repeated calls to an operator would be told on stdout, amid what was asked for. `serve` sets up its own.
     configure_logging("error", None)
-
-
-for command in (serve, operator, decrypt, request, token, identity, check):
-    commands.add_command(command)
 
 
 def main() -> None:
