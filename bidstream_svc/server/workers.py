@@ -14,7 +14,7 @@ from bidstream_svc.domains import load_public_suffixes
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import WORKER_RESTARTS
 from bidstream_svc.server.data_server import FAREWELL_S
-from bidstream_svc.server.listeners import open_listeners_each
+from bidstream_svc.server.listeners import Listeners, open_listeners_each
 from bidstream_svc.server.service import run, serve
 from bidstream_svc.server.supervisor import Supervisor
 
@@ -38,6 +38,7 @@ def serve_all(settings: Settings) -> None:
 
     def work(worker: int) -> None:
         metrics.take_row(worker)
+        _close_those_of_others(listeners, worker)
         patience_s = _SUCCESSOR_KEY_PATIENCE_S if metrics.row[WORKER_RESTARTS] else 0.0
         run(serve(settings, listeners[worker], metrics, stop_signals=[signal.SIGTERM], key_patience_s=patience_s))
 
@@ -69,3 +70,10 @@ def serve_all(settings: Settings) -> None:
         supervisor.run()
     finally:
         close_listeners()
+
+
+def _close_those_of_others(listeners: list[Listeners], worker: int) -> None:
+    """Close what a worker inherited of others: its copy would go on taking connections that nobody accepts."""
+    own = {listener.socket for group in listeners[worker] for listener in group}
+    for socket in {listener.socket for groups in listeners for group in groups for listener in group} - own:
+        socket.close()
