@@ -192,12 +192,13 @@ class DataPlane(web.Server):
 class _Connection(web.RequestHandler):
     """aiohttp's protocol, with the connection cap and with errors in our JSON."""
 
-    __slots__ = ("hosts", "is_admitted")
+    __slots__ = ("_head_timer", "hosts", "is_admitted")
 
     def __init__(self, plane: DataPlane, *, hosts: HostCheck, **kwargs: Any) -> None:
         super().__init__(plane, **kwargs)
         self.hosts = hosts
         self.is_admitted = False
+        self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.is_admitted = self.is_admitted or self._plane.admit()
@@ -209,7 +210,26 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self.is_admitted:
             self._plane.release()
+            self._stop_head_timer()
             super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """As aiohttp's, with an end to heads that never come to theirs: it would wait for ever."""
+        super().data_received(data)
+        if self._messages or not self._waits_for_request:
+            self._stop_head_timer()
+        elif self._head_timer is None and not self._force_close:
+            self._head_timer = self._loop.call_later(self._plane.limits.request_timeout_s, self.force_close)
+
+    @property
+    def _waits_for_request(self) -> bool:
+        """Whether no request is under way: aiohttp waits for the next, or has not yet begun to."""
+        return self._waiter is not None or self._request_count == 0
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def close_if_idle(self) -> None:
         """Close between two requests; one under way is answered first."""
