@@ -122,6 +122,10 @@ class _DomainNames(dict[int, frozenset[str]]):
         super().__init__()
         self._sites = sites
 
+    def __repr__(self) -> str:
+        """Without the names."""
+        return f"_DomainNames({len(self)} of {len(self._sites)} sites read)"
+
     def __missing__(self, site_id: int) -> frozenset[str]:
         names = self[site_id] = self._sites[site_id].domain_names()
         return names

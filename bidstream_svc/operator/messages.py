@@ -191,7 +191,7 @@ def _quote_error(body: bytes) -> tuple[str | None, str]:
     """The operator's `status`, and " (message)" of at most 200 characters or "" if there is no such JSON."""
     try:
         error = msgspec.json.decode(body, type=_ErrorBody)
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None, ""
     status = None if error.status is None else _quote(error.status)
     return status, f" ({_quote(error.message)})" if error.message else ""

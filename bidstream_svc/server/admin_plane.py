@@ -88,6 +88,7 @@ def build_admin_app(health: Health, registry: CollectorRegistry) -> web.Applicat
         return web.Response(body=description, content_type="application/yaml")
 
     app = web.Application(middlewares=[_errors_as_json])
+    app.on_response_prepare.append(_name_server)
     app.router.add_get("/livez", livez)
     app.router.add_get("/startupz", startupz)
     app.router.add_get("/readyz", readyz)
@@ -95,6 +96,11 @@ def build_admin_app(health: Health, registry: CollectorRegistry) -> web.Applicat
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/openapi.yaml", openapi)
     return app
+
+
+async def _name_server(_request: web.Request, response: web.StreamResponse) -> None:
+    # Otherwise aiohttp names its own version and Python's.
+    response.headers["Server"] = "bidstream-svc"
 
 
 @web.middleware

@@ -114,9 +114,9 @@ class DataPlane(web.Server):
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         route = _ROUTES.get(request.path, Route.OTHER)
-        assert isinstance(request.protocol, _Connection)
-        if not request.protocol.hosts.admits(request.headers.get("Host")):
-            response = self.respond(route, answers.UNKNOWN_HOST)
+        suspicion = self._suspect(request)
+        if suspicion is not None:
+            response = self.respond(route, suspicion)
             response.force_close()
             return response
         refusal = self._refuse_head(route, request)
@@ -138,6 +138,17 @@ class DataPlane(web.Server):
         await response.write_eof()
         self._metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - started_ns)
         return response
+
+    @staticmethod
+    def _suspect(request: web.BaseRequest) -> Answer | None:
+        """What smells of rebinding or of smuggling ends the connection; None for all others."""
+        assert isinstance(request.protocol, _Connection)
+        if not request.protocol.hosts.admits(request.headers.get("Host")):
+            return answers.UNKNOWN_HOST
+        # aiohttp takes codings below the chunks, but leaves them on: the body would not be what it says.
+        if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+            return answers.MALFORMED_HTTP
+        return None
 
     def _refuse_head(self, route: Route, request: web.BaseRequest) -> Answer | None:
         """What the request's head alone is refused for; None if nothing."""

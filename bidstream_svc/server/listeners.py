@@ -64,7 +64,9 @@ def open_listeners(addresses: Iterable[ListenAddress], *, reuse_port: bool = Fal
                 listeners.extend(_listen_tcp(address, reuse_port=reuse_port))
         except OSError as error:
             close_listeners(listeners)
-            raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from None
+            # asyncio's own wording names the address a second time.
+            reason = (error.strerror or str(error)).partition(" (while attempting")[0]
+            raise ListenError(f"cannot listen on {address}: {reason}") from None
     return listeners
 
 

@@ -40,6 +40,11 @@ def test_with_keys_all_is_well(service: RunningService) -> None:
         assert answer.json["reason"]
 
 
+def test_no_page_names_the_versions_of_libraries(service: RunningService) -> None:
+    for path in (*PAGES, "/nowhere"):
+        assert service.get(path).headers["server"] == "bidstream-svc"
+
+
 def test_before_the_first_keys_it_is_alive_and_no_more(waiting: RunningService) -> None:
     assert waiting.get("/livez").status == 200
     for path in ("/startupz", "/readyz"):

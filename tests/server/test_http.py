@@ -196,6 +196,7 @@ MALFORMED = {
     "empty length": head("Host: localhost", "Content-Length: ") + BODY,
     "not chunked at last": head("Host: localhost", "Transfer-Encoding: chunked, identity") + BODY,
     "unknown coding": head("Host: localhost", "Transfer-Encoding: identity") + BODY,
+    "coding below the chunks": head("Host: localhost", "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n",
     "chunked twice": head("Host: localhost", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
     "chunk without size": head("Host: localhost", "Transfer-Encoding: chunked") + b"x\r\n",
     "chunk too long": head("Host: localhost", "Transfer-Encoding: chunked") + b"3\r\nabcde\r\n0\r\n\r\n",
