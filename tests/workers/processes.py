@@ -1,0 +1,29 @@
+"""What /proc says of the processes under test."""
+
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["children_of", "ended", "sockets_of"]
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that run."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is no more, or waits only for somebody to ask for its exit status."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return status.rpartition(")")[2].split()[0] in {"Z", "X"}
+
+
+def sockets_of(pid: int) -> int:
+    """How many sockets a process holds."""
+    count = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            count += str(descriptor.readlink()).startswith("socket:")
+    return count

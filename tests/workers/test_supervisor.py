@@ -1,0 +1,165 @@
+"""The supervisor with workers of every kind, as a real parent of real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.sidecar import DEADLINE_S, wait_until
+from tests.workers.processes import ended
+
+ROOT = Path(__file__).parents[2]
+
+
+class Parent:
+    """A running `supervised.py`."""
+
+    def __init__(self, directory: Path, kind: str, *changes: str, **environment: str) -> None:
+        self._stdout, self._stderr = directory / "stdout", directory / "stderr"
+        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.workers.supervised", kind, *changes],
+                stdout=stdout,
+                stderr=stderr,
+                cwd=ROOT,
+                env=os.environ | environment,
+            )
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._stdout.read_text().splitlines()]
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.read_text()
+
+    def count(self, event: str) -> int:
+        return sum(entry["event"] == event for entry in self.events)
+
+    def pids(self) -> dict[int, int]:
+        """The latest process of each worker."""
+        return {entry["worker"]: entry["pid"] for entry in self.events if entry["event"] == "work"}
+
+    def wait_for(self, event: str, times: int) -> None:
+        wait_until(lambda: self.count(event) >= times, f"{times} times {event}")
+
+    def end(self) -> list[str]:
+        """Wait for the end; all that happened."""
+        assert self.process.wait(DEADLINE_S) == 0, self.stderr
+        assert all(ended(pid) for pid in self.pids().values())
+        assert self.events[-1]["event"] == "end"
+        assert self.events[-1]["blocked"] == 0
+        return [entry["event"] for entry in self.events]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Parent]]:
+    parents = []
+
+    def start_one(kind: str, *changes: str, **environment: str) -> Parent:
+        parents.append(Parent(tmp_path, kind, *changes, **environment))
+        return parents[-1]
+
+    yield start_one
+    for parent in parents:
+        if parent.process.poll() is None:
+            parent.process.kill()
+        parent.process.wait(DEADLINE_S)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it(start: Callable[..., Parent], number: signal.Signals) -> None:
+    parent = start("end_by_sigterm")
+    parent.wait_for("work", 2)
+    parent.process.send_signal(number)
+    assert parent.end() == ["work", "work", "stop", "end"]
+
+
+def test_hangups_are_passed_on(start: Callable[..., Parent]) -> None:
+    parent = start("note_hangup")
+    parent.wait_for("work", 2)
+    wait_until(lambda: all(catches_hangup(pid) for pid in parent.pids().values()), "the handlers")
+    parent.process.send_signal(signal.SIGHUP)
+    parent.wait_for("hangup", 2)
+    parent.process.terminate()
+    assert sorted(parent.end()) == ["end", "hangup", "hangup", "stop", "work", "work"]
+
+
+def catches_hangup(pid: int) -> bool:
+    caught = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+    return bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)
+
+
+def test_who_dies_is_started_again(start: Callable[..., Parent]) -> None:
+    parent = start("end_by_sigterm", "_GOOD_START_S=0")
+    parent.wait_for("work", 2)
+    # More often than a failed start would be forgiven.
+    for times in range(1, 8):
+        victim = parent.pids()[times % 2]
+        os.kill(victim, signal.SIGKILL)
+        parent.wait_for("work", 2 + times)
+    assert parent.count("restart") == 7
+    parent.process.terminate()
+    assert parent.end().count("stop") == 1
+    assert parent.stderr.count("worker ended") == 9
+
+
+def test_workers_that_fail_at_once_are_given_up(start: Callable[..., Parent]) -> None:
+    parent = start("fail")
+    events = parent.end()
+    failed = [entry for entry in parent.events if entry["event"] == "work" and entry["worker"] == 0]
+    assert len(failed) == 5
+    assert events[-3:] == ["stop", "gave up", "end"]
+    assert parent.events[-2]["error"] == "worker 0 died 5 times right after its start"
+    assert events.count("restart") == 4
+    # The other one was told to end, and did.
+    assert len([entry for entry in parent.events if entry.get("worker") == 1]) == 2
+
+
+def test_workers_that_just_return_are_given_up_too(start: Callable[..., Parent]) -> None:
+    assert start("return_at_once").end()[-2:] == ["gave up", "end"]
+
+
+def test_a_signal_ends_the_wait_for_a_restart(start: Callable[..., Parent]) -> None:
+    parent = start("fail", "_FIRST_RESTART_DELAY_S=600")
+    parent.wait_for("work", 3)  # worker 1 tells it twice
+    wait_until(lambda: "worker ended" in parent.stderr, "the first death")
+    parent.process.terminate()
+    assert parent.end().count("restart") == 0
+
+
+def test_who_does_not_end_is_killed(start: Callable[..., Parent]) -> None:
+    parent = start("ignore_sigterm")
+    parent.wait_for("work", 2)
+    parent.process.terminate()
+    assert parent.end() == ["work", "work", "stop", "end"]
+    assert parent.events[-1]["lasted_s"] >= 0.2
+
+
+def test_a_second_signal_is_passed_on(start: Callable[..., Parent]) -> None:
+    parent = start("ignore_first_sigterm")
+    parent.wait_for("work", 2)
+    parent.process.terminate()
+    parent.wait_for("stop", 1)
+    parent.process.terminate()
+    assert parent.end() == ["work", "work", "stop", "end"]
+
+
+def test_no_worker_works_without_its_parent(start: Callable[..., Parent]) -> None:
+    events = start("end_by_sigterm", orphans="1").end()
+    assert events.count("work") == 0
+    assert events[-2:] == ["gave up", "end"]
+
+
+def test_workers_end_when_the_parent_is_killed(start: Callable[..., Parent]) -> None:
+    parent = start("end_by_sigterm")
+    parent.wait_for("work", 2)
+    parent.process.kill()
+    parent.process.wait(DEADLINE_S)
+    wait_until(lambda: all(ended(pid) for pid in parent.pids().values()), "the workers to end")
