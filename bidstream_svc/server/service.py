@@ -1,6 +1,7 @@
 """One process of the sidecar: everything put together, from settings to signals."""
 
 import asyncio
+import gc
 import resource
 import signal
 import time
@@ -184,6 +185,8 @@ async def serve(
         loop.add_signal_handler(number, _set_next, leave, leave_at_once)
     async with Service(settings, listeners, metrics, key_patience_s=key_patience_s) as service:
         loop.add_signal_handler(signal.SIGHUP, service.reload)
+        # What is there now stays: no full collection, and no stall by one, need ever look at it.
+        gc.freeze()
         if on_started is not None:
             await _first_of(service.wait_started(), leave.wait())
             if not leave.is_set():
