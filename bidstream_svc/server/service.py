@@ -179,6 +179,9 @@ async def serve(
     """
     # A core dump would hold keys.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The usual soft limit of 1,024 open files is far below the cap on connections.
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     loop = asyncio.get_running_loop()
     leave, leave_at_once = asyncio.Event(), asyncio.Event()
     for number in stop_signals:
