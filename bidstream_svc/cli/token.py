@@ -15,12 +15,12 @@ from bidstream_svc.cli.inputs import (
     refuse_arguments,
 )
 from bidstream_svc.cli.options import OPERATOR_FIELDS, setting_options
-from bidstream_svc.devoperator.identities import VALIDATE_EMAIL
 from bidstream_svc.errors import BidstreamError
 from bidstream_svc.operator import Identity, IdentityKind, IdentityTokens, PublisherClient
 
 __all__ = ["token"]
 
+_TEST_ADDRESS = "validate@example.com"  # the only one that operators answer for
 _FILE = click.Path(path_type=Path)
 _NOT_IN_ARGV = "is not taken from the command line, where every user of this host can read it; use stdin or"
 
@@ -70,7 +70,7 @@ def refresh(*, identity: Path | None, **flags: Any) -> None:
 
 @token.command()
 @kind_option(IdentityKind.EMAIL, IdentityKind.EMAIL_HASH)
-@click.option("--user-file", type=_FILE, help=f"a file with an address or hash, instead of {VALIDATE_EMAIL}")
+@click.option("--user-file", type=_FILE, help=f"a file with an address or hash, instead of {_TEST_ADDRESS}")
 @refuse_arguments(f"a token {_NOT_IN_ARGV} --user-file for the user")
 @setting_options(*OPERATOR_FIELDS)
 def validate(*, kind: str, user_file: Path | None, **flags: Any) -> None:
@@ -78,14 +78,14 @@ def validate(*, kind: str, user_file: Path | None, **flags: Any) -> None:
 
     That is the address operators have for tests; for any other they answer false. Exit status 1 if false.
     """
-    user = Identity.from_email(VALIDATE_EMAIL) if user_file is None else read_identity(kind, user_file)
+    user = Identity.from_email(_TEST_ADDRESS) if user_file is None else read_identity(kind, user_file)
     advertising_token = read_advertising_token(None)
     is_valid = call_operator(
         flags, lambda transport: PublisherClient(transport).validate_token(advertising_token, user)
     )
     click.echo("true" if is_valid else "false")
     if not is_valid:
-        raise BidstreamError(f"the token was not generated for this user, or the user is not {VALIDATE_EMAIL}")
+        raise BidstreamError(f"the token was not generated for this user, or the user is not {_TEST_ADDRESS}")
 
 
 def _print(tokens: IdentityTokens | None) -> None:
