@@ -1,0 +1,254 @@
+"""What Kustomize and Helm make of deploy/: valid by Kubernetes' schemas, and in every word what the program has."""
+
+import re
+import shutil
+import ssl
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from bidstream_svc import __version__
+from bidstream_svc.addresses import TcpAddress, UnixAddress
+from bidstream_svc.cli.main import commands
+from bidstream_svc.config import SETTINGS, Settings, load_settings, unknown_variables
+from bidstream_svc.devoperator import DevOperator
+from bidstream_svc.server.data_server import FAREWELL_S
+from tests.deploy.dockerfile import read_stages
+from tests.deploy.manifests import CHART, KUSTOMIZE, KUSTOMIZE_TOOL, Pod, build, of_kind, one, pods, template
+from tests.deploy.wrapper_chart import write_bidder_chart
+from tests.docs.markdown import ROOT
+from tests.support.operator import operator_in_thread
+from tests.support.raw_http import ask
+from tests.support.sidecar import Sidecar, operator_settings
+from tests.support.yaml_files import dump_yaml, load_yaml
+
+pytestmark = pytest.mark.needs_tools("yaml", "kubernetes_validate")
+
+# The first that knows all that is used, and the newest that the schemas are there for.
+KUBERNETES = ("1.30", "1.37")
+ADMIN = "bidstream-admin"
+KUSTOMIZATION = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+SIDECAR, GATEWAY, TLS = "sidecar", "gateway", "gateway with TLS"
+
+
+def _gateway_with_tls(directory: Path) -> list[Any]:
+    """An overlay beside the directories, as a user would write it."""
+    shutil.copytree(KUSTOMIZE, directory, dirs_exist_ok=True)
+    overlay = directory / "overlay"
+    overlay.mkdir()
+    parts = {"resources": ["../gateway"], "components": ["../gateway-tls"]}
+    dump_yaml(KUSTOMIZATION | parts, overlay / "kustomization.yaml")
+    return build(overlay)
+
+
+RENDER: dict[tuple[str, str], Callable[[Path], list[Any]]] = {
+    (KUSTOMIZE_TOOL, SIDECAR): lambda _: build(KUSTOMIZE / "example"),
+    (KUSTOMIZE_TOOL, GATEWAY): lambda _: build(KUSTOMIZE / "gateway"),
+    (KUSTOMIZE_TOOL, TLS): _gateway_with_tls,
+    ("helm", SIDECAR): lambda directory: template(write_bidder_chart(directory)),
+    ("helm", GATEWAY): lambda _: template(CHART),
+    ("helm", TLS): lambda _: template(CHART, tlsSecretName="bidstream-svc-tls"),
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(key, marks=pytest.mark.needs_tools(key[0]), id=f"{key[0]}, {key[1]}") for key in RENDER],
+)
+def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Any]]:
+    """The shape, and its objects."""
+    return request.param[1], RENDER[request.param](tmp_path_factory.mktemp("rendered"))
+
+
+@pytest.fixture
+def objects(rendered: tuple[str, list[Any]]) -> list[Any]:
+    return rendered[1]
+
+
+@pytest.fixture
+def pod(objects: list[Any]) -> Pod:
+    (found,) = pods(objects)
+    return found
+
+
+@pytest.fixture
+def settings(pod: Pod) -> Settings:
+    return load_settings(**{name.removeprefix("BIDSTREAM_").lower(): value for name, value in pod.environment.items()})
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_knows_every_field(objects: list[Any], version: str) -> None:
+    for item in objects:
+        import_module("kubernetes_validate").validate(item, version, strict=True)
+
+
+def test_image_and_command(pod: Pod) -> None:
+    assert pod.container["image"].rpartition(":")[2] == __version__
+    assert pod.container["args"] == ["serve"]
+    assert "serve" in commands.commands
+    assert "command" not in pod.container  # the image's entry point
+
+
+def test_variables_are_settings(pod: Pod, settings: Settings) -> None:
+    assert unknown_variables(pod.environment) == {}
+    assert len(pod.environment) == len(pod.container["env"])
+    settings.require_operator()
+
+
+def test_files_are_where_the_settings_say(pod: Pod, settings: Settings) -> None:
+    for name in SETTINGS:
+        path = getattr(settings, name)
+        if not isinstance(path, Path):
+            continue
+        mount, volume = pod.mounts[path.parent]
+        if name == "key_cache":
+            assert "emptyDir" in volume
+            assert not mount.get("readOnly")
+            continue
+        assert mount["readOnly"] is True
+        assert volume["secret"]["defaultMode"] == 0o440
+        if "items" in volume["secret"]:
+            assert {"key": path.name, "path": path.name} in volume["secret"]["items"]
+
+
+def test_the_socket_is_shared_with_the_bidder(rendered: tuple[str, list[Any]], pod: Pod, settings: Settings) -> None:
+    unix = [address.path for address in settings.listen if isinstance(address, UnixAddress)]
+    assert bool(unix) == (rendered[0] == SIDECAR)
+    for path in unix:
+        mount, volume = pod.mounts[path.parent]
+        assert "emptyDir" in volume
+        assert not mount.get("readOnly")
+        (bidder,) = pod.spec["containers"]
+        assert {"name": volume["name"], "mountPath": str(path.parent), "readOnly": True} in bidder["volumeMounts"]
+        assert {"name": "DECRYPT_SOCKET", "value": str(path)} in bidder["env"]
+
+
+def test_ports_and_probes(rendered: tuple[str, list[Any]], pod: Pod, settings: Settings) -> None:
+    listening = [a for a in (*settings.listen, *settings.admin_listen) if isinstance(a, TcpAddress)]
+    assert sorted(address.port for address in listening) == sorted(pod.ports.values())
+    assert pod.ports[ADMIN] in {a.port for a in settings.admin_listen if isinstance(a, TcpAddress)}
+    assert not any(address.is_private for address in listening)
+    probes = {name: probe for name, probe in pod.container.items() if name.endswith("Probe")}
+    assert {probe["httpGet"]["port"] for probe in probes.values()} == {ADMIN}
+    paths = {name: probe["httpGet"]["path"] for name, probe in probes.items()}
+    expected = {"startupProbe": "/startupz", "livenessProbe": "/livez"}
+    assert paths == expected | ({} if rendered[0] == SIDECAR else {"readinessProbe": "/readyz"})
+
+
+def test_rights(pod: Pod) -> None:
+    user = read_stages(ROOT / "Dockerfile")[1][-1].last("USER").text
+    assert f"{pod.security('runAsUser')}:{pod.security('runAsGroup')}" == user
+    assert pod.spec["securityContext"]["fsGroup"] == pod.security("runAsGroup")
+    assert pod.security("runAsNonRoot") is True
+    assert pod.security("readOnlyRootFilesystem") is True
+    assert pod.security("allowPrivilegeEscalation") is False
+    assert pod.security("capabilities") == {"drop": ["ALL"]}
+    assert pod.security("seccompProfile") == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"} & pod.spec.keys()
+    if pod.spec.get("automountServiceAccountToken") is not False:
+        assert "emptyDir" in pod.mounts[Path("/var/run/secrets/kubernetes.io/serviceaccount")][1]
+    resources = pod.container["resources"]
+    assert resources["requests"].keys() == {"cpu", "memory"}
+    assert resources["limits"].keys() == {"memory"}
+
+
+def test_place_in_the_life_of_the_pod(rendered: tuple[str, list[Any]], pod: Pod, settings: Settings) -> None:
+    is_sidecar = rendered[0] == SIDECAR
+    assert (pod.container in pod.spec.get("initContainers", [])) == is_sidecar
+    assert pod.container.get("restartPolicy") == ("Always" if is_sidecar else None)
+    before_s = pod.container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    default_s = 30
+    assert before_s + FAREWELL_S + settings.drain_timeout < pod.spec.get("terminationGracePeriodSeconds", default_s)
+
+
+def _selects(selector: Any, labels: dict[str, str]) -> bool:
+    return bool(selector) and selector.items() <= labels.items()
+
+
+def test_selectors_and_ports_by_name_fit(rendered: tuple[str, list[Any]], objects: list[Any], pod: Pod) -> None:
+    (deployment,) = of_kind(objects, "Deployment")
+    assert _selects(deployment["spec"]["selector"]["matchLabels"], pod.labels)
+    all_ports = pod.ports.keys() | {port["name"] for c in pod.spec["containers"] for port in c.get("ports", [])}
+    for policy in of_kind(objects, "NetworkPolicy"):
+        assert _selects(policy["spec"]["podSelector"]["matchLabels"], pod.labels)
+        for rule in policy["spec"]["ingress"]:
+            assert {port["port"] for port in rule["ports"]} <= all_ports
+    if rendered[0] == SIDECAR:
+        return
+    service, scaler = one(objects, "Service"), one(objects, "HorizontalPodAutoscaler")
+    assert _selects(service["spec"]["selector"], pod.labels)
+    assert [(port["targetPort"], port["port"]) for port in service["spec"]["ports"]] == [
+        ("decrypt", pod.ports["decrypt"])
+    ]
+    assert scaler["spec"]["scaleTargetRef"] == {
+        "apiVersion": deployment["apiVersion"],
+        "kind": "Deployment",
+        "name": deployment["metadata"]["name"],
+    }
+    assert "replicas" not in deployment["spec"]
+    assert _selects(one(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"], pod.labels)
+    (spread,) = pod.spec["topologySpreadConstraints"]
+    assert _selects(spread["labelSelector"]["matchLabels"], pod.labels)
+
+
+def test_only_the_operator_and_names_can_be_reached(objects: list[Any], pod: Pod) -> None:
+    (policy,) = [item for item in of_kind(objects, "NetworkPolicy") if "Egress" in item["spec"]["policyTypes"]]
+    names, operator = policy["spec"]["egress"]
+    assert {(port["port"], port["protocol"]) for port in names["ports"]} == {(53, "UDP"), (53, "TCP")}
+    assert operator["ports"] == [{"port": 443}]
+    assert pod.environment["BIDSTREAM_OPERATOR_URL"].startswith("https://")
+    assert {ADMIN} in [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["ingress"]]
+
+
+def test_prometheus_finds_it(pod: Pod) -> None:
+    monitor = load_yaml(ROOT / "deploy" / "prometheus" / "podmonitor.yaml")["spec"]
+    assert _selects(monitor["selector"]["matchLabels"], pod.labels)
+    assert {endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]} == {ADMIN}
+
+
+@pytest.fixture(scope="module")
+def operator() -> Iterator[DevOperator]:
+    with operator_in_thread() as running:
+        yield running
+
+
+def test_the_program_serves_by_these_settings(pod: Pod, operator: DevOperator, tmp_path: Path) -> None:
+    """With other directories in place of the mounted ones, and on free ports; the kubelet's probes succeed then."""
+    here = {str(mount): tmp_path / str(number) for number, mount in enumerate(pod.mounts)}
+    for directory in here.values():
+        directory.mkdir()
+    settings: dict[str, Any] = {}
+    for name, text in pod.environment.items():
+        path = re.sub(r"(/[\w./-]+)/", lambda found: f"{here.get(found[1], found[1])}/", text)
+        settings[name.removeprefix("BIDSTREAM_").lower()] = re.sub(r"^0\.0\.0\.0:\d+$", "127.0.0.1:0", path)
+    given = operator_settings(operator)
+    settings["operator_url"] = operator.url
+    certificate = trustme.CA().issue_cert("localhost")
+    contents = {
+        "api_key_file": given["api_key"],
+        "client_secret_file": given["client_secret"],
+        "auth_token_file": "made-up",
+        "tls_cert": certificate.cert_chain_pems[0].bytes().decode(),
+        "tls_key": certificate.private_key_pem.bytes().decode(),
+    }
+    for name in contents.keys() & settings.keys():
+        Path(settings[name]).write_text(contents[name])
+    tls = None
+    if "tls_cert" in settings:
+        tls = ssl.create_default_context(cafile=settings["tls_cert"])
+        tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    with Sidecar(tmp_path, *pod.container["args"], **settings) as sidecar:
+        sidecar.wait_ready()
+        probes = [probe["httpGet"]["path"] for name, probe in pod.container.items() if name.endswith("Probe")]
+        assert [ask(sidecar.admin, path, method="GET").status for path in probes] == [200] * len(probes)
+        token = {"token": operator.state.mint_token()}
+        answer = ask(sidecar.data, "/decrypt", token, headers={"Authorization": "Bearer made-up"}, tls=tls)
+        assert answer.json["status"] == "SUCCESS"
+        assert not sidecar.has_logged("unknown setting")
+        assert Path(settings["key_cache"]).exists()
+        if "auth_token_file" in settings:
+            assert ask(sidecar.data, "/decrypt", token, tls=tls).status == 401
