@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench lock clean
+.PHONY: help run test lint format bench faults soak fuzz lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -27,6 +27,20 @@ format: $(VENV)/dev.installed  ## let ruff mend what it can
 
 bench: $(VENV)/dev.installed  ## measure; see benchmarks/README.md
 	$(BIN)/python -m benchmarks
+
+faults: $(VENV)/dev.installed  ## everything that can go wrong, at length; writes docs/reliability.md
+	$(BIN)/python -m tests.faults --write docs/reliability.md
+
+SOAK_SECONDS ?= 120
+soak: $(VENV)/dev.installed  ## full load with a key refresh every two seconds, for SOAK_SECONDS
+	$(BIN)/python -m tests.faults.soak --seconds $(SOAK_SECONDS)
+
+FUZZ_SECONDS ?= 30
+FUZZ_TARGETS ?= token layers key_response envelope http settings
+fuzz: $(VENV)/fuzz.installed  ## fuzz each of FUZZ_TARGETS for FUZZ_SECONDS, guided by coverage
+	for target in $(FUZZ_TARGETS); do \
+	  $(BIN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 || exit 1; \
+	done
 
 lock: $(VENV)/dev.installed  ## renew requirements/*.txt from pyproject.toml
 	$(PIP_INSTALL) uv
@@ -50,4 +64,8 @@ $(VENV)/run.installed: requirements/run.txt pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/dev.installed: requirements/dev.txt $(VENV)/run.installed
 	$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/fuzz.installed: requirements/fuzz.txt $(VENV)/dev.installed
+	$(PIP_INSTALL) --require-hashes -r requirements/fuzz.txt
 	@touch $@
