@@ -6,6 +6,7 @@ library: the usual one took 14 MB of every worker and 0.2 s of every start.)
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -76,6 +77,13 @@ def _secret(text: str) -> str | None:
 
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
+
+
+def _collector(text: str) -> str | None:
+    # No user name, query or fragment: the collector's headers are settings of the SDK.
+    if text and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", text):
+        raise ValueError("not an http or https URL")
+    return text or None
 
 
 def _addresses(text: str) -> tuple[ListenAddress, ...]:
@@ -177,6 +185,9 @@ class Settings:
     idle_timeout: float = _setting("75", "seconds an idle connection stays", _positive)
     request_timeout: float = _setting("5", "seconds a started request may take to arrive", _positive)
     drain_timeout: float = _setting("10", "seconds that requests in flight get after SIGTERM", _not_negative)
+    otlp_endpoint: str | None = _setting(
+        "", "a collector for traces over OTLP/HTTP, e.g. http://127.0.0.1:4318; needs the extra otel", _collector
+    )
     log_level: str = _setting("info", "debug, info, warning, error", _log_level)
     log_format: str | None = _setting("", "json or console; console on a terminal, else json", _log_format)
 

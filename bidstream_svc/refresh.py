@@ -28,6 +28,7 @@ from bidstream_svc.metrics.cells import (
     SITES,
 )
 from bidstream_svc.operator.keys import FetchedKeys, classify_key_refresh_failure
+from bidstream_svc.tracing import Tracer
 
 __all__ = ["KeyRefresher", "KeyStore", "RefreshThread", "wall_clock_ms"]
 
@@ -73,6 +74,7 @@ class KeyRefresher:
         store: receives snapshots.
         metrics: counts refreshes.
         cache: keeps the last good answer on disk, for the next start.
+        tracer: makes a span of each refresh.
         interval_s: mean time between two refreshes; each wait is drawn from ±10 % of it.
         now_ms: the wall clock, Unix ms.
     """
@@ -84,6 +86,7 @@ class KeyRefresher:
         metrics: MetricCells,
         *,
         cache: KeyCache | None = None,
+        tracer: Tracer | None = None,
         interval_s: float,
         now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
@@ -91,6 +94,7 @@ class KeyRefresher:
         self._store = store
         self._metrics = metrics
         self._cache = cache
+        self._tracer = tracer
         self._interval_s = interval_s
         self._now_ms = now_ms
         self._wake = asyncio.Event()
@@ -126,7 +130,10 @@ class KeyRefresher:
             if self._cache is not None:
                 self._cache.save(fetched.wire)
         self._metrics.add(KEY_REFRESHES[result])
-        self._metrics.observe(KEY_REFRESH_DURATION_NS, time.monotonic_ns() - started_ns)
+        duration_ns = time.monotonic_ns() - started_ns
+        self._metrics.observe(KEY_REFRESH_DURATION_NS, duration_ns)
+        if self._tracer is not None:
+            self._tracer.record_refresh(duration_ns, result)
         return result is RefreshResult.SUCCESS
 
     def _refuse_worse(self, snapshot: KeySnapshot) -> None:

@@ -19,7 +19,7 @@ LAYERS = (
     {"keys"},
     {"decrypt", "sharing"},
     {"addresses", "logs", "metrics"},
-    {"config"},
+    {"config", "tracing"},
     {"operator"},
     {"key_cache"},
     {"refresh"},

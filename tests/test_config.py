@@ -39,6 +39,7 @@ DEFAULTS: dict[str, object] = {
     "idle_timeout": 75,
     "request_timeout": 5,
     "drain_timeout": 10,
+    "otlp_endpoint": None,
     "log_level": "info",
     "log_format": None,
 }
@@ -59,6 +60,7 @@ GOOD = {
     "idle_timeout": ("7.5", 7.5),
     "request_timeout": ("1", 1),
     "drain_timeout": ("0", 0),
+    "otlp_endpoint": ("https://collector.internal:4318/otlp", "https://collector.internal:4318/otlp"),
     "log_level": ("debug", "debug"),
     "log_format": ("console", "console"),
 }
@@ -83,7 +85,7 @@ def test_a_flag_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch, name: st
     if name in other:
         monkeypatch.setenv(env_name(name), other[name])
     else:
-        monkeypatch.setenv(env_name(name), text if name == "operator_url" else "0" if value is True else "2")
+        monkeypatch.setenv(env_name(name), text if "://" in text else "0" if value is True else "2")
     assert getattr(load_settings(**{name: text}), name) == value
 
 
@@ -127,6 +129,8 @@ def test_auto_workers_are_the_cores_we_may_use(monkeypatch: pytest.MonkeyPatch) 
 # Wrong values: variable, value, other settings given with it, and what the message says.
 SECRET = "kept-secret"
 WRONG: list[tuple[str, str, dict[str, str], str]] = [
+    ("OTLP_ENDPOINT", "127.0.0.1:4318", {}, "not an http or https URL; accepted: .*http://127.0.0.1:4318"),
+    ("OTLP_ENDPOINT", f"https://user:{SECRET}@collector", {}, "not an http or https URL"),
     ("LISTEN", "foo", {}, "'foo' is not HOST:PORT; accepted: .*HOST:PORT.* unix:/path"),
     ("LISTEN", "127.0.0.1", {}, "is not HOST:PORT"),
     ("LISTEN", ":8080", {}, "is not HOST:PORT"),

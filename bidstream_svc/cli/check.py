@@ -11,6 +11,7 @@ from bidstream_svc.config import Settings, load_settings, unknown_variables
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.listeners import make_tls_context
+from bidstream_svc.tracing import require_opentelemetry
 
 __all__ = ["check", "check_files"]
 
@@ -31,7 +32,7 @@ def check(*, online: bool, **flags: Any) -> None:
 
 
 def check_files(settings: Settings) -> None:
-    """Check what stands in the files that settings name, and that there is an operator with credentials.
+    """Check what stands in the files that settings name, that there is an operator with credentials, and the extras.
 
     Raises:
         ConfigurationError: something is missing, or cannot be read or used.
@@ -42,3 +43,5 @@ def check_files(settings: Settings) -> None:
         BearerToken(settings.auth_token_file)
     if settings.tls_cert is not None and settings.tls_key is not None:
         make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    if settings.otlp_endpoint is not None:
+        require_opentelemetry()

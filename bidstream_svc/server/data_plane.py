@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.handler import BODY_LIMITS, DecryptHandler
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON, is_json
+from bidstream_svc.tracing import Tracer
 
 __all__ = ["ConnectionLimits", "DataPlane"]
 
@@ -48,14 +50,21 @@ class DataPlane(web.Server):
     Attributes:
         is_draining: once True, every answer ends its connection.
         limits, bearer: as given.
+        is_traced: whether there is a tracer, which makes spans of the requests that are sampled.
         open_connections: those that this process has admitted, whoever answers them.
     """
 
     def __init__(
-        self, handler: DecryptHandler, metrics: MetricCells, limits: ConnectionLimits, bearer: BearerToken | None
+        self,
+        handler: DecryptHandler,
+        metrics: MetricCells,
+        limits: ConnectionLimits,
+        bearer: BearerToken | None,
+        *,
+        tracer: Tracer | None = None,
     ) -> None:
         super().__init__(
-            self._answer,
+            self._answer if tracer is None else partial(self._answer_traced, tracer),
             keepalive_timeout=limits.idle_timeout_s,
             lingering_time=limits.request_timeout_s,
             max_line_size=_MAX_HEAD_LINE_BYTES,
@@ -66,6 +75,7 @@ class DataPlane(web.Server):
             access_log=None,
         )
         self.is_draining = False
+        self.is_traced = tracer is not None
         self.open_connections = 0
         self._handler = handler
         self._metrics = metrics
@@ -112,7 +122,24 @@ class DataPlane(web.Server):
             response.force_close()
         return response
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
+    async def _answer_traced(self, tracer: Tracer, request: web.BaseRequest) -> web.Response:
+        route = _ROUTES.get(request.path)
+        parent = tracer.parent_of(request.headers)
+        if route is None or parent is None or request.method != "POST":
+            return await self._answer(request)
+        started_ns = time.perf_counter_ns()
+        answer: Answer | None = None
+        try:
+            # Only a new connection gets back to the lane, and a client rarely has all of its requests sampled.
+            response = await self._answer(request, is_last=not request.protocol._messages)  # noqa: SLF001 - nobody else tells
+            assert isinstance(response.body, bytes)
+            answer = response.status, response.body
+        finally:
+            tracer.record_request(parent, route, time.perf_counter_ns() - started_ns, answer)
+        return response
+
+    async def _answer(self, request: web.BaseRequest, *, is_last: bool = False) -> web.Response:
+        """Answer; `is_last` ends the connection with a good answer, too."""
         route = _ROUTES.get(request.path, Route.OTHER)
         suspicion = self._suspect(request)
         if suspicion is not None:
@@ -134,6 +161,8 @@ class DataPlane(web.Server):
         else:
             answer = await self._run_batch(body)
         response = self.respond(route, answer)
+        if is_last:
+            response.force_close()
         await response.prepare(request)
         await response.write_eof()
         self._metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - started_ns)

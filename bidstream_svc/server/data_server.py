@@ -17,6 +17,7 @@ from bidstream_svc.server.handler import DecryptHandler
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.lane import Lane
 from bidstream_svc.server.listeners import Listener, make_tls_context
+from bidstream_svc.tracing import Tracer
 
 __all__ = ["FAREWELL_S", "DataServer"]
 
@@ -32,6 +33,7 @@ class DataServer:
 
     Args:
         listeners: listening sockets; they are closed at the end, but a Unix socket's file stays.
+        tracer: makes spans of the requests that are sampled.
         has_lane: False leaves every request to aiohttp; to compare the two, not for production.
 
     Raises:
@@ -45,12 +47,14 @@ class DataServer:
         handler: DecryptHandler,
         metrics: MetricCells,
         *,
+        tracer: Tracer | None = None,
         has_lane: bool = True,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
         self._handler = handler
         self._metrics = metrics
+        self._tracer = tracer
         self._has_lane = has_lane
         self._bearer = None if settings.auth_token_file is None else BearerToken(settings.auth_token_file)
         self._plane: DataPlane
@@ -69,7 +73,7 @@ class DataServer:
         if settings.tls_cert is not None and settings.tls_key is not None:
             tls = make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
         limits = ConnectionLimits(settings.max_connections, settings.idle_timeout, settings.request_timeout)
-        self._plane = DataPlane(self._handler, self._metrics, limits, self._bearer)
+        self._plane = DataPlane(self._handler, self._metrics, limits, self._bearer, tracer=self._tracer)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._plane.shutdown, 0)
             if self._has_lane:

@@ -28,6 +28,7 @@ from bidstream_svc.server.admin_plane import Health, build_admin_app
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.handler import DecryptHandler
 from bidstream_svc.server.listeners import Listeners
+from bidstream_svc.tracing import Tracer
 
 __all__ = ["Service", "run", "serve"]
 
@@ -45,7 +46,7 @@ class Service:
         key_patience_s: how long to wait for keys before the first connection of the data plane is taken.
 
     Raises:
-        ConfigurationError: the bearer token's file cannot be read.
+        ConfigurationError: the bearer token's file cannot be read, or tracing needs what is not installed.
     """
 
     def __init__(
@@ -65,7 +66,10 @@ class Service:
         self._health = Health(self._store)
         self._refresh = RefreshThread(self._open_refresher)
         handler = DecryptHandler(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
-        self._data_server = DataServer(settings, listeners.data, handler, metrics, has_lane=has_lane)
+        self._tracer = None if settings.otlp_endpoint is None else Tracer(settings.otlp_endpoint)
+        self._data_server = DataServer(
+            settings, listeners.data, handler, metrics, tracer=self._tracer, has_lane=has_lane
+        )
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -75,6 +79,8 @@ class Service:
             ListenError, ConfigurationError: it cannot serve as the settings ask.
         """
         async with AsyncExitStack() as stack:
+            if self._tracer is not None:
+                stack.callback(self._tracer.close)
             load_public_suffixes()
             await self._serve_admin_plane(stack)
             self._refresh.start()
@@ -143,6 +149,7 @@ class Service:
                 self._store,
                 self._metrics,
                 cache=cache,
+                tracer=self._tracer,
                 interval_s=settings.refresh_interval,
             )
 

@@ -15,6 +15,7 @@ from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.handler import BODY_LIMITS
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import is_json
+from bidstream_svc.tracing import TRACEPARENT, is_sampled
 
 __all__ = ["HEAD_END", "MAX_HEAD_BYTES", "NO_HEAD", "Head", "HeadMemo", "may_become_plain"]
 
@@ -28,6 +29,7 @@ _START = b"POST /decrypt"
 _ROUTES = {str(route).encode(): route for route in BODY_LIMITS}
 _REQUEST_LINES = {b"POST %b HTTP/1.1" % path: route for path, route in _ROUTES.items()}
 _LINE_END = b"\r\n"
+_TRACEPARENT = TRACEPARENT.encode()
 _PLAIN_LINE = re.compile(rb"([A-Za-z0-9-]+): ([!-~](?:[ -~]*[!-~])?)")
 
 
@@ -85,11 +87,14 @@ class HeadMemo:
     Args:
         bearer: what requests must show, if anything; a head that it does not admit is not plain.
         hosts: what their `Host` header may say; likewise.
+        is_traced: leaves requests that are sampled to aiohttp, where spans are made.
     """
 
-    def __init__(self, bearer: BearerToken | None, hosts: HostCheck) -> None:
+    def __init__(self, bearer: BearerToken | None, hosts: HostCheck, *, is_traced: bool = False) -> None:
         self._bearer = bearer
         self._hosts = hosts
+        self._is_traced = is_traced
+        self._is_harmless = _is_harmless_if_traced if is_traced else _is_harmless
         self._heads: dict[bytes, Head] = {}
         self._lines: dict[bytes, _Line] = {}
         self._needed = _HOST | _LENGTH | (_NONE if bearer is None else _AUTHORIZATION)
@@ -118,7 +123,7 @@ class HeadMemo:
         for line in lines[1:-2]:
             found = known.get(line)
             if found is None:
-                if not _is_harmless(line):
+                if not self._is_harmless(line):
                     return None
                 is_new = True
             elif found is not _HARMLESS:
@@ -164,7 +169,7 @@ class HeadMemo:
 
     def _judge(self, name: bytes, value: bytes) -> _Line | None:
         """What a header means here; None if it is not plain, or not admitted."""
-        if name in _NEVER:
+        if name in _NEVER or (self._is_traced and _is_to_be_traced(name, value)):
             return None
         kind = _KINDS.get(name, _NONE)
         if kind == _LENGTH:
@@ -201,6 +206,15 @@ def _is_harmless(line: bytes) -> bool:
         return False
     name = match[1].lower()
     return name not in _KINDS and name not in _NEVER
+
+
+def _is_harmless_if_traced(line: bytes) -> bool:
+    name, _, value = line.partition(b": ")
+    return _is_harmless(line) and not _is_to_be_traced(name.lower(), value)
+
+
+def _is_to_be_traced(name: bytes, value: bytes) -> bool:
+    return name == _TRACEPARENT and is_sampled(value.strip())
 
 
 class _Fields:

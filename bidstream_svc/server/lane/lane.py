@@ -42,7 +42,8 @@ class Lane:
         """A protocol for a connection of a listener."""
         memo = self._memos.get(hosts)
         if memo is None:
-            memo = self._memos[hosts] = HeadMemo(self._shared.plane.bearer, hosts)
+            plane = self._shared.plane
+            memo = self._memos[hosts] = HeadMemo(plane.bearer, hosts, is_traced=plane.is_traced)
         return LaneConnection(self._shared, memo, hosts)
 
     def forget_heads(self) -> None:
