@@ -155,12 +155,6 @@ def test_limit_of_a_batch(described: Any) -> None:
     assert schemas["BatchResult"]["properties"]["results"]["maxItems"] == MAX_BATCH
 
 
-@pytest.fixture(scope="module")
-def operator() -> Iterator[DevOperator]:
-    with operator_in_thread() as running:
-        yield running
-
-
 def attack(address: str, directory: Path, description: Path = DESCRIPTION, *options: str) -> None:
     """Let schemathesis send what the description allows and forbids, and compare the answers with it."""
     command = [sys.executable, "-m", "schemathesis.cli", "--no-color", "run", str(description)]

@@ -3,7 +3,6 @@
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,13 @@ from bidstream_svc.config import SETTINGS
 from bidstream_svc.devoperator import DevOperator, Fault
 from bidstream_svc.metrics import MetricCells, build_registry
 from tests.docs.markdown import ROOT, anchors, samples
-from tests.support.operator import operator_in_thread
 from tests.support.prometheus import DEPLOYED, Prometheus, speed_up
-from tests.support.sidecar import Sidecar, operator_settings, wait_until
-from tests.support.traffic import mixed_requests, traffic
+from tests.support.sidecar import Sidecar, wait_until
 from tests.support.yaml_files import load_yaml
 
 RULES = DEPLOYED / "rules.yaml"
 RULES_TEST = DEPLOYED / "rules_test.yaml"
 RUNBOOK = ROOT / "docs" / "runbook.md"
-SPEED = 150  # a scrape each 0.1 s
 NEEDS_YAML = pytest.mark.needs_tools("yaml")
 
 
@@ -120,29 +116,6 @@ def test_speed_up_leaves_no_duration_as_it_is() -> None:
         "expr: rate(x[5000ms]) > 3 * 3600 and avg_over_time(y[1440000ms])\n"
     )
     assert re.search(r"\b\d+(s|m|h|d)\b", speed_up(RULES.read_text("utf-8").partition("groups:")[2], 60)) is None
-
-
-@pytest.fixture(scope="module")
-def operator() -> Iterator[DevOperator]:
-    with operator_in_thread() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def sidecar(operator: DevOperator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    directory = tmp_path_factory.mktemp("sidecar")
-    requests = mixed_requests(operator.state)
-    with (
-        Sidecar(directory, workers=2, **operator_settings(operator)) as running,
-        traffic(running.wait_ready().data, requests, pause_s=0.02),
-    ):
-        yield running
-
-
-@pytest.fixture(scope="module")
-def prometheus(sidecar: Sidecar, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    with Prometheus(tmp_path_factory.mktemp("prometheus"), sidecar.admin, speed=SPEED) as running:
-        yield running
 
 
 @pytest.mark.needs_tools("prometheus", "yaml")

@@ -85,6 +85,11 @@ class Prometheus:
         result: list[dict[str, Any]] = self._get("/api/v1/query_range", query=expression, **times)["result"]
         return result
 
+    def label_values(self, label: str, selector: str) -> list[str]:
+        """The values of a label among the series that a selector finds."""
+        values: list[str] = self._get(f"/api/v1/label/{label}/values", **{"match[]": selector})
+        return values
+
     def firing(self) -> dict[str, dict[str, str]]:
         """The annotations of the alerts that fire, by name."""
         alerts = self._get("/api/v1/alerts")["alerts"]
