@@ -1,0 +1,201 @@
+"""Clients that ask a sidecar without a pause and compare every answer with the one that must come."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from threading import Event, Thread
+from typing import NamedTuple
+
+import orjson
+
+from bidstream_svc.devoperator import OperatorState
+from tests.support.raw_http import Connection, make_request
+from tests.support.sidecar import wait_until
+
+__all__ = ["Askers", "Question", "Tally", "asking", "batch_questions", "questions"]
+
+_BATCH = 1_000
+
+
+class Question(NamedTuple):
+    """A request as bytes, and the body that must come back."""
+
+    request: bytes
+    answer: bytes
+
+
+def questions(state: OperatorState, count: int = 500) -> list[Question]:
+    """Requests with distinct version 4 tokens, under the keys that the operator has now."""
+    return [
+        Question(make_request("/decrypt", {"token": token}), orjson.dumps(answer))
+        for token, answer in _tokens_and_answers(state, count)
+    ]
+
+
+def batch_questions(state: OperatorState) -> list[Question]:
+    """One request that keeps a sidecar busy for several turns of its loop."""
+    pairs = list(_tokens_and_answers(state, _BATCH))
+    request = make_request("/decrypt/batch", {"requests": [{"token": token} for token, _ in pairs]})
+    return [Question(request, orjson.dumps({"results": [answer for _, answer in pairs]}))]
+
+
+def _tokens_and_answers(state: OperatorState, count: int) -> Iterator[tuple[str, dict[str, object]]]:
+    now_ms = state.now_ms()
+    for number in range(count):
+        identity, established_ms = f"person-{number}@example.com", now_ms - number
+        answer = {"status": "SUCCESS", "uid": state.raw_uid(identity), "established": established_ms}
+        yield state.mint_token(identity=identity, established_ms=established_ms), answer
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the requests.
+
+    Attributes:
+        asked: requests that were sent, each counted once.
+        bad: wrong answers, and requests that got none although they were repeated once.
+        repeated: requests that were sent again because their connection had been closed without a byte of an answer.
+        turned_away: fresh connections closed or refused; only where the end of a service is awaited.
+        problem: the first bad thing.
+    """
+
+    asked: int = 0
+    bad: int = 0
+    repeated: int = 0
+    turned_away: int = 0
+    problem: str = ""
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return self._combine(other, int.__add__)
+
+    def __sub__(self, earlier: "Tally") -> "Tally":
+        return self._combine(earlier, int.__sub__)
+
+    def _combine(self, other: "Tally", combine: Callable[[int, int], int]) -> "Tally":
+        return Tally(
+            combine(self.asked, other.asked),
+            combine(self.bad, other.bad),
+            combine(self.repeated, other.repeated),
+            combine(self.turned_away, other.turned_away),
+            self.problem or other.problem,
+        )
+
+
+class _Asker:
+    """One keep-alive connection at a time, asked in a loop; goes on to the next address when it is closed."""
+
+    def __init__(self, addresses: Sequence[str], pool: Sequence[Question], *, until_gone: bool) -> None:
+        self.tally = Tally()
+        self._addresses = cycle(addresses)
+        self._tries_to_connect = len(addresses)
+        self._pool = cycle(pool)
+        self._until_gone = until_gone
+        self._connection: Connection | None = None
+        self._is_gone = False
+
+    def run(self, stop: Event) -> None:
+        try:
+            while not stop.is_set() and not self._is_gone:
+                self._ask(next(self._pool))
+        finally:
+            self._drop()
+
+    def _ask(self, question: Question) -> None:
+        self.tally.asked += 1
+        for is_last_try in (False, True):
+            is_fresh = self._connection is None
+            try:
+                connection = self._connection = self._connection or self._connect()
+                connection.send(question.request)
+                response = connection.receive()
+            except (OSError, EOFError) as error:
+                has_begun = self._connection is not None and bool(self._connection._received)
+                self._drop()
+                if is_fresh and self._until_gone and not has_begun:
+                    self.tally.turned_away += 1
+                    self._is_gone = True
+                    return
+                if is_last_try or has_begun:
+                    self._note_bad(f"no answer: {error!r}")
+                    return
+                self.tally.repeated += 1
+                continue
+            if (response.status, response.body) != (200, question.answer):
+                self._note_bad(f"wrong answer: {response.status} {response.body[:100]!r}")
+            if response.closes:
+                self._drop()
+            return
+
+    def _connect(self) -> Connection:
+        for _ in range(self._tries_to_connect - 1):
+            try:
+                return Connection(next(self._addresses))
+            except OSError:
+                continue
+        return Connection(next(self._addresses))
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.socket.close()
+            self._connection = None
+
+    def _note_bad(self, problem: str) -> None:
+        self.tally.bad += 1
+        self.tally.problem = self.tally.problem or problem
+
+
+class Askers:
+    """Several of them, each in a thread of its own."""
+
+    def __init__(self, askers: list[_Asker], threads: list[Thread]) -> None:
+        self._askers = askers
+        self._threads = threads
+
+    @property
+    def tally(self) -> Tally:
+        """The sum so far."""
+        return sum((asker.tally for asker in self._askers), Tally())
+
+    def wait_for(self, requests: int) -> None:
+        """Wait until so many more requests have been sent."""
+        enough = self.tally.asked + requests
+        wait_until(lambda: self.tally.asked >= enough, "requests to be asked")
+
+    def wait_for_seconds(self, seconds: float) -> None:
+        """Let them ask for a while."""
+        time.sleep(seconds)
+
+    def wait_gone(self) -> None:
+        """Wait until every one of them was turned away."""
+        for thread in self._threads:
+            thread.join(30)
+            assert not thread.is_alive(), "still served"
+
+
+@contextmanager
+def asking(
+    addresses: str | Sequence[str], pool: Sequence[Question], *, connections: int = 4, until_gone: bool = False
+) -> Iterator[Askers]:
+    """Ask these addresses, the first as long as it serves, until the end of the block.
+
+    Args:
+        addresses: `host:port` or `unix:/path`, in order of preference; a failure goes on to the next.
+        pool: what to ask.
+        connections: how many at a time.
+        until_gone: each ends when a fresh connection fails.
+    """
+    addresses = [addresses] if isinstance(addresses, str) else addresses
+    share = len(pool) // connections or 1
+    askers = [_Asker(addresses, pool[number * share :] or pool, until_gone=until_gone) for number in range(connections)]
+    stop = Event()
+    threads = [Thread(target=asker.run, args=(stop,), name=f"asker-{n}") for n, asker in enumerate(askers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield Askers(askers, threads)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)

@@ -1,0 +1,180 @@
+"""What an operator may do wrong while a sidecar with good keys is asked without a pause."""
+
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from bidstream_svc.devoperator.faults import Fault
+from bidstream_svc.metrics import RefreshResult
+from tests.faults.asking import Askers, asking, questions
+from tests.faults.faulty_operator import FaultyOperator, faulty_operator
+from tests.faults.outcome import Effort, Outcome
+from tests.support.metrics_page import scrape
+from tests.support.raw_http import Response, ask
+from tests.support.sidecar import Sidecar, wait_until
+
+__all__ = ["OPERATOR_FAULTS", "OperatorFault", "Scene", "scene", "try_operator_fault"]
+
+_KEY_PATH = "/v2/key/bidstream"
+_MIN_REQUESTS = 50
+_MAX_BACK_OFF_S = 60.0
+
+Change = Callable[[FaultyOperator], None]
+
+
+class OperatorFault(NamedTuple):
+    """One way to go wrong.
+
+    Attributes:
+        name: in the table.
+        result: the label under which the refreshes that it spoils are counted.
+        error: what `/info` says of it, as a regular expression.
+        begin, end: start and stop it.
+        hangs: whether a spoilt refresh only fails when the fault ends, or when the sidecar loses its patience.
+    """
+
+    name: str
+    result: RefreshResult
+    error: str
+    begin: Change
+    end: Change
+    hangs: bool = False
+
+
+def _ordered(name: str, fault: Fault, result: RefreshResult, error: str) -> OperatorFault:
+    return OperatorFault(
+        name,
+        result,
+        error,
+        lambda operator: operator.state.faults.inject(fault, times=None),
+        lambda operator: operator.state.faults.clear(),
+    )
+
+
+def _hanging(name: str, fault: Fault) -> OperatorFault:
+    def end(operator: FaultyOperator) -> None:
+        operator.state.faults.clear()
+        operator.restart()
+
+    ordered = _ordered(name, fault, RefreshResult.NETWORK, "operator ")
+    return ordered._replace(end=end, hangs=True)
+
+
+def _started_anew(name: str, error: str, start: Change | None) -> OperatorFault:
+    def begin(operator: FaultyOperator) -> None:
+        operator.stop()
+        if start is not None:
+            start(operator)
+
+    return OperatorFault(name, RefreshResult.NETWORK, error, begin, FaultyOperator.restart)
+
+
+OPERATOR_FAULTS = (
+    _ordered("500", Fault.SERVER_ERROR, RefreshResult.HTTP, "answered 500"),
+    _ordered("401", Fault.UNAUTHORIZED, RefreshResult.UNAUTHORIZED, "answered 401.*check the API key"),
+    _ordered("429", Fault.TOO_MANY_REQUESTS, RefreshResult.HTTP, "answered 429"),
+    _ordered("302 to elsewhere", Fault.REDIRECT, RefreshResult.HTTP, "answered 302, a redirect"),
+    _ordered("502 with a proxy's page", Fault.HTML_ERROR, RefreshResult.HTTP, "answered 502$"),
+    _ordered("200 with a proxy's page", Fault.HTML_PAGE, RefreshResult.ENVELOPE, "HTML page"),
+    _hanging("hangs before the answer", Fault.HANG_BEFORE_ANSWER),
+    _hanging("hangs within the answer", Fault.HANG_IN_BODY),
+    _ordered("resets the connection", Fault.RESET, RefreshResult.NETWORK, "connection|closed"),
+    _ordered("ends within the answer", Fault.CUT_BODY, RefreshResult.NETWORK, "broke off"),
+    _ordered("truncated envelope", Fault.TRUNCATED_BODY, RefreshResult.ENVELOPE, "does not open|not base64"),
+    _ordered("garbage", Fault.GARBAGE_BODY, RefreshResult.ENVELOPE, "not base64"),
+    _ordered("17 MiB and no length", Fault.HUGE_BODY, RefreshResult.NETWORK, "larger than 16777216 bytes"),
+    _ordered("wrong nonce", Fault.WRONG_NONCE, RefreshResult.ENVELOPE, "another nonce"),
+    _ordered("wrong secret", Fault.WRONG_SECRET, RefreshResult.ENVELOPE, "does not open"),
+    _ordered("envelope around no JSON", Fault.NOT_JSON, RefreshResult.INVALID, "key response: "),
+    _ordered("all keys expire now", Fault.EXPIRED_KEYS, RefreshResult.INVALID, "all its keys have expired"),
+    _ordered("no keys", Fault.EMPTY_KEYS, RefreshResult.INVALID, "holds no keys"),
+    _ordered("keys of the other scope", Fault.OTHER_SCOPE, RefreshResult.INVALID, "another identity scope"),
+    _started_anew("nobody listens", "cannot connect", None),
+    _started_anew(
+        "certificate of a strange authority",
+        "certificate is not trusted",
+        FaultyOperator.start_with_strange_certificate,
+    ),
+    _started_anew("plain HTTP where TLS was", "no TLS", FaultyOperator.start_without_tls),
+)
+
+
+class Scene(NamedTuple):
+    """A sidecar with good keys, its operator, and clients that ask."""
+
+    operator: FaultyOperator
+    sidecar: Sidecar
+    askers: Askers
+
+    def refreshes(self, result: RefreshResult) -> float:
+        return scrape(self.sidecar.admin).value("bidstream_key_refreshes_total", result=result)
+
+    def last_error(self) -> str | None:
+        error: str | None = self._page("/info").json["last_refresh_error"]
+        return error
+
+    def check_ready(self) -> None:
+        assert self._page("/readyz").status == 200
+
+    def check_secrets(self) -> None:
+        """No page and no line of the log holds what is secret or personal."""
+        state = self.operator.state
+        shown = b"".join(self._page(path).body for path in ("/info", "/metrics", "/readyz")).decode()
+        shown += self.sidecar.stderr + self.sidecar.stdout
+        for secret in (state.api_key, state.client_secret, state.raw_uid("person-0@example.com"), "example.com"):
+            assert secret not in shown
+
+    def _page(self, path: str) -> Response:
+        return ask(self.sidecar.admin, path, method="GET")
+
+
+@contextmanager
+def scene(directory: Path) -> Iterator[Scene]:
+    """Everything good so far."""
+    with faulty_operator(directory) as operator:
+        with operator.trusted():
+            starting = Sidecar(directory, refresh_interval=0.2, key_cache=directory / "keys", **operator.settings)
+        with starting as sidecar:
+            sidecar.wait_ready()
+            with asking(sidecar.data, questions(operator.state)) as askers:
+                yield Scene(operator, sidecar, askers)
+
+
+def try_operator_fault(fault: OperatorFault, on: Scene, effort: Effort) -> Outcome:
+    """Begin, see refreshes fail and requests succeed, end, see a refresh succeed."""
+    before, failures_before = on.askers.tally, on.refreshes(fault.result)
+    calls_before = on.operator.state.calls[_KEY_PATH]
+    begun_s = time.monotonic()
+    fault.begin(on.operator)
+    if fault.hangs and effort.hurries:
+        wait_until(lambda: on.operator.state.calls[_KEY_PATH] > calls_before, "a refresh that hangs")
+    else:
+        wait_until(lambda: on.refreshes(fault.result) > failures_before, f"a refresh to fail: {fault.name}")
+        assert re.search(fault.error, str(on.last_error())), on.last_error()
+    on.check_ready()
+    on.askers.wait_for(_MIN_REQUESTS)
+    on.askers.wait_for_seconds(max(0.0, begun_s + effort.fault_s - time.monotonic()))
+
+    fault.end(on.operator)
+    ended_s, successes_before = time.monotonic(), on.refreshes(RefreshResult.SUCCESS)
+    if effort.hurries:
+        on.sidecar.signal(signal.SIGHUP)
+    wait_until(lambda: on.refreshes(RefreshResult.SUCCESS) > successes_before, "a refresh to succeed", _MAX_BACK_OFF_S)
+    recovery_s = time.monotonic() - ended_s
+    failures = int(on.refreshes(fault.result) - failures_before)
+    assert failures > 0
+    assert on.last_error() is None
+    on.check_ready()
+    on.check_secrets()
+    outcome = Outcome(
+        f"operator: {fault.name}",
+        on.askers.tally - before,
+        recovery_s,
+        f"failed refreshes, counted as `{fault.result}`: {failures}",
+    )
+    outcome.check()
+    return outcome

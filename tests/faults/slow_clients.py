@@ -1,0 +1,164 @@
+"""Clients that send a byte a second: a good client does not notice, and the time-out ends them all."""
+
+import selectors
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+from benchmarks.load import run_load
+from benchmarks.machine import raise_file_limit
+from benchmarks.material import write_requests
+from tests.faults.asking import Question, Tally, asking, questions
+from tests.faults.faulty_operator import faulty_operator
+from tests.faults.outcome import Effort, Outcome
+from tests.support.metrics_page import scrape
+from tests.support.sidecar import Sidecar, wait_until
+
+__all__ = ["SLOW_CLIENTS"]
+
+_MIN_REQUESTS = 200
+_SPARE_FILES = 100
+_CONNECTIONS = 4
+_LOAD_S = 3.0
+_BYTE_EVERY_S = 1.0
+# One never becomes a request, one never a body, one is nothing that the hot lane knows.
+_BEGINNINGS = {
+    "in the head": b"POST /decrypt HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"a" * 3000,
+    "in the body": b"POST /decrypt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\n" + b"a" * 3000,
+    "in a strange head": b"GET /elsewhere HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"a" * 3000,
+    "in a chunked body": b"POST /decrypt HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + b"f" * 3000,
+}
+
+
+class _Crowd:
+    """Connections that dribble until the other side closes them."""
+
+    def __init__(self, address: str, beginning: bytes, start: int, count: int) -> None:
+        host, _, port = address.rpartition(":")
+        self._beginning = beginning
+        self._start = start
+        self._selector = selectors.DefaultSelector()
+        self._connections: set[socket.socket] = set()
+        for _ in range(count):
+            connection = socket.create_connection((host, int(port)))
+            connection.sendall(beginning[:start])
+            connection.setblocking(False)
+            self._selector.register(connection, selectors.EVENT_READ, connection)
+            self._connections.add(connection)
+        self.opened_s = time.monotonic()
+        self.ended_s = 0.0
+
+    @property
+    def left(self) -> int:
+        return len(self._connections)
+
+    def dribble(self, stop: Event) -> None:
+        at, next_s = self._start, time.monotonic()
+        while self.left and not stop.is_set():
+            if time.monotonic() >= next_s:
+                byte, at, next_s = self._beginning[at : at + 1], at + 1, next_s + _BYTE_EVERY_S
+                for connection in tuple(self._connections):
+                    self._send(connection, byte)
+            for key, _ in self._selector.select(0.05):
+                self._receive(key.data)
+        self.ended_s = time.monotonic()
+
+    def close(self) -> None:
+        for connection in tuple(self._connections):
+            self._drop(connection)
+        self._selector.close()
+
+    def _send(self, connection: socket.socket, byte: bytes) -> None:
+        try:
+            connection.send(byte)
+        except OSError:
+            self._drop(connection)
+
+    def _receive(self, connection: socket.socket) -> None:
+        try:
+            if not connection.recv(4096):
+                self._drop(connection)
+        except OSError:
+            self._drop(connection)
+
+    def _drop(self, connection: socket.socket) -> None:
+        self._connections.remove(connection)
+        self._selector.unregister(connection)
+        connection.close()
+
+
+@contextmanager
+def _dribbling(crowd: _Crowd) -> Iterator[Thread]:
+    stop = Event()
+    thread = Thread(target=crowd.dribble, args=(stop,), name="slow clients")
+    thread.start()
+    try:
+        yield thread
+    finally:
+        stop.set()
+        thread.join()
+        crowd.close()
+
+
+def _p99_us(address: str, pool: list[Question]) -> tuple[float, int]:
+    """The p99 of good clients, and how many requests it is of."""
+    with tempfile.TemporaryDirectory() as directory:
+        requests = write_requests(
+            Path(directory) / "requests", [(question.request, question.answer) for question in pool]
+        )
+        # Open loop at a rate far from any limit: what is measured is the wait, not the throughput.
+        report = run_load(address, requests, connections=_CONNECTIONS, seconds=_LOAD_S, rate=2_000)
+    return report.quantiles_us["p99"], report.checked
+
+
+def _try(kind: str, directory: Path, effort: Effort) -> Outcome:
+    count = min(effort.slow_clients, raise_file_limit() - _SPARE_FILES)
+    with faulty_operator(directory) as operator:
+        pool = questions(operator.state)
+        with operator.trusted():
+            starting = Sidecar(directory, request_timeout=effort.request_timeout_s, **operator.settings)
+        with starting as sidecar:
+            sidecar.wait_ready()
+            beginning = _BEGINNINGS[kind]
+            alone_us = _p99_us(sidecar.data, pool)[0] if effort.measures_latency else 0.0
+            crowd = _Crowd(
+                sidecar.data, beginning, beginning.index(b"a" * 9 if b"a" * 9 in beginning else b"f" * 9), count
+            )
+            with _dribbling(crowd) as dribbler:
+                if effort.measures_latency:
+                    crowded_us, asked = _p99_us(sidecar.data, pool)
+                    tally = Tally(asked)
+                    remark = f"p99 of good clients {crowded_us:.0f} us; alone {alone_us:.0f} us"
+                else:
+                    with asking(sidecar.data, pool) as askers:
+                        askers.wait_for(_MIN_REQUESTS)
+                    tally, remark = askers.tally, ""
+                dribbler.join(effort.request_timeout_s * 3 + 10)
+                assert crowd.left == 0, f"{crowd.left} of {count} are still there"
+                recovery_s = crowd.ended_s - crowd.opened_s
+            wait_until(lambda: scrape(sidecar.admin).value("bidstream_connections") == 0, "no connection to be counted")
+    return Outcome(f"{count:,} clients, a byte a second {kind}", tally, recovery_s, remark)
+
+
+def try_slow_heads(directory: Path, effort: Effort) -> Outcome:
+    return _try("in the head", directory, effort)
+
+
+def try_slow_bodies(directory: Path, effort: Effort) -> Outcome:
+    return _try("in the body", directory, effort)
+
+
+def try_slow_strange_heads(directory: Path, effort: Effort) -> Outcome:
+    return _try("in a strange head", directory, effort)
+
+
+def try_slow_chunks(directory: Path, effort: Effort) -> Outcome:
+    return _try("in a chunked body", directory, effort)
+
+
+SLOW_CLIENTS = (try_slow_heads, try_slow_bodies, try_slow_strange_heads, try_slow_chunks)

@@ -1,0 +1,19 @@
+"""Keys survive: while an operator misbehaves in every way known, every request gets its right answer."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.operator_faults import OPERATOR_FAULTS, OperatorFault, Scene, scene, try_operator_fault
+from tests.faults.outcome import QUICK
+
+
+@pytest.fixture(scope="module")
+def everything_good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with scene(tmp_path_factory.mktemp("faults")) as good:
+        yield good
+
+
+@pytest.mark.parametrize("fault", OPERATOR_FAULTS, ids=lambda fault: fault.name)
+def test_requests_are_answered_while_the_operator_misbehaves(everything_good: Scene, fault: OperatorFault) -> None:
+    try_operator_fault(fault, everything_good, QUICK)
