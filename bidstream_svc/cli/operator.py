@@ -10,7 +10,7 @@ from bidstream_svc.addresses import TcpAddress, parse_listen_addresses
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.errors import ListenError
 from bidstream_svc.identity import IdentityScope
-from bidstream_svc.server.service import run
+from bidstream_svc.server.service import run, signals_handled
 
 __all__ = ["operator"]
 
@@ -39,12 +39,11 @@ def operator(*, listen: TcpAddress, seed: int | None, scope: str) -> None:
 
 async def _serve(state: OperatorState, listen: TcpAddress) -> None:
     leave = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, leave.set)
     try:
-        async with DevOperator(state, listen.host, listen.port) as server:
-            line = {"url": server.url, "api_key": state.api_key, "client_secret": state.client_secret}
-            click.echo(orjson.dumps(line))
-            await leave.wait()
+        with signals_handled([signal.SIGTERM, signal.SIGINT], leave.set):
+            async with DevOperator(state, listen.host, listen.port) as server:
+                line = {"url": server.url, "api_key": state.api_key, "client_secret": state.client_secret}
+                click.echo(orjson.dumps(line))
+                await leave.wait()
     except OSError as error:
         raise ListenError(f"cannot listen on {listen}: {error.strerror or error}") from None

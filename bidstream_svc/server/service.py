@@ -5,8 +5,9 @@ import gc
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Any, Self
 
 import uvloop
@@ -30,7 +31,7 @@ from bidstream_svc.server.handler import DecryptHandler
 from bidstream_svc.server.listeners import Listeners
 from bidstream_svc.tracing import Tracer
 
-__all__ = ["Service", "run", "serve"]
+__all__ = ["Service", "run", "serve", "signals_handled"]
 
 _log = get_logger(__name__)
 
@@ -167,7 +168,7 @@ async def serve(
     listeners: Listeners,
     metrics: MetricCells,
     *,
-    stop_signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT),
+    stop_signals: Collection[int] = (signal.SIGTERM, signal.SIGINT),
     key_patience_s: float = 0.0,
     on_started: Callable[[Service], None] | None = None,
 ) -> None:
@@ -189,12 +190,12 @@ async def serve(
     # The usual soft limit of 1,024 open files is far below the cap on connections.
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-    loop = asyncio.get_running_loop()
     leave, leave_at_once = asyncio.Event(), asyncio.Event()
-    for number in stop_signals:
-        loop.add_signal_handler(number, _set_next, leave, leave_at_once)
-    async with Service(settings, listeners, metrics, key_patience_s=key_patience_s) as service:
-        loop.add_signal_handler(signal.SIGHUP, service.reload)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(signals_handled(stop_signals, partial(_set_next, leave, leave_at_once)))
+        service = Service(settings, listeners, metrics, key_patience_s=key_patience_s)
+        await stack.enter_async_context(service)
+        stack.enter_context(signals_handled([signal.SIGHUP], service.reload))
         # What is there now stays: no full collection, and no stall by one, need ever look at it.
         gc.freeze()
         if on_started is not None:
@@ -205,6 +206,19 @@ async def serve(
         _log.info("draining")
         await _first_of(service.drain(), leave_at_once.wait())
     _log.info("stopped")
+
+
+@contextmanager
+def signals_handled(numbers: Collection[int], handle: Callable[[], object]) -> Iterator[None]:
+    """Have signals call a function in the running loop; afterwards they do what they do by default."""
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        loop.add_signal_handler(number, handle)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 def _set_next(*events: asyncio.Event) -> None:
