@@ -1,15 +1,12 @@
 """What Kustomize and Helm make of deploy/: valid by Kubernetes' schemas, and in every word what the program has."""
 
-import re
 import shutil
-import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from bidstream_svc import __version__
 from bidstream_svc.addresses import TcpAddress, UnixAddress
@@ -17,13 +14,12 @@ from bidstream_svc.cli.main import commands
 from bidstream_svc.config import SETTINGS, Settings, load_settings, unknown_variables
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server.data_server import FAREWELL_S
+from tests.deploy.as_described import as_described
 from tests.deploy.dockerfile import read_stages
 from tests.deploy.manifests import CHART, KUSTOMIZE, KUSTOMIZE_TOOL, Pod, build, of_kind, one, pods, template
 from tests.deploy.wrapper_chart import write_bidder_chart
 from tests.docs.markdown import ROOT
-from tests.support.operator import operator_in_thread
 from tests.support.raw_http import ask
-from tests.support.sidecar import Sidecar, operator_settings
 from tests.support.yaml_files import dump_yaml, load_yaml
 
 pytestmark = pytest.mark.needs_tools("yaml", "kubernetes_validate")
@@ -210,45 +206,12 @@ def test_prometheus_finds_it(pod: Pod) -> None:
     assert {endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]} == {ADMIN}
 
 
-@pytest.fixture(scope="module")
-def operator() -> Iterator[DevOperator]:
-    with operator_in_thread() as running:
-        yield running
-
-
 def test_the_program_serves_by_these_settings(pod: Pod, operator: DevOperator, tmp_path: Path) -> None:
-    """With other directories in place of the mounted ones, and on free ports; the kubelet's probes succeed then."""
-    here = {str(mount): tmp_path / str(number) for number, mount in enumerate(pod.mounts)}
-    for directory in here.values():
-        directory.mkdir()
-    settings: dict[str, Any] = {}
-    for name, text in pod.environment.items():
-        path = re.sub(r"(/[\w./-]+)/", lambda found: f"{here.get(found[1], found[1])}/", text)
-        settings[name.removeprefix("BIDSTREAM_").lower()] = re.sub(r"^0\.0\.0\.0:\d+$", "127.0.0.1:0", path)
-    given = operator_settings(operator)
-    settings["operator_url"] = operator.url
-    certificate = trustme.CA().issue_cert("localhost")
-    contents = {
-        "api_key_file": given["api_key"],
-        "client_secret_file": given["client_secret"],
-        "auth_token_file": "made-up",
-        "tls_cert": certificate.cert_chain_pems[0].bytes().decode(),
-        "tls_key": certificate.private_key_pem.bytes().decode(),
-    }
-    for name in contents.keys() & settings.keys():
-        Path(settings[name]).write_text(contents[name])
-    tls = None
-    if "tls_cert" in settings:
-        tls = ssl.create_default_context(cafile=settings["tls_cert"])
-        tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    with Sidecar(tmp_path, *pod.container["args"], **settings) as sidecar:
-        sidecar.wait_ready()
+    with as_described(pod.environment, pod.mounts, pod.container["args"], operator, tmp_path) as running:
         probes = [probe["httpGet"]["path"] for name, probe in pod.container.items() if name.endswith("Probe")]
-        assert [ask(sidecar.admin, path, method="GET").status for path in probes] == [200] * len(probes)
-        token = {"token": operator.state.mint_token()}
-        answer = ask(sidecar.data, "/decrypt", token, headers={"Authorization": "Bearer made-up"}, tls=tls)
-        assert answer.json["status"] == "SUCCESS"
-        assert not sidecar.has_logged("unknown setting")
-        assert Path(settings["key_cache"]).exists()
-        if "auth_token_file" in settings:
-            assert ask(sidecar.data, "/decrypt", token, tls=tls).status == 401
+        assert [ask(running.sidecar.admin, path, method="GET").status for path in probes] == [200] * len(probes)
+        token = operator.state.mint_token()
+        assert running.decrypt(token).json["status"] == "SUCCESS"
+        assert running.decrypt(token, bearer="wrong").status == (401 if "auth_token_file" in running.settings else 200)
+        assert not running.sidecar.has_logged("unknown setting")
+        assert Path(running.settings["key_cache"]).exists()

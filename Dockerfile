@@ -1,0 +1,44 @@
+# The program, its locked packages and a Python; nothing that builds or installs.
+#
+# The base is pinned by its digest, which has to be given, so that whoever builds decides when it changes. Without it
+# the build stops at the first FROM. Digests are not secret: keep the one in use beside your build's configuration.
+#
+#   digest=$(docker buildx imagetools inspect python:3.11-slim-bookworm --format '{{.Manifest.Digest}}')
+#   docker build --build-arg PYTHON_DIGEST="$digest" --build-arg REVISION="$(git rev-parse HEAD)" --tag bidstream-svc:0.1.0 .
+#   docker run --read-only --cap-drop ALL --env-file bidstream.env bidstream-svc:0.1.0
+ARG PYTHON_DIGEST
+
+FROM python:3.11-slim-bookworm@${PYTHON_DIGEST} AS build
+WORKDIR /src
+COPY requirements/build.txt requirements/image.txt requirements/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m venv /build \
+    && /build/bin/pip install --require-hashes -r requirements/build.txt \
+    && python -m venv --without-pip /opt/bidstream-svc \
+    && /build/bin/pip --python /opt/bidstream-svc install --require-hashes -r requirements/image.txt
+COPY . .
+RUN /build/bin/python -m hatchling build --target wheel --directory /wheels \
+    && /build/bin/pip --python /opt/bidstream-svc install --no-index --no-deps /wheels/*.whl
+
+FROM python:3.11-slim-bookworm@${PYTHON_DIGEST}
+# Directories that volumes take their owner from: the socket's and the key cache's.
+RUN python -m pip uninstall --yes pip setuptools wheel \
+    && rm -rf /usr/local/lib/python3.*/ensurepip \
+    && install -d -o 65532 -g 65532 -m 2770 /run/bidstream-svc /var/cache/bidstream-svc
+COPY --from=build /opt/bidstream-svc /opt/bidstream-svc
+ENV PATH=/opt/bidstream-svc/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONDONTWRITEBYTECODE=1
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="bidstream-svc" \
+      org.opencontainers.image.description="Sidecar that turns UID2/EUID advertising tokens into raw ids for a bidder" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="python:3.11-slim-bookworm"
+# A number and no name, so that Kubernetes can see that it is not root.
+USER 65532:65532
+WORKDIR /
+EXPOSE 8080 9464
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["bidstream-svc", "health"]
+ENTRYPOINT ["bidstream-svc"]
+CMD ["serve"]

@@ -1,0 +1,118 @@
+"""The Compose file: valid by the specification's schema, and in every word what the program has."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bidstream_svc import __version__
+from bidstream_svc.addresses import TcpAddress, UnixAddress
+from bidstream_svc.config import SETTINGS, Settings, load_settings, unknown_variables
+from bidstream_svc.devoperator import DevOperator
+from tests.deploy.as_described import as_described
+from tests.deploy.dockerfile import read_stages
+from tests.docs.markdown import ROOT
+from tests.support.yaml_files import load_yaml
+
+pytestmark = pytest.mark.needs_tools("yaml")
+FILE = ROOT / "deploy" / "compose.yaml"
+BEFORE, STAGES = read_stages(ROOT / "Dockerfile")
+
+
+@pytest.fixture(scope="module")
+def compose() -> Any:
+    return load_yaml(FILE)
+
+
+@pytest.fixture(scope="module")
+def ours(compose: Any) -> Any:
+    return compose["services"]["bidstream-svc"]
+
+
+@pytest.fixture(scope="module")
+def environment(ours: Any) -> dict[str, str]:
+    """With the defaults of what a user may give."""
+    return {name: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", text) for name, text in ours["environment"].items()}
+
+
+@pytest.fixture(scope="module")
+def settings(environment: dict[str, str]) -> Settings:
+    assert unknown_variables(environment) == {}
+    loaded = load_settings(**{name.removeprefix("BIDSTREAM_").lower(): text for name, text in environment.items()})
+    loaded.require_operator()
+    return loaded
+
+
+def targets(service: Any) -> dict[Path, str]:
+    """The volume at each path."""
+    return {Path(entry.split(":")[1]): entry.split(":")[0] for entry in service["volumes"]}
+
+
+@pytest.mark.needs_tools("check-jsonschema")
+def test_schema() -> None:
+    command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_image_is_the_one_of_the_dockerfile(ours: Any) -> None:
+    assert ours["image"] == f"bidstream-svc:{__version__}"
+    assert (FILE.parent / ours["build"]["context"]).resolve() == ROOT
+    assert ours["build"]["args"].keys() == {instruction.text for instruction in BEFORE}
+    assert all(":?" in value for value in ours["build"]["args"].values())
+    assert ours["command"] == STAGES[-1].last("CMD").words
+    assert ours["user"] == STAGES[-1].last("USER").text
+    assert "healthcheck" not in ours  # the image's own
+
+
+def test_rights(ours: Any) -> None:
+    assert ours["read_only"] is True
+    assert ours["cap_drop"] == ["ALL"]
+    assert ours["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "network_mode", "pid"} & ours.keys()
+
+
+def test_files_are_where_the_settings_say(compose: Any, ours: Any, settings: Settings) -> None:
+    assert ours["secrets"] == list(compose["secrets"])
+    made = "".join(instruction.text for instruction in STAGES[-1].all("RUN"))
+    for name in SETTINGS:
+        path = getattr(settings, name)
+        if name == "key_cache":
+            assert targets(ours)[path.parent] in compose["volumes"]
+        elif isinstance(path, Path):
+            assert path.parent == Path("/run/secrets")
+            assert path.name in compose["secrets"]
+    for path in targets(ours):
+        assert f" {path}" in made  # from the image's directory, a new volume takes its owner
+
+
+def test_the_socket_is_shared_with_the_bidder(compose: Any, ours: Any, settings: Settings) -> None:
+    bidder = compose["services"]["bidder"]
+    (address,) = settings.listen
+    assert isinstance(address, UnixAddress)
+    assert bidder["environment"]["DECRYPT_SOCKET"] == str(address.path)
+    assert targets(bidder) == {address.path.parent: targets(ours)[address.path.parent]}
+    assert bidder["group_add"] == [ours["user"].partition(":")[2]]
+    assert bidder["depends_on"].keys() <= compose["services"].keys()
+
+
+def test_only_this_host_reaches_the_admin_plane(ours: Any, settings: Settings) -> None:
+    (admin,) = settings.admin_listen
+    assert isinstance(admin, TcpAddress)
+    assert ours["ports"] == [f"127.0.0.1:{admin.port}:{admin.port}"]
+
+
+def test_it_has_time_to_drain(ours: Any, settings: Settings) -> None:
+    assert float(ours["stop_grace_period"].removesuffix("s")) > settings.drain_timeout + 1
+
+
+def test_the_program_serves_by_these_settings(
+    environment: dict[str, str], ours: Any, operator: DevOperator, tmp_path: Path
+) -> None:
+    mounts = [*targets(ours), Path("/run/secrets")]
+    with as_described(environment, mounts, ours["command"], operator, tmp_path) as running:
+        assert running.decrypt(operator.state.mint_token()).json["status"] == "SUCCESS"
+        assert not running.sidecar.has_logged("unknown setting")
+        assert Path(running.settings["key_cache"]).exists()

@@ -1,0 +1,157 @@
+"""The Dockerfile: linted, and carried out without a container engine."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bidstream_svc import __version__
+from bidstream_svc.config import load_settings
+from bidstream_svc.devoperator import DevOperator
+from tests.deploy.dockerfile import Stage, read_stages
+from tests.deploy.replay import Container, replay
+from tests.docs.markdown import ROOT
+from tests.support.raw_http import ask
+from tests.support.sidecar import Sidecar, environment, operator_settings
+
+BEFORE, STAGES = read_stages(ROOT / "Dockerfile")
+LAST: Stage = STAGES[-1]
+# What the replay leaves to `make deploy-check`, because it installs two environments.
+NEEDS_TIME = pytest.mark.skipif("REQUIRE_TOOLS" not in os.environ, reason="takes a while; see make deploy-check")
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and changing the user need root")
+
+
+def pins(lock: str) -> dict[str, str]:
+    """Names and versions of a lock."""
+    return dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "requirements" / lock).read_text(), re.MULTILINE))
+
+
+def normalise(requirement: str) -> str:
+    """The name in a requirement, as locks spell it."""
+    return re.split(r"[^\w-]", requirement)[0].lower().replace("_", "-")
+
+
+# What can be read.
+
+
+@pytest.mark.needs_tools("hadolint")
+def test_hadolint() -> None:
+    done = subprocess.run(["hadolint", ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_every_base_is_pinned_by_a_digest_that_has_to_be_given() -> None:
+    assert [(instruction.keyword, instruction.text) for instruction in BEFORE] == [("ARG", "PYTHON_DIGEST")]
+    assert {stage.base for stage in STAGES} == {
+        f"{LAST.last('LABEL').pairs['org.opencontainers.image.base.name']}@${{PYTHON_DIGEST}}"
+    }
+
+
+def test_the_locks_of_the_image_are_the_lock_that_is_tested() -> None:
+    assert pins("build.txt") | pins("image.txt") == pins("run.txt")
+    for lock in ("build.txt", "image.txt"):
+        text = (ROOT / "requirements" / lock).read_text()
+        assert re.sub(r"    # .*\n", "", text).count("--hash=sha256:") >= len(pins(lock))
+
+
+def test_what_a_container_starts_with() -> None:
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", LAST.last("USER").text)
+    for keyword in ("ENTRYPOINT", "CMD"):
+        assert LAST.last(keyword).is_exec_form
+    assert LAST.last("ENTRYPOINT").words + LAST.last("CMD").words == ["bidstream-svc", "serve"]
+    settings = load_settings()
+    ports = {str(address.port) for address in (*settings.listen, *settings.admin_listen) if hasattr(address, "port")}
+    assert set(LAST.last("EXPOSE").words) == ports
+    labels = LAST.last("LABEL").pairs
+    assert labels["org.opencontainers.image.version"] == __version__
+    assert f"bidstream-svc:{__version__}" in (ROOT / "Dockerfile").read_text()
+
+
+def test_no_secret_and_no_setting_is_baked_in() -> None:
+    named = {
+        name
+        for stage in STAGES
+        for instruction in stage.all("ENV") + stage.all("ARG")
+        for name in [*instruction.pairs, instruction.text]
+    }
+    assert not [name for name in named if "BIDSTREAM" in name]
+
+
+# What can be run.
+
+# Each package with its version, and what it requires.
+LIST_PACKAGES = """
+import importlib.metadata, json
+packages = list(importlib.metadata.distributions())
+print(json.dumps({package.name: (package.version, package.requires or []) for package in packages}))
+"""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Container:
+    return replay(STAGES, ROOT, tmp_path_factory.mktemp("image"))
+
+
+def in_image(image: Container, *words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program as `docker run --read-only` does."""
+    command = image.command(*words, read_only=True)
+    return subprocess.run(command, env=environment(settings), capture_output=True, text=True, timeout=60, check=False)
+
+
+@NEEDS_TIME
+@NEEDS_ROOT
+@pytest.mark.timeout(400)
+def test_the_image_holds_the_locked_packages_and_nothing_else(image: Container) -> None:
+    python = "/opt/bidstream-svc/bin/python"
+    listed = json.loads(in_image(image, python, "-c", LIST_PACKAGES).stdout)
+    installed = {normalise(name): version for name, (version, _) in listed.items()}
+    assert installed.items() <= (pins("image.txt") | {"bidstream-svc": __version__}).items()
+    needed = [line for line in listed["bidstream-svc"][1] if "extra ==" not in line]
+    assert {normalise(line) for line in needed} <= installed.keys()
+    assert json.loads(in_image(image, "/usr/local/bin/python", "-c", LIST_PACKAGES).stdout) == {}
+    for module in ("pip", "setuptools", "hatchling"):
+        assert in_image(image, python, "-c", f"import {module}").returncode == 1
+    where = in_image(image, python, "-c", "import bidstream_svc; print(bidstream_svc.__file__)").stdout
+    assert where.startswith("/opt/bidstream-svc/lib/")
+    assert sorted(entry.name for entry in image.inside("/opt").iterdir()) == ["bidstream-svc"]
+    assert not image.inside("/src").exists()
+    user, group = map(int, LAST.last("USER").text.split(":"))
+    for volume in ("/run/bidstream-svc", "/var/cache/bidstream-svc"):
+        status = image.inside(volume).stat()
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (user, group, 0o2770)
+
+
+@NEEDS_TIME
+@NEEDS_ROOT
+@pytest.mark.timeout(400)
+def test_a_container_serves_read_only_and_not_as_root(image: Container, operator: DevOperator, tmp_path: Path) -> None:
+    program = image.command(*LAST.last("ENTRYPOINT").words, read_only=True)
+    with Sidecar(tmp_path, *LAST.last("CMD").words, program=program, **operator_settings(operator)) as sidecar:
+        sidecar.wait_ready()
+        answer = ask(sidecar.data, "/decrypt", {"token": operator.state.mint_token()}).json
+        assert answer["uid"] == operator.state.raw_uid("someone@example.com")
+        status = Path(f"/proc/{sidecar.process.pid}/status").read_text()
+        assert re.search(r"^Uid:((\t65532){4})$", status, re.MULTILINE)
+        assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
+        assert re.search(r"^Groups:\s*$", status, re.MULTILINE)
+
+        check = LAST.last("HEALTHCHECK").text.removeprefix("CMD ")
+        words = json.loads(check)
+        well = in_image(image, *words, admin_listen=sidecar.admin)
+        assert (well.returncode, well.stderr) == (0, "")
+        assert sidecar.stop() == 0
+        ill = in_image(image, *words, admin_listen=sidecar.admin)
+        assert (ill.returncode, ill.stderr.count("\n")) == (1, 1)
+
+
+@NEEDS_TIME
+@NEEDS_ROOT
+@pytest.mark.timeout(400)
+def test_nothing_in_a_container_can_be_written(image: Container) -> None:
+    for directory in ("/", "/tmp", "/opt/bidstream-svc", "/usr/local", "/root"):  # noqa: S108 - shown not to be writable
+        assert in_image(image, "touch", f"{directory}/x").returncode == 1
