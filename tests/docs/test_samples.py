@@ -2,25 +2,20 @@
 
 import json
 import re
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 import pytest
 
 from bidstream_svc.decrypt import decrypt
-from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.keys import parse_key_response
 from tests.docs.markdown import README, ROOT, Sample, samples
-from tests.support.operator import operator_in_thread
-from tests.support.sidecar import DEADLINE_S, Sidecar, environment, operator_settings, wait_until
+from tests.docs.shell import PLACEHOLDER, Dev, Place, here, run_shell
+from tests.support.sidecar import Sidecar, environment
 
-PLACEHOLDER = "TOKEN"
 SHELL = samples(README, "sh")
 CURL = [sample for sample in SHELL if sample.text.startswith("curl")]
 CHECK_AND_SERVE = next(sample for sample in SHELL if "bidstream-svc serve" in sample.text)
@@ -29,68 +24,6 @@ TOKEN_COMMANDS = next(sample for sample in SHELL if "bidstream-svc token" in sam
 REQUEST = next(sample for sample in SHELL if "bidstream-svc request" in sample.text)
 MAP = next(sample for sample in SHELL if "bidstream-svc identity map" in sample.text)
 PYTHON = [*samples(README, "python"), *samples(ROOT / "docs" / "sdk.md", "python")]
-
-
-class Dev(NamedTuple):
-    """`serve --dev`, the token it printed first, and the answer to the curl line it printed with it."""
-
-    sidecar: Sidecar
-    token: str
-    answer: Any
-
-
-class Place(NamedTuple):
-    """A directory with what the samples read, in an environment that leads to an operator."""
-
-    directory: Path
-    environment: dict[str, str]
-    operator: DevOperator
-
-
-def _shell(text: str, directory: Path, environment: dict[str, str]) -> str:
-    """Run lines as they would be pasted; what they printed."""
-    path = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euc", text],
-        cwd=directory,
-        env=environment | {"PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    directory = tmp_path_factory.mktemp("dev")
-    with Sidecar(directory, "serve", "--dev", drain_timeout=0) as sidecar:
-        wait_until(lambda: "Ctrl-C ends it." in sidecar.stdout, "the curl lines")
-        line = next(line for line in sidecar.stdout.splitlines() if line.startswith("curl"))
-        body = re.search(r"-d '(.*)'$", line)
-        assert body is not None
-        yield Dev(sidecar, json.loads(body[1])["token"], json.loads(_shell(line, directory, environment({}))))
-        sidecar.signal(signal.SIGINT)
-        assert sidecar.process.wait(DEADLINE_S) == 0
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    directory = tmp_path_factory.mktemp("samples")
-    with operator_in_thread() as operator:
-        state = operator.state
-        (directory / "api-key").write_text(state.api_key)
-        (directory / "client-secret").write_text(state.client_secret)
-        (directory / "keys.json").write_bytes(orjson.dumps(bidstream_keys(state, {})))
-        (directory / "tokens.txt").write_text(f"{state.mint_token(2)}\n{state.mint_token(3)}\n")
-        yield Place(directory, environment(operator_settings(operator)), operator)
-
-
-def _here(text: str, dev: Dev) -> str:
-    text = text.replace("127.0.0.1:8080", dev.sidecar.data).replace("127.0.0.1:9464", dev.sidecar.admin)
-    return text.replace(PLACEHOLDER, dev.token)
 
 
 def _shape(value: Any) -> Any:
@@ -103,13 +36,13 @@ def _shape(value: Any) -> Any:
 def test_the_line_that_make_run_prints_is_the_one_in_the_readme(dev: Dev) -> None:
     assert dev.answer["status"] == "SUCCESS"
     printed = next(line for line in dev.sidecar.stdout.splitlines() if line.startswith("curl"))
-    assert printed.partition(" -d ")[0] == _here(CURL[0].text, dev).partition(" -d ")[0]
+    assert printed.partition(" -d ")[0] == here(CURL[0].text, dev).partition(" -d ")[0]
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["decrypt", "batch"])
 def test_a_request_gets_the_answer_shown(dev: Dev, number: int, tmp_path: Path) -> None:
     shown = samples(README, "json")[number]
-    printed = _shell(_here(CURL[number].text, dev), tmp_path, environment({}))
+    printed = run_shell(here(CURL[number].text, dev), tmp_path, environment({}))
     assert _shape(json.loads(printed)) == _shape(json.loads(shown.text))
     assert dev.answer["uid"] in printed
 
@@ -121,7 +54,7 @@ def test_an_id_shown_is_as_long_as_one_answered(dev: Dev) -> None:
 
 def test_the_admin_plane_answers_as_pasted(dev: Dev, tmp_path: Path) -> None:
     (pasted,) = CURL[2:]
-    printed = _shell(_here(pasted.text, dev), tmp_path, environment({}))
+    printed = run_shell(here(pasted.text, dev), tmp_path, environment({}))
     assert '"status":"ok"' in printed
     assert '"version"' in printed
     assert "bidstream_decryptions_total{" in printed
@@ -131,7 +64,7 @@ def test_check_and_serve(place: Place, tmp_path: Path) -> None:
     text = CHECK_AND_SERVE.text.replace("/run/secrets", str(place.directory))
     text = text.replace("https://prod.euid.eu", place.operator.url)
     check, serve = text.rstrip().rsplit("\n", 1)
-    assert "operator is good" in _shell(check, tmp_path, environment({}))
+    assert "operator is good" in run_shell(check, tmp_path, environment({}))
     assert serve == "bidstream-svc serve"
     exports = re.findall(r"^export BIDSTREAM_(\w+)=(.+)$", text, re.MULTILINE)
     with Sidecar(tmp_path, "serve", **{name.lower(): value for name, value in exports}) as sidecar:
@@ -140,7 +73,7 @@ def test_check_and_serve(place: Place, tmp_path: Path) -> None:
 
 def test_the_decrypt_command(place: Place) -> None:
     text = DECRYPT.text.replace(PLACEHOLDER, place.operator.state.mint_token(client_side=True))
-    answers = [json.loads(line) for line in _shell(text, place.directory, place.environment).splitlines()]
+    answers = [json.loads(line) for line in run_shell(text, place.directory, place.environment).splitlines()]
     assert [answer["status"] for answer in answers] == ["SUCCESS"] * 3
 
 
@@ -153,7 +86,7 @@ def _raw_uids_in(state: OperatorState, text: str) -> set[str | None]:
 
 def test_the_commands_for_publishers(place: Place, tmp_path: Path) -> None:
     (tmp_path / "address.txt").write_text("Someone@example.com\n")
-    assert _shell(TOKEN_COMMANDS.text, tmp_path, place.environment) == "true\n"
+    assert run_shell(TOKEN_COMMANDS.text, tmp_path, place.environment) == "true\n"
     uid = place.operator.state.raw_uid("someone@example.com")
     for name in ("identity.json", "fresh.json"):
         assert uid in _raw_uids_in(place.operator.state, (tmp_path / name).read_text())
@@ -161,7 +94,7 @@ def test_the_commands_for_publishers(place: Place, tmp_path: Path) -> None:
 
 def test_the_request_command(place: Place, tmp_path: Path) -> None:
     text = REQUEST.text.replace("https://prod.euid.eu", place.operator.url)
-    printed = _shell(text, tmp_path, place.environment)
+    printed = run_shell(text, tmp_path, place.environment)
     first, second = printed.partition("Request: Sending refresh_token")[::2]
     uid = place.operator.state.raw_uid("someone@example.com")
     assert uid in _raw_uids_in(place.operator.state, first)
@@ -171,7 +104,7 @@ def test_the_request_command(place: Place, tmp_path: Path) -> None:
 def test_the_commands_for_advertisers(place: Place, tmp_path: Path) -> None:
     (tmp_path / "people.csv").write_text("id,email\n1,someone@example.com\n2,optout@example.com\n")
     (tmp_path / "phones.txt").write_text("+12345678901\n")
-    assert _shell(MAP.text, tmp_path, place.environment) == ""
+    assert run_shell(MAP.text, tmp_path, place.environment) == ""
     found = [json.loads(line) for line in (tmp_path / "raw-ids.ndjson").read_text().splitlines()]
     assert found[0]["raw_uid"] == place.operator.state.raw_uid("someone@example.com")
     (shown,) = (sample.text for sample in samples(README, "json") if '"raw_uid"' in sample.text)
@@ -185,7 +118,7 @@ def test_python_sample(place: Place, sample: Sample) -> None:
     state = place.operator.state
     text = sample.text.replace(PLACEHOLDER, state.mint_token(client_side=True))
     (place.directory / "sample.py").write_text(text)
-    printed = _shell("python sample.py", place.directory, place.environment)
+    printed = run_shell("python sample.py", place.directory, place.environment)
     assert state.raw_uid("someone@example.com") in _raw_uids_in(state, printed)
 
 

@@ -1,0 +1,51 @@
+"""What the documents' samples run in: a shell, a sidecar to ask, and a directory with what they read."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bidstream_svc.devoperator import DevOperator
+from tests.support.sidecar import Sidecar
+
+__all__ = ["PLACEHOLDER", "Dev", "Place", "here", "run_shell"]
+
+PLACEHOLDER = "TOKEN"
+
+
+class Dev(NamedTuple):
+    """`serve --dev`, the token it printed first, and the answer to the curl line it printed with it."""
+
+    sidecar: Sidecar
+    token: str
+    answer: Any
+
+
+class Place(NamedTuple):
+    """A directory with what the samples read, in an environment that leads to an operator."""
+
+    directory: Path
+    environment: dict[str, str]
+    operator: DevOperator
+
+
+def run_shell(text: str, directory: Path, environment: dict[str, str]) -> str:
+    """Run lines as they would be pasted; what they printed."""
+    path = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", text],
+        cwd=directory,
+        env=environment | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def here(text: str, dev: Dev) -> str:
+    """A sample, with the addresses and the token of a running sidecar."""
+    text = text.replace("127.0.0.1:8080", dev.sidecar.data).replace("127.0.0.1:9464", dev.sidecar.admin)
+    return text.replace(PLACEHOLDER, dev.token)
