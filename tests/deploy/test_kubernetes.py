@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ LABELLED = {
 @pytest.mark.needs_tools("yamllint")
 def test_yamllint() -> None:
     deploy = ROOT / "deploy"
-    command = ["yamllint", "--strict", "--config-file", f"{deploy}/.yamllint", str(deploy)]
+    command = [sys.executable, "-m", "yamllint", "--strict", "--config-file", f"{deploy}/.yamllint", str(deploy)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
