@@ -112,6 +112,8 @@ class Supervisor:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             # A terminal sends SIGINT to all: only the parent acts on it.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # One that comes before the worker listens to it must not kill it: it reads everything anyway.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
             if os.getppid() == self._parent_pid:
                 self._work(number)

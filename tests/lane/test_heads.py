@@ -144,3 +144,14 @@ def test_a_bearer_token_is_asked_for_and_forgotten(tmp_path: Path) -> None:
 
 def test_no_bytes_look_like_no_head() -> None:
     assert all(len(data) != NO_HEAD.request_length for data in (b"", b"\0"))
+
+
+def test_sampled_requests_are_left_to_aiohttp_where_there_is_a_tracer(memo: HeadMemo) -> None:
+    traced = HeadMemo(None, LOOPBACK, is_traced=True)
+    assert traced.find(head_of(GOOD)) is not None  # from here on, all but the new line is known
+    for number in range(3):
+        for flags, is_plain in (("00", True), ("01", False), ("03", False), ("02", True)):
+            for spelling in ("traceparent: ", "Traceparent:  "):
+                raw = head_of(make(BODY, f"{spelling}00-{number + 1:032x}-{number + 1:016x}-{flags}"))
+                assert (traced.find(raw) is not None) is is_plain
+                assert memo.find(raw) is not None

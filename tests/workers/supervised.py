@@ -47,19 +47,12 @@ def fail(number: int) -> None:
     end_by_sigterm(number)
 
 
-def return_at_once(number: int) -> None:
-    tell("work", worker=number, pid=os.getpid())
-
-
 def note_hangup(number: int) -> None:
     signal.signal(signal.SIGHUP, lambda *_: tell("hangup", worker=number))
     end_by_sigterm(number)
 
 
-WORK = {
-    work.__name__: work
-    for work in (end_by_sigterm, ignore_sigterm, ignore_first_sigterm, fail, return_at_once, note_hangup)
-}
+WORK = {work.__name__: work for work in (end_by_sigterm, ignore_sigterm, ignore_first_sigterm, fail, note_hangup)}
 
 
 def main() -> None:

@@ -73,11 +73,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Parent]]:
         parent.process.wait(DEADLINE_S)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it(start: Callable[..., Parent], number: signal.Signals) -> None:
+def test_ctrl_c_ends_it(start: Callable[..., Parent]) -> None:
     parent = start("end_by_sigterm")
     parent.wait_for("work", 2)
-    parent.process.send_signal(number)
+    parent.process.send_signal(signal.SIGINT)
     assert parent.end() == ["work", "work", "stop", "end"]
 
 
@@ -89,6 +88,16 @@ def test_hangups_are_passed_on(start: Callable[..., Parent]) -> None:
     parent.wait_for("hangup", 2)
     parent.process.terminate()
     assert sorted(parent.end()) == ["end", "hangup", "hangup", "stop", "work", "work"]
+
+
+def test_a_hangup_kills_no_worker_that_is_not_ready_for_it(start: Callable[..., Parent]) -> None:
+    parent = start("end_by_sigterm")
+    parent.wait_for("work", 2)
+    for pid in parent.pids().values():
+        os.kill(pid, signal.SIGHUP)
+    parent.process.terminate()
+    assert parent.end() == ["work", "work", "stop", "end"]
+    assert '"exit_code": -' not in parent.stderr  # by no signal
 
 
 def catches_hangup(pid: int) -> bool:
@@ -120,10 +129,6 @@ def test_workers_that_fail_at_once_are_given_up(start: Callable[..., Parent]) ->
     assert events.count("restart") == 4
     # The other one was told to end, and did.
     assert len([entry for entry in parent.events if entry.get("worker") == 1]) == 2
-
-
-def test_workers_that_just_return_are_given_up_too(start: Callable[..., Parent]) -> None:
-    assert start("return_at_once").end()[-2:] == ["gave up", "end"]
 
 
 def test_a_signal_ends_the_wait_for_a_restart(start: Callable[..., Parent]) -> None:
