@@ -45,9 +45,10 @@ def traced(operator: DevOperator, tmp_path_factory: pytest.TempPathFactory) -> I
     with running_collector() as collector, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         patch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=tests")
-        settings = operator_settings(operator) | {"otlp_endpoint": collector.url}
+        settings = operator_settings(operator) | {"otlp_endpoint": collector.url, "drain_timeout": 0.1}
         with Sidecar(tmp_path_factory.mktemp("traced"), **settings) as sidecar:
             yield Traced(sidecar.wait_ready(), operator, collector)
+            assert sidecar.stop() == 0
             assert [line for line in sidecar.log if line["level"] == "error"] == []
 
 
@@ -112,6 +113,15 @@ def test_a_bad_request_is_told_by_its_http_status_alone(traced: Traced) -> None:
         assert connection.ask("/decrypt", {"token": 1}, headers=traceparent(trace_id)).status == 400
     told = attributes(traced.collector.wait(trace_id).attributes)
     assert told == {"http.request.method": "POST", "http.route": "/decrypt", "http.response.status_code": 400}
+
+
+def test_a_request_that_gets_no_answer_is_an_error(traced: Traced) -> None:
+    trace_id = new_trace()
+    with Connection(traced.sidecar.data) as connection:
+        connection.send(make_request("/decrypt", headers=traceparent(trace_id) | {"Content-Length": "9"}) + b"half")
+    span = traced.collector.wait(trace_id)
+    assert span.status.code == Status.STATUS_CODE_ERROR
+    assert attributes(span.attributes) == {"http.request.method": "POST", "http.route": "/decrypt"}
 
 
 def test_what_is_not_sampled_makes_no_span(traced: Traced) -> None:
