@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from bidstream_svc.config import ENV_PREFIX
@@ -12,6 +13,12 @@ settings.register_profile(
     "tests", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_log() -> None:
+    """A service in a thread logs when it likes: into nothing, or it would stand in the output of any test's command."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
 @pytest.fixture(scope="session", autouse=True)

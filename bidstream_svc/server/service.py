@@ -194,8 +194,8 @@ async def serve(
     async with AsyncExitStack() as stack:
         stack.enter_context(signals_handled(stop_signals, partial(_set_next, leave, leave_at_once)))
         service = Service(settings, listeners, metrics, key_patience_s=key_patience_s)
-        await stack.enter_async_context(service)
         stack.enter_context(signals_handled([signal.SIGHUP], service.reload))
+        await stack.enter_async_context(service)
         # What is there now stays: no full collection, and no stall by one, need ever look at it.
         gc.freeze()
         if on_started is not None:
