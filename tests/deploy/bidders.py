@@ -1,0 +1,125 @@
+"""The examples for bidders, as the table of their README says how to build and to run them."""
+
+import os
+import re
+import select
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, NamedTuple, Self
+
+from tests.docs.markdown import ROOT, table
+from tests.support.sidecar import DEADLINE_S
+
+__all__ = ["ALL", "EXAMPLES", "PATIENT_MS", "Bidder", "Example", "run", "why_not"]
+
+EXAMPLES = ROOT / "deploy" / "examples"
+# For answers that have to come: the machine may be busy, and a just-in-time compiler is slow at first.
+PATIENT_MS = 10_000
+ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # `python3` is the one that has aiohttp
+    "CGO_ENABLED": "0",
+    "GOPROXY": "off",
+    "GOTOOLCHAIN": "local",
+}
+
+
+class Example(NamedTuple):
+    """A row of the README's table."""
+
+    language: str
+    tool: str
+    least_version: list[int]
+    build: str
+    run: str
+
+
+def read_example(language: str, needs: str, build: str, run: str) -> Example:
+    name = language[1 : language.index("]")]
+    tool, version = re.findall(r"^(\S+) ([\d.]+)", needs)[0]
+    return Example(name, tool, read_version(version), build.strip("`"), run.strip("`"))
+
+
+def read_version(text: str) -> list[int]:
+    """The first that a text names."""
+    return [int(number) for number in re.findall(r"\d+(?:\.\d+)*", text)[0].split(".")]
+
+
+ALL = [read_example(*row) for row in table((EXAMPLES / "README.md").read_text("utf-8"), "language")]
+
+
+def why_not(example: Example) -> str | None:
+    """What keeps an example from being tested here."""
+    if read_version(run([example.tool, "version" if example.tool == "go" else "--version"])) < example.least_version:
+        return f"{example.tool} is older than the example needs"
+    if example.tool == "go" and run(["go", "list", "-f", "{{.Stale}}", "net/http"]) == "true":
+        return "go has not compiled its standard library yet, which takes minutes; REQUIRE_TOOLS=1 has it done"
+    return None
+
+
+def run(command: list[str], cwd: Path | None = None) -> str:
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+class Bidder:
+    """A running example; its log must name nothing confidential in the end.
+
+    Args:
+        times_ms: time-out, and when to close what is idle, where not by default.
+    """
+
+    def __init__(self, command: str, built: Path, address: str, *times_ms: int) -> None:
+        self._confidential: set[str] = set()
+        self._received = b""
+        self._log = built / "stderr"
+        with self._log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [*shlex.split(command.replace("ADDRESS", address)), *map(str, times_ms)],
+                cwd=built,
+                env=ENVIRONMENT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: object, *_exc_info: object) -> None:
+        with self._process:  # which closes its stdin, and waits
+            if exc_type is not None:
+                self._process.kill()
+        if exc_type is None:
+            assert self._process.returncode == 0, self.log
+            assert not [text for text in self._confidential if text in self.log]
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text("utf-8")
+
+    def ask(self, *tokens: str, domain: str = "") -> list[str]:
+        """A line for each token."""
+        pipe(self._process.stdin).write("\t".join([domain, *tokens]).encode() + b"\n")
+        pipe(self._process.stdin).flush()
+        lines = [self._read_line() for _ in tokens]
+        self._confidential |= {token for token in tokens if token}
+        self._confidential |= {uid for line in lines if (uid := line.partition(" ")[2]) != "-"}
+        return lines
+
+    def _read_line(self) -> str:
+        stdout = pipe(self._process.stdout).fileno()
+        while b"\n" not in self._received:
+            assert select.select([stdout], [], [], DEADLINE_S)[0], "no answer in time"
+            chunk = os.read(stdout, 65536)
+            assert chunk, f"it has ended: {self.log}"
+            self._received += chunk
+        line, _, self._received = self._received.partition(b"\n")
+        return line.decode()
+
+
+def pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream
