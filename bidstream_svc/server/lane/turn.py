@@ -65,21 +65,32 @@ class Turn:
             return
         now_ms = self._handler.now_ms()
         good = other = 0
+        # A write leaves the processor's caches to the kernel: all are decrypted before the first is written.
+        unsent: list[tuple[Answerable, bytes]] = []
         for connection, route, body in requests:
-            if connection.is_in_batch:
-                connection.put_off(route, body)
-            elif route is Route.BATCH:
-                connection.start_batch(body)
-            else:
-                answer = self._decrypt(body, now_ms)
-                if answer[0] == _OK:
-                    good += 1
+            if route is Route.BATCH or connection.is_in_batch:
+                self._send(unsent)  # what came before a batch is answered before it
+                if connection.is_in_batch:
+                    connection.put_off(route, body)
                 else:
-                    other += 1
-                    self._metrics.count_request(route, answer[0])
-                connection.send(self._writer.write(answer))
+                    connection.start_batch(body)
+                continue
+            answer = self._decrypt(body, now_ms)
+            if answer[0] == _OK:
+                good += 1
+            else:
+                other += 1
+                self._metrics.count_request(route, answer[0])
+            unsent.append((connection, self._writer.write(answer)))
+        self._send(unsent)
         self._metrics.add(_OK_CELL, good)
         self._metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - self._began_ns, good + other)
+
+    @staticmethod
+    def _send(unsent: list[tuple[Answerable, bytes]]) -> None:
+        for connection, answer in unsent:
+            connection.send(answer)
+        unsent.clear()
 
     def _decrypt(self, body: bytes, now_ms: int) -> Answer:
         try:
