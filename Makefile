@@ -14,8 +14,8 @@ help:  ## list the targets
 run: $(VENV)/run.installed  ## serve on an embedded operator and print a ready-to-paste curl
 	@$(BIN)/bidstream-svc serve --dev
 
-test: $(VENV)/dev.installed  ## run every test
-	$(BIN)/python -m pytest
+test: $(VENV)/dev.installed  ## run every test, but for those that make deploy-check runs
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 CORE := bidstream_svc/errors.py,bidstream_svc/status.py,bidstream_svc/crypto.py,bidstream_svc/identity.py,bidstream_svc/domains.py,bidstream_svc/token/*,bidstream_svc/keys.py,bidstream_svc/decrypt.py,bidstream_svc/sharing.py
 coverage: $(VENV)/dev.installed  ## every branch of the core is tested, and nine in ten of the rest
@@ -59,6 +59,7 @@ lock: $(VENV)/dev.installed  ## renew requirements/*.txt from pyproject.toml
 	$(PIP_INSTALL) uv
 	$(UV_COMPILE) --upgrade pyproject.toml --group build --output-file requirements/run.txt
 	$(UV_COMPILE) --upgrade pyproject.toml --group dev --output-file requirements/dev.txt
+	$(UV_COMPILE) --constraint requirements/dev.txt pyproject.toml --extra otel --group build --output-file requirements/otel.txt
 	$(UV_COMPILE) --upgrade --group fuzz --output-file requirements/fuzz.txt
 	$(UV_COMPILE) --upgrade --constraint requirements/dev.txt pyproject.toml --group deploy --output-file requirements/deploy.txt
 	rm -f requirements/image.txt requirements/build.txt  # what run.txt holds, in two parts: old versions must not bind them

@@ -6,8 +6,8 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
+from click.testing import CliRunner
 
 from bidstream_svc.addresses import TcpAddress, UnixAddress, is_loopback_host, parse_listen_addresses
 from bidstream_svc.cli.main import commands
@@ -329,7 +329,7 @@ def test_only_loopback_is_loopback() -> None:
 
 
 def test_help_tells_every_flag_its_variable_and_default() -> None:
-    text = " ".join(commands.commands["serve"].get_help(click.Context(commands.commands["serve"])).split())
+    text = " ".join(CliRunner().invoke(commands, ["serve", "--help"]).output.split())
     for name in set(SETTINGS) - SECRET_FIELDS:
         assert env_name(name) in text.replace("- ", "-")
     assert "[default: 127.0.0.1:8080]" in text
