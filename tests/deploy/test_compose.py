@@ -14,6 +14,7 @@ from bidstream_svc.devoperator import DevOperator
 from tests.deploy.as_described import as_described
 from tests.deploy.dockerfile import read_stages
 from tests.docs.markdown import ROOT
+from tests.support.sidecar import wait_until
 from tests.support.yaml_files import load_yaml
 
 pytestmark = pytest.mark.needs_tools("yaml")
@@ -115,4 +116,4 @@ def test_the_program_serves_by_these_settings(
     with as_described(environment, mounts, ours["command"], operator, tmp_path) as running:
         assert running.decrypt(operator.state.mint_token()).json["status"] == "SUCCESS"
         assert not running.sidecar.has_logged("unknown setting")
-        assert Path(running.settings["key_cache"]).exists()
+        wait_until(Path(running.settings["key_cache"]).exists, "the key cache")

@@ -20,6 +20,7 @@ from tests.deploy.manifests import CHART, KUSTOMIZE, KUSTOMIZE_TOOL, Pod, build,
 from tests.deploy.wrapper_chart import write_bidder_chart
 from tests.docs.markdown import ROOT
 from tests.support.raw_http import ask
+from tests.support.sidecar import wait_until
 from tests.support.yaml_files import dump_yaml, load_yaml
 
 pytestmark = pytest.mark.needs_tools("yaml", "kubernetes_validate")
@@ -214,4 +215,5 @@ def test_the_program_serves_by_these_settings(pod: Pod, operator: DevOperator, t
         assert running.decrypt(token).json["status"] == "SUCCESS"
         assert running.decrypt(token, bearer="wrong").status == (401 if "auth_token_file" in running.settings else 200)
         assert not running.sidecar.has_logged("unknown setting")
-        assert Path(running.settings["key_cache"]).exists()
+        # Written behind the swap, for which nobody waits.
+        wait_until(Path(running.settings["key_cache"]).exists, "the key cache")
