@@ -231,7 +231,8 @@ def test_reprs_hold_counts_and_ids_only() -> None:
     assert keys is not None
     assert repr(keys) == f"KeySnapshot(UID2, {len(keys.keys)} keys, 4 sites)"
     assert repr(_parse().keys[7]) == f"Key(key_id=7, expires_s={NOW_S}, keyset_id=None)"
-    shown = f"{keys} {keys!r} {keys.keys} {keys.sites}"
+    assert repr(keys.domain_names).endswith("of 4 sites read)")
+    shown = f"{keys} {keys!r} {keys.keys} {keys.sites} {keys.domain_names}"
     for part in ("made-up", KEY["secret"], "example", "acme"):
         assert part not in shown
 
