@@ -20,7 +20,7 @@ from bidstream_svc.crypto import make_cbc_decrypt
 from bidstream_svc.domains import normalise_domain, registrable_domain
 from bidstream_svc.keys import KeySnapshot
 from bidstream_svc.status import DecryptionStatus, FailureReason
-from bidstream_svc.token import CLIENT_SIDE_GENERATED, decode_token_text, is_standard_base64, v2, v3, v4
+from bidstream_svc.token import CLIENT_SIDE_GENERATED, text, v2, v3, v4
 
 __all__ = ["BoundDecrypt", "Verdict", "bind_decrypt", "decrypt", "decrypt_without_keys"]
 
@@ -88,23 +88,34 @@ def bind_decrypt(keys: KeySnapshot) -> BoundDecrypt:
     last_expiry_ms = keys.last_expiry_ms
     decrypt_gcm, decrypt_v2 = _bind_gcm(keys), _bind_v2(keys)
     v2_prefix, v3_version, v4_version = v2.PREFIX, v3.VERSION, v4.VERSION
+    from_base64, url_alphabet = pybase64.b64decode, text.URL_ALPHABET
+    paddings, final_characters = text.PADDINGS, text.FINAL_CHARACTERS
 
     def decrypt_text(token: object, domain: object, now_ms: int) -> Verdict:
         if last_expiry_ms <= now_ms:  # 2
             return _KEYS_EXPIRED
         if not isinstance(token, str) or len(token) < _MIN_TOKEN_CHARACTERS:  # 3
             return _NOT_A_TOKEN
+        padding = paddings[len(token) % 4]
+        is_url_safe = "-" in token or "_" in token
+        if is_url_safe and ("+" in token or "/" in token):
+            return _BAD_ENCODING
         try:
-            raw = decode_token_text(token)
+            # Given an alphabet, even the standard one, the decoder first copies the text.
+            raw = from_base64(token + padding, url_alphabet if is_url_safe else None, True)
         except ValueError:
+            return _BAD_ENCODING
+        rest = len(raw) % 3
+        if rest and token[-1 if padding else rest - 4] not in final_characters[rest]:
             return _BAD_ENCODING
         version = raw[1] if len(raw) > 1 else None  # 4
         if version == v4_version and raw[0] != v2_prefix:
             return decrypt_gcm(raw, domain, now_ms)
+        # Only v4 may be spelt in base64url, or without padding.
         if raw[0] == v2_prefix:
-            return decrypt_v2(raw, domain, now_ms) if is_standard_base64(token) else _BAD_ENCODING
+            return _BAD_ENCODING if is_url_safe or padding else decrypt_v2(raw, domain, now_ms)
         if version == v3_version:
-            return decrypt_gcm(raw, domain, now_ms) if is_standard_base64(token) else _BAD_ENCODING
+            return _BAD_ENCODING if is_url_safe or padding else decrypt_gcm(raw, domain, now_ms)
         return _VERSION_UNKNOWN
 
     return decrypt_text

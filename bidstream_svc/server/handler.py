@@ -4,11 +4,11 @@ The aiohttp application and every faster lane call the same functions, so they c
 """
 
 from collections.abc import Callable, Generator
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 
-from bidstream_svc.decrypt import BoundDecrypt, bind_decrypt, decrypt_without_keys
+from bidstream_svc.decrypt import bind_decrypt, decrypt_without_keys
 from bidstream_svc.keys import KeySnapshot
 from bidstream_svc.metrics import MetricCells, Route
 from bidstream_svc.metrics.cells import DECRYPTIONS
@@ -16,7 +16,7 @@ from bidstream_svc.refresh import KeyStore, wall_clock_ms
 from bidstream_svc.server.answers import Answer, batch_body, error_answer, verdict_body
 from bidstream_svc.status import DecryptionStatus, FailureReason
 
-__all__ = ["BODY_LIMITS", "MAX_BATCH", "DecryptHandler"]
+__all__ = ["BODY_LIMITS", "MAX_BATCH", "BoundHandler", "DecryptHandler"]
 
 MAX_BATCH = 1_000
 TOKENS_A_TURN = 64
@@ -37,6 +37,12 @@ class _BatchRequest(msgspec.Struct, gc=False):
 
 _decode_request = msgspec.json.Decoder(_DecryptRequest).decode
 _decode_batch = msgspec.json.Decoder(_BatchRequest).decode
+_NOT_DECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
+# (body, now_ms) -> answer: `DecryptHandler.decrypt` for one snapshot.
+BoundHandler: TypeAlias = Callable[[bytes, int], Answer]
+# The same for a request that is decoded already.
+_Judge: TypeAlias = Callable[[_DecryptRequest, int], bytes]
 
 
 class DecryptHandler:
@@ -59,11 +65,12 @@ class DecryptHandler:
     ) -> None:
         self._store = store
         self._metrics = metrics
-        self._row = metrics.row
-        self._bound_keys: KeySnapshot | None = None
-        self._bound_decrypt: BoundDecrypt = decrypt_without_keys
         self._on_unknown_key = on_unknown_key
         self._now_ms = now_ms
+        self._bound_keys: KeySnapshot | None
+        self._judge: _Judge
+        self._bound: BoundHandler
+        self._bind_to(None)
 
     def now_ms(self) -> int:
         """The wall clock, Unix ms."""
@@ -74,13 +81,14 @@ class DecryptHandler:
 
         Args:
             body: the request's.
-            now_ms: the time to judge by; whoever answers many at a time asks the clock once.
+            now_ms: the time to judge by.
         """
-        try:
-            request = _decode_request(body)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            return _bad_request(error)
-        return 200, self._decrypt_one(request, self._bound(), now_ms)
+        return self.bind()(body, now_ms)
+
+    def bind(self) -> BoundHandler:
+        """`decrypt` for the keys that are in the store now: for whoever answers many requests at a time."""
+        self._follow_store()
+        return self._bound
 
     def decrypt_batch(self, body: bytes, now_ms: int) -> Generator[None, None, Answer]:
         """Answer `POST /decrypt/batch`; yields every 64 tokens, so that other requests get their turn.
@@ -89,35 +97,55 @@ class DecryptHandler:
         """
         try:
             requests = _decode_batch(body).requests
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except _NOT_DECODABLE as error:
             return _bad_request(error)
-        decrypt_token = self._bound()
+        self._follow_store()
+        judge = self._judge
         bodies: list[bytes] = []
         for start in range(0, len(requests), TOKENS_A_TURN):
             if start:
                 yield
             turn = requests[start : start + TOKENS_A_TURN]
-            bodies += [self._decrypt_one(request, decrypt_token, now_ms) for request in turn]
+            bodies += [judge(request, now_ms) for request in turn]
         return 200, batch_body(bodies)
 
-    def _bound(self) -> BoundDecrypt:
-        """`decrypt` for the keys that are in the store now."""
+    def _follow_store(self) -> None:
         keys = self._store.snapshot
-        if keys is not self._bound_keys and keys is not None:
-            self._bound_decrypt = bind_decrypt(keys)
-            self._bound_keys = keys
-        return self._bound_decrypt
+        if keys is not self._bound_keys:
+            self._bind_to(keys)
 
-    def _decrypt_one(self, request: _DecryptRequest, decrypt_token: BoundDecrypt, now_ms: int) -> bytes:
-        verdict = decrypt_token(request.token, request.domain, now_ms)
-        reason = verdict[3]
-        if reason is None:
-            self._row[_SUCCESS_CELL] += 1
-        else:
-            self._metrics.count_failure(reason)
-            if reason in _UNKNOWN_KEY_REASONS:
-                self._on_unknown_key()
-        return verdict_body(verdict)
+    def _bind_to(self, keys: KeySnapshot | None) -> None:
+        """Make the closures that answer requests, with everything they need as local names."""
+        decrypt_token = decrypt_without_keys if keys is None else bind_decrypt(keys)
+        row, success_cell, decode, count_failure = (
+            self._metrics.row,
+            _SUCCESS_CELL,
+            _decode_request,
+            self._count_failure,
+        )
+
+        def judge(request: _DecryptRequest, now_ms: int) -> bytes:
+            verdict = decrypt_token(request.token, request.domain, now_ms)
+            reason = verdict[3]
+            if reason is None:
+                row[success_cell] += 1
+            else:
+                count_failure(reason)
+            return verdict_body(verdict)
+
+        def answer(body: bytes, now_ms: int) -> Answer:
+            try:
+                request = decode(body)
+            except _NOT_DECODABLE as error:
+                return _bad_request(error)
+            return 200, judge(request, now_ms)
+
+        self._bound_keys, self._judge, self._bound = keys, judge, answer
+
+    def _count_failure(self, reason: FailureReason) -> None:
+        self._metrics.count_failure(reason)
+        if reason in _UNKNOWN_KEY_REASONS:
+            self._on_unknown_key()
 
 
 def _bad_request(error: Exception) -> Answer:

@@ -4,7 +4,6 @@
 """
 
 from bidstream_svc.token.content import CLIENT_SIDE_GENERATED, TokenContent, TokenKey
-from bidstream_svc.token.text import decode_token_text, is_standard_base64
 from bidstream_svc.token.v2 import build_v2
 from bidstream_svc.token.v3 import build_v3
 from bidstream_svc.token.v4 import build_v4
@@ -16,6 +15,4 @@ __all__ = [
     "build_v2",
     "build_v3",
     "build_v4",
-    "decode_token_text",
-    "is_standard_base64",
 ]

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 from publicsuffixlist import PublicSuffixList
 
-__all__ = ["Answer", "reference_verdict"]
+__all__ = ["Answer", "Refused", "decode_text", "reference_verdict"]
 
 
 class Answer(NamedTuple):
@@ -61,7 +61,7 @@ def _judge(token: object, domain: object, response: Any, now_ms: int, purpose: s
         raise Refused("KEYS_NOT_SYNCED", "keys_expired")
     if not isinstance(token, str) or len(token) < 4:  # line 3
         raise Refused("INVALID_PAYLOAD", "not_a_token")
-    raw = _decode(token)
+    raw = decode_text(token)
     version = _version(raw)
     if version in {2, 3} and token != base64.b64encode(raw).decode():  # line 3: base64url only where v4 allows it
         raise Refused("INVALID_PAYLOAD", "bad_encoding")
@@ -72,7 +72,8 @@ def _judge(token: object, domain: object, response: Any, now_ms: int, purpose: s
     return Answer("SUCCESS", fields.uid, fields.established_ms)  # line 13
 
 
-def _decode(token: str) -> bytes:
+def decode_text(token: str) -> bytes:
+    """The bytes of one of the four spellings; Refused if it is none."""
     try:
         raw = base64.b64decode(token.replace("-", "+").replace("_", "/") + "==")
     except ValueError:

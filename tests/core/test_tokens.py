@@ -18,9 +18,10 @@ from bidstream_svc.decrypt import Verdict, decrypt
 from bidstream_svc.identity import IdentityScope
 from bidstream_svc.keys import KeyPurpose, KeySnapshot, parse_key_response
 from bidstream_svc.status import DecryptionStatus, FailureReason
-from bidstream_svc.token import TokenContent, TokenKey, build_v3, build_v4, decode_token_text
+from bidstream_svc.token import TokenContent, TokenKey, build_v3, build_v4
 from bidstream_svc.token.v2 import parse_site_layer
 from tests.core.assemble import spellings, standard, url_safe
+from tests.core.reference import Refused, decode_text
 from tests.core.strategies import BUILDERS, anything, contents, domains, mutated, raw_uids, spelled, token_key
 from tests.vectors.inputs import CBC_IVS, DEFAULTS, GCM_IVS, MASTER, NOW_MS, RAW_UID, SECRETS, SITE
 from tests.vectors.load import key_response, key_snapshot
@@ -202,7 +203,7 @@ def _changed_texts(token: str) -> Iterator[str]:
 
 def _opens_to_the_same(token: str, original: str) -> bool:
     """Whether only what is not authenticated was changed: type bits, v3 made v4 or back, the spelling."""
-    raw, original_raw = decode_token_text(token), _bytes(original)
+    raw, original_raw = decode_text(token), _bytes(original)
     same_prefix = raw[0] | TYPE_BITS == original_raw[0] | TYPE_BITS
     return same_prefix and {raw[1], original_raw[1]} <= {112, 128} and raw[2:] == original_raw[2:]
 
@@ -266,16 +267,21 @@ def test_any_domain_gives_a_verdict(domain: object, raw_uid: str) -> None:
 # --- text
 
 
-@given(st.binary(min_size=1))
-def test_text_of_four_spellings_and_no_fifth(raw: bytes) -> None:
-    for token in spellings(raw).values():
-        assert decode_token_text(token) == raw
+BEGINNING_OF_V4 = b"\x13\x80\x00"  # three bytes are four characters: what follows is spelled alone
+
+
+@given(st.binary())
+def test_text_of_v4_has_four_spellings(end: bytes) -> None:
+    for token in spellings(BEGINNING_OF_V4 + end).values():
+        assert _verdict(token)[3] is not FailureReason.BAD_ENCODING
 
 
 @given(st.text(DIGITS, max_size=12))
-def test_text_that_decodes_is_one_of_the_four(text: str) -> None:
+def test_text_of_v4_has_no_fifth_spelling(end: str) -> None:
+    token = standard(BEGINNING_OF_V4) + end
     try:
-        raw = decode_token_text(text)
-    except ValueError:
-        return
-    assert text in spellings(raw).values()
+        decode_text(token)
+    except Refused:
+        assert _verdict(token)[3] is FailureReason.BAD_ENCODING
+    else:
+        assert _verdict(token)[3] is not FailureReason.BAD_ENCODING

@@ -1,7 +1,7 @@
 """The lane's protocol for one connection: bytes in, complete requests out to the turn.
 
 A connection is always in one of four states: between requests; inside a head (`_beginning`); inside a body
-(`_missing`); or inside a batch that takes several turns (`_batch`), when it neither reads nor answers anything else.
+(`_missing`); or inside a batch that takes several turns (`batch`), when it neither reads nor answers anything else.
 """
 
 import asyncio
@@ -46,10 +46,12 @@ class LaneConnection(asyncio.Protocol):
         shared: what it has in common with all others.
         memo: the heads of its listener.
         hosts: what that listener's `Host` headers may say.
+
+    Attributes:
+        batch: the one under way, if any.
     """
 
     __slots__ = (
-        "_batch",
         "_batch_began_ns",
         "_beginning",
         "_body_parts",
@@ -67,6 +69,7 @@ class LaneConnection(asyncio.Protocol):
         "_transport",
         "_turn",
         "_unread",
+        "batch",
     )
 
     def __init__(self, shared: Shared, memo: HeadMemo, hosts: HostCheck) -> None:
@@ -80,7 +83,7 @@ class LaneConnection(asyncio.Protocol):
         self._beginning = b""  # of a head that is not complete
         self._body_parts: list[bytes] = []
         self._missing = 0  # bytes of the body
-        self._batch: Generator[None, None, Answer] | None = None
+        self.batch: Generator[None, None, Answer] | None = None
         self._batch_began_ns = 0
         self._unread = b""  # bytes that came during a batch
         self._put_off: deque[tuple[Route, bytes]] = deque()  # requests that came before it ended
@@ -143,11 +146,6 @@ class LaneConnection(asyncio.Protocol):
             if self._shared.writer.closes:
                 transport.close()
 
-    @property
-    def is_in_batch(self) -> bool:
-        """Whether requests must wait behind a batch."""
-        return self._batch is not None
-
     def put_off(self, route: Route, body: bytes) -> None:
         """Keep a request until the batch is done."""
         self._put_off.append((route, body))
@@ -155,7 +153,7 @@ class LaneConnection(asyncio.Protocol):
     def start_batch(self, body: bytes) -> None:
         """Answer a batch: a small one at once, a large one over several turns."""
         handler = self._shared.handler
-        self._batch = handler.decrypt_batch(body, handler.now_ms())
+        self.batch = handler.decrypt_batch(body, handler.now_ms())
         self._batch_began_ns = time.perf_counter_ns()
         self._is_midway = True
         self._continue_batch()
@@ -179,7 +177,7 @@ class LaneConnection(asyncio.Protocol):
     def grow_older(self, idle_sweeps: int, request_sweeps: int) -> None:
         """Called at every sweep: close when nothing came for so many, or when a request takes so many to arrive."""
         transport = self._transport
-        if transport is None or self._batch is not None:
+        if transport is None or self.batch is not None:
             return
         # While writing is paused, nothing is read either: a request that does not arrive then is not late.
         if self._is_midway and not self._is_writing_paused:
@@ -225,7 +223,7 @@ class LaneConnection(asyncio.Protocol):
 
     def _continue(self, data: bytes) -> None:
         """Go on inside a head, a body or a batch."""
-        if self._batch is not None:
+        if self.batch is not None:
             self._unread += data
             return
         if not self._missing:
@@ -254,7 +252,7 @@ class LaneConnection(asyncio.Protocol):
         """Let aiohttp go on with this connection, from the beginning of a request; there is no way back."""
         self._turn.answer()
         transport = self._transport
-        if self._batch is not None:
+        if self.batch is not None:
             self._unread = data
             return
         if transport is None or transport.is_closing():
@@ -271,7 +269,7 @@ class LaneConnection(asyncio.Protocol):
     # Batches.
 
     def _continue_batch(self) -> None:
-        batch = self._batch
+        batch = self.batch
         assert batch is not None
         try:
             next(batch)
@@ -284,7 +282,7 @@ class LaneConnection(asyncio.Protocol):
             self._pause_or_resume_reading()
             asyncio.get_running_loop().call_soon(self._go_on)
             return
-        self._batch = None
+        self.batch = None
         self._is_midway = bool(self._missing or self._beginning)
         self._send_counted(Route.BATCH, answer)
         self._shared.metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - self._batch_began_ns)
@@ -295,13 +293,13 @@ class LaneConnection(asyncio.Protocol):
         if self._transport is None:
             return
         self._continue_batch()
-        if self._batch is None and self._put_off:
+        if self.batch is None and self._put_off:
             put_off, self._put_off = self._put_off, deque()
             for route, body in put_off:
                 self._turn.add(self, route, body)
             # Those behind the next large batch are put off again.
             self._turn.answer()
-        if self._batch is None and self._unread:
+        if self.batch is None and self._unread:
             data, self._unread = self._unread, b""
             self._continue(data) if self._is_midway else self._take(data)
 
@@ -311,7 +309,7 @@ class LaneConnection(asyncio.Protocol):
 
     def _pause_or_resume_reading(self) -> None:
         """Read nothing while a batch is under way or while the client does not read its answers."""
-        must_pause = self._batch is not None or self._is_writing_paused
+        must_pause = self.batch is not None or self._is_writing_paused
         transport = self._transport
         if transport is None or must_pause == self._is_reading_paused:
             return

@@ -5,6 +5,7 @@ A bunch keeps code and keys in the processor's caches, and the clocks are read a
 
 import asyncio
 import time
+from collections.abc import Generator
 from typing import Protocol
 
 from bidstream_svc.logs import get_logger
@@ -23,17 +24,19 @@ _OK_CELL = HTTP_REQUESTS[Route.DECRYPT, _OK]
 
 
 class Answerable(Protocol):
-    """A connection, as a turn sees it."""
+    """A connection, as a turn sees it.
+
+    Attributes:
+        batch: the one under way, behind which requests must wait, or None.
+    """
+
+    batch: Generator[None, None, Answer] | None
 
     def start_batch(self, body: bytes) -> None:
         """Answer a batch, in this turn or over several."""
 
     def send(self, answer: bytes) -> None:
         """Write an answer, if the client is still there."""
-
-    @property
-    def is_in_batch(self) -> bool:
-        """Whether requests must wait behind a batch."""
 
     def put_off(self, route: Route, body: bytes) -> None:
         """Keep a request until the batch is done."""
@@ -64,24 +67,29 @@ class Turn:
         if not requests:
             return
         now_ms = self._handler.now_ms()
+        decrypt, write, batch_route = self._handler.bind(), self._writer.write, Route.BATCH
         good = other = 0
         # A write leaves the processor's caches to the kernel: all are decrypted before the first is written.
         unsent: list[tuple[Answerable, bytes]] = []
         for connection, route, body in requests:
-            if route is Route.BATCH or connection.is_in_batch:
+            if route is batch_route or connection.batch is not None:
                 self._send(unsent)  # what came before a batch is answered before it
-                if connection.is_in_batch:
-                    connection.put_off(route, body)
-                else:
+                if connection.batch is None:
                     connection.start_batch(body)
+                else:
+                    connection.put_off(route, body)
                 continue
-            answer = self._decrypt(body, now_ms)
+            try:
+                answer = decrypt(body, now_ms)
+            except Exception:  # noqa: BLE001 - a bug met by one request must not take those of others along
+                _log.exception("request failed")
+                answer = INTERNAL_ERROR
             if answer[0] == _OK:
                 good += 1
             else:
                 other += 1
                 self._metrics.count_request(route, answer[0])
-            unsent.append((connection, self._writer.write(answer)))
+            unsent.append((connection, write(answer)))
         self._send(unsent)
         self._metrics.add(_OK_CELL, good)
         self._metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - self._began_ns, good + other)
@@ -91,10 +99,3 @@ class Turn:
         for connection, answer in unsent:
             connection.send(answer)
         unsent.clear()
-
-    def _decrypt(self, body: bytes, now_ms: int) -> Answer:
-        try:
-            return self._handler.decrypt(body, now_ms)
-        except Exception:  # noqa: BLE001 - a bug met by one request must not take those of others along
-            _log.exception("request failed")
-            return INTERNAL_ERROR
