@@ -1,8 +1,9 @@
 """Request heads: which ones the lane takes, and a memory of those it has seen.
 
 A client sends the same head again and again: httptools reads it once, after that its bytes are recognised. Where a
-head differs a little every time, as with `traceparent`, its lines are recognised one by one; only what httptools has
-accepted before, or what can be nothing but a harmless header, is taken that way.
+head differs a little every time, its lines are recognised one by one; only what httptools has accepted before, or what
+can be nothing but a harmless header, is taken that way. Headers that turn out to differ every time, as `traceparent`
+does, are cut out, and the rest is recognised as a whole.
 """
 
 import re
@@ -24,12 +25,14 @@ HEAD_END = b"\r\n\r\n"
 MAX_HEAD_BYTES = 4096
 _MAX_HEADERS = 32
 _MAX_REMEMBERED = 1024
+_MAX_CHANGING = 8
 
 _START = b"POST /decrypt"
 _ROUTES = {str(route).encode(): route for route in BODY_LIMITS}
 _REQUEST_LINES = {b"POST %b HTTP/1.1" % path: route for path, route in _ROUTES.items()}
 _LINE_END = b"\r\n"
 _TRACEPARENT = TRACEPARENT.encode()
+_PRINTABLE = bytes(range(ord(" "), ord("~") + 1))
 _PLAIN_LINE = re.compile(rb"([A-Za-z0-9-]+): ([!-~](?:[ -~]*[!-~])?)")
 
 
@@ -97,16 +100,39 @@ class HeadMemo:
         self._is_harmless = _is_harmless_if_traced if is_traced else _is_harmless
         self._heads: dict[bytes, Head] = {}
         self._lines: dict[bytes, _Line] = {}
+        self._names: set[bytes] = set()  # of harmless lines, with what stands around them: CRLF, name, colon, blank
+        self._changing: list[bytes] = []  # those of them that come with ever new values
         self._needed = _HOST | _LENGTH | (_NONE if bearer is None else _AUTHORIZATION)
 
     def find(self, raw: bytes) -> Head | None:
-        """The head of these bytes, up to and with the empty line; None if it is not plain."""
-        return self._heads.get(raw) or self._assemble(raw) or self._read(raw)
+        """The head of these bytes, up to and with the empty line; None if it is not plain.
+
+        What is returned may be the head without some lines that do not matter: look at its route and its body's
+        length, not at its own.
+        """
+        return self._heads.get(raw) or self._find_rest(raw) or self._assemble(raw) or self._read(raw)
 
     def forget(self) -> None:
         """Forget all, because the bearer token changed."""
         self._heads.clear()
         self._lines.clear()
+        self._names.clear()
+        self._changing.clear()
+
+    def _find_rest(self, raw: bytes) -> Head | None:
+        """The head without the lines that differ every time, if they are harmless; None if that does not do."""
+        rest = raw
+        for name in self._changing:
+            start = rest.find(name)
+            if start >= 0:
+                value_start = start + len(name)
+                end = rest.find(_LINE_END, value_start)
+                if value_start == end or rest[value_start:end].translate(None, _PRINTABLE):
+                    return None
+                rest = rest[:start] + rest[end:]
+        if rest is raw or len(raw) > MAX_HEAD_BYTES:
+            return None
+        return self._heads.get(rest) or self._assemble(rest)
 
     def _assemble(self, raw: bytes) -> Head | None:
         """A head out of lines that are known, or harmless; None if that does not do."""
@@ -118,14 +144,14 @@ class HeadMemo:
         if route is None or len(lines) > _MAX_HEADERS + 3:
             return None
         seen = body_length = 0
-        is_new = False
+        comes_again = True
         known = self._lines
         for line in lines[1:-2]:
             found = known.get(line)
             if found is None:
                 if not self._is_harmless(line):
                     return None
-                is_new = True
+                comes_again = comes_again and not self._is_changing(line)
             elif found is not _HARMLESS:
                 kind, length = found
                 if seen & kind:
@@ -135,8 +161,7 @@ class HeadMemo:
         if seen & self._needed != self._needed or body_length > BODY_LIMITS[route]:
             return None
         head = Head(raw, route, body_length)
-        if not is_new:
-            # Worth keeping only where nothing in it is of this one request alone.
+        if comes_again:
             self._keep(head)
         return head
 
@@ -160,7 +185,7 @@ class HeadMemo:
                 return None
             seen |= line.kind
             body_length += line.body_length
-            self._keep_line(b"%b: %b" % (name, value), line)
+            self._keep_line(name, value, line)
         if seen & self._needed != self._needed or body_length > BODY_LIMITS[route]:
             return None
         head = Head(raw, route, body_length)
@@ -193,10 +218,25 @@ class HeadMemo:
             self._heads.clear()
         self._heads[head.raw] = head
 
-    def _keep_line(self, raw: bytes, line: _Line) -> None:
+    def _keep_line(self, name: bytes, value: bytes, line: _Line) -> None:
         if len(self._lines) >= _MAX_REMEMBERED:
             self._lines.clear()
-        self._lines[raw] = line
+            self._names.clear()
+        self._lines[b"%b: %b" % (name, value)] = line
+        if line is _HARMLESS:
+            self._names.add(b"\r\n%b: " % name)
+
+    def _is_changing(self, harmless_line: bytes) -> bool:
+        """Whether this header came with another value before; it is cut out in future then, and else remembered."""
+        name, _, value = harmless_line.partition(b": ")
+        marked_name = b"\r\n%b: " % name
+        if marked_name not in self._names:
+            self._keep_line(name, value, _HARMLESS)
+            return False
+        must_be_read = self._is_traced and name.lower() == _TRACEPARENT
+        if not must_be_read and marked_name not in self._changing and len(self._changing) < _MAX_CHANGING:
+            self._changing.append(marked_name)
+        return True
 
 
 def _is_harmless(line: bytes) -> bool:
