@@ -2,12 +2,14 @@
 
 A response may hold thousands of keys and tens of thousands of domain names, and one call into C keeps every other
 thread waiting until it returns. So the first call only finds where each key and site is; keys are then read one by
-one, each site's names stay raw JSON until a token of that site asks, and ciphers are made when first used and kept.
+one, in steps between which whoever parses may pause; each site's names stay raw JSON until a token of that site asks;
+ciphers are made when first used, and kept through later snapshots for as long as the key is the same.
 """
 
 import threading
+from collections.abc import Generator, Iterator, Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,11 +26,15 @@ __all__ = [
     "KeyPurpose",
     "KeySnapshot",
     "Site",
+    "parse_in_steps",
     "parse_key_response",
 ]
 
 DEFAULT_CLOCK_SKEW_S = 1800
 _MS_PER_S = 1000
+_ITEMS_A_STEP = 64  # which take about 0.1 ms
+
+_Item = TypeVar("_Item")
 
 
 class KeyPurpose(Enum):
@@ -167,10 +173,10 @@ class KeySnapshot:
         "token_expiry_s",
     )
 
-    def __init__(self, body: _Body, purpose: KeyPurpose) -> None:
+    def __init__(self, body: _Body, keys: dict[int, Key], sites: dict[int, Site], purpose: KeyPurpose) -> None:
         self.scope = _scope(body.identity_scope)
-        self.keys = _read_keys(body.keys)
-        self.sites = {site.site_id: site for site in body.site_data or ()}
+        self.keys = keys
+        self.sites = sites
         self.last_expiry_ms = max((key.expires_s for key in self.keys.values()), default=0) * _MS_PER_S
         self.checks_domains = purpose is KeyPurpose.BIDSTREAM
         lifetime_s = body.max_bidstream_lifetime_seconds if self.checks_domains else body.max_sharing_lifetime_seconds
@@ -190,6 +196,28 @@ class KeySnapshot:
         """Counts only."""
         return f"KeySnapshot({self.scope.name}, {len(self.keys)} keys, {len(self.sites)} sites)"
 
+    def take_over(self, previous: "KeySnapshot") -> Iterator[None]:
+        """Keep what `previous` made of keys and sites that are the same here; yields between steps.
+
+        Made anew on first use, a thousand ciphers would slow down the requests that follow a refresh.
+        """
+        for ours, theirs in (
+            (self.master_gcm_decrypt, previous.master_gcm_decrypt),
+            (self.site_gcm_decrypt, previous.site_gcm_decrypt),
+        ):
+            for used in _steps(tuple(theirs.items())):  # a copy: tokens go on adding to it
+                ours.update((key_id, decrypt) for key_id, decrypt in used if self._has_secret_of(previous.keys[key_id]))
+                yield
+        for read in _steps(tuple(previous.domain_names.items())):
+            self.domain_names.update(
+                (site_id, names) for site_id, names in read if self.sites.get(site_id) == previous.sites[site_id]
+            )
+            yield
+
+    def _has_secret_of(self, other: Key) -> bool:
+        key = self.keys.get(other.key_id)
+        return key is not None and key.secret == other.secret
+
 
 def parse_key_response(response: bytes | str, purpose: KeyPurpose = KeyPurpose.BIDSTREAM) -> KeySnapshot:
     """Read the JSON of /v2/key/bidstream or /v2/key/sharing, `{"body": {...}}`.
@@ -197,25 +225,59 @@ def parse_key_response(response: bytes | str, purpose: KeyPurpose = KeyPurpose.B
     Raises:
         KeyResponseError: not JSON, a field is missing or of another type, or a secret cannot be an AES key.
     """
+    steps = parse_in_steps(response, purpose)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            snapshot: KeySnapshot = end.value
+            return snapshot
+
+
+def parse_in_steps(
+    response: bytes | str, purpose: KeyPurpose = KeyPurpose.BIDSTREAM, previous: KeySnapshot | None = None
+) -> Generator[None, None, KeySnapshot]:
+    """`parse_key_response` with a yield wherever a pause is due that lets other threads compute.
+
+    Args:
+        response: as for `parse_key_response`.
+        purpose: likewise.
+        previous: the keys in use; what was made of those that are still the same is taken over.
+    """
     try:
         body = msgspec.json.decode(response, type=_Response).body
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         # msgspec names the field and what it expected there, never a value.
         raise KeyResponseError(f"key response: {error}") from None
-    return KeySnapshot(body, purpose)
-
-
-def _read_keys(raw_keys: list[msgspec.Raw]) -> dict[int, Key]:
+    yield
     keys: dict[int, Key] = {}
-    for index, raw_key in enumerate(raw_keys):
-        try:
-            key = _decode_key(raw_key)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise KeyResponseError(f"key response: keys[{index}]: {error}") from None
-        if len(key.secret) not in AES_KEY_LENGTHS:
-            raise KeyResponseError(f"key response: the secret of key {key.key_id} is no AES key")
-        keys[key.key_id] = key
-    return keys
+    for some in _steps(list(enumerate(body.keys))):
+        for index, raw_key in some:
+            key = _read_key(index, raw_key)
+            keys[key.key_id] = key
+        yield
+    sites: dict[int, Site] = {}
+    for few in _steps(body.site_data or ()):
+        sites.update((site.site_id, site) for site in few)
+        yield
+    snapshot = KeySnapshot(body, keys, sites, purpose)
+    if previous is not None:
+        yield from snapshot.take_over(previous)
+    return snapshot
+
+
+def _steps(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    return (items[start : start + _ITEMS_A_STEP] for start in range(0, len(items), _ITEMS_A_STEP))
+
+
+def _read_key(index: int, raw_key: msgspec.Raw) -> Key:
+    try:
+        key = _decode_key(raw_key)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise KeyResponseError(f"key response: keys[{index}]: {error}") from None
+    if len(key.secret) not in AES_KEY_LENGTHS:
+        raise KeyResponseError(f"key response: the secret of key {key.key_id} is no AES key")
+    return key
 
 
 def _scope(name: str | None) -> IdentityScope:

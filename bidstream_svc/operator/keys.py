@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from bidstream_svc.crypto import open_response
 from bidstream_svc.errors import EnvelopeError, OperatorHttpError, OperatorNetworkError, OperatorUnauthorizedError
-from bidstream_svc.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.keys import KeyPurpose, KeySnapshot, parse_in_steps, parse_key_response
 from bidstream_svc.operator.messages import Endpoint
 from bidstream_svc.operator.transport import OperatorTransport
 
@@ -30,17 +30,34 @@ class FetchedKeys(NamedTuple):
         return f"FetchedKeys({self.snapshot!r}, {len(self.wire)} bytes on the wire)"
 
 
-async def fetch_keys(transport: OperatorTransport, purpose: KeyPurpose = KeyPurpose.BIDSTREAM) -> FetchedKeys:
+async def fetch_keys(
+    transport: OperatorTransport,
+    purpose: KeyPurpose = KeyPurpose.BIDSTREAM,
+    *,
+    previous: KeySnapshot | None = None,
+    pause_s: float = 0.0,
+) -> FetchedKeys:
     """Fetch the keys that the caller may use: /v2/key/bidstream or /v2/key/sharing.
+
+    Args:
+        transport: calls the operator.
+        purpose: what the keys are for.
+        previous: the keys in use, whose ciphers are kept where keys did not change.
+        pause_s: how long to sleep between short steps of parsing, for other threads of this process.
 
     Raises:
         OperatorError, EnvelopeError: the call failed.
         KeyResponseError: the answer opened but is no key response.
     """
     answer = await transport.call(_ENDPOINTS[purpose])
-    # Opening and parsing megabytes are one C call each: let the loop turn between them.
-    await asyncio.sleep(0)
-    return FetchedKeys(parse_key_response(answer.json, purpose), answer.wire)
+    steps = parse_in_steps(answer.json, purpose, previous)
+    while True:
+        # Opening megabytes is a C call by itself: the first pause is due before parsing begins.
+        await asyncio.sleep(pause_s)
+        try:
+            next(steps)
+        except StopIteration as end:
+            return FetchedKeys(end.value, answer.wire)
 
 
 def open_cached_keys(wire: bytes, client_secret: bytes, purpose: KeyPurpose = KeyPurpose.BIDSTREAM) -> KeySnapshot:

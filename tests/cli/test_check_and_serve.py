@@ -8,7 +8,7 @@ import trustme
 
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.devoperator.faults import Fault
-from tests.cli.conftest import Cli
+from tests.support.cli import Cli
 
 SECRET = "kept-secret"
 

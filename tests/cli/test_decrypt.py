@@ -8,7 +8,7 @@ import pytest
 
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
-from tests.cli.conftest import Cli
+from tests.support.cli import Cli
 
 
 @pytest.fixture

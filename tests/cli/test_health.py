@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from bidstream_svc.devoperator import DevOperator
-from tests.cli.conftest import Cli
+from tests.support.cli import Cli
 from tests.support.operator import operator_in_thread
 from tests.support.sidecar import RunningService, environment, operator_settings, service_in_thread
 

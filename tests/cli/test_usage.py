@@ -8,7 +8,7 @@ from bidstream_svc import __version__
 from bidstream_svc.cli import main
 from bidstream_svc.cli.main import commands
 from bidstream_svc.devoperator import DevOperator
-from tests.cli.conftest import Cli
+from tests.support.cli import Cli
 
 COMMANDS = sorted(commands.commands)
 

@@ -1,20 +1,15 @@
-"""Commands run in this process, for speed, with a real file as stdin; real processes are in test_processes."""
+"""Commands that call the operator, with a real file as stdin."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
 
-from bidstream_svc.cli import main
 from bidstream_svc.devoperator import DevOperator, OperatorState
-from tests.cli.conftest import Outcome
-from tests.support.logging_reset import logging_as_before
+from tests.support.cli import Cli, Outcome, run_command
 from tests.support.operator import operator_in_thread
 from tests.support.sidecar import operator_settings
-
-Cli = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +35,7 @@ def cli(
             (tmp_path / "stdin").write_bytes(stdin.encode() if isinstance(stdin, str) else stdin)
             with (tmp_path / "stdin").open() as file:
                 return run(*args, stdin=file, **settings)
-        with monkeypatch.context() as patch, logging_as_before():
-            patch.setattr(sys, "argv", ["bidstream-svc", *args])
-            patch.setattr(sys, "stdin", stdin)
-            for name, value in (operator_settings(operator) | settings).items():
-                patch.setenv(f"BIDSTREAM_{name.upper()}", str(value))
-            with pytest.raises(SystemExit) as stop:
-                main()
-        captured = capsys.readouterr()
-        status = stop.value.code or 0
-        assert isinstance(status, int)
-        return Outcome(status, captured.out, captured.err)
+        settings = operator_settings(operator) | settings
+        return run_command(monkeypatch, capsys, *args, stdin=stdin, settings=settings)
 
     return run

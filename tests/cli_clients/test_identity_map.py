@@ -10,8 +10,7 @@ import pytest
 
 from bidstream_svc.devoperator import Fault, OperatorState
 from bidstream_svc.identity import hash_identity
-from tests.cli.conftest import Outcome
-from tests.cli_clients.conftest import Cli
+from tests.support.cli import Cli, Outcome
 
 MAP, MAP_V3 = "/v2/identity/map", "/v3/identity/map"
 BOM = b"\xef\xbb\xbf"

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
-from tests.cli.conftest import Outcome
-from tests.cli_clients.conftest import Cli
+from tests.support.cli import Cli, Outcome
 
 SCRIPT = Path(__file__).parents[1] / "data" / "uid2_request.py"
 GENERATE, REFRESH, MAP = "/v2/token/generate", "/v2/token/refresh", "/v2/identity/map"

@@ -11,8 +11,7 @@ import pytest
 
 from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
 from bidstream_svc.identity import hash_identity
-from tests.cli.conftest import Outcome
-from tests.cli_clients.conftest import Cli
+from tests.support.cli import Cli, Outcome
 from tests.support.recorder import running_recorder
 
 ADDRESS = "validate@example.com"

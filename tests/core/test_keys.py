@@ -4,7 +4,7 @@ import json
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bidstream_svc.decrypt import decrypt
 from bidstream_svc.errors import KeyResponseError
 from bidstream_svc.identity import IdentityScope
-from bidstream_svc.keys import DEFAULT_CLOCK_SKEW_S, KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.keys import DEFAULT_CLOCK_SKEW_S, KeyPurpose, KeySnapshot, parse_in_steps, parse_key_response
 from bidstream_svc.status import DecryptionStatus, FailureReason
 from tests.core.strategies import anything
 from tests.vectors.inputs import LISTED_SITE, MASTER, NOW_MS, NOW_S, SECRETS, SITE, build
@@ -235,6 +235,49 @@ def test_reprs_hold_counts_and_ids_only() -> None:
     shown = f"{keys} {keys!r} {keys.keys} {keys.sites} {keys.domain_names}"
     for part in ("made-up", KEY["secret"], "example", "acme"):
         assert part not in shown
+
+
+def _take_over(response: dict[str, Any], previous: KeySnapshot) -> KeySnapshot:
+    steps = parse_in_steps(json.dumps({"body": response}), previous=previous)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast("KeySnapshot", end.value)
+
+
+def test_what_was_made_of_keys_and_sites_is_kept_while_they_are_the_same() -> None:
+    other = b64encode(bytes(32)).decode()
+    sites = [{"id": number, "domain_names": [f"{number}.example"]} for number in (1, 2, 3)]
+    body = {"keys": [KEY | {"id": number} for number in (1, 2, 3)], "site_data": sites}
+    held = parse_key_response(json.dumps({"body": body}))
+    ciphers = {number: (held.master_gcm_decrypt[number], held.site_gcm_decrypt[number]) for number in (1, 2, 3)}
+    names = {number: held.domain_names[number] for number in (1, 2, 3)}
+
+    # 1 as it was, though it expires later; 2 with other contents; 3 gone; 4 new.
+    keys = [KEY | {"id": 1, "expires": NOW_S + 9}, KEY | {"id": 2, "secret": other}, KEY | {"id": 4}]
+    new = _take_over({"keys": keys, "site_data": [sites[0], sites[1] | {"domain_names": ["else.example"]}]}, held)
+    assert (dict(new.master_gcm_decrypt), dict(new.site_gcm_decrypt)) == ({1: ciphers[1][0]}, {1: ciphers[1][1]})
+    assert dict(new.domain_names) == {1: names[1]}
+    assert new.master_gcm_decrypt[2] != ciphers[2][0]
+    assert new.domain_names[2] == {"else.example"}
+    for missing in (new.master_gcm_decrypt, new.domain_names):
+        with pytest.raises(KeyError):
+            missing[3]
+
+
+def test_parsing_pauses_often_enough_for_other_threads() -> None:
+    many = 1_000
+    body = {
+        "keys": [KEY | {"id": number} for number in range(many)],
+        "site_data": [{"id": number, "domain_names": [f"{number}.example"]} for number in range(many)],
+    }
+    held = parse_key_response(json.dumps({"body": body}))
+    for number in range(many):
+        assert callable(held.site_gcm_decrypt[number])
+        assert held.domain_names[number]
+    pauses = list(parse_in_steps(json.dumps({"body": body}), previous=held))
+    assert len(pauses) > 4 * many / 100, "keys, sites, and what is taken over of either"
 
 
 def test_one_snapshot_serves_many_threads() -> None:

@@ -16,7 +16,7 @@ from bidstream_svc.errors import ConfigurationError, ListenError
 from bidstream_svc.server import systemd
 from bidstream_svc.server.listeners import Listener, open_listeners_each
 from tests.support.raw_http import Connection, ask, make_request
-from tests.support.sidecar import PROGRAM, Sidecar, operator_settings
+from tests.support.sidecar import PROGRAM, Sidecar, operator_settings, wait_until
 
 GOOD = {"token": "abcd"}
 # Above the descriptors that the shell moves them to.
@@ -62,6 +62,11 @@ def address_of(listening: socket.socket) -> str:
     return f"unix:{name}" if isinstance(name, str) else f"127.0.0.1:{name[1]}"
 
 
+def addresses_listened_on(sidecar: Sidecar) -> list[list[str]]:
+    """As each worker logged them."""
+    return [sorted(line["data"]) for line in sidecar.log if line["event"] == "listening"]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_serves_on_what_is_passed_and_leaves_it_behind(
     operator: DevOperator, unix: socket.socket, tcp: socket.socket, tmp_path: Path, workers: int
@@ -77,9 +82,8 @@ def test_serves_on_what_is_passed_and_leaves_it_behind(
         names = "data:health:data"
         with start(tmp_path / "first", [unix, health, tcp], names, **settings) as first:
             first.wait_ready()
-            assert [sorted(line["data"]) for line in first.log if line["event"] == "listening"] == [
-                sorted(data)
-            ] * workers
+            wait_until(lambda: len(addresses_listened_on(first)) == workers, "every worker to listen")
+            assert addresses_listened_on(first) == [sorted(data)] * workers
             assert first.admin == address_of(health)
             assert [ask(address, "/decrypt", GOOD).status for address in data] == [200, 200]
             assert first.stop() == 0
