@@ -5,6 +5,7 @@ import platform
 import resource
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from pathlib import Path
 
 __all__ = ["LOAD_CPU", "SERVER_CPU", "describe", "on_cpu", "raise_file_limit"]
 
+_DECIDING_OPTIONS = ("--enable-optimizations", "--with-lto", "--enable-shared")
 _CPUS = sorted(os.sched_getaffinity(0))
 SERVER_CPU = _CPUS[0]
 LOAD_CPU = _CPUS[-1]  # the same one on a machine with one core; `describe` says so
@@ -51,10 +53,17 @@ def describe() -> dict[str, str]:
         "cores": f"{len(_CPUS)}; {cores}",
         "load before": f"{os.getloadavg()[0]:.2f} processes in the last minute; more than 0.2 is somebody else's work",
         "kernel": f"{platform.system()} {platform.release()}",
-        "python": f"{platform.python_version()} ({platform.python_compiler()})",
+        "python": f"{platform.python_version()} ({platform.python_compiler()}; {_python_build()})",
         "nginx": _nginx_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
     }
+
+
+def _python_build() -> str:
+    """How the interpreter was configured, where that decides how fast it is."""
+    options = (sysconfig.get_config_var("CONFIG_ARGS") or "").replace("'", "").split()
+    deciding = [option for option in options if option in _DECIDING_OPTIONS]
+    return "configured with " + (" ".join(deciding) or f"none of {' '.join(_DECIDING_OPTIONS)}")
 
 
 def _cpu_model() -> str:
