@@ -35,7 +35,7 @@ class RefreshResult(StrEnum):
 
 
 class RefusalReason(StrEnum):
-    """Why a connection was closed as soon as it came."""
+    """Why a connection was not served."""
 
     MAX_CONNECTIONS = "max_connections"
 

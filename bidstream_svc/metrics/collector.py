@@ -83,7 +83,7 @@ class _CellCollector(Collector):
         yield self._gauge("bidstream_connections", "Open data plane connections.", cells.CONNECTIONS)
         yield self._counter(
             "bidstream_connections_refused",
-            "Connections closed as soon as they came, by reason.",
+            "Connections not served, by reason.",
             ["reason"],
             cells.CONNECTIONS_REFUSED,
         )

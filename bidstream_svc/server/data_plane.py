@@ -18,6 +18,7 @@ from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.handler import BODY_LIMITS, DecryptHandler
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON, is_json
+from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.tracing import Tracer
 
 __all__ = ["ConnectionLimits", "DataPlane"]
@@ -79,6 +80,7 @@ class DataPlane(web.Server):
         self.open_connections = 0
         self._handler = handler
         self._metrics = metrics
+        self._refusals = Refusals(metrics)
         self.limits = limits
         self.bearer = bearer
 
@@ -102,6 +104,10 @@ class DataPlane(web.Server):
         self._metrics.add(CONNECTIONS)
         self.open_connections += 1
         return True
+
+    def refuse(self, transport: asyncio.Transport) -> None:
+        """End a connection that was not admitted."""
+        self._refusals.refuse(transport)
 
     def release(self) -> None:
         """Count a connection out."""
@@ -245,7 +251,7 @@ class _Connection(web.RequestHandler):
         if self.is_admitted:
             super().connection_made(transport)
         else:
-            cast("asyncio.Transport", transport).abort()
+            self._plane.refuse(cast("asyncio.Transport", transport))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self.is_admitted:

@@ -4,6 +4,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from structlog.testing import capture_logs
 from bidstream_svc.addresses import TcpAddress, UnixAddress
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.errors import ConfigurationError, ListenError
+from bidstream_svc.server import refusal
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.listeners import Listeners, make_tls_context, open_listeners
 from tests.support.metrics_page import scrape
@@ -323,20 +325,53 @@ def test_health_and_metrics_need_no_token(guarded: RunningService) -> None:
 # The connection cap.
 
 
-def test_connections_above_the_cap_are_closed_and_counted(operator: DevOperator, *, has_lane: bool) -> None:
+def test_connections_above_the_cap_are_told_so_and_counted(operator: DevOperator, *, has_lane: bool) -> None:
     with service_in_thread(has_lane=has_lane, max_connections=2, **operator_settings(operator)) as service:
         first, second = service.connect(), service.connect()
         for connection in (first, second):
             assert connection.ask("/decrypt", GOOD).status == 200
         for _ in range(3):
             with service.connect() as third:
+                third.send(make_request("/decrypt", GOOD))
+                answer = third.receive()
+                assert (answer.status, answer.json["error"]["code"]) == (503, "overloaded")
                 assert third.is_closed_by_peer()
         assert second.ask("/nowhere", GOOD).status == 404
         assert first.ask("/decrypt", GOOD).status == 200
         page = scrape(service.admin)
         assert page.value("bidstream_connections") == 2
         assert page.value("bidstream_connections_refused_total", reason="max_connections") == 3
+        assert page.value("bidstream_http_requests_total", route="other", code="503") == 3
         first.socket.close()
         wait_until(lambda: scrape(service.admin).value("bidstream_connections") == 1, "the first to be gone")
         assert knows(service.data)
         second.socket.close()
+
+
+def test_who_is_refused_and_stays_is_cut_off(operator: DevOperator, *, has_lane: bool) -> None:
+    with service_in_thread(has_lane=has_lane, max_connections=1, **operator_settings(operator)) as service:
+        with service.connect() as only, ExitStack() as stack:
+            assert only.ask("/decrypt", GOOD).status == 200
+            crowd = [stack.enter_context(service.connect()) for _ in range(refusal.MAX_AT_A_TIME + 3)]
+            # There is no patience for the last ones; the others may stay for a while, as long as they ask nothing.
+            assert all(connection.is_closed_by_peer() for connection in crowd[refusal.MAX_AT_A_TIME :])
+            crowd[0].send(make_request("/decrypt", GOOD)[:20])
+            assert crowd[0].receive().status == 503
+            crowd[0].send(make_request("/decrypt", GOOD))
+            assert all(connection.is_closed_by_peer() for connection in crowd[: refusal.MAX_AT_A_TIME])
+            assert only.ask("/decrypt", GOOD).status == 200
+        wait_until(lambda: knows(service.data), "room for another")
+
+
+def test_refused_in_tls(
+    operator: DevOperator, tls_files: dict[str, str], client_tls: ssl.SSLContext, *, has_lane: bool
+) -> None:
+    settings = tls_files | operator_settings(operator) | {"max_connections": 1}
+    with (
+        service_in_thread(has_lane=has_lane, **settings) as service,
+        Connection(service.data, tls=client_tls) as only,
+        Connection(service.data, tls=client_tls) as other,
+    ):
+        assert only.ask("/decrypt", GOOD).status == 200
+        assert other.ask("/decrypt", GOOD).status == 503
+        assert other.is_closed_by_peer()

@@ -102,7 +102,7 @@ class LaneConnection(asyncio.Protocol):
             self._transport = transport
             self._shared.connections.add(self)
         else:
-            transport.abort()
+            self._shared.plane.refuse(transport)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Forget the client."""
