@@ -125,6 +125,9 @@ class FakeTransport(asyncio.Transport):
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         self.write(b"".join(list_of_data))
 
+    def can_write_eof(self) -> bool:
+        return False
+
     def close(self) -> None:
         if not self._is_closing:
             self._is_closing = True

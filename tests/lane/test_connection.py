@@ -203,19 +203,22 @@ async def test_the_end_of_a_batch_does_not_resume_reading_from_a_client_that_doe
 # Connections that come and go.
 
 
-async def test_connections_above_the_cap_are_aborted() -> None:
+async def test_connections_above_the_cap_are_refused() -> None:
     side = LaneSide(limits=ConnectionLimits(max_connections=2, idle_timeout_s=60, request_timeout_s=60))
     first, second, third = side.connect(), side.connect(), side.connect()
     await settle()
-    assert (first.is_aborted, second.is_aborted, third.is_aborted) == (False, False, True)
     third.feed(GOOD)
     first.feed(GOOD)
     await settle()
-    assert (first.statuses, third.statuses) == ([200], [])
+    assert (first.statuses, third.statuses) == ([200], [503])
+    assert (first.is_closing(), third.is_lost) == (False, True)
     assert side.metrics.row[CONNECTIONS] == 2
     assert side.metrics.row[CONNECTIONS_REFUSED[RefusalReason.MAX_CONNECTIONS]] == 1
     second.lose()
-    assert not side.connect().is_aborted
+    fourth = side.connect()
+    fourth.feed(GOOD)
+    await settle()
+    assert fourth.statuses == [200]
     side.lane.close()
     await settle()
     assert first.is_aborted
