@@ -1,6 +1,7 @@
 """Connections above the cap: a client that asks something is told so in HTTP, and the connection ends."""
 
 import asyncio
+from email.utils import formatdate
 
 from bidstream_svc.metrics import MetricCells, Route
 from bidstream_svc.server.answers import OVERLOADED
@@ -13,10 +14,10 @@ MAX_AT_A_TIME = 128
 PATIENCE_S = 1.0
 
 _CODE, _BODY = OVERLOADED
-_ANSWER = (
+_HEAD = (
     f"HTTP/1.1 {_CODE} Service Unavailable\r\nServer: bidstream-svc\r\nConnection: close\r\n"
-    f"Content-Type: {JSON}\r\nContent-Length: {len(_BODY)}\r\n\r\n"
-).encode() + _BODY
+    f"Content-Type: {JSON}\r\nContent-Length: {len(_BODY)}\r\nDate: "
+)
 
 
 class Refusals:
@@ -56,7 +57,7 @@ class _Refusal(asyncio.Protocol):
             return
         self._has_answered = True
         self._metrics.count_request(Route.OTHER, _CODE)
-        self._transport.write(_ANSWER)
+        self._transport.write(f"{_HEAD}{formatdate(usegmt=True)}\r\n\r\n".encode() + _BODY)
         # Closed at once, the rest of the request would be met with a reset, and that can overtake the answer.
         if self._transport.can_write_eof():
             self._transport.write_eof()
