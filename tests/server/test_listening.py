@@ -348,17 +348,18 @@ def test_connections_above_the_cap_are_told_so_and_counted(operator: DevOperator
         second.socket.close()
 
 
-def test_who_is_refused_and_stays_is_cut_off(operator: DevOperator, *, has_lane: bool) -> None:
+def test_who_is_refused_and_stays_is_cut_off(
+    operator: DevOperator, monkeypatch: pytest.MonkeyPatch, *, has_lane: bool
+) -> None:
+    monkeypatch.setattr(refusal, "MAX_AT_A_TIME", 2)
     with service_in_thread(has_lane=has_lane, max_connections=1, **operator_settings(operator)) as service:
         with service.connect() as only, ExitStack() as stack:
             assert only.ask("/decrypt", GOOD).status == 200
-            crowd = [stack.enter_context(service.connect()) for _ in range(refusal.MAX_AT_A_TIME + 3)]
-            # There is no patience for the last ones; the others may stay for a while, as long as they ask nothing.
-            assert all(connection.is_closed_by_peer() for connection in crowd[refusal.MAX_AT_A_TIME :])
-            crowd[0].send(make_request("/decrypt", GOOD)[:20])
-            assert crowd[0].receive().status == 503
-            crowd[0].send(make_request("/decrypt", GOOD))
-            assert all(connection.is_closed_by_peer() for connection in crowd[: refusal.MAX_AT_A_TIME])
+            asking, silent, *too_many = [stack.enter_context(service.connect()) for _ in range(5)]
+            asking.send(make_request("/decrypt", GOOD)[:20])
+            assert asking.receive().status == 503
+            asking.send(make_request("/decrypt", GOOD))
+            assert all(connection.is_closed_by_peer() for connection in [*too_many, asking, silent])
             assert only.ask("/decrypt", GOOD).status == 200
         wait_until(lambda: knows(service.data), "room for another")
 
