@@ -238,13 +238,14 @@ class DataPlane(web.Server):
 class _Connection(web.RequestHandler):
     """aiohttp's protocol, with the connection cap and with errors in our JSON."""
 
-    __slots__ = ("_head_timer", "hosts", "is_admitted")
+    __slots__ = ("_head_timer", "_write_timer", "hosts", "is_admitted")
 
     def __init__(self, plane: DataPlane, *, hosts: HostCheck, **kwargs: Any) -> None:
         super().__init__(plane, **kwargs)
         self.hosts = hosts
         self.is_admitted = False
         self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.is_admitted = self.is_admitted or self._plane.admit()
@@ -257,7 +258,19 @@ class _Connection(web.RequestHandler):
         if self.is_admitted:
             self._plane.release()
             self._stop_head_timer()
+            self._stop_write_timer()
             super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """As aiohttp's, which would wait for ever for a client that does not read, also to close."""
+        super().pause_writing()
+        transport = self.transport
+        assert transport is not None
+        self._write_timer = self._loop.call_later(self._plane.limits.idle_timeout_s, transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
 
     def data_received(self, data: bytes) -> None:
         """As aiohttp's, with an end to heads that never come to theirs: it would wait for ever."""
@@ -276,6 +289,11 @@ class _Connection(web.RequestHandler):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def close_if_idle(self) -> None:
         """Close between two requests; one under way is answered first."""

@@ -300,6 +300,18 @@ def test_who_says_nothing_or_half_a_head_is_closed(impatient: RunningService, be
         assert connection.is_closed_by_peer()
 
 
+@pytest.mark.parametrize("request_bytes", [LONG_BATCH, LONG_BATCH + CHUNKED], ids=["plain", "chunked"])
+def test_who_reads_no_answers_is_cut_off(impatient: RunningService, request_bytes: bytes) -> None:
+    def send_for_ever(connection: Connection) -> None:
+        while True:
+            connection.send(request_bytes)
+
+    with impatient.connect() as connection:
+        with pytest.raises(ConnectionError):
+            send_for_ever(connection)
+        wait_until(lambda: scrape(impatient.admin).value("bidstream_connections") == 0, "the connection to be gone")
+
+
 def test_a_head_that_dribbles_is_timed_out_all_the_same(impatient: RunningService) -> None:
     for start in (b"POST /decrypt HTTP/1.1\r\nX: ", b"GET /x HTTP/1.1\r\nX: "):
         with impatient.connect() as connection:
