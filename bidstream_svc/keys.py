@@ -7,9 +7,9 @@ ciphers are made when first used, and kept through later snapshots for as long a
 """
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from enum import Enum
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -90,8 +90,8 @@ class Site(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Body(msgspec.Struct):
-    keys: list[msgspec.Raw]
-    site_data: list[Site] | None = None
+    keys: msgspec.Raw
+    site_data: msgspec.Raw = msgspec.Raw(b"null")
     identity_scope: str | None = None
     max_bidstream_lifetime_seconds: int | None = None
     max_sharing_lifetime_seconds: int | None = None
@@ -106,7 +106,11 @@ class _Response(msgspec.Struct):
     body: _Body
 
 
+_decode_response = msgspec.json.Decoder(_Response).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_list_or_null = msgspec.json.Decoder(list[msgspec.Raw] | None).decode
 _decode_key = msgspec.json.Decoder(Key).decode
+_decode_site = msgspec.json.Decoder(Site).decode
 
 
 class _GcmCiphers(dict[int, GcmDecrypt]):
@@ -244,21 +248,25 @@ def parse_in_steps(
         purpose: likewise.
         previous: the keys in use; what was made of those that are still the same is taken over.
     """
-    try:
-        body = msgspec.json.decode(response, type=_Response).body
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        # msgspec names the field and what it expected there, never a value.
-        raise KeyResponseError(f"key response: {error}") from None
+    body = _decoded(_decode_response, response).body
+    yield
+    raw_keys = _decoded(_decode_list, body.keys, "keys: ")
     yield
     keys: dict[int, Key] = {}
-    for some in _steps(list(enumerate(body.keys))):
+    for some in _steps(list(enumerate(raw_keys))):
         for index, raw_key in some:
-            key = _read_key(index, raw_key)
+            key = _decoded(_decode_key, raw_key, f"keys[{index}]: ")
+            if len(key.secret) not in AES_KEY_LENGTHS:
+                raise KeyResponseError(f"key response: the secret of key {key.key_id} is no AES key")
             keys[key.key_id] = key
         yield
+    raw_sites = _decoded(_decode_list_or_null, body.site_data, "site_data: ") or []
+    yield
     sites: dict[int, Site] = {}
-    for few in _steps(body.site_data or ()):
-        sites.update((site.site_id, site) for site in few)
+    for few in _steps(list(enumerate(raw_sites))):
+        for index, raw_site in few:
+            site = _decoded(_decode_site, raw_site, f"site_data[{index}]: ")
+            sites[site.site_id] = site
         yield
     snapshot = KeySnapshot(body, keys, sites, purpose)
     if previous is not None:
@@ -270,14 +278,12 @@ def _steps(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     return (items[start : start + _ITEMS_A_STEP] for start in range(0, len(items), _ITEMS_A_STEP))
 
 
-def _read_key(index: int, raw_key: msgspec.Raw) -> Key:
+def _decoded(decode: Callable[[Any], _Item], data: bytes | str | msgspec.Raw, where: str = "") -> _Item:
     try:
-        key = _decode_key(raw_key)
+        return decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise KeyResponseError(f"key response: keys[{index}]: {error}") from None
-    if len(key.secret) not in AES_KEY_LENGTHS:
-        raise KeyResponseError(f"key response: the secret of key {key.key_id} is no AES key")
-    return key
+        # msgspec names the field and what it expected there, never a value.
+        raise KeyResponseError(f"key response: {where}{error}") from None
 
 
 def _scope(name: str | None) -> IdentityScope:

@@ -30,7 +30,7 @@ from bidstream_svc.metrics.cells import (
 from bidstream_svc.operator.keys import FetchedKeys, classify_key_refresh_failure
 from bidstream_svc.tracing import Tracer
 
-__all__ = ["PARSING_PAUSE_S", "KeyRefresher", "KeyStore", "RefreshThread", "wall_clock_ms"]
+__all__ = ["KeyRefresher", "KeyStore", "RefreshThread", "wall_clock_ms"]
 
 _log = get_logger(__name__)
 
@@ -40,8 +40,8 @@ MIN_EARLY_REFRESH_INTERVAL_S = 60.0
 # How long the serving loop waits for the interpreter while the refresh thread computes; Python's default is ten times
 # that, and would be the longest stall of a refresh.
 _SWITCH_INTERVAL_S = 0.0005
-# Between steps of parsing of 0.1 ms: the serving loop keeps nineteen turns in twenty.
-PARSING_PAUSE_S = 0.002
+# Between steps of parsing of 0.1 ms, so that the serving loop keeps nearly all of its turns.
+_PARSING_PAUSE_S = 0.005
 
 
 def wall_clock_ms() -> int:
@@ -66,6 +66,11 @@ class KeyStore:
     last_success_ms: int | None = None
     next_refresh_ms: int | None = None
     last_error: str | None = None
+
+    @property
+    def parsing_pause_s(self) -> float:
+        """How long to pause between steps of parsing new keys; not at all while there are none to serve from."""
+        return 0.0 if self.snapshot is None else _PARSING_PAUSE_S
 
 
 class KeyRefresher:

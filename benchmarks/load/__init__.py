@@ -46,8 +46,12 @@ def run_load(
     rate: float = 0,
     vary_trace: bool = False,
     warmup_s: float = 0.3,
+    log: Path | None = None,
 ) -> LoadReport:
     """Send prepared requests to `IPV4:PORT` or `unix:PATH`; closed loop, or open loop at `rate` a second.
+
+    `log` is where to keep when each request of the window was sent and how long it took: pairs of 64-bit integers,
+    ns of the monotonic clock.
 
     Raises:
         RuntimeError: the generator failed, an answer was wrong, a request was not answered, or a connection was lost.
@@ -58,6 +62,8 @@ def run_load(
     ]
     if vary_trace:
         command.append("--vary")
+    if log is not None:
+        command += ["--log", str(log)]
     timeout_s = warmup_s + seconds + _DRAIN_S
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
     if done.returncode:

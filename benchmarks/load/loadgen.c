@@ -9,6 +9,8 @@
  * Requests file, integers in the machine's byte order, repeated to its end:
  *     u32 request length | u32 answer body length | request, head and body | answer body
  *
+ * --log FILE keeps what the quantiles are made of, for each request: u64 start (CLOCK_MONOTONIC, ns) | u64 latency (ns).
+ *
  * The result is one line of JSON on stdout; the first wrong answer is shown on stderr. Exit status: 0 measured,
  * 1 could not connect or read the file, 2 wrong usage.
  */
@@ -70,7 +72,10 @@ static double middle_of(unsigned bucket) {
     return (double)low + (double)(1ull << shift) / 2;
 }
 
-static void record_latency(uint64_t ns) {
+static FILE *log_file;
+
+static void record_latency(uint64_t since_ns, uint64_t ns) {
+    if (log_file) fwrite((uint64_t[]){since_ns, ns}, sizeof since_ns, 2, log_file);
     histogram[bucket_of(ns)]++;
     histogram_count++;
     if (ns > histogram_max) histogram_max = ns;
@@ -88,7 +93,7 @@ static double quantile_us(double q) {
 /* ---- options, requests ---- */
 
 static struct {
-    const char *connect, *requests;
+    const char *connect, *requests, *log;
     unsigned connections;
     double seconds, warmup, rate;
     bool vary;
@@ -375,7 +380,7 @@ static bool read_more(struct connection *c) {
 
 static void count_answer(const struct connection *c, uint64_t now) {
     if (now >= window_start && now < window_end) in_window++;
-    if (c->since_ns >= window_start && c->since_ns < window_end) record_latency(now - c->since_ns);
+    if (c->since_ns >= window_start && c->since_ns < window_end) record_latency(c->since_ns, now - c->since_ns);
 }
 
 /* ---- the two loops ---- */
@@ -424,7 +429,7 @@ static uint64_t run_open(void) {
         handle_events(ahead <= 0 ? 0 : (int)fmin(ahead / (double)NS_PER_MS, 100));
     }
     for (; due < (double)window_end; due += next_gap_ns(), unsent++) {
-        if (due >= (double)window_start) record_latency(window_end - (uint64_t)due);
+        if (due >= (double)window_start) record_latency((uint64_t)due, window_end - (uint64_t)due);
     }
     return unsent;
 }
@@ -454,7 +459,7 @@ static void open_connections(void) {
 
 static void usage(void) {
     fprintf(stderr, "usage: loadgen --connect IPV4:PORT|unix:PATH --requests FILE [--connections N] [--seconds S]\n"
-                    "               [--warmup S] [--rate PER_SECOND] [--vary] [--cpu N]\n");
+                    "               [--warmup S] [--rate PER_SECOND] [--vary] [--cpu N] [--log FILE]\n");
     exit(2);
 }
 
@@ -462,7 +467,7 @@ static void parse_options(int argc, char **argv) {
     static const struct option known[] = {
         {"connect", 1, 0, 'a'}, {"requests", 1, 0, 'f'}, {"connections", 1, 0, 'n'}, {"seconds", 1, 0, 's'},
         {"warmup", 1, 0, 'w'},  {"rate", 1, 0, 'r'},     {"vary", 0, 0, 'v'},        {"cpu", 1, 0, 'c'},
-        {0, 0, 0, 0}};
+        {"log", 1, 0, 'l'},     {0, 0, 0, 0}};
     for (int o; (o = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         if (o == 'a') options.connect = optarg;
         else if (o == 'f') options.requests = optarg;
@@ -472,6 +477,7 @@ static void parse_options(int argc, char **argv) {
         else if (o == 'r') options.rate = atof(optarg);
         else if (o == 'v') options.vary = true;
         else if (o == 'c') options.cpu = atoi(optarg);
+        else if (o == 'l') options.log = optarg;
         else usage();
     }
     if (!options.connect || !options.requests || options.connections < 1 || options.seconds <= 0) usage();
@@ -486,6 +492,7 @@ int main(int argc, char **argv) {
         if (sched_setaffinity(0, sizeof cpus, &cpus)) die("--cpu");
     }
     load_requests(options.requests);
+    if (options.log && !(log_file = fopen(options.log, "wb"))) die(options.log);
     open_connections();
 
     double cpu = cpu_seconds();
@@ -496,6 +503,7 @@ int main(int argc, char **argv) {
     else run_closed();
     cpu = (cpu_seconds() - cpu) / ((double)(now_ns() - start) / 1e9);
     drain();
+    if (log_file && fclose(log_file)) die(options.log);
 
     printf("{\"requests\": %llu, \"checked\": %llu, \"wrong\": %llu, \"errors\": %llu, \"closes\": %llu, "
            "\"unsent\": %llu, \"seconds\": %.6f, \"rps\": %.1f, \"generator_cpu\": %.3f, \"quantiles_us\": {",

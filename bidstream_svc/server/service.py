@@ -24,7 +24,7 @@ from bidstream_svc.metrics.cells import EVENT_LOOP_LAG_NS
 from bidstream_svc.operator.from_settings import credentials_reader, make_transport
 from bidstream_svc.operator.keys import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
-from bidstream_svc.refresh import PARSING_PAUSE_S, KeyRefresher, KeyStore, RefreshThread
+from bidstream_svc.refresh import KeyRefresher, KeyStore, RefreshThread
 from bidstream_svc.server.admin_plane import Health, build_admin_app
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.handler import DecryptHandler
@@ -138,7 +138,7 @@ class Service:
 
     @asynccontextmanager
     async def _open_refresher(self) -> AsyncIterator[KeyRefresher]:
-        settings = self._settings
+        settings, store = self._settings, self._store
         read_credentials = credentials_reader(settings)
         cache = None
         if settings.key_cache is not None:
@@ -146,8 +146,8 @@ class Service:
         # One try a refresh: the refresher has a rhythm of its own.
         async with make_transport(settings, RetryPolicy(attempts=1)) as transport:
             yield KeyRefresher(
-                lambda: fetch_keys(transport, previous=self._store.snapshot, pause_s=PARSING_PAUSE_S),
-                self._store,
+                lambda: fetch_keys(transport, previous=store.snapshot, pause_s=store.parsing_pause_s),
+                store,
                 self._metrics,
                 cache=cache,
                 tracer=self._tracer,
