@@ -14,7 +14,6 @@ from pathlib import Path
 
 __all__ = ["LOAD_CPU", "SERVER_CPU", "describe", "on_cpu", "raise_file_limit"]
 
-_DECIDING_OPTIONS = ("--enable-optimizations", "--with-lto", "--enable-shared")
 _CPUS = sorted(os.sched_getaffinity(0))
 SERVER_CPU = _CPUS[0]
 LOAD_CPU = _CPUS[-1]  # the same one on a machine with one core; `describe` says so
@@ -60,10 +59,10 @@ def describe() -> dict[str, str]:
 
 
 def _python_build() -> str:
-    """How the interpreter was configured, where that decides how fast it is."""
-    options = (sysconfig.get_config_var("CONFIG_ARGS") or "").replace("'", "").split()
-    deciding = [option for option in options if option in _DECIDING_OPTIONS]
-    return "configured with " + (" ".join(deciding) or f"none of {' '.join(_DECIDING_OPTIONS)}")
+    """What decides how fast an interpreter is, as far as it can be told."""
+    linked = "a shared library" if "/libpython" in Path("/proc/self/maps").read_text("utf-8") else "linked in"
+    is_optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    return f"libpython {linked}" + (", --enable-optimizations" if is_optimised else "")
 
 
 def _cpu_model() -> str:
