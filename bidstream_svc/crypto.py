@@ -90,8 +90,11 @@ def make_cbc_decrypt(secret: bytes) -> Callable[[bytes], bytes]:
         if length % CBC_BLOCK_LENGTH or length < _MIN_CBC_LENGTH:
             raise ValueError("not whole blocks")
         padded = update(iv_and_ciphertext)
-        padding = _PADDING_OF_LAST_BYTE.get(padded[-1])
-        if padding is None or not padded.endswith(padding):
+        try:
+            padding = _PADDING_OF_LAST_BYTE[padded[-1]]
+        except KeyError:
+            raise ValueError("bad padding") from None
+        if not padded.endswith(padding):
             raise ValueError("bad padding")
         return padded[CBC_BLOCK_LENGTH : -len(padding)]
 

@@ -8,6 +8,7 @@ All integers are big endian::
     site layer    site id u32 | id length u32 | id | privacy bits u32 | established_ms i64
 """
 
+from collections.abc import Callable
 from struct import Struct
 
 import pybase64
@@ -30,10 +31,15 @@ TOKEN = Struct(">BI")  # prefix, master key id
 MASTER_LAYER = Struct(">qI")  # expires_ms, site key id
 TOKEN_IV_AND_CIPHERTEXT = slice(TOKEN.size, None)
 SITE_IV_AND_CIPHERTEXT = slice(MASTER_LAYER.size, None)
-_SITE_HEAD = Struct(">II")  # site id, id length
-_SITE_TAIL = Struct(">Iq")  # privacy bits, established_ms
-_MIN_SITE_LAYER_LENGTH = _SITE_HEAD.size + _SITE_TAIL.size
-_RAW_UID = slice(_SITE_HEAD.size, -_SITE_TAIL.size)
+_LONGEST_ID_TO_EXPECT = 256
+
+
+def _site_layer(id_length: int) -> Struct:
+    """Site id, id length, id, privacy bits, established_ms."""
+    return Struct(f">II{id_length}sIq")
+
+
+_MIN_SITE_LAYER_LENGTH = _site_layer(0).size
 
 
 def parse_site_layer(plaintext: bytes) -> tuple[int, str, int, int]:
@@ -42,22 +48,34 @@ def parse_site_layer(plaintext: bytes) -> tuple[int, str, int, int]:
     Raises:
         ValueError: too short, the id's length does not fit the whole, or the id is not UTF-8.
     """
-    if len(plaintext) < _MIN_SITE_LAYER_LENGTH:
-        raise ValueError("too short")
-    site_id, id_length = _SITE_HEAD.unpack_from(plaintext)
-    if len(plaintext) != _MIN_SITE_LAYER_LENGTH + id_length:
+    unpack = _unpack_site_layer[len(plaintext)]
+    site_id, id_length, raw_uid, privacy_bits, established_ms = unpack(plaintext)
+    if id_length != len(raw_uid):
         raise ValueError("the id's length does not fit")
-    privacy_bits, established_ms = _SITE_TAIL.unpack_from(plaintext, _SITE_HEAD.size + id_length)
-    return site_id, plaintext[_RAW_UID].decode(), privacy_bits, established_ms
+    return site_id, raw_uid.decode(), privacy_bits, established_ms
+
+
+class _SiteLayouts(dict[int, Callable[[bytes], tuple[int, int, bytes, int, int]]]):
+    """Length of a site layer -> `unpack` for it, made on first use; ValueError where nothing fits."""
+
+    def __missing__(self, length: int) -> Callable[[bytes], tuple[int, int, bytes, int, int]]:
+        id_length = length - _MIN_SITE_LAYER_LENGTH
+        if id_length < 0:
+            raise ValueError("too short")
+        unpack = _site_layer(id_length).unpack
+        if id_length <= _LONGEST_ID_TO_EXPECT:  # what is longer is nobody's, and would only fill the memory
+            self[length] = unpack
+        return unpack
+
+
+_unpack_site_layer = _SiteLayouts()
 
 
 def build_v2(content: TokenContent, master: TokenKey, site: TokenKey) -> str:
     """Build a token; `content.raw_uid` goes in as the text it is."""
     raw_uid = content.raw_uid.encode()
-    site_layer = (
-        _SITE_HEAD.pack(content.site_id, len(raw_uid))
-        + raw_uid
-        + _SITE_TAIL.pack(content.privacy_bits, content.established_ms)
+    site_layer = _site_layer(len(raw_uid)).pack(
+        content.site_id, len(raw_uid), raw_uid, content.privacy_bits, content.established_ms
     )
     master_layer = MASTER_LAYER.pack(content.expires_ms, site.key_id) + _seal(site, site_layer)
     return pybase64.b64encode_as_string(TOKEN.pack(PREFIX, master.key_id) + _seal(master, master_layer))
