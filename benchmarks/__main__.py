@@ -58,7 +58,7 @@ def _parse_arguments() -> argparse.Namespace:
 
 def _sections(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     effort = QUICK if arguments.quick else FULL
-    repeats = 3 if arguments.quick else 20
+    repeats = 2 if arguments.quick else 10
     sections = {
         "core": lambda: measure_core(effort.rounds, 512),
         "stall": lambda: [measure_stall(arguments.keys, domains, repeats) for domains in arguments.domains],

@@ -39,7 +39,7 @@ class Effort:
         return dict(items[:: len(items) - 1] if self.only_ends else items)
 
 
-FULL = Effort(rounds=7, sweep_rounds=3, seconds=1.0, samples=2_000, only_ends=False)
+FULL = Effort(rounds=15, sweep_rounds=5, seconds=0.5, samples=2_000, only_ends=False)
 QUICK = Effort(rounds=1, sweep_rounds=1, seconds=0.2, samples=1_000, only_ends=True)
 
 

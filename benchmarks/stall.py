@@ -31,6 +31,7 @@ __all__ = ["measure_stall"]
 
 _NEVER_S = 1e6
 _REFRESH_S = 10.0
+_AFTERMATH_S = 0.1
 
 
 class _Ticker:
@@ -57,7 +58,12 @@ class _Ticker:
 @asynccontextmanager
 async def _open_refresher(url: str, store: KeyStore) -> AsyncIterator[KeyRefresher]:
     async with OperatorTransport(url, Credentials("stall", CLIENT_SECRET)) as transport:
-        yield KeyRefresher(lambda: fetch_keys(transport), store, MetricCells(), interval_s=_NEVER_S)
+        yield KeyRefresher(
+            lambda: fetch_keys(transport, previous=store.snapshot, pause_s=store.parsing_pause_s),
+            store,
+            MetricCells(),
+            interval_s=_NEVER_S,
+        )
 
 
 async def _wait_for_refresh(store: KeyStore, previous: object) -> None:
@@ -67,22 +73,28 @@ async def _wait_for_refresh(store: KeyStore, previous: object) -> None:
             await asyncio.sleep(0.002)
 
 
-async def _longest_gap_ms(window_s: float, store: KeyStore, thread: RefreshThread | None) -> float:
-    """One window; with a thread, it is asked for a refresh, and the window does not end before it is done."""
+async def _refresh_gap(store: KeyStore, thread: RefreshThread) -> tuple[float, float]:
+    """The longest gap in ms while keys are refreshed, and how long that took in s."""
+    ticker, begun_s = _Ticker(), time.monotonic()
+    ticker.start()
+    before = store.snapshot
+    thread.refresh_soon()
+    await _wait_for_refresh(store, before)
+    del before  # the old keys are freed within the window
+    await asyncio.sleep(_AFTERMATH_S)
+    ticker.stopped = True
+    return ticker.longest_ns / 1e6, time.monotonic() - begun_s
+
+
+async def _idle_gap_ms(window_s: float) -> float:
     ticker = _Ticker()
     ticker.start()
-    end = time.monotonic() + window_s
-    if thread is not None:
-        before = store.snapshot
-        thread.refresh_soon()
-        await _wait_for_refresh(store, before)
-        del before  # the old keys are freed within the window
-    await asyncio.sleep(max(0.0, end - time.monotonic()))
+    await asyncio.sleep(window_s)
     ticker.stopped = True
     return ticker.longest_ns / 1e6
 
 
-async def _measure(url: str, repeats: int, window_s: float) -> tuple[list[float], list[float]]:
+async def _measure(url: str, repeats: int) -> tuple[list[float], list[float]]:
     store = KeyStore()
     thread = RefreshThread(partial(_open_refresher, url, store))
     thread.start()
@@ -90,14 +102,15 @@ async def _measure(url: str, repeats: int, window_s: float) -> tuple[list[float]
         await _wait_for_refresh(store, None)
         refreshing, idle = [], []
         for _ in range(repeats):
-            idle.append(await _longest_gap_ms(window_s, store, None))
-            refreshing.append(await _longest_gap_ms(window_s, store, thread))
+            gap_ms, took_s = await _refresh_gap(store, thread)
+            refreshing.append(gap_ms)
+            idle.append(await _idle_gap_ms(took_s))
     finally:
         thread.stop()
     return refreshing, idle
 
 
-def measure_stall(keys: int, domains: int, repeats: int, window_s: float = 0.4) -> dict[str, Any]:
+def measure_stall(keys: int, domains: int, repeats: int) -> dict[str, Any]:
     """Stalls in ms, median and longest over the repeats, with a refresh in the window and without."""
     configure_logging("warning", None)
     with tempfile.TemporaryDirectory() as directory, on_cpu(SERVER_CPU):
@@ -107,7 +120,7 @@ def measure_stall(keys: int, domains: int, repeats: int, window_s: float = 0.4) 
             key_server(Path(directory), {"stall": key_set}) as url,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            refreshing, idle = runner.run(_measure(url, repeats, window_s))
+            refreshing, idle = runner.run(_measure(url, repeats))
     return {
         "keys": keys,
         "domains": domains,
