@@ -3,7 +3,7 @@
 A response may hold thousands of keys and tens of thousands of domain names, and one call into C keeps every other
 thread waiting until it returns. So the first call only finds where each key and site is; keys are then read one by
 one, in steps between which whoever parses may pause; each site's names stay raw JSON until a token of that site asks;
-ciphers are made when first used, and kept through later snapshots for as long as the key is the same.
+ciphers are made when first used, and those of AES-GCM kept through later snapshots while the key is the same.
 """
 
 import threading
@@ -114,14 +114,15 @@ _decode_site = msgspec.json.Decoder(Site).decode
 
 
 class _GcmCiphers(dict[int, GcmDecrypt]):
-    """Key id -> bound AES-GCM decrypt, made on first use; KeyError for an unknown id."""
+    """Key id -> bound AES-GCM decrypt, on first use made or taken out of `kept`; KeyError for an unknown id."""
 
-    def __init__(self, keys: dict[int, Key]) -> None:
+    def __init__(self, keys: dict[int, Key], kept: dict[int, GcmDecrypt]) -> None:
         super().__init__()
         self._keys = keys
+        self._kept = kept
 
     def __missing__(self, key_id: int) -> GcmDecrypt:
-        decrypt = self[key_id] = AESGCM(self._keys[key_id].secret).decrypt
+        decrypt = self[key_id] = self._kept.get(key_id) or AESGCM(self._keys[key_id].secret).decrypt
         return decrypt
 
 
@@ -153,7 +154,8 @@ class KeySnapshot:
         checks_domains: whether a token generated on the client side needs a registered domain or app name.
         clock_skew_ms: how far in the future a token may have been made.
         master_gcm_decrypt, site_gcm_decrypt: key id -> decrypt function for that layer, for any thread; KeyError for an
-            unknown id. They hold the keys that tokens have named so far.
+            unknown id. They hold the keys that tokens have named since this snapshot is in use.
+        kept_gcm_decrypt: what `take_over` found made already, by key id and for either layer.
         domain_names: site id -> normalised names; KeyError for an unknown site.
         caller_site_id, master_keyset_id, default_keyset_id, token_expiry_s: of responses for sharing, or None.
         local: a place for each thread to keep what it makes of this snapshot.
@@ -165,6 +167,7 @@ class KeySnapshot:
         "clock_skew_ms",
         "default_keyset_id",
         "domain_names",
+        "kept_gcm_decrypt",
         "keys",
         "last_expiry_ms",
         "local",
@@ -187,8 +190,9 @@ class KeySnapshot:
         self.max_lifetime_ms = None if lifetime_s is None else lifetime_s * _MS_PER_S
         skew_s = body.allow_clock_skew_seconds
         self.clock_skew_ms = (DEFAULT_CLOCK_SKEW_S if skew_s is None else skew_s) * _MS_PER_S
-        self.master_gcm_decrypt = _GcmCiphers(self.keys)
-        self.site_gcm_decrypt = _GcmCiphers(self.keys)
+        self.kept_gcm_decrypt: dict[int, GcmDecrypt] = {}
+        self.master_gcm_decrypt = _GcmCiphers(self.keys, self.kept_gcm_decrypt)
+        self.site_gcm_decrypt = _GcmCiphers(self.keys, self.kept_gcm_decrypt)
         self.domain_names = _DomainNames(self.sites)
         self.local = threading.local()
         self.caller_site_id = body.caller_site_id
@@ -205,12 +209,11 @@ class KeySnapshot:
 
         Made anew on first use, a thousand ciphers would slow down the requests that follow a refresh.
         """
-        for ours, theirs in (
-            (self.master_gcm_decrypt, previous.master_gcm_decrypt),
-            (self.site_gcm_decrypt, previous.site_gcm_decrypt),
-        ):
-            for used in _steps(tuple(theirs.items())):  # a copy: tokens go on adding to it
-                ours.update((key_id, decrypt) for key_id, decrypt in used if self._has_secret_of(previous.keys[key_id]))
+        for theirs in (previous.kept_gcm_decrypt, previous.master_gcm_decrypt, previous.site_gcm_decrypt):
+            for made in _steps(tuple(theirs.items())):  # a copy: tokens go on adding to it
+                self.kept_gcm_decrypt.update(
+                    (key_id, decrypt) for key_id, decrypt in made if self._has_secret_of(previous.keys[key_id])
+                )
                 yield
         for read in _steps(tuple(previous.domain_names.items())):
             self.domain_names.update(

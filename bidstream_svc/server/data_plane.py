@@ -114,6 +114,10 @@ class DataPlane(web.Server):
         self._metrics.add(CONNECTIONS, -1)
         self.open_connections -= 1
 
+    def close_refused(self) -> None:
+        """Close at once the connections that were not admitted."""
+        self._refusals.close()
+
     def close_idle(self) -> None:
         """Close the connections between two requests."""
         for connection in self.connections:
@@ -251,6 +255,10 @@ class _Connection(web.RequestHandler):
         self.is_admitted = self.is_admitted or self._plane.admit()
         if self.is_admitted:
             super().connection_made(transport)
+            # Whatever the client's side does not take pauses, so that none of it is waited for without a limit. Not in
+            # TLS: with a limit of 0, uvloop never resumes.
+            if transport.get_extra_info("sslcontext") is None:
+                cast("asyncio.Transport", transport).set_write_buffer_limits(high=0)
         else:
             self._plane.refuse(cast("asyncio.Transport", transport))
 
@@ -264,9 +272,8 @@ class _Connection(web.RequestHandler):
     def pause_writing(self) -> None:
         """As aiohttp's, which would wait for ever for a client that does not read, also to close."""
         super().pause_writing()
-        transport = self.transport
-        assert transport is not None
-        self._write_timer = self._loop.call_later(self._plane.limits.idle_timeout_s, transport.abort)
+        if self.transport is not None:
+            self._write_timer = self._loop.call_later(self._plane.limits.idle_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()

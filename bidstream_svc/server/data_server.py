@@ -76,6 +76,7 @@ class DataServer:
         self._plane = DataPlane(self._handler, self._metrics, limits, self._bearer, tracer=self._tracer)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._plane.shutdown, 0)
+            stack.callback(self._plane.close_refused)
             if self._has_lane:
                 self._lane = Lane(self._plane, self._handler, self._metrics)
                 stack.callback(self._lane.close)

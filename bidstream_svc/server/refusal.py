@@ -38,14 +38,19 @@ class Refusals:
         else:
             transport.abort()
 
+    def close(self) -> None:
+        """Cut off all that are under way."""
+        for refusal in tuple(self._under_way):
+            refusal.abort()
+
 
 class _Refusal(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport, metrics: MetricCells, under_way: "set[_Refusal]") -> None:
         self._transport = transport
         self._metrics = metrics
         self._under_way = under_way
-        self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, transport.abort)
         self._has_answered = False
+        self._start_timer()
         under_way.add(self)
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -56,6 +61,8 @@ class _Refusal(asyncio.Protocol):
         if self._has_answered:
             return
         self._has_answered = True
+        self._timer.cancel()
+        self._start_timer()
         self._metrics.count_request(Route.OTHER, _CODE)
         self._transport.write(f"{_HEAD}{formatdate(usegmt=True)}\r\n\r\n".encode() + _BODY)
         # Closed at once, the rest of the request would be met with a reset, and that can overtake the answer.
@@ -63,3 +70,9 @@ class _Refusal(asyncio.Protocol):
             self._transport.write_eof()
         else:
             self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def _start_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self.abort)

@@ -257,13 +257,18 @@ def test_what_was_made_of_keys_and_sites_is_kept_while_they_are_the_same() -> No
     # 1 as it was, though it expires later; 2 with other contents; 3 gone; 4 new.
     keys = [KEY | {"id": 1, "expires": NOW_S + 9}, KEY | {"id": 2, "secret": other}, KEY | {"id": 4}]
     new = _take_over({"keys": keys, "site_data": [sites[0], sites[1] | {"domain_names": ["else.example"]}]}, held)
-    assert (dict(new.master_gcm_decrypt), dict(new.site_gcm_decrypt)) == ({1: ciphers[1][0]}, {1: ciphers[1][1]})
+    assert (dict(new.master_gcm_decrypt), dict(new.site_gcm_decrypt)) == ({}, {}), "named by no token yet"
+    assert new.master_gcm_decrypt[1] == new.site_gcm_decrypt[1]
+    assert new.master_gcm_decrypt[1] in ciphers[1]
     assert dict(new.domain_names) == {1: names[1]}
     assert new.master_gcm_decrypt[2] != ciphers[2][0]
     assert new.domain_names[2] == {"else.example"}
     for missing in (new.master_gcm_decrypt, new.domain_names):
         with pytest.raises(KeyError):
             missing[3]
+    # What lay unused for a while is still there.
+    later = _take_over({"keys": keys}, _take_over({"keys": keys}, new))
+    assert later.site_gcm_decrypt[1] in ciphers[1]
 
 
 def test_parsing_pauses_often_enough_for_other_threads() -> None:

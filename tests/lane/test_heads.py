@@ -113,6 +113,21 @@ def test_headers_that_change_every_time_are_looked_past(memo: HeadMemo) -> None:
     assert len(memo._heads) == kept + 1
 
 
+def test_headers_that_differ_between_clients_do_not_keep_out_those_that_change(memo: HeadMemo) -> None:
+    for client in ("a", "b"):
+        for number in range(heads._MAX_CHANGING):
+            memo.find(changing_head(0, 0, f"X-Client-{number}: {client}"))
+    test_headers_that_change_every_time_are_looked_past(memo)
+
+
+def test_no_header_too_many_is_looked_past(memo: HeadMemo) -> None:
+    for number in range(3):
+        memo.find(changing_head(number, number))
+    fits = [f"X-{number}: x" for number in range(heads._MAX_HEADERS - 4)]
+    assert memo.find(changing_head(5, 5, *fits)) is not None
+    assert memo.find(changing_head(6, 6, *fits, "X: x")) is None
+
+
 odd_values = st.one_of(st.text(st.characters(max_codepoint=255), max_size=5), st.sampled_from(["", " ", "a b", "\t"]))
 changing_lines = st.builds("{}{}{}".format, st.sampled_from(CHANGING), st.sampled_from([": ", ":", ":  "]), odd_values)
 
@@ -134,6 +149,8 @@ def test_the_memory_is_bounded(memo: HeadMemo) -> None:
         assert memo.find(head_of(make(b" " * (number % 5000)))) is not None
     assert len(memo._heads) <= heads._MAX_REMEMBERED
     assert len(memo._lines) <= heads._MAX_REMEMBERED
+    assert len(memo._names) <= heads._MAX_REMEMBERED
+    assert len(memo._changing) <= heads._MAX_CHANGING
 
 
 def test_heads_that_never_come_again_push_none_out(memo: HeadMemo) -> None:

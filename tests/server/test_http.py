@@ -300,7 +300,9 @@ def test_who_says_nothing_or_half_a_head_is_closed(impatient: RunningService, be
         assert connection.is_closed_by_peer()
 
 
-@pytest.mark.parametrize("request_bytes", [LONG_BATCH, LONG_BATCH + CHUNKED], ids=["plain", "chunked"])
+@pytest.mark.parametrize(
+    "request_bytes", [LONG_BATCH, LONG_BATCH + CHUNKED, CHUNKED * 1000], ids=["plain", "chunked", "small"]
+)
 def test_who_reads_no_answers_is_cut_off(impatient: RunningService, request_bytes: bytes) -> None:
     def send_for_ever(connection: Connection) -> None:
         while True:

@@ -325,6 +325,13 @@ def test_health_and_metrics_need_no_token(guarded: RunningService) -> None:
 # The connection cap.
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is cut off for being slow: what ends, ends by itself."""
+    monkeypatch.setattr(refusal, "PATIENCE_S", 600)
+
+
+@pytest.mark.usefixtures("patient")
 def test_connections_above_the_cap_are_told_so_and_counted(operator: DevOperator, *, has_lane: bool) -> None:
     with service_in_thread(has_lane=has_lane, max_connections=2, **operator_settings(operator)) as service:
         first, second = service.connect(), service.connect()
@@ -335,6 +342,7 @@ def test_connections_above_the_cap_are_told_so_and_counted(operator: DevOperator
                 third.send(make_request("/decrypt", GOOD))
                 answer = third.receive()
                 assert (answer.status, answer.json["error"]["code"]) == (503, "overloaded")
+                third.send(make_request("/decrypt", GOOD))  # too late, but met with no reset
                 assert third.is_closed_by_peer()
         assert second.ask("/nowhere", GOOD).status == 404
         assert first.ask("/decrypt", GOOD).status == 200
@@ -355,15 +363,13 @@ def test_who_is_refused_and_stays_is_cut_off(
     with service_in_thread(has_lane=has_lane, max_connections=1, **operator_settings(operator)) as service:
         with service.connect() as only, ExitStack() as stack:
             assert only.ask("/decrypt", GOOD).status == 200
-            asking, silent, *too_many = [stack.enter_context(service.connect()) for _ in range(5)]
-            asking.send(make_request("/decrypt", GOOD)[:20])
-            assert asking.receive().status == 503
-            asking.send(make_request("/decrypt", GOOD))
-            assert all(connection.is_closed_by_peer() for connection in [*too_many, asking, silent])
+            crowd = [stack.enter_context(service.connect()) for _ in range(5)]
+            assert all(connection.is_closed_by_peer() for connection in crowd)
             assert only.ask("/decrypt", GOOD).status == 200
         wait_until(lambda: knows(service.data), "room for another")
 
 
+@pytest.mark.usefixtures("patient")
 def test_refused_in_tls(
     operator: DevOperator, tls_files: dict[str, str], client_tls: ssl.SSLContext, *, has_lane: bool
 ) -> None:

@@ -101,7 +101,7 @@ class HeadMemo:
         self._heads: dict[bytes, Head] = {}
         self._lines: dict[bytes, _Line] = {}
         self._names: set[bytes] = set()  # of harmless lines, with what stands around them: CRLF, name, colon, blank
-        self._changing: list[bytes] = []  # those of them that come with ever new values
+        self._changing: list[bytes] = []  # those of them that have come with several values
         self._needed = _HOST | _LENGTH | (_NONE if bearer is None else _AUTHORIZATION)
 
     def find(self, raw: bytes) -> Head | None:
@@ -120,7 +120,7 @@ class HeadMemo:
         self._changing.clear()
 
     def _find_rest(self, raw: bytes) -> Head | None:
-        """The head without the lines that differ every time, if they are harmless; None if that does not do."""
+        """The head without the lines that change, if they are harmless; None if that does not do."""
         rest = raw
         for name in self._changing:
             start = rest.find(name)
@@ -130,7 +130,8 @@ class HeadMemo:
                 if value_start == end or rest[value_start:end].translate(None, _PRINTABLE):
                     return None
                 rest = rest[:start] + rest[end:]
-        if rest is raw or len(raw) > MAX_HEAD_BYTES:
+        # Behind the request line and the last header stand two line ends.
+        if rest is raw or len(raw) > MAX_HEAD_BYTES or raw.count(_LINE_END) > _MAX_HEADERS + 2:
             return None
         return self._heads.get(rest) or self._assemble(rest)
 
@@ -222,6 +223,7 @@ class HeadMemo:
         if len(self._lines) >= _MAX_REMEMBERED:
             self._lines.clear()
             self._names.clear()
+            self._changing.clear()
         self._lines[b"%b: %b" % (name, value)] = line
         if line is _HARMLESS:
             self._names.add(b"\r\n%b: " % name)
@@ -234,7 +236,9 @@ class HeadMemo:
             self._keep_line(name, value, _HARMLESS)
             return False
         must_be_read = self._is_traced and name.lower() == _TRACEPARENT
-        if not must_be_read and marked_name not in self._changing and len(self._changing) < _MAX_CHANGING:
+        if not must_be_read and marked_name not in self._changing:
+            if len(self._changing) >= _MAX_CHANGING:
+                self._changing.clear()
             self._changing.append(marked_name)
         return True
 

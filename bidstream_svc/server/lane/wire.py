@@ -49,7 +49,7 @@ class AnswerWriter:
         code, body = answer
         if code == _OK:
             return self._heads_of_ok[len(body)] + body
-        return _Heads(self._starts[code])[len(body)] + body
+        return _head(self._starts[code], len(body)) + body
 
 
 class _Heads(dict[int, bytes]):
@@ -60,5 +60,9 @@ class _Heads(dict[int, bytes]):
         self._start = start
 
     def __missing__(self, body_length: int) -> bytes:
-        head = self[body_length] = b"%b%d\r\n\r\n" % (self._start, body_length)
+        head = self[body_length] = _head(self._start, body_length)
         return head
+
+
+def _head(start: bytes, body_length: int) -> bytes:
+    return b"%b%d\r\n\r\n" % (start, body_length)
