@@ -6,9 +6,10 @@ windows of the same length without one: the machine stalls the loop, too.
 """
 
 import asyncio
+import gc
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,15 @@ import uvloop
 
 from benchmarks.keyserver import CLIENT_SECRET
 from benchmarks.machine import SERVER_CPU, on_cpu
-from benchmarks.material import KeySet
+from benchmarks.material import KeySet, Sample, make_samples
 from benchmarks.targets import key_server
+from bidstream_svc.decrypt import decrypt
+from bidstream_svc.domains import load_public_suffixes
 from bidstream_svc.logs import configure_logging
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.operator.keys import fetch_keys
 from bidstream_svc.operator.transport import Credentials, OperatorTransport
-from bidstream_svc.refresh import KeyRefresher, KeyStore, RefreshThread
+from bidstream_svc.refresh import KeyRefresher, KeyStore, RefreshThread, wall_clock_ms
 
 __all__ = ["measure_stall"]
 
@@ -73,11 +76,13 @@ async def _wait_for_refresh(store: KeyStore, previous: object) -> None:
             await asyncio.sleep(0.002)
 
 
-async def _refresh_gap(store: KeyStore, thread: RefreshThread) -> tuple[float, float]:
+async def _refresh_gap(store: KeyStore, thread: RefreshThread, samples: Sequence[Sample]) -> tuple[float, float]:
     """The longest gap in ms while keys are refreshed, and how long that took in s."""
+    before = store.snapshot
+    for sample in samples:  # a refresh takes over what tokens have made of the keys
+        decrypt(sample.token, sample.domain, before, wall_clock_ms())
     ticker, begun_s = _Ticker(), time.monotonic()
     ticker.start()
-    before = store.snapshot
     thread.refresh_soon()
     await _wait_for_refresh(store, before)
     del before  # the old keys are freed within the window
@@ -94,15 +99,18 @@ async def _idle_gap_ms(window_s: float) -> float:
     return ticker.longest_ns / 1e6
 
 
-async def _measure(url: str, repeats: int) -> tuple[list[float], list[float]]:
+async def _measure(url: str, repeats: int, samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
     store = KeyStore()
     thread = RefreshThread(partial(_open_refresher, url, store))
     thread.start()
     try:
         await _wait_for_refresh(store, None)
+        load_public_suffixes()
+        gc.collect()
+        gc.freeze()  # as the service does once it has started
         refreshing, idle = [], []
         for _ in range(repeats):
-            gap_ms, took_s = await _refresh_gap(store, thread)
+            gap_ms, took_s = await _refresh_gap(store, thread, samples)
             refreshing.append(gap_ms)
             idle.append(await _idle_gap_ms(took_s))
     finally:
@@ -115,12 +123,13 @@ def measure_stall(keys: int, domains: int, repeats: int) -> dict[str, Any]:
     configure_logging("warning", None)
     with tempfile.TemporaryDirectory() as directory, on_cpu(SERVER_CPU):
         key_set = KeySet(keys, domains)
+        samples = make_samples(key_set, keys)
         size_mb = len(key_set.response()) / 1e6
         with (
             key_server(Path(directory), {"stall": key_set}) as url,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            refreshing, idle = runner.run(_measure(url, repeats))
+            refreshing, idle = runner.run(_measure(url, repeats, samples))
     return {
         "keys": keys,
         "domains": domains,

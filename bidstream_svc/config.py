@@ -181,8 +181,10 @@ class Settings:
     allowed_hosts: frozenset[str] = _setting(
         "", "further names that a Host header may carry on loopback listeners, comma list; * allows any", _names
     )
-    max_connections: int = _setting("10000", "further connections are closed", _count)
-    idle_timeout: float = _setting("75", "seconds an idle connection stays", _positive)
+    max_connections: int = _setting("10000", "further connections get a 503 and are closed", _count)
+    idle_timeout: float = _setting(
+        "75", "seconds an idle connection stays, or one whose client does not read its answers", _positive
+    )
     request_timeout: float = _setting("5", "seconds a started request may take to arrive", _positive)
     drain_timeout: float = _setting("10", "seconds that requests in flight get after SIGTERM", _not_negative)
     otlp_endpoint: str | None = _setting(

@@ -3,7 +3,7 @@
 The checks and their order are those of docs/protocol.md, "The verdict"; the numbers in comments are its lines.
 Nothing here raises, whatever the token.
 
-This is the one module where speed shapes the code. For each snapshot, closures are made once that hold everything
+This is the module where speed shapes the code. For each snapshot, closures are made once that hold everything
 they need as local names; a verdict is a plain tuple, a tenth of the cheapest class; failures are made once and handed
 out. The plain way to say the same is tests/core/reference.py, and a property says that both always agree.
 """

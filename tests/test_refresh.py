@@ -45,14 +45,14 @@ def make_transport(operator: DevOperator) -> OperatorTransport:
 
 
 @pytest.fixture
-async def fetch(operator: DevOperator) -> AsyncIterator[Fetch]:
-    async with make_transport(operator) as transport:
-        yield lambda: fetch_keys(transport)
+def store() -> KeyStore:
+    return KeyStore()
 
 
 @pytest.fixture
-def store() -> KeyStore:
-    return KeyStore()
+async def fetch(operator: DevOperator, store: KeyStore) -> AsyncIterator[Fetch]:
+    async with make_transport(operator) as transport:
+        yield lambda: fetch_keys(transport, previous=store.snapshot)
 
 
 @pytest.fixture
@@ -155,6 +155,19 @@ async def test_keys_without_a_master_key_that_is_in_use_are_refused(
     assert not await refresher.refresh()
     assert store.snapshot is held
     assert "none of the master keys" in (store.last_error or "")
+
+
+async def test_master_keys_that_no_token_named_since_the_last_refresh_may_go(
+    refresher: KeyRefresher, store: KeyStore, operator: DevOperator
+) -> None:
+    state = operator.state
+    assert await refresher.refresh()
+    assert decrypt(state.mint_token(), None, store.snapshot, state.now_ms())[0] == "SUCCESS"
+    assert await refresher.refresh()  # the same keys, whose ciphers are kept
+    state.expire_keys()
+    state.rotate_keys()
+    assert await refresher.refresh()
+    assert decrypt(state.mint_token(), None, store.snapshot, state.now_ms())[0] == "SUCCESS"
 
 
 async def test_a_bug_in_us_keeps_the_keys_too_and_its_message_is_not_shown(

@@ -41,7 +41,7 @@ _NOT_DECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 # (body, now_ms) -> answer: `DecryptHandler.decrypt` for one snapshot.
 BoundHandler: TypeAlias = Callable[[bytes, int], Answer]
-# The same for a request that is decoded already.
+# (decoded request, now_ms) -> body of the answer.
 _Judge: TypeAlias = Callable[[_DecryptRequest, int], bytes]
 
 

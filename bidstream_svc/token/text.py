@@ -1,7 +1,8 @@
-"""The base64 spellings of a token: standard or URL-safe alphabet, padded or not, and read strictly.
+"""What tells the base64 spellings of a token apart: standard or URL-safe alphabet, padded or not.
 
-Strict means: one alphabet, right padding or (base64url tradition) none at all, no stray character and no unused bit
-set. So each spelling stands for other bytes, and changing a character of a token never leaves it the same token.
+`decrypt` reads them strictly, which means: one alphabet, right padding or (base64url tradition) none at all, no stray
+character and no unused bit set. So each spelling stands for other bytes, and changing a character of a token never
+leaves it the same token.
 """
 
 __all__ = ["FINAL_CHARACTERS", "PADDINGS", "URL_ALPHABET"]

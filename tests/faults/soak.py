@@ -112,6 +112,8 @@ def _p99_us(latencies_ns: list[int]) -> float:
 
 def _report(soak: _Soak) -> Iterator[str]:
     during, between = _tell_apart(soak)
+    if not during or not between:
+        raise RuntimeError("refreshes take so long here, or the soak is so short, that there is nothing to compare")
     growth, ratio = soak.end_bytes / soak.warm_bytes, _p99_us(during) / _p99_us(between)
     yield f"requests: {soak.load.checked:,}, {soak.load.rps:,.0f}/s; every answer compared"
     yield f"refreshes: {len(soak.refreshes_s)}, {soak.refresh_s * 1e3:.1f} ms each, {soak.failed_refreshes:.0f} failed"
@@ -147,10 +149,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         try:
             soak = _soak(options.seconds, Path(directory))
+            sys.stdout.write("\n".join(_report(soak)) + "\n")
         except RuntimeError as error:
             sys.stdout.write(f"{error}\n")
             return 1
-    sys.stdout.write("\n".join(_report(soak)) + "\n")
     return 1 if soak.failed_refreshes else 0
 
 
