@@ -1,6 +1,7 @@
 """HTTP itself: framing, keep-alive, pipelining, `Expect`, what is malformed, and who takes too long."""
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -309,6 +310,7 @@ def test_who_reads_no_answers_is_cut_off(impatient: RunningService, request_byte
             connection.send(request_bytes)
 
     with impatient.connect() as connection:
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # full before long
         with pytest.raises(ConnectionError):
             send_for_ever(connection)
         wait_until(lambda: scrape(impatient.admin).value("bidstream_connections") == 0, "the connection to be gone")
