@@ -1,7 +1,6 @@
 """HTTP itself: framing, keep-alive, pipelining, `Expect`, what is malformed, and who takes too long."""
 
 import json
-import socket
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -32,8 +31,11 @@ def connection(service: RunningService) -> Iterator[Connection]:
 
 
 @pytest.fixture(scope="module")
-def impatient(operator: DevOperator, *, has_lane: bool) -> Iterator[RunningService]:
-    settings = operator_settings(operator)
+def impatient(
+    operator: DevOperator, tmp_path_factory: pytest.TempPathFactory, *, has_lane: bool
+) -> Iterator[RunningService]:
+    listen = f"127.0.0.1:0,unix:{tmp_path_factory.mktemp('http')}/data.sock"
+    settings = operator_settings(operator) | {"listen": listen}
     with service_in_thread(has_lane=has_lane, request_timeout=0.1, idle_timeout=0.2, **settings) as running:
         yield running
 
@@ -309,11 +311,10 @@ def test_who_reads_no_answers_is_cut_off(impatient: RunningService, request_byte
         while True:
             connection.send(request_bytes)
 
-    with impatient.connect() as connection:
-        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # full before long
-        with pytest.raises(ConnectionError):
-            send_for_ever(connection)
-        wait_until(lambda: scrape(impatient.admin).value("bidstream_connections") == 0, "the connection to be gone")
+    # A Unix socket holds little, and tells at once that the other side is gone.
+    with Connection(str(impatient.service.data_addresses[1])) as connection, pytest.raises(ConnectionError):
+        send_for_ever(connection)
+    wait_until(lambda: scrape(impatient.admin).value("bidstream_connections") == 0, "the connection to be gone")
 
 
 def test_a_head_that_dribbles_is_timed_out_all_the_same(impatient: RunningService) -> None:
