@@ -253,22 +253,22 @@ def parse_in_steps(
     """
     body = _decoded(_decode_response, response).body
     yield
-    raw_keys = _decoded(_decode_list, body.keys, "keys: ")
+    raw_keys = _decoded(_decode_list, body.keys, "keys")
     yield
     keys: dict[int, Key] = {}
-    for some in _steps(list(enumerate(raw_keys))):
-        for index, raw_key in some:
-            key = _decoded(_decode_key, raw_key, f"keys[{index}]: ")
+    for some in _steps(range(len(raw_keys))):
+        for index in some:
+            key = _decoded(_decode_key, raw_keys[index], "keys", index)
             if len(key.secret) not in AES_KEY_LENGTHS:
                 raise KeyResponseError(f"key response: the secret of key {key.key_id} is no AES key")
             keys[key.key_id] = key
         yield
-    raw_sites = _decoded(_decode_list_or_null, body.site_data, "site_data: ") or []
+    raw_sites = _decoded(_decode_list_or_null, body.site_data, "site_data") or []
     yield
     sites: dict[int, Site] = {}
-    for few in _steps(list(enumerate(raw_sites))):
-        for index, raw_site in few:
-            site = _decoded(_decode_site, raw_site, f"site_data[{index}]: ")
+    for few in _steps(range(len(raw_sites))):
+        for index in few:
+            site = _decoded(_decode_site, raw_sites[index], "site_data", index)
             sites[site.site_id] = site
         yield
     snapshot = KeySnapshot(body, keys, sites, purpose)
@@ -281,12 +281,12 @@ def _steps(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     return (items[start : start + _ITEMS_A_STEP] for start in range(0, len(items), _ITEMS_A_STEP))
 
 
-def _decoded(decode: Callable[[Any], _Item], data: bytes | str | msgspec.Raw, where: str = "") -> _Item:
+def _decoded(decode: Callable[[Any], _Item], data: bytes | str | msgspec.Raw, *where: str | int) -> _Item:
     try:
         return decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         # msgspec names the field and what it expected there, never a value.
-        raise KeyResponseError(f"key response: {where}{error}") from None
+        raise KeyResponseError(": ".join(["key response", *map(str, where), str(error)])) from None
 
 
 def _scope(name: str | None) -> IdentityScope:
