@@ -25,6 +25,7 @@ _SPARE_FILES = 100
 _CONNECTIONS = 4
 _LOAD_S = 3.0
 _BYTE_EVERY_S = 1.0
+_SLOTS = 100  # of that time: strangers do not send all at once, and this machine is to be theirs only now and then
 # One never becomes a request, one never a body, one is nothing that the hot lane knows.
 _BEGINNINGS = {
     "in the head": b"POST /decrypt HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"a" * 3000,
@@ -58,14 +59,17 @@ class _Crowd:
         return len(self._connections)
 
     def dribble(self, stop: Event) -> None:
-        at, next_s = self._start, time.monotonic()
+        begun_s, ticks = time.monotonic(), 0
+        everybody = list(self._connections)
         while self.left and not stop.is_set():
-            if time.monotonic() >= next_s:
-                byte, at, next_s = self._beginning[at : at + 1], at + 1, next_s + _BYTE_EVERY_S
-                for connection in tuple(self._connections):
-                    self._send(connection, byte)
-            for key, _ in self._selector.select(0.05):
+            due_s = begun_s + ticks * _BYTE_EVERY_S / _SLOTS
+            for key, _ in self._selector.select(max(0.0, due_s - time.monotonic())):
                 self._receive(key.data)
+            if time.monotonic() >= due_s:
+                at = self._start + ticks // _SLOTS
+                for connection in everybody[ticks % _SLOTS :: _SLOTS]:
+                    self._send(connection, self._beginning[at : at + 1])
+                ticks += 1
         self.ended_s = time.monotonic()
 
     def close(self) -> None:
@@ -74,6 +78,8 @@ class _Crowd:
         self._selector.close()
 
     def _send(self, connection: socket.socket, byte: bytes) -> None:
+        if connection not in self._connections:
+            return
         try:
             connection.send(byte)
         except OSError:
