@@ -285,3 +285,8 @@ def test_text_of_v4_has_no_fifth_spelling(end: str) -> None:
         assert _verdict(token)[3] is FailureReason.BAD_ENCODING
     else:
         assert _verdict(token)[3] is not FailureReason.BAD_ENCODING
+
+
+@pytest.mark.parametrize("length", [1, 256, 257, 5000])
+def test_an_id_of_v2_may_have_any_length(length: int) -> None:
+    assert _verdict(_build(2, replace(DEFAULTS, raw_uid="x" * length)))[1] == "x" * length
