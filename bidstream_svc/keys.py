@@ -281,12 +281,15 @@ def _steps(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     return (items[start : start + _ITEMS_A_STEP] for start in range(0, len(items), _ITEMS_A_STEP))
 
 
-def _decoded(decode: Callable[[Any], _Item], data: bytes | str | msgspec.Raw, *where: str | int) -> _Item:
+def _decoded(
+    decode: Callable[[Any], _Item], data: bytes | str | msgspec.Raw, name: str = "", index: int | None = None
+) -> _Item:
     try:
         return decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         # msgspec names the field and what it expected there, never a value.
-        raise KeyResponseError(": ".join(["key response", *map(str, where), str(error)])) from None
+        where = f"{name}: " if index is None else f"{name}[{index}]: "
+        raise KeyResponseError(f"key response: {where if name else ''}{error}") from None
 
 
 def _scope(name: str | None) -> IdentityScope:

@@ -165,6 +165,13 @@ def test_bad_response(response: str | bytes) -> None:
         assert part not in shown
 
 
+@pytest.mark.parametrize("name", ["keys", "site_data"])
+def test_a_bad_entry_is_named_by_its_place(name: str) -> None:
+    good: dict[str, Any] = {"keys": KEY, "site_data": {"id": 1, "domain_names": []}}[name]
+    with pytest.raises(KeyResponseError, match=rf"^key response: {name}\[1\]: "):
+        parse_key_response(json.dumps({"body": {"keys": [KEY], name: [good, {}]}}))
+
+
 @given(anything)
 def test_any_json_parses_or_is_refused(body: object) -> None:
     for response in (body, {"body": body}, {"body": {"keys": body}}, {"body": {"keys": [], "site_data": body}}):
