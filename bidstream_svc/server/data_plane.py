@@ -96,18 +96,15 @@ class DataPlane(web.Server):
         connection.connection_made(transport)
         return connection
 
-    def admit(self) -> bool:
-        """Count a connection in; False, and counted as refused, when there are too many."""
+    def admit(self, transport: asyncio.Transport) -> bool:
+        """Count a connection in; False when there are too many: then it is counted as refused, and ended here."""
         if self._metrics.over_workers(CONNECTIONS) >= self.limits.max_connections:
             self._metrics.add(CONNECTIONS_REFUSED[RefusalReason.MAX_CONNECTIONS])
+            self._refusals.refuse(transport)
             return False
         self._metrics.add(CONNECTIONS)
         self.open_connections += 1
         return True
-
-    def refuse(self, transport: asyncio.Transport) -> None:
-        """End a connection that was not admitted."""
-        self._refusals.refuse(transport)
 
     def release(self) -> None:
         """Count a connection out."""
@@ -252,15 +249,15 @@ class _Connection(web.RequestHandler):
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.is_admitted = self.is_admitted or self._plane.admit()
+        # uvloop's transport is one, but not by inheritance.
+        transport = cast("asyncio.Transport", transport)
+        self.is_admitted = self.is_admitted or self._plane.admit(transport)
         if self.is_admitted:
             super().connection_made(transport)
             # Whatever the client's side does not take pauses, so that none of it is waited for without a limit. Not in
             # TLS: with a limit of 0, uvloop never resumes.
             if transport.get_extra_info("sslcontext") is None:
-                cast("asyncio.Transport", transport).set_write_buffer_limits(high=0)
-        else:
-            self._plane.refuse(cast("asyncio.Transport", transport))
+                transport.set_write_buffer_limits(high=0)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self.is_admitted:

@@ -98,11 +98,9 @@ class LaneConnection(asyncio.Protocol):
         """Serve, unless there are too many."""
         # uvloop's transport is one, but not by inheritance.
         transport = cast("asyncio.Transport", transport)
-        if self._shared.plane.admit():
+        if self._shared.plane.admit(transport):
             self._transport = transport
             self._shared.connections.add(self)
-        else:
-            self._shared.plane.refuse(transport)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Forget the client."""

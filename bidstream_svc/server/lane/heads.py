@@ -110,7 +110,10 @@ class HeadMemo:
         What is returned may be the head without some lines that do not matter: look at its route and its body's
         length, not at its own.
         """
-        return self._heads.get(raw) or self._find_rest(raw) or self._assemble(raw) or self._read(raw)
+        known = self._heads.get(raw)
+        if known is not None or len(raw) > MAX_HEAD_BYTES:
+            return known
+        return self._find_rest(raw) or self._assemble(raw) or self._read(raw)
 
     def forget(self) -> None:
         """Forget all, because the bearer token changed."""
@@ -131,14 +134,12 @@ class HeadMemo:
                     return None
                 rest = rest[:start] + rest[end:]
         # Behind the request line and the last header stand two line ends.
-        if rest is raw or len(raw) > MAX_HEAD_BYTES or raw.count(_LINE_END) > _MAX_HEADERS + 2:
+        if rest is raw or raw.count(_LINE_END) > _MAX_HEADERS + 2:
             return None
         return self._heads.get(rest) or self._assemble(rest)
 
     def _assemble(self, raw: bytes) -> Head | None:
         """A head out of lines that are known, or harmless; None if that does not do."""
-        if len(raw) > MAX_HEAD_BYTES:
-            return None
         lines = raw.split(_LINE_END)
         route = _REQUEST_LINES.get(lines[0])
         # Behind the last header stands the empty line, and nothing behind that.
@@ -168,7 +169,7 @@ class HeadMemo:
 
     def _read(self, raw: bytes) -> Head | None:
         """A head as httptools reads it."""
-        if len(raw) > MAX_HEAD_BYTES or not raw.startswith(_START):
+        if not raw.startswith(_START):
             return None
         found = _Fields()
         parser = httptools.HttpRequestParser(found)
