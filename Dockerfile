@@ -1,14 +1,18 @@
-# The program, its locked packages and a Python; nothing that builds or installs.
+# The program with its hot path compiled, its locked packages and a Python; nothing that builds or installs.
 #
-# The base is pinned by its digest, which has to be given, so that whoever builds decides when it changes. Without it
-# the build stops at the first FROM. Digests are not secret: keep the one in use beside your build's configuration.
+# The bases are pinned by their digests, which have to be given, so that whoever builds decides when they change. Without
+# them the build stops at the first FROM. Digests are not secret: keep those in use beside your build's configuration.
+# Both bases are of one Python; the first has a C compiler, too.
 #
-#   digest=$(docker buildx imagetools inspect python:3.11-slim-bookworm --format '{{.Manifest.Digest}}')
-#   docker build --build-arg PYTHON_DIGEST="$digest" --build-arg REVISION="$(git rev-parse HEAD)" --tag bidstream-svc:0.1.0 .
+#   digest() { docker buildx imagetools inspect "$1" --format '{{.Manifest.Digest}}'; }
+#   docker build --build-arg BUILD_DIGEST="$(digest python:3.11-bookworm)" \
+#     --build-arg PYTHON_DIGEST="$(digest python:3.11-slim-bookworm)" \
+#     --build-arg REVISION="$(git rev-parse HEAD)" --tag bidstream-svc:0.1.0 .
 #   docker run --read-only --cap-drop ALL --env-file bidstream.env bidstream-svc:0.1.0
+ARG BUILD_DIGEST
 ARG PYTHON_DIGEST
 
-FROM python:3.11-slim-bookworm@${PYTHON_DIGEST} AS build
+FROM python:3.11-bookworm@${BUILD_DIGEST} AS build
 WORKDIR /src
 COPY requirements/build.txt requirements/image.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -17,7 +21,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && python -m venv --without-pip /opt/bidstream-svc \
     && /build/bin/pip --python /opt/bidstream-svc install --require-hashes -r requirements/image.txt
 COPY . .
-RUN /build/bin/python -m hatchling build --target wheel --directory /wheels \
+RUN COMPILE_HOT_PATH=1 /build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
     && /build/bin/pip --python /opt/bidstream-svc install --no-index --no-deps /wheels/*.whl
 
 FROM python:3.11-slim-bookworm@${PYTHON_DIGEST}

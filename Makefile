@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 HELM_VERSION := v3.22.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage lint format bench deploy-check faults soak fuzz lock clean
+.PHONY: help run test test-compiled coverage lint format bench deploy-check faults soak fuzz lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -16,6 +16,11 @@ run: $(VENV)/run.installed  ## serve on an embedded operator and print a ready-t
 
 test: $(VENV)/dev.installed  ## run every test, but for those that make deploy-check runs
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# What the image runs: the same source with its hot path compiled, installed beside the checkout and imported from there.
+COMPILED_ENV = PYTHONSAFEPATH=1 PYTHONPATH="$(abspath $(VENV))/compiled:$(CURDIR)" COMPILE_HOT_PATH=1
+test-compiled: $(VENV)/compiled.installed  ## run every test on the package with its hot path compiled; needs a C compiler
+	$(COMPILED_ENV) $(BIN)/python -m pytest --override-ini pythonpath= --numprocesses auto --dist loadfile
 
 CORE := bidstream_svc/errors.py,bidstream_svc/status.py,bidstream_svc/crypto.py,bidstream_svc/identity.py,bidstream_svc/domains.py,bidstream_svc/token/*,bidstream_svc/keys.py,bidstream_svc/decrypt.py,bidstream_svc/sharing.py
 coverage: $(VENV)/dev.installed  ## every branch of the core is tested, and nine in ten of the rest
@@ -32,8 +37,8 @@ format: $(VENV)/dev.installed  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.installed  ## measure; see benchmarks/README.md
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/compiled.installed  ## measure; see benchmarks/README.md
+	$(COMPILED_ENV) $(BIN)/python -m benchmarks
 
 faults: $(VENV)/dev.installed  ## everything that can go wrong, at length; writes docs/reliability.md
 	$(BIN)/python -m tests.faults --write docs/reliability.md
@@ -67,7 +72,7 @@ lock: $(VENV)/dev.installed  ## renew requirements/*.txt from pyproject.toml
 	$(UV_COMPILE) --constraint requirements/run.txt --group build --output-file requirements/build.txt
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
@@ -80,6 +85,12 @@ $(VENV)/run.installed: requirements/run.txt pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/dev.installed: requirements/dev.txt $(VENV)/run.installed
 	$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# `build` holds what setuptools made before, deleted modules included.
+$(VENV)/compiled.installed: setup.py $(shell find bidstream_svc -name '*.py') $(VENV)/dev.installed
+	rm -rf build $(VENV)/compiled
+	COMPILE_HOT_PATH=1 $(PIP_INSTALL) --no-deps --no-build-isolation --target $(VENV)/compiled .
 	@touch $@
 
 $(VENV)/fuzz.installed: requirements/fuzz.txt $(VENV)/dev.installed

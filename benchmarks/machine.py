@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from bidstream_svc._version import is_compiled
+
 __all__ = ["LOAD_CPU", "SERVER_CPU", "describe", "on_cpu", "raise_file_limit"]
 
 _CPUS = sorted(os.sched_getaffinity(0))
@@ -53,6 +55,7 @@ def describe() -> dict[str, str]:
         "load before": f"{os.getloadavg()[0]:.2f} processes in the last minute; more than 0.2 is somebody else's work",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_version()} ({platform.python_compiler()}; {_python_build()})",
+        "bidstream_svc": f"hot path compiled by Cython {version('cython')}" if is_compiled() else "interpreted",
         "nginx": _nginx_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
     }

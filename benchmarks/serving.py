@@ -13,6 +13,7 @@ from benchmarks.material import TRACE_HEADER, KeySet, decrypt_requests, make_sam
 from benchmarks.rounds import interleave, median_ratio
 from benchmarks.shots import Aim, Effort, Shot, rates, shoot, summarise
 from benchmarks.targets import fastapi_client, find_nginx, key_server, nginx, service
+from bidstream_svc._version import is_compiled
 
 __all__ = ["measure_serving"]
 
@@ -26,6 +27,8 @@ _CURVE_TARGETS = ("nginx", "service, TCP", "service, Unix socket", "aiohttp appl
 _RATIOS = (
     ("service, TCP", "nginx"),
     ("service, Unix socket", "nginx, Unix socket"),
+    ("service, TCP, interpreted", "nginx"),
+    ("service, Unix socket, interpreted", "nginx, Unix socket"),
     ("service, traceparent", "nginx"),
     ("service, TCP", "aiohttp application"),
     ("service, TCP", "FastAPI + uid2-client"),
@@ -45,7 +48,7 @@ def measure_serving(effort: Effort) -> dict[str, Any]:
             "ratios": {
                 f"{above} / {below}": median_ratio(rates(throughput[above]), rates(throughput[below]))
                 for above, below in _RATIOS
-                if below in throughput
+                if {above, below} <= throughput.keys()
             },
             "one_connection": {name: summarise(shots) for name, shots in alone.items()},
             "one_connection_p50_ratio": _p50_ratio(alone),
@@ -71,11 +74,14 @@ def _targets(directory: Path, effort: Effort) -> Iterator[dict[str, Aim]]:
             aims["nginx"] = Aim(yardstick, yardstick.tcp, static)
         url = stack.enter_context(key_server(directory, {_API_KEY: _KEY_SET}))
         ours = stack.enter_context(service(directory, url, _API_KEY))
-        aims["service, TCP"] = Aim(ours, ours.tcp, requests)
+        servers = {"": ours}
+        if is_compiled():
+            servers[", interpreted"] = stack.enter_context(service(directory, url, _API_KEY, interpreted=True))
+        aims |= {f"service, TCP{kind}": Aim(server, server.tcp, requests) for kind, server in servers.items()}
         aims["service, traceparent"] = Aim(ours, ours.tcp, traced, vary_trace=True)
         if yardstick is not None:
             aims["nginx, Unix socket"] = Aim(yardstick, yardstick.unix, static)
-        aims["service, Unix socket"] = Aim(ours, ours.unix, requests)
+        aims |= {f"service, Unix socket{kind}": Aim(server, server.unix, requests) for kind, server in servers.items()}
         plain = stack.enter_context(service(directory, url, _API_KEY, with_lane=False))
         aims["aiohttp application"] = Aim(plain, plain.tcp, requests)
         user = stack.enter_context(fastapi_client(directory, url, _API_KEY))
@@ -87,7 +93,7 @@ def _at_one_connection(aims: dict[str, Aim], effort: Effort) -> dict[str, list[S
     shots = {
         name: partial(shoot, replace(aim, connections=1), effort.seconds)
         for name, aim in aims.items()
-        if name != "service, traceparent"
+        if name != "service, traceparent" and not name.endswith("interpreted")
     }
     return interleave(shots, effort.rounds)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import bidstream_svc
 from benchmarks.keyserver import CLIENT_SECRET_BASE64
 from benchmarks.machine import LOAD_CPU
 from benchmarks.material import KeySet
@@ -21,6 +22,9 @@ from benchmarks.targets.process import Server, free_port, running, tcp_answers
 __all__ = ["fastapi_client", "find_nginx", "key_server", "nginx", "service"]
 
 _ROOT = Path(__file__).parents[2]
+# The package that this process runs, be it compiled or the checkout's own, and nothing out of the working directory.
+_SAME_PACKAGE = {"PYTHONSAFEPATH": "1", "PYTHONPATH": f"{Path(bidstream_svc.__file__).parents[1]}:{_ROOT}"}
+_INTERPRETED = {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(_ROOT)}
 _WITH_LANE = [sys.executable, "-m", "bidstream_svc", "serve"]
 _WITHOUT_LANE = [sys.executable, "-m", "benchmarks.targets.without_lane"]
 
@@ -74,16 +78,21 @@ def key_server(directory: Path, key_sets: Mapping[str, KeySet]) -> Iterator[str]
     port = free_port()
     # An operator is elsewhere: on this machine it must take no turn from those who measure.
     command = ["nice", "-n", "19", sys.executable, "-m", "benchmarks.keyserver", str(port), str(directory)]
-    environment = {"PYTHONPATH": str(_ROOT)}
-    with running(command, environment, directory / "keyserver.log", lambda: tcp_answers(port), LOAD_CPU):
+    with running(command, _SAME_PACKAGE, directory / "keyserver.log", lambda: tcp_answers(port), LOAD_CPU):
         yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager
 def service(
-    directory: Path, operator_url: str, api_key: str, *, with_lane: bool = True, refresh_interval_s: float = 3600
+    directory: Path,
+    operator_url: str,
+    api_key: str,
+    *,
+    with_lane: bool = True,
+    interpreted: bool = False,
+    refresh_interval_s: float = 3600,
 ) -> Iterator[Server]:
-    """Our service, one process, on TCP and on a Unix socket."""
+    """Our service, one process, on TCP and on a Unix socket; `interpreted`: from the checkout in any case."""
     port, admin_port = free_port(), free_port()
     name = f"{api_key}-{port}"
     socket_path = directory / f"{name}.sock"
@@ -94,8 +103,7 @@ def service(
         "BIDSTREAM_LISTEN": f"127.0.0.1:{port},unix:{socket_path}",
         "BIDSTREAM_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
         "BIDSTREAM_REFRESH_INTERVAL": str(refresh_interval_s),
-        "PYTHONPATH": str(_ROOT),
-    }
+    } | (_INTERPRETED if interpreted else _SAME_PACKAGE)
     command = _WITH_LANE if with_lane else _WITHOUT_LANE
     ready_url = f"http://127.0.0.1:{admin_port}/readyz"
     with running(command, environment, directory / f"{name}.log", lambda: _answers_200(ready_url)) as pid:
@@ -110,7 +118,7 @@ def fastapi_client(directory: Path, operator_url: str, api_key: str) -> Iterator
         "UID2_BASE_URL": operator_url,
         "UID2_API_KEY": api_key,
         "UID2_SECRET_KEY": CLIENT_SECRET_BASE64,
-        "PYTHONPATH": str(_ROOT),
+        **_SAME_PACKAGE,
     }
     command = [
         *(sys.executable, "-m", "uvicorn", "benchmarks.targets.fastapi_app:app", "--port", str(port)),

@@ -13,7 +13,7 @@ from typing import Any, Self
 import uvloop
 from aiohttp import web
 
-from bidstream_svc._version import __version__
+from bidstream_svc._version import __version__, is_compiled
 from bidstream_svc.addresses import BoundAddress
 from bidstream_svc.config import Settings
 from bidstream_svc.domains import load_public_suffixes
@@ -95,6 +95,7 @@ class Service:
         _log.info(
             "listening",
             version=__version__,
+            compiled=is_compiled(),
             data=[str(address) for address in self.data_addresses],
             admin=[str(address) for address in self.admin_addresses],
         )
