@@ -11,13 +11,14 @@ from setuptools import Extension, setup
 HOT_PATH = (
     "bidstream_svc/crypto.py",
     "bidstream_svc/decrypt.py",
+    "bidstream_svc/domains.py",
     "bidstream_svc/metrics/cells.py",
     "bidstream_svc/server/answers.py",
     "bidstream_svc/server/handler.py",
     "bidstream_svc/server/lane/connection.py",
     "bidstream_svc/server/lane/heads.py",
     "bidstream_svc/server/lane/turn.py",
-    "bidstream_svc/server/lane/wire.py",
+    "bidstream_svc/server/wire.py",
     "bidstream_svc/token/v2.py",
 )
 

@@ -1,23 +1,16 @@
 """Connections above the cap: a client that asks something is told so in HTTP, and the connection ends."""
 
 import asyncio
-from email.utils import formatdate
 
 from bidstream_svc.metrics import MetricCells, Route
 from bidstream_svc.server.answers import OVERLOADED
-from bidstream_svc.server.media_type import JSON
+from bidstream_svc.server.wire import closing_answer
 
 __all__ = ["Refusals"]
 
 # What it costs to be polite is bounded, too: no more at a time are waited for, and none for longer.
 MAX_AT_A_TIME = 128
 PATIENCE_S = 1.0
-
-_CODE, _BODY = OVERLOADED
-_HEAD = (
-    f"HTTP/1.1 {_CODE} Service Unavailable\r\nServer: bidstream-svc\r\nConnection: close\r\n"
-    f"Content-Type: {JSON}\r\nContent-Length: {len(_BODY)}\r\nDate: "
-)
 
 
 class Refusals:
@@ -63,8 +56,8 @@ class _Refusal(asyncio.Protocol):
         self._has_answered = True
         self._timer.cancel()
         self._start_timer()
-        self._metrics.count_request(Route.OTHER, _CODE)
-        self._transport.write(f"{_HEAD}{formatdate(usegmt=True)}\r\n\r\n".encode() + _BODY)
+        self._metrics.count_request(Route.OTHER, OVERLOADED[0])
+        self._transport.write(closing_answer(OVERLOADED))
         # Closed at once, the rest of the request would be met with a reset, and that can overtake the answer.
         if self._transport.can_write_eof():
             self._transport.write_eof()

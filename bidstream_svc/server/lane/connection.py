@@ -20,7 +20,7 @@ from bidstream_svc.server.handler import DecryptHandler
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.lane.heads import HEAD_END, MAX_HEAD_BYTES, NO_HEAD, Head, HeadMemo, may_become_plain
 from bidstream_svc.server.lane.turn import Turn
-from bidstream_svc.server.lane.wire import AnswerWriter
+from bidstream_svc.server.wire import AnswerWriter
 
 __all__ = ["LaneConnection", "Shared"]
 

@@ -9,7 +9,7 @@ from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.lane.connection import LaneConnection, Shared
 from bidstream_svc.server.lane.heads import HeadMemo
 from bidstream_svc.server.lane.turn import Turn
-from bidstream_svc.server.lane.wire import AnswerWriter
+from bidstream_svc.server.wire import AnswerWriter
 
 __all__ = ["Lane"]
 

@@ -13,7 +13,7 @@ from bidstream_svc.metrics import MetricCells, Route
 from bidstream_svc.metrics.cells import HTTP_REQUESTS, REQUEST_DURATION_NS
 from bidstream_svc.server.answers import INTERNAL_ERROR, Answer
 from bidstream_svc.server.handler import DecryptHandler
-from bidstream_svc.server.lane.wire import AnswerWriter
+from bidstream_svc.server.wire import AnswerWriter
 
 __all__ = ["Answerable", "Turn"]
 

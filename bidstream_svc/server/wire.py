@@ -1,12 +1,12 @@
 """Answers as bytes: status line and headers made in advance, the date once a second."""
 
-import time
 from email.utils import formatdate
 from http import HTTPStatus
 
 from bidstream_svc.server.answers import Answer
+from bidstream_svc.server.media_type import JSON
 
-__all__ = ["AnswerWriter"]
+__all__ = ["AnswerWriter", "closing_answer"]
 
 _STATUSES = (
     HTTPStatus.OK,
@@ -15,7 +15,12 @@ _STATUSES = (
     HTTPStatus.INTERNAL_SERVER_ERROR,
 )
 _OK = int(HTTPStatus.OK)  # a plain number: comparing with the enum costs ten times as much
-_CLOSE = "Connection: close\r\n"
+
+
+def closing_answer(answer: Answer) -> bytes:
+    """The bytes of an answer with which its connection ends."""
+    code, body = answer
+    return _head(_start(HTTPStatus(code), closes=True), len(body)) + body
 
 
 class AnswerWriter:
@@ -32,15 +37,8 @@ class AnswerWriter:
 
     def renew(self) -> None:
         """Take over the time of day, and `closes`; to be called every second."""
-        date = formatdate(time.time(), usegmt=True)
-        closing = set(_STATUSES) if self.closes else {HTTPStatus.REQUEST_TIMEOUT}
         self._starts = {
-            status: (
-                f"HTTP/1.1 {status.value} {status.phrase}\r\nServer: bidstream-svc\r\nDate: {date}\r\n"
-                f"{_CLOSE if status in closing else ''}"
-                "Content-Type: application/json\r\nContent-Length: "
-            ).encode()
-            for status in _STATUSES
+            status: _start(status, closes=self.closes or status is HTTPStatus.REQUEST_TIMEOUT) for status in _STATUSES
         }
         self._heads_of_ok = _Heads(self._starts[HTTPStatus.OK])
 
@@ -62,6 +60,19 @@ class _Heads(dict[int, bytes]):
     def __missing__(self, body_length: int) -> bytes:
         head = self[body_length] = _head(self._start, body_length)
         return head
+
+
+def _start(status: HTTPStatus, *, closes: bool) -> bytes:
+    """The head of an answer of this moment, up to the length of its body."""
+    lines = (
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        "Server: bidstream-svc",
+        f"Date: {formatdate(usegmt=True)}",
+        *(["Connection: close"] if closes else []),
+        f"Content-Type: {JSON}",
+        "Content-Length: ",
+    )
+    return "\r\n".join(lines).encode()
 
 
 def _head(start: bytes, body_length: int) -> bytes:
