@@ -84,10 +84,9 @@ class DataServer:
             for listener in self._listeners:
                 hosts = HostCheck(listener.address, settings.allowed_hosts)
                 make_protocol = partial((self._lane or self._plane).connect, hosts)
-                if isinstance(listener.address, UnixAddress):
-                    server = await loop.create_unix_server(make_protocol, sock=listener.socket)
-                else:
-                    server = await loop.create_server(make_protocol, sock=listener.socket, ssl=tls)
+                # Not create_unix_server, which from Python 3.13 on removes the file even of a socket that others use.
+                of_listener = None if isinstance(listener.address, UnixAddress) else tls
+                server = await loop.create_server(make_protocol, sock=listener.socket, ssl=of_listener)
                 stack.callback(server.close)
                 self._servers.append(server)
             self._closing = stack.pop_all()

@@ -85,7 +85,7 @@ _PLAIN = {
     "not JSON": Case([make(b"{"), GOOD], "400 200 wait"),
     "not UTF-8": Case([make(b'{"token": "\xff"}'), GOOD], "400 200 wait"),
     "not the shape": Case([make({"token": 1}), make(b"[]"), make({"token": TOKEN, "domain": 5})], "400 400 400 wait"),
-    "nested too deep": Case([make(b'{"token":"a","x":' + b"[" * 5000 + b"]" * 5000 + b"}"), GOOD], "400 200 wait"),
+    "nested deep, not closed": Case([make(b'{"token":"a","x":' + b"[" * 5000 + b"}"), GOOD], "400 200 wait"),
     "every status of a token": Case(
         [
             make({"token": token, "domain": domain})
