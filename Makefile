@@ -88,7 +88,7 @@ $(VENV)/dev.installed: requirements/dev.txt $(VENV)/run.installed
 	@touch $@
 
 # `build` holds what setuptools made before, deleted modules included.
-$(VENV)/compiled.installed: setup.py $(shell find bidstream_svc -name '*.py') $(VENV)/dev.installed
+$(VENV)/compiled.installed: setup.py $(shell find bidstream_svc -name '*.py*' -not -name '*.pyc') $(VENV)/dev.installed
 	rm -rf build $(VENV)/compiled
 	COMPILE_HOT_PATH=1 $(PIP_INSTALL) --no-deps --no-build-isolation --target $(VENV)/compiled .
 	@touch $@

@@ -8,6 +8,8 @@ import os
 
 from setuptools import Extension, setup
 
+NATIVE = "bidstream_svc/token/native.pyx"  # has twins in Python: token/text.py and token/v3.py
+FLAGS = ["-O2", "-g0"]
 HOT_PATH = (
     "bidstream_svc/crypto.py",
     "bidstream_svc/decrypt.py",
@@ -19,6 +21,7 @@ HOT_PATH = (
     "bidstream_svc/server/lane/heads.py",
     "bidstream_svc/server/lane/turn.py",
     "bidstream_svc/server/wire.py",
+    "bidstream_svc/token/text.py",
     "bidstream_svc/token/v2.py",
 )
 
@@ -28,8 +31,8 @@ def compiled() -> list[Extension]:
     from Cython.Build import cythonize  # noqa: PLC0415 - needed only to compile
 
     extensions = [
-        Extension(path.removesuffix(".py").replace("/", "."), [path], extra_compile_args=["-O2", "-g0"])
-        for path in HOT_PATH
+        Extension(path.rpartition(".")[0].replace("/", "."), [path], libraries=libraries, extra_compile_args=FLAGS)
+        for path, libraries in [(NATIVE, ["crypto"]), *((path, []) for path in HOT_PATH)]
     ]
     directives = {"language_level": "3", "annotation_typing": False}
     return cythonize(extensions, build_dir="build/cython", compiler_directives=directives)

@@ -10,17 +10,14 @@ out. The plain way to say the same is tests/core/reference.py, and a property sa
 
 from collections.abc import Callable
 from math import inf
-from struct import error as StructError  # noqa: N812 - an exception, misnamed in the library
 from typing import TypeAlias
-
-import pybase64
-from cryptography.exceptions import InvalidTag
 
 from bidstream_svc.crypto import make_cbc_decrypt
 from bidstream_svc.domains import normalise_domain, registrable_domain
 from bidstream_svc.keys import KeySnapshot
 from bidstream_svc.status import DecryptionStatus, FailureReason
-from bidstream_svc.token import CLIENT_SIDE_GENERATED, text, v2, v3, v4
+from bidstream_svc.token import CLIENT_SIDE_GENERATED, decode_text, open_token, v2, v3, v4
+from bidstream_svc.token.text import is_padded_standard
 
 __all__ = ["BoundDecrypt", "Verdict", "bind_decrypt", "decrypt", "decrypt_without_keys"]
 
@@ -33,30 +30,20 @@ BoundDecrypt: TypeAlias = Callable[[object, object, int], Verdict]
 _DecryptBytes: TypeAlias = Callable[[bytes, object, int], Verdict]
 
 
-def _failure(reason: FailureReason) -> Verdict:
-    return reason.status, None, None, reason
-
-
 _SUCCESS = DecryptionStatus.SUCCESS
-_NO_KEYS = _failure(FailureReason.NO_KEYS)
-_KEYS_EXPIRED = _failure(FailureReason.KEYS_EXPIRED)
-_NOT_A_TOKEN = _failure(FailureReason.NOT_A_TOKEN)
-_BAD_ENCODING = _failure(FailureReason.BAD_ENCODING)
-_VERSION_UNKNOWN = _failure(FailureReason.VERSION_UNKNOWN)
-_IDENTITY_SCOPE = _failure(FailureReason.IDENTITY_SCOPE)
-_MASTER_KEY_UNKNOWN = _failure(FailureReason.MASTER_KEY_UNKNOWN)
-_MASTER_LAYER = _failure(FailureReason.MASTER_LAYER)
-_EXPIRED = _failure(FailureReason.EXPIRED)
-_SITE_KEY_UNKNOWN = _failure(FailureReason.SITE_KEY_UNKNOWN)
-_SITE_LAYER = _failure(FailureReason.SITE_LAYER)
-_DOMAIN_MISSING = _failure(FailureReason.DOMAIN_MISSING)
-_SITE_UNKNOWN = _failure(FailureReason.SITE_UNKNOWN)
-_DOMAIN_NOT_LISTED = _failure(FailureReason.DOMAIN_NOT_LISTED)
-_LIFETIME_TOO_LONG = _failure(FailureReason.LIFETIME_TOO_LONG)
-_GENERATED_IN_FUTURE = _failure(FailureReason.GENERATED_IN_FUTURE)
+_FAILURES: dict[FailureReason, Verdict] = {reason: (reason.status, None, None, reason) for reason in FailureReason}
+_NO_KEYS = _FAILURES[FailureReason.NO_KEYS]
+_KEYS_EXPIRED = _FAILURES[FailureReason.KEYS_EXPIRED]
+_NOT_A_TOKEN = _FAILURES[FailureReason.NOT_A_TOKEN]
+_BAD_ENCODING = _FAILURES[FailureReason.BAD_ENCODING]
+_VERSION_UNKNOWN = _FAILURES[FailureReason.VERSION_UNKNOWN]
+_DOMAIN_MISSING = _FAILURES[FailureReason.DOMAIN_MISSING]
+_SITE_UNKNOWN = _FAILURES[FailureReason.SITE_UNKNOWN]
+_DOMAIN_NOT_LISTED = _FAILURES[FailureReason.DOMAIN_NOT_LISTED]
+_LIFETIME_TOO_LONG = _FAILURES[FailureReason.LIFETIME_TOO_LONG]
+_GENERATED_IN_FUTURE = _FAILURES[FailureReason.GENERATED_IN_FUTURE]
 
 _MIN_TOKEN_CHARACTERS = 4
-_PREFIX_BITS = 0xFF & ~v3.IDENTITY_TYPE_BITS
 
 
 def decrypt(token: object, domain: object, keys: KeySnapshot | None, now_ms: int) -> Verdict:
@@ -88,34 +75,24 @@ def bind_decrypt(keys: KeySnapshot) -> BoundDecrypt:
     last_expiry_ms = keys.last_expiry_ms
     decrypt_gcm, decrypt_v2 = _bind_gcm(keys), _bind_v2(keys)
     v2_prefix, v3_version, v4_version = v2.PREFIX, v3.VERSION, v4.VERSION
-    from_base64, url_alphabet = pybase64.b64decode, text.URL_ALPHABET
-    paddings, final_characters = text.PADDINGS, text.FINAL_CHARACTERS
 
     def decrypt_text(token: object, domain: object, now_ms: int) -> Verdict:
         if last_expiry_ms <= now_ms:  # 2
             return _KEYS_EXPIRED
         if not isinstance(token, str) or len(token) < _MIN_TOKEN_CHARACTERS:  # 3
             return _NOT_A_TOKEN
-        padding = paddings[len(token) % 4]
-        is_url_safe = "-" in token or "_" in token
-        if is_url_safe and ("+" in token or "/" in token):
-            return _BAD_ENCODING
         try:
-            # Given an alphabet, even the standard one, the decoder first copies the text.
-            raw = from_base64(token + padding, url_alphabet if is_url_safe else None, True)
+            raw = decode_text(token)
         except ValueError:
-            return _BAD_ENCODING
-        rest = len(raw) % 3
-        if rest and token[-1 if padding else rest - 4] not in final_characters[rest]:
             return _BAD_ENCODING
         version = raw[1] if len(raw) > 1 else None  # 4
         if version == v4_version and raw[0] != v2_prefix:
             return decrypt_gcm(raw, domain, now_ms)
         # Only v4 may be spelt in base64url, or without padding.
         if raw[0] == v2_prefix:
-            return _BAD_ENCODING if is_url_safe or padding else decrypt_v2(raw, domain, now_ms)
+            return decrypt_v2(raw, domain, now_ms) if is_padded_standard(token) else _BAD_ENCODING
         if version == v3_version:
-            return _BAD_ENCODING if is_url_safe or padding else decrypt_gcm(raw, domain, now_ms)
+            return decrypt_gcm(raw, domain, now_ms) if is_padded_standard(token) else _BAD_ENCODING
         return _VERSION_UNKNOWN
 
     return decrypt_text
@@ -123,40 +100,14 @@ def bind_decrypt(keys: KeySnapshot) -> BoundDecrypt:
 
 def _bind_gcm(keys: KeySnapshot) -> _DecryptBytes:
     prefix_of_scope = v3.prefix_of_scope(keys.scope)
-    master_ciphers, site_ciphers = keys.master_gcm_decrypt, keys.site_gcm_decrypt
-    unpack_token, unpack_master_layer = v3.TOKEN.unpack_from, v3.MASTER_LAYER_TO_READ.unpack_from
-    unpack_site_layer, to_base64 = v3.SITE_LAYER_TO_READ.unpack_from, pybase64.b64encode_as_string
-    token_iv, token_ciphertext = v3.TOKEN_IV, v3.TOKEN_CIPHERTEXT
-    site_ciphertext, raw_uid = v3.SITE_CIPHERTEXT, v3.RAW_UID
-    min_site_layer_length = v3.MIN_SITE_LAYER_LENGTH
+    master_ciphers, site_ciphers = keys.master_gcm_ciphers, keys.site_gcm_ciphers
     bits_to_check, max_lifetime_ms, clock_skew_ms = _rules_of_use(keys)
 
     def decrypt_gcm(raw: bytes, domain: object, now_ms: int) -> Verdict:
-        if raw[0] & _PREFIX_BITS != prefix_of_scope:  # 5
-            return _IDENTITY_SCOPE
-        try:
-            _, _, master_key_id = unpack_token(raw)
-            decrypt_master_layer = master_ciphers[master_key_id]
-        except KeyError:  # 6
-            return _MASTER_KEY_UNKNOWN
-        except StructError:
-            return _MASTER_LAYER
-        try:
-            master_layer = decrypt_master_layer(raw[token_iv], raw[token_ciphertext], None)
-            expires_ms, generated_ms, site_key_id, site_iv = unpack_master_layer(master_layer)
-        except (InvalidTag, ValueError, StructError):  # 7
-            return _MASTER_LAYER
-        if expires_ms < now_ms:  # 8
-            return _EXPIRED
-        try:
-            site_layer = site_ciphers[site_key_id](site_iv, master_layer[site_ciphertext], None)
-        except KeyError:  # 9
-            return _SITE_KEY_UNKNOWN
-        except (InvalidTag, ValueError):  # 10
-            return _SITE_LAYER
-        if len(site_layer) < min_site_layer_length:
-            return _SITE_LAYER
-        site_id, privacy_bits, established_ms = unpack_site_layer(site_layer)
+        opened = open_token(raw, prefix_of_scope, master_ciphers, site_ciphers, now_ms)
+        if not isinstance(opened, tuple):  # 5 to 10
+            return _FAILURES[opened]
+        expires_ms, generated_ms, site_id, privacy_bits, established_ms, raw_uid = opened
         if privacy_bits & bits_to_check:  # 11
             failure = _check_domain(domain, site_id, keys)
             if failure is not None:
@@ -165,39 +116,20 @@ def _bind_gcm(keys: KeySnapshot) -> _DecryptBytes:
             return _LIFETIME_TOO_LONG
         if generated_ms - now_ms > clock_skew_ms:
             return _GENERATED_IN_FUTURE
-        return _SUCCESS, to_base64(site_layer[raw_uid]), established_ms, None  # 13
+        return _SUCCESS, raw_uid, established_ms, None  # 13
 
     return decrypt_gcm
 
 
 def _bind_v2(keys: KeySnapshot) -> _DecryptBytes:
-    ciphers, parse_site_layer = _CbcCiphers(keys), v2.parse_site_layer
-    unpack_token, unpack_master_layer = v2.TOKEN.unpack_from, v2.MASTER_LAYER.unpack_from
-    token_iv_and_ciphertext, site_iv_and_ciphertext = v2.TOKEN_IV_AND_CIPHERTEXT, v2.SITE_IV_AND_CIPHERTEXT
+    ciphers = _CbcCiphers(keys)
     bits_to_check, max_lifetime_ms, _ = _rules_of_use(keys)
 
     def decrypt_v2(raw: bytes, domain: object, now_ms: int) -> Verdict:
-        try:
-            _, master_key_id = unpack_token(raw)
-            decrypt_master_layer = ciphers[master_key_id]
-        except KeyError:  # 6
-            return _MASTER_KEY_UNKNOWN
-        except StructError:
-            return _MASTER_LAYER
-        try:
-            master_layer = decrypt_master_layer(raw[token_iv_and_ciphertext])
-            expires_ms, site_key_id = unpack_master_layer(master_layer)
-        except (ValueError, StructError):  # 7
-            return _MASTER_LAYER
-        if expires_ms < now_ms:  # 8
-            return _EXPIRED
-        try:
-            site_layer = ciphers[site_key_id](master_layer[site_iv_and_ciphertext])
-            site_id, raw_uid, privacy_bits, established_ms = parse_site_layer(site_layer)
-        except KeyError:  # 9
-            return _SITE_KEY_UNKNOWN
-        except ValueError:  # 10, UnicodeDecodeError among them
-            return _SITE_LAYER
+        opened = v2.open_token(raw, ciphers, now_ms)
+        if not isinstance(opened, tuple):  # 6 to 10
+            return _FAILURES[opened]
+        expires_ms, site_id, privacy_bits, established_ms, raw_uid = opened
         if privacy_bits & bits_to_check:  # 11
             failure = _check_domain(domain, site_id, keys)
             if failure is not None:

@@ -9,19 +9,19 @@ ciphers are made when first used, and those of AES-GCM kept through later snapsh
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bidstream_svc.crypto import AES_KEY_LENGTHS
 from bidstream_svc.domains import normalise_domain
 from bidstream_svc.errors import KeyResponseError
 from bidstream_svc.identity import IdentityScope
+from bidstream_svc.token import make_gcm_cipher
+from bidstream_svc.token.v3 import GcmCipher
 
 __all__ = [
     "DEFAULT_CLOCK_SKEW_S",
-    "GcmDecrypt",
     "Key",
     "KeyPurpose",
     "KeySnapshot",
@@ -42,13 +42,6 @@ class KeyPurpose(Enum):
 
     BIDSTREAM = "bidstream"
     SHARING = "sharing"
-
-
-class GcmDecrypt(Protocol):
-    """`AESGCM(secret).decrypt`: (iv, ciphertext and tag, no associated data) -> plaintext."""
-
-    def __call__(self, nonce: bytes, data: bytes, associated_data: None, /) -> bytes:
-        """Decrypt, or raise InvalidTag or ValueError."""
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):
@@ -113,17 +106,17 @@ _decode_key = msgspec.json.Decoder(Key).decode
 _decode_site = msgspec.json.Decoder(Site).decode
 
 
-class _GcmCiphers(dict[int, GcmDecrypt]):
-    """Key id -> bound AES-GCM decrypt, on first use made or taken out of `kept`; KeyError for an unknown id."""
+class _GcmCiphers(dict[int, GcmCipher]):
+    """Key id -> AES-GCM cipher, on first use made or taken out of `kept`; KeyError for an unknown id."""
 
-    def __init__(self, keys: dict[int, Key], kept: dict[int, GcmDecrypt]) -> None:
+    def __init__(self, keys: dict[int, Key], kept: dict[int, GcmCipher]) -> None:
         super().__init__()
         self._keys = keys
         self._kept = kept
 
-    def __missing__(self, key_id: int) -> GcmDecrypt:
-        decrypt = self[key_id] = self._kept.get(key_id) or AESGCM(self._keys[key_id].secret).decrypt
-        return decrypt
+    def __missing__(self, key_id: int) -> GcmCipher:
+        cipher = self[key_id] = self._kept.get(key_id) or make_gcm_cipher(self._keys[key_id].secret)
+        return cipher
 
 
 class _DomainNames(dict[int, frozenset[str]]):
@@ -153,9 +146,9 @@ class KeySnapshot:
         max_lifetime_ms: how long a token may live; None for no limit.
         checks_domains: whether a token generated on the client side needs a registered domain or app name.
         clock_skew_ms: how far in the future a token may have been made.
-        master_gcm_decrypt, site_gcm_decrypt: key id -> decrypt function for that layer, for any thread; KeyError for an
-            unknown id. They hold the keys that tokens have named since this snapshot is in use.
-        kept_gcm_decrypt: what `take_over` found made already, by key id and for either layer.
+        master_gcm_ciphers, site_gcm_ciphers: key id -> cipher for that layer, for any thread; KeyError for an unknown
+            id. They hold the keys that tokens have named since this snapshot is in use.
+        kept_gcm_ciphers: what `take_over` found made already, by key id and for either layer.
         domain_names: site id -> normalised names; KeyError for an unknown site.
         caller_site_id, master_keyset_id, default_keyset_id, token_expiry_s: of responses for sharing, or None.
         local: a place for each thread to keep what it makes of this snapshot.
@@ -167,15 +160,15 @@ class KeySnapshot:
         "clock_skew_ms",
         "default_keyset_id",
         "domain_names",
-        "kept_gcm_decrypt",
+        "kept_gcm_ciphers",
         "keys",
         "last_expiry_ms",
         "local",
-        "master_gcm_decrypt",
+        "master_gcm_ciphers",
         "master_keyset_id",
         "max_lifetime_ms",
         "scope",
-        "site_gcm_decrypt",
+        "site_gcm_ciphers",
         "sites",
         "token_expiry_s",
     )
@@ -190,9 +183,9 @@ class KeySnapshot:
         self.max_lifetime_ms = None if lifetime_s is None else lifetime_s * _MS_PER_S
         skew_s = body.allow_clock_skew_seconds
         self.clock_skew_ms = (DEFAULT_CLOCK_SKEW_S if skew_s is None else skew_s) * _MS_PER_S
-        self.kept_gcm_decrypt: dict[int, GcmDecrypt] = {}
-        self.master_gcm_decrypt = _GcmCiphers(self.keys, self.kept_gcm_decrypt)
-        self.site_gcm_decrypt = _GcmCiphers(self.keys, self.kept_gcm_decrypt)
+        self.kept_gcm_ciphers: dict[int, GcmCipher] = {}
+        self.master_gcm_ciphers = _GcmCiphers(self.keys, self.kept_gcm_ciphers)
+        self.site_gcm_ciphers = _GcmCiphers(self.keys, self.kept_gcm_ciphers)
         self.domain_names = _DomainNames(self.sites)
         self.local = threading.local()
         self.caller_site_id = body.caller_site_id
@@ -209,10 +202,10 @@ class KeySnapshot:
 
         Made anew on first use, a thousand ciphers would slow down the requests that follow a refresh.
         """
-        for theirs in (previous.kept_gcm_decrypt, previous.master_gcm_decrypt, previous.site_gcm_decrypt):
+        for theirs in (previous.kept_gcm_ciphers, previous.master_gcm_ciphers, previous.site_gcm_ciphers):
             for made in _steps(tuple(theirs.items())):  # a copy: tokens go on adding to it
-                self.kept_gcm_decrypt.update(
-                    (key_id, decrypt) for key_id, decrypt in made if self._has_secret_of(previous.keys[key_id])
+                self.kept_gcm_ciphers.update(
+                    (key_id, cipher) for key_id, cipher in made if self._has_secret_of(previous.keys[key_id])
                 )
                 yield
         for read in _steps(tuple(previous.domain_names.items())):

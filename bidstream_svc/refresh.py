@@ -155,7 +155,7 @@ class KeyRefresher:
         if snapshot.scope is not held.scope:
             raise KeyResponseError("key response: refused, it is of another identity scope than the keys held")
         now_s = self._now_ms() / 1000
-        masters = [key_id for key_id in tuple(held.master_gcm_decrypt) if held.keys[key_id].expires_s > now_s]
+        masters = [key_id for key_id in tuple(held.master_gcm_ciphers) if held.keys[key_id].expires_s > now_s]
         if masters and snapshot.keys.keys().isdisjoint(masters):
             raise KeyResponseError("key response: refused, it has none of the master keys that tokens are using")
 

@@ -8,29 +8,27 @@ All integers are big endian::
     site layer    site id u32 | id length u32 | id | privacy bits u32 | established_ms i64
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from struct import Struct
+from struct import error as StructError  # noqa: N812 - an exception, misnamed in the library
+from typing import TypeAlias
 
 import pybase64
 
 from bidstream_svc.crypto import CBC_BLOCK_LENGTH, cbc_encrypt
+from bidstream_svc.status import FailureReason
 from bidstream_svc.token.content import TokenContent, TokenKey
 
-__all__ = [
-    "MASTER_LAYER",
-    "PREFIX",
-    "SITE_IV_AND_CIPHERTEXT",
-    "TOKEN",
-    "TOKEN_IV_AND_CIPHERTEXT",
-    "build_v2",
-    "parse_site_layer",
-]
+__all__ = ["PREFIX", "OpenedToken", "build_v2", "open_token", "parse_site_layer"]
+
+# (expires_ms, site id, privacy bits, established_ms, raw uid)
+OpenedToken: TypeAlias = tuple[int, int, int, int, str]
 
 PREFIX = 0x02
-TOKEN = Struct(">BI")  # prefix, master key id
-MASTER_LAYER = Struct(">qI")  # expires_ms, site key id
-TOKEN_IV_AND_CIPHERTEXT = slice(TOKEN.size, None)
-SITE_IV_AND_CIPHERTEXT = slice(MASTER_LAYER.size, None)
+_TOKEN = Struct(">BI")  # prefix, master key id
+_MASTER_LAYER = Struct(">qI")  # expires_ms, site key id
+_TOKEN_IV_AND_CIPHERTEXT = slice(_TOKEN.size, None)
+_SITE_IV_AND_CIPHERTEXT = slice(_MASTER_LAYER.size, None)
 _LONGEST_ID_TO_EXPECT = 256
 
 
@@ -40,6 +38,38 @@ def _site_layer(id_length: int) -> Struct:
 
 
 _MIN_SITE_LAYER_LENGTH = _site_layer(0).size
+
+
+def open_token(raw: bytes, ciphers: Mapping[int, Callable[[bytes], bytes]], now_ms: int) -> OpenedToken | FailureReason:
+    """Open both layers of a token. Lines 6 to 10 of docs/protocol.md's verdict.
+
+    Args:
+        raw: the token's bytes.
+        ciphers: what decrypts `iv | ciphertext` under a key, by key id.
+        now_ms: a token that ended before is not opened further.
+    """
+    try:
+        _, master_key_id = _TOKEN.unpack_from(raw)
+        decrypt_master_layer = ciphers[master_key_id]
+    except KeyError:  # 6
+        return FailureReason.MASTER_KEY_UNKNOWN
+    except StructError:
+        return FailureReason.MASTER_LAYER
+    try:
+        master_layer = decrypt_master_layer(raw[_TOKEN_IV_AND_CIPHERTEXT])
+        expires_ms, site_key_id = _MASTER_LAYER.unpack_from(master_layer)
+    except (ValueError, StructError):  # 7
+        return FailureReason.MASTER_LAYER
+    if expires_ms < now_ms:  # 8
+        return FailureReason.EXPIRED
+    try:
+        site_layer = ciphers[site_key_id](master_layer[_SITE_IV_AND_CIPHERTEXT])
+        site_id, raw_uid, privacy_bits, established_ms = parse_site_layer(site_layer)
+    except KeyError:  # 9
+        return FailureReason.SITE_KEY_UNKNOWN
+    except ValueError:  # 10, UnicodeDecodeError among them
+        return FailureReason.SITE_LAYER
+    return expires_ms, site_id, privacy_bits, established_ms, raw_uid
 
 
 def parse_site_layer(plaintext: bytes) -> tuple[int, str, int, int]:
@@ -77,8 +107,8 @@ def build_v2(content: TokenContent, master: TokenKey, site: TokenKey) -> str:
     site_layer = _site_layer(len(raw_uid)).pack(
         content.site_id, len(raw_uid), raw_uid, content.privacy_bits, content.established_ms
     )
-    master_layer = MASTER_LAYER.pack(content.expires_ms, site.key_id) + _seal(site, site_layer)
-    return pybase64.b64encode_as_string(TOKEN.pack(PREFIX, master.key_id) + _seal(master, master_layer))
+    master_layer = _MASTER_LAYER.pack(content.expires_ms, site.key_id) + _seal(site, site_layer)
+    return pybase64.b64encode_as_string(_TOKEN.pack(PREFIX, master.key_id) + _seal(master, master_layer))
 
 
 def _seal(key: TokenKey, plaintext: bytes) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bidstream_svc.crypto import open_gcm
 from bidstream_svc.decrypt import decrypt
 from bidstream_svc.devoperator import Fault, Lifetimes, OperatorState
 from bidstream_svc.errors import OperatorHttpError
@@ -67,7 +68,7 @@ def used_key(keys: KeySnapshot, keyset_id: int | None = None) -> int:
     token = encrypt_raw_uid(UID, keys, NOW_MS, **IVS, keyset_id=keyset_id).token
     assert token is not None
     raw = base64.urlsafe_b64decode(token + "==")
-    master_layer = keys.master_gcm_decrypt[int.from_bytes(raw[2:6], "big")](raw[6:18], raw[18:], None)
+    master_layer = open_gcm(keys.keys[int.from_bytes(raw[2:6], "big")].secret, raw[6:])
     return int.from_bytes(master_layer[29:33], "big")
 
 
