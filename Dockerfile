@@ -2,7 +2,7 @@
 #
 # The bases are pinned by their digests, which have to be given, so that whoever builds decides when they change. Without
 # them the build stops at the first FROM. Digests are not secret: keep those in use beside your build's configuration.
-# Both bases are of one Python; the first has a C compiler, too.
+# Both bases are of one Python; the first has a C compiler and OpenSSL's headers, too.
 #
 #   digest() { docker buildx imagetools inspect "$1" --format '{{.Manifest.Digest}}'; }
 #   docker build --build-arg BUILD_DIGEST="$(digest python:3.11-bookworm)" \
