@@ -31,6 +31,12 @@ def test_what_runs_is_what_was_asked_for(module: str) -> None:
     assert spec.origin.endswith(".so" if IS_ASKED_FOR else ".py")
 
 
+def test_native_code_is_there_where_it_was_asked_for() -> None:
+    spec = find_spec("bidstream_svc.token.native")
+    assert (spec is not None) == IS_ASKED_FOR
+    assert spec is None or str(spec.origin).endswith(".so")
+
+
 def test_the_service_says_which_it_is(tmp_path: Path) -> None:
     assert is_compiled() == IS_ASKED_FOR
     settings: dict[str, Any] = {"operator_url": "http://127.0.0.1:9", "api_key": "x", "client_secret": "A" * 43 + "="}

@@ -16,7 +16,7 @@ from bidstream_svc.server.data_plane import ConnectionLimits, DataPlane
 from bidstream_svc.server.handler import DecryptHandler
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.lane import Lane
-from bidstream_svc.server.listeners import Listener, make_tls_context
+from bidstream_svc.server.listeners import BACKLOG, Listener, make_tls_context
 from bidstream_svc.tracing import Tracer
 
 __all__ = ["FAREWELL_S", "DataServer"]
@@ -86,7 +86,7 @@ class DataServer:
                 make_protocol = partial((self._lane or self._plane).connect, hosts)
                 # Not create_unix_server, which from Python 3.13 on removes the file even of a socket that others use.
                 of_listener = None if isinstance(listener.address, UnixAddress) else tls
-                server = await loop.create_server(make_protocol, sock=listener.socket, ssl=of_listener)
+                server = await loop.create_server(make_protocol, sock=listener.socket, ssl=of_listener, backlog=BACKLOG)
                 stack.callback(server.close)
                 self._servers.append(server)
             self._closing = stack.pop_all()

@@ -15,9 +15,17 @@ from bidstream_svc.config import Settings
 from bidstream_svc.errors import BidstreamError, ConfigurationError, ListenError
 from bidstream_svc.server.systemd import address_of, passed_sockets
 
-__all__ = ["Listener", "Listeners", "close_listeners", "make_tls_context", "open_listeners", "open_listeners_each"]
+__all__ = [
+    "BACKLOG",
+    "Listener",
+    "Listeners",
+    "close_listeners",
+    "make_tls_context",
+    "open_listeners",
+    "open_listeners_each",
+]
 
-_BACKLOG = 1024
+BACKLOG = 1024
 _UNIX_SOCKET_MODE = 0o660
 
 
@@ -139,7 +147,7 @@ def _refuse_password() -> str:
 def _listen_tcp(address: TcpAddress, *, reuse_port: bool) -> Iterator[Listener]:
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, (host, port, *_) in dict.fromkeys((entry[0], entry[4]) for entry in found):
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=reuse_port)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=reuse_port)
         yield Listener(listener, TcpAddress(*listener.getsockname()[:2]))
 
 
@@ -150,7 +158,7 @@ def _listen_unix(path: Path) -> Listener:
     old_mask = os.umask(0o777 & ~_UNIX_SOCKET_MODE)
     try:
         listener.bind(str(path))
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise

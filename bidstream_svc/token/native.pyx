@@ -181,7 +181,7 @@ def open_token(bytes raw not None, int prefix_of_scope, master_ciphers, site_cip
     if length < _TOKEN_IV:
         return _MASTER_LAYER
     try:
-        cipher = master_ciphers[_u32(token + 2)]
+        cipher = _checked(master_ciphers[_u32(token + 2)])
     except KeyError:
         return _MASTER_KEY_UNKNOWN
     if length < _TOKEN_SEALED:
@@ -194,7 +194,7 @@ def open_token(bytes raw not None, int prefix_of_scope, master_ciphers, site_cip
     if expires_ms < now_ms:
         return _EXPIRED
     try:
-        cipher = site_ciphers[_u32(master + _SITE_KEY_ID)]
+        cipher = _checked(site_ciphers[_u32(master + _SITE_KEY_ID)])
     except KeyError:
         return _SITE_KEY_UNKNOWN
     cdef bytes site_layer = cipher.open(
@@ -209,8 +209,14 @@ def open_token(bytes raw not None, int prefix_of_scope, master_ciphers, site_cip
         _u32(site),
         _u32(site + _PRIVACY_BITS),
         _i64(site + _ESTABLISHED),
-        _base64(site + _RAW_UID, <int> (PyBytes_GET_SIZE(site_layer) - _RAW_UID)),
+        _base64(site + _RAW_UID, PyBytes_GET_SIZE(site_layer) - _RAW_UID),
     )
+
+
+cdef inline _GcmCipher _checked(object cipher):
+    if type(cipher) is not _GcmCipher:  # an assignment would let None through
+        raise TypeError("no cipher of this module")
+    return <_GcmCipher> cipher
 
 
 cdef inline uint32_t _u32(const uint8_t *at):
@@ -221,7 +227,7 @@ cdef inline int64_t _i64(const uint8_t *at):
     return <int64_t> (<uint64_t> _u32(at) << 32 | _u32(at + 4))
 
 
-cdef inline str _base64(const uint8_t *data, int length):
+cdef inline str _base64(const uint8_t *data, Py_ssize_t length):
     cdef str text = PyUnicode_New((length + 2) // 3 * 4, 127)
-    EVP_EncodeBlock(<uint8_t *> PyUnicode_DATA(text), data, length)  # and a 0 at the end, as a str has one
+    EVP_EncodeBlock(<uint8_t *> PyUnicode_DATA(text), data, <int> length)  # and a 0 at the end, as a str has one
     return text

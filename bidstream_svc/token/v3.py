@@ -88,7 +88,7 @@ def open_token(
         prefix_of_scope: what the first must be, but for the identity type.
         master_ciphers: by key id.
         site_ciphers: likewise.
-        now_ms: a token that ended before is not opened further.
+        now_ms: a token that ended before is not opened further; 64 bits, with a sign.
     """
     if raw[0] & _PREFIX_BITS != prefix_of_scope:  # 5
         return FailureReason.IDENTITY_SCOPE
