@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from bidstream_svc.decrypt import bind_decrypt, decrypt_without_keys
+from bidstream_svc.decrypt import BoundDecrypt, bind_decrypt, decrypt_without_keys
 from bidstream_svc.keys import KeySnapshot
 from bidstream_svc.metrics import MetricCells, Route
 from bidstream_svc.metrics.cells import DECRYPTIONS
@@ -116,13 +116,12 @@ class DecryptHandler:
 
     def _bind_to(self, keys: KeySnapshot | None) -> None:
         """Make the closures that answer requests, with everything they need as local names."""
-        decrypt_token = decrypt_without_keys if keys is None else bind_decrypt(keys)
-        row, success_cell, decode, count_failure = (
-            self._metrics.row,
-            _SUCCESS_CELL,
-            _decode_request,
-            self._count_failure,
-        )
+        self._bound_keys = keys
+        self._judge = self._bind_judge(decrypt_without_keys if keys is None else bind_decrypt(keys))
+        self._bound = _bind_answer(self._judge)
+
+    def _bind_judge(self, decrypt_token: BoundDecrypt) -> _Judge:
+        row, success_cell, count_failure = self._metrics.row, _SUCCESS_CELL, self._count_failure
 
         def judge(request: _DecryptRequest, now_ms: int) -> bytes:
             verdict = decrypt_token(request.token, request.domain, now_ms)
@@ -133,19 +132,27 @@ class DecryptHandler:
                 count_failure(reason)
             return verdict_body(verdict)
 
-        def answer(body: bytes, now_ms: int) -> Answer:
-            try:
-                request = decode(body)
-            except _NOT_DECODABLE as error:
-                return _bad_request(error)
-            return 200, judge(request, now_ms)
-
-        self._bound_keys, self._judge, self._bound = keys, judge, answer
+        return judge
 
     def _count_failure(self, reason: FailureReason) -> None:
         self._metrics.count_failure(reason)
         if reason in _UNKNOWN_KEY_REASONS:
             self._on_unknown_key()
+
+
+def _bind_answer(judge: _Judge) -> BoundHandler:
+    # Not beside `judge` in one function: compiled, functions made side by side that know each other are a cycle, and
+    # with it the keys of before would wait for the garbage collector.
+    decode = _decode_request
+
+    def answer(body: bytes, now_ms: int) -> Answer:
+        try:
+            request = decode(body)
+        except _NOT_DECODABLE as error:
+            return _bad_request(error)
+        return 200, judge(request, now_ms)
+
+    return answer
 
 
 def _bad_request(error: Exception) -> Answer:
