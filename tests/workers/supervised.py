@@ -36,7 +36,12 @@ def ignore_sigterm(number: int) -> None:
 
 def ignore_first_sigterm(number: int) -> None:
     """As a worker that drains."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+    def ignore(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        tell("drain", worker=number)
+
+    signal.signal(signal.SIGTERM, ignore)
     wait_for_ever(number)
 
 
