@@ -18,18 +18,17 @@ test: $(VENV)/dev.installed  ## run every test, but for those that make deploy-c
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # What the image runs: the same source with its hot path compiled, installed beside the checkout and imported from there.
-COMPILED_ENV = PYTHONSAFEPATH=1 PYTHONPATH="$(abspath $(VENV))/compiled:$(CURDIR)" COMPILE_HOT_PATH=1
+IMPORT_FROM = PYTHONSAFEPATH=1 PYTHONPATH="$(abspath $(VENV))/$(1):$(CURDIR)" COMPILE_HOT_PATH=1
 test-compiled: $(VENV)/compiled.installed  ## run every test on the package with its hot path compiled; needs a C compiler
-	$(COMPILED_ENV) $(BIN)/python -m pytest --override-ini pythonpath= --numprocesses auto --dist loadfile
+	$(call IMPORT_FROM,compiled) $(BIN)/python -m pytest --override-ini pythonpath= --numprocesses auto --dist loadfile
 
 # With PYTHONMALLOC=malloc every bytes object is a block of its own. The 0 behind its end belongs to it, and what OpenSSL
 # reads and writes is not seen.
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
 sanitize: $(VENV)/sanitized.installed  ## run the tests of the core on native code that checks what it reads and writes
 	grep -q __asan_init $(VENV)/sanitized/bidstream_svc/token/native.*.so
-	LD_PRELOAD="$$(cc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONSAFEPATH=1 \
-	PYTHONPATH="$(abspath $(VENV))/sanitized:$(CURDIR)" COMPILE_HOT_PATH=1 \
-	$(BIN)/python -m pytest --override-ini pythonpath= --timeout 300 tests/core tests/test_compiled.py
+	LD_PRELOAD="$$(cc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+	$(call IMPORT_FROM,sanitized) $(BIN)/python -m pytest --override-ini pythonpath= --timeout 300 tests/core tests/test_compiled.py
 
 CORE := bidstream_svc/errors.py,bidstream_svc/status.py,bidstream_svc/crypto.py,bidstream_svc/identity.py,bidstream_svc/domains.py,bidstream_svc/token/*,bidstream_svc/keys.py,bidstream_svc/decrypt.py,bidstream_svc/sharing.py
 coverage: $(VENV)/dev.installed  ## every branch of the core is tested, and nine in ten of the rest
@@ -47,7 +46,7 @@ format: $(VENV)/dev.installed  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 bench: $(VENV)/compiled.installed  ## measure; see benchmarks/README.md
-	$(COMPILED_ENV) $(BIN)/python -m benchmarks
+	$(call IMPORT_FROM,compiled) $(BIN)/python -m benchmarks
 
 faults: $(VENV)/dev.installed  ## everything that can go wrong, at length; writes docs/reliability.md
 	$(BIN)/python -m tests.faults --write docs/reliability.md

@@ -20,7 +20,7 @@ _OK = int(HTTPStatus.OK)  # a plain number: comparing with the enum costs ten ti
 def closing_answer(answer: Answer) -> bytes:
     """The bytes of an answer with which its connection ends."""
     code, body = answer
-    return _head(_start(HTTPStatus(code), closes=True), len(body)) + body
+    return _head(_start(HTTPStatus(code), formatdate(usegmt=True), closes=True), len(body)) + body
 
 
 class AnswerWriter:
@@ -37,8 +37,10 @@ class AnswerWriter:
 
     def renew(self) -> None:
         """Take over the time of day, and `closes`; to be called every second."""
+        date = formatdate(usegmt=True)
         self._starts = {
-            status: _start(status, closes=self.closes or status is HTTPStatus.REQUEST_TIMEOUT) for status in _STATUSES
+            status: _start(status, date, closes=self.closes or status is HTTPStatus.REQUEST_TIMEOUT)
+            for status in _STATUSES
         }
         self._heads_of_ok = _Heads(self._starts[HTTPStatus.OK])
 
@@ -62,12 +64,12 @@ class _Heads(dict[int, bytes]):
         return head
 
 
-def _start(status: HTTPStatus, *, closes: bool) -> bytes:
-    """The head of an answer of this moment, up to the length of its body."""
+def _start(status: HTTPStatus, date: str, *, closes: bool) -> bytes:
+    """The head of an answer, up to the length of its body."""
     lines = (
         f"HTTP/1.1 {status.value} {status.phrase}",
         "Server: bidstream-svc",
-        f"Date: {formatdate(usegmt=True)}",
+        f"Date: {date}",
         *(["Connection: close"] if closes else []),
         f"Content-Type: {JSON}",
         "Content-Length: ",
