@@ -1,8 +1,10 @@
-# Everything runs in .venv, installed from requirements/*.txt, where every package is pinned and hash-checked.
+# Everything runs in .venv, installed from requirements/*.txt. Each of these locks is complete: pip resolves nothing,
+# builds nothing and takes no package whose hash is not in it, so a later release on the index cannot change the result.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+INSTALL_LOCKED := $(PIP) install --no-deps --require-hashes --only-binary :all:
 HELM_VERSION := v3.22.0
 
 .DEFAULT_GOAL := help
@@ -67,17 +69,17 @@ REQUIRE_TOOLS ?= 1
 deploy-check: $(VENV)/deploy.installed $(if $(shell command -v helm),,$(BIN)/helm)  ## check the Dockerfile, deploy/ and the API description
 	PATH="$(abspath $(BIN)):$$PATH" REQUIRE_TOOLS=$(REQUIRE_TOOLS) $(BIN)/python -m pytest --verbose --no-header tests/deploy
 
-UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --annotation-style line
-lock: $(VENV)/dev.installed  ## renew requirements/*.txt from pyproject.toml
-	$(PIP_INSTALL) uv
-	$(UV_COMPILE) --upgrade pyproject.toml --group build --output-file requirements/run.txt
-	$(UV_COMPILE) --upgrade pyproject.toml --group dev --output-file requirements/dev.txt
-	$(UV_COMPILE) --constraint requirements/dev.txt pyproject.toml --extra otel --group build --output-file requirements/otel.txt
-	$(UV_COMPILE) --upgrade --group fuzz --output-file requirements/fuzz.txt
-	$(UV_COMPILE) --upgrade --constraint requirements/dev.txt pyproject.toml --group deploy --output-file requirements/deploy.txt
-	rm -f requirements/image.txt requirements/build.txt  # what run.txt holds, in two parts: old versions must not bind them
-	$(UV_COMPILE) --constraint requirements/run.txt pyproject.toml --output-file requirements/image.txt
-	$(UV_COMPILE) --constraint requirements/run.txt --group build --output-file requirements/build.txt
+UPGRADE ?= --upgrade
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --annotation-style line
+lock: $(VENV)/lock.installed  ## renew requirements/*.txt from pyproject.toml; UPGRADE= keeps the versions
+	$(UV_COMPILE) $(UPGRADE) --group lock --output-file requirements/lock.txt
+	$(UV_COMPILE) $(UPGRADE) --group fuzz --output-file requirements/fuzz.txt
+	$(UV_COMPILE) $(UPGRADE) pyproject.toml --group dev --output-file requirements/dev.txt
+	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) pyproject.toml --group deploy --output-file requirements/deploy.txt
+	rm -f requirements/run.txt requirements/build.txt requirements/otel.txt  # parts of dev.txt, which alone decides
+	$(UV_COMPILE) --constraint requirements/dev.txt pyproject.toml --output-file requirements/run.txt
+	$(UV_COMPILE) --constraint requirements/dev.txt pyproject.toml --extra otel --output-file requirements/otel.txt
+	$(UV_COMPILE) --constraint requirements/dev.txt --group build --output-file requirements/build.txt
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
@@ -86,13 +88,15 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/run.installed: requirements/run.txt pyproject.toml | $(VENV)/bin/python
-	$(PIP_INSTALL) --require-hashes -r requirements/run.txt
-	COMPILE_HOT_PATH=0 $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+$(VENV)/run.installed: requirements/run.txt requirements/build.txt pyproject.toml | $(VENV)/bin/python
+	$(INSTALL_LOCKED) -r requirements/run.txt -r requirements/build.txt
+	COMPILE_HOT_PATH=0 $(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) check
 	@touch $@
 
 $(VENV)/dev.installed: requirements/dev.txt $(VENV)/run.installed
-	$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	$(INSTALL_LOCKED) -r requirements/dev.txt
+	$(PIP) check
 	@touch $@
 
 # Directories are among what these depend on, so that a deleted module counts. `build` would hand on to the next wheel
@@ -102,16 +106,22 @@ $(VENV)/compiled.installed $(VENV)/sanitized.installed: $(VENV)/%.installed: set
   $(shell find bidstream_svc -not -name '*.pyc' -not -name __pycache__) $(VENV)/dev.installed
 	rm -rf build $(VENV)/$*
 	COMPILE_HOT_PATH=1 $(if $(filter sanitized,$*),CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)") \
-	$(PIP_INSTALL) --no-deps --no-build-isolation --target $(VENV)/$* .
+	$(PIP) install --no-deps --no-build-isolation --target $(VENV)/$* .
 	rm -rf build
 	@touch $@
 
+$(VENV)/lock.installed: requirements/lock.txt | $(VENV)/bin/python
+	$(INSTALL_LOCKED) -r requirements/lock.txt
+	@touch $@
+
 $(VENV)/fuzz.installed: requirements/fuzz.txt $(VENV)/dev.installed
-	$(PIP_INSTALL) --require-hashes -r requirements/fuzz.txt
+	$(INSTALL_LOCKED) -r requirements/fuzz.txt
+	$(PIP) check
 	@touch $@
 
 $(VENV)/deploy.installed: requirements/deploy.txt $(VENV)/dev.installed
-	$(PIP_INSTALL) --require-hashes -r requirements/deploy.txt
+	$(INSTALL_LOCKED) -r requirements/deploy.txt
+	$(PIP) check
 	@touch $@
 
 # Helm is in no package registry but Go's; the module's checksum is in Go's checksum database.
