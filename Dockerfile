@@ -14,12 +14,13 @@ ARG PYTHON_DIGEST
 
 FROM python:3.11-bookworm@${BUILD_DIGEST} AS build
 WORKDIR /src
-COPY requirements/build.txt requirements/image.txt requirements/
+COPY requirements/build.txt requirements/run.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv /build \
-    && /build/bin/pip install --require-hashes -r requirements/build.txt \
+    && /build/bin/pip install --no-deps --require-hashes --only-binary :all: -r requirements/build.txt \
     && python -m venv --without-pip /opt/bidstream-svc \
-    && /build/bin/pip --python /opt/bidstream-svc install --require-hashes -r requirements/image.txt
+    && /build/bin/pip --python /opt/bidstream-svc install --no-deps --require-hashes --only-binary :all: -r requirements/run.txt \
+    && /build/bin/pip --python /opt/bidstream-svc check
 COPY . .
 RUN COMPILE_HOT_PATH=1 /build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
     && /build/bin/pip --python /opt/bidstream-svc install --no-index --no-deps /wheels/*.whl

@@ -8,12 +8,12 @@ import os
 
 from setuptools import Extension, setup
 
-NATIVE = "bidstream_svc/token/native.pyx"  # has twins in Python: token/text.py and token/v3.py
+NATIVE = "bidstream_svc/core/token/native.pyx"  # has twins in Python: token/text.py and token/v3.py
 FLAGS = ["-O2", "-g0"]
 HOT_PATH = (
-    "bidstream_svc/crypto.py",
-    "bidstream_svc/decrypt.py",
-    "bidstream_svc/domains.py",
+    "bidstream_svc/core/crypto.py",
+    "bidstream_svc/core/decrypt.py",
+    "bidstream_svc/core/domains.py",
     "bidstream_svc/metrics/cells.py",
     "bidstream_svc/server/answers.py",
     "bidstream_svc/server/handler.py",
@@ -21,8 +21,8 @@ HOT_PATH = (
     "bidstream_svc/server/lane/heads.py",
     "bidstream_svc/server/lane/turn.py",
     "bidstream_svc/server/wire.py",
-    "bidstream_svc/token/text.py",
-    "bidstream_svc/token/v2.py",
+    "bidstream_svc/core/token/text.py",
+    "bidstream_svc/core/token/v2.py",
 )
 
 

@@ -18,8 +18,6 @@ from benchmarks.material import BUILDERS, KeySet, Sample, make_samples
 from benchmarks.rounds import interleave, median_ratio
 from bidstream_svc import DecryptionStatus, KeySnapshot, decrypt, parse_key_response
 
-__all__ = ["measure_core"]
-
 _PASS_NS = 20_000_000  # a shorter pass is repeated, so that the clock and a single interruption do not matter
 _KEYS = (10, 100, 1_000, 10_000, 50_000)
 _DOMAINS = (100, 1_000, 20_000, 60_000)

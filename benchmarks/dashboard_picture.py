@@ -18,8 +18,6 @@ from PIL import Image
 from tests.support.dashboard import load_dashboard, queries
 from tests.support.prometheus import Prometheus
 
-__all__ = ["Span", "draw_dashboard"]
-
 _VARIABLES = {"__rate_interval": "6s", "job": ".+", "instance": ".+"}
 _STEP_S = 2
 _COLUMNS = 24

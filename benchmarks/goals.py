@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["GOALS", "Goal"]
-
 Results = Mapping[str, Any]
 
 

@@ -12,9 +12,7 @@ from pathlib import Path
 import pybase64
 from aiohttp import web
 
-from bidstream_svc.crypto import GCM_IV_LENGTH, Envelope, open_request, seal_response
-
-__all__ = ["CLIENT_SECRET", "CLIENT_SECRET_BASE64", "make_app"]
+from bidstream_svc.core.crypto import GCM_IV_LENGTH, Envelope, open_request, seal_response
 
 CLIENT_SECRET = bytes(range(32))  # of no operator: it protects nothing
 CLIENT_SECRET_BASE64 = pybase64.b64encode_as_string(CLIENT_SECRET)

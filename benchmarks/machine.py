@@ -14,8 +14,6 @@ from pathlib import Path
 
 from bidstream_svc._version import is_compiled
 
-__all__ = ["LOAD_CPU", "SERVER_CPU", "describe", "on_cpu", "raise_file_limit"]
-
 _CPUS = sorted(os.sched_getaffinity(0))
 SERVER_CPU = _CPUS[0]
 LOAD_CPU = _CPUS[-1]  # the same one on a machine with one core; `describe` says so

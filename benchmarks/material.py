@@ -10,18 +10,7 @@ from random import Random
 
 import pybase64
 
-from bidstream_svc.token import CLIENT_SIDE_GENERATED, TokenContent, TokenKey, build_v2, build_v3, build_v4
-
-__all__ = [
-    "BUILDERS",
-    "TRACE_HEADER",
-    "KeySet",
-    "Sample",
-    "batch_requests",
-    "decrypt_requests",
-    "make_samples",
-    "write_requests",
-]
+from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, TokenContent, TokenKey, build_v2, build_v3, build_v4
 
 BUILDERS = {"v2": build_v2, "v3": build_v3, "v4": build_v4}
 _IV_LENGTH = {"v2": 16, "v3": 12, "v4": 12}

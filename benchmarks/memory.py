@@ -9,8 +9,6 @@ from benchmarks.load import run_load
 from benchmarks.material import KeySet, decrypt_requests, make_samples, write_requests
 from benchmarks.targets import fastapi_client, key_server, service
 
-__all__ = ["measure_memory"]
-
 _KEY_SET = KeySet(5_000, 20_000)
 _API_KEY = "memory"
 

@@ -11,8 +11,6 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-__all__ = ["plot"]
-
 _COLOURS = {
     "nginx": "#999999",
     "service, TCP": "#0072b2",

@@ -5,8 +5,6 @@ from typing import Any
 
 from benchmarks.goals import GOALS
 
-__all__ = ["render"]
-
 
 def render(results: Mapping[str, Any]) -> str:
     """All tables of what was measured; a section that was not measured is left out."""

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TypeVar
 
-__all__ = ["interleave", "median_ratio"]
-
 Sample = TypeVar("Sample")
 
 

@@ -15,8 +15,6 @@ from benchmarks.shots import Aim, Effort, Shot, rates, shoot, summarise
 from benchmarks.targets import fastapi_client, find_nginx, key_server, nginx, service
 from bidstream_svc._version import is_compiled
 
-__all__ = ["measure_serving"]
-
 _KEY_SET = KeySet(100)
 _API_KEY = "serving"
 _CURVE_CONNECTIONS = 64

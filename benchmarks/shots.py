@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 from benchmarks.load import LoadReport, run_load
 from benchmarks.targets.process import Server
 
-__all__ = ["FULL", "QUICK", "Aim", "Effort", "rates", "shoot", "summarise"]
-
 Value = TypeVar("Value")
 
 

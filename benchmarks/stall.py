@@ -22,15 +22,17 @@ from benchmarks.keyserver import CLIENT_SECRET
 from benchmarks.machine import SERVER_CPU, on_cpu
 from benchmarks.material import KeySet, Sample, make_samples
 from benchmarks.targets import key_server
-from bidstream_svc.decrypt import decrypt
-from bidstream_svc.domains import load_public_suffixes
+from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.domains import load_public_suffixes
+from bidstream_svc.keystore.refresh_thread import RefreshThread
+from bidstream_svc.keystore.refresher import KeyRefresher
+from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.logs import configure_logging
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.operator.keys import fetch_keys
-from bidstream_svc.operator.transport import Credentials, OperatorTransport
-from bidstream_svc.refresh import KeyRefresher, KeyStore, RefreshThread, wall_clock_ms
-
-__all__ = ["measure_stall"]
+from bidstream_svc.operator.credentials import Credentials
+from bidstream_svc.operator.key_fetch import fetch_keys
+from bidstream_svc.operator.transport import OperatorTransport
 
 _NEVER_S = 1e6
 _REFRESH_S = 10.0

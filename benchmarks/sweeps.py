@@ -22,8 +22,6 @@ from benchmarks.shots import Aim, Effort, Shot, rates, shoot, summarise
 from benchmarks.targets import key_server, service
 from benchmarks.targets.process import Server
 
-__all__ = ["measure_sweeps"]
-
 _KEY_SETS = {f"{n} keys": KeySet(n) for n in (10, 100, 1_000, 10_000, 50_000)}
 _DOMAIN_SETS = {f"{n} domains": KeySet(100, n) for n in (100, 20_000, 60_000)}
 _PLAIN = "10 keys"  # the key set of every sweep that is not about key sets

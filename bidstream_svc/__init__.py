@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bidstream_svc._version import __version__
-from bidstream_svc.decrypt import Verdict, decrypt
-from bidstream_svc.errors import (
+from bidstream_svc.core.decrypt import Verdict, decrypt
+from bidstream_svc.core.errors import (
     BidstreamError,
     ConfigurationError,
     EnvelopeError,
@@ -24,17 +24,16 @@ from bidstream_svc.errors import (
     OperatorTimeoutError,
     OperatorUnauthorizedError,
 )
-from bidstream_svc.keys import KeyPurpose, KeySnapshot, parse_key_response
-from bidstream_svc.sharing import Encryption, EncryptionStatus
-from bidstream_svc.status import DecryptionStatus, FailureReason
+from bidstream_svc.core.identity import Identity, IdentityKind
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.core.sharing import Encryption, EncryptionStatus
+from bidstream_svc.core.status import DecryptionStatus, FailureReason
 
 if TYPE_CHECKING:
     from bidstream_svc.operator import (
         BidstreamClient,
         Credentials,
-        Identity,
         IdentityBucket,
-        IdentityKind,
         IdentityMapClient,
         IdentityMapResult,
         IdentityMapV3Result,

@@ -2,12 +2,10 @@
 
 from importlib.util import find_spec
 
-__all__ = ["is_compiled"]
-
 __version__ = "0.1.0"
 
 
 def is_compiled() -> bool:
     """Whether the hot path runs as compiled code rather than in the interpreter; see setup.py."""
-    spec = find_spec("bidstream_svc.decrypt")
+    spec = find_spec("bidstream_svc.core.decrypt")
     return spec is not None and not str(spec.origin).endswith(".py")

@@ -7,18 +7,7 @@ from typing import TypeAlias
 
 from yarl import URL
 
-from bidstream_svc.errors import ConfigurationError
-
-__all__ = [
-    "BoundAddress",
-    "ListenAddress",
-    "SystemdAddress",
-    "TcpAddress",
-    "UnixAddress",
-    "check_base_url",
-    "is_loopback_host",
-    "parse_listen_addresses",
-]
+from bidstream_svc.core.errors import ConfigurationError
 
 _UNIX_PREFIX = "unix:"
 _SYSTEMD_PREFIX = "systemd:"

@@ -21,18 +21,7 @@ from bidstream_svc.addresses import (
     check_base_url,
     parse_listen_addresses,
 )
-from bidstream_svc.errors import ConfigurationError
-
-__all__ = [
-    "ENV_PREFIX",
-    "SECRET_FIELDS",
-    "SETTINGS",
-    "Setting",
-    "Settings",
-    "env_name",
-    "load_settings",
-    "unknown_variables",
-]
+from bidstream_svc.core.errors import ConfigurationError
 
 ENV_PREFIX = "BIDSTREAM_"
 # Never flags: what is in argv, everybody on the host can read.

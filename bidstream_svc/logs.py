@@ -13,9 +13,7 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
-from bidstream_svc.errors import BidstreamError
-
-__all__ = ["configure_logging", "get_logger"]
+from bidstream_svc.core.errors import BidstreamError
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 

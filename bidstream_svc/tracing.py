@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bidstream_svc._version import __version__
-from bidstream_svc.errors import ConfigurationError
+from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.metrics import RefreshResult, Route
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.util.types import Attributes
-
-__all__ = ["TRACEPARENT", "Tracer", "is_sampled", "require_opentelemetry"]
 
 TRACEPARENT = "traceparent"
 

@@ -32,7 +32,7 @@ def test_what_runs_is_what_was_asked_for(module: str) -> None:
 
 
 def test_native_code_is_there_where_it_was_asked_for() -> None:
-    spec = find_spec("bidstream_svc.token.native")
+    spec = find_spec("bidstream_svc.core.token.native")
     assert (spec is not None) == IS_ASKED_FOR
     assert spec is None or str(spec.origin).endswith(".so")
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from bidstream_svc.errors import ConfigurationError
+from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.logs import configure_logging, get_logger
 from tests.support.logging_reset import logging_as_before
 

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from bidstream_svc import DecryptionStatus, FailureReason
 from bidstream_svc.metrics import MetricCells, RefreshResult, Route, build_registry, cells
 from bidstream_svc.metrics.cells import HistogramCells, RefusalReason
-from tests.support.metrics_page import Scrape, parse_text
+from tests.support.metrics_page import Scrape
 
 DURATION = "bidstream_request_duration_seconds"
 

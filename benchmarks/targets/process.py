@@ -11,8 +11,6 @@ from pathlib import Path
 
 from benchmarks.machine import SERVER_CPU, on_cpu
 
-__all__ = ["Server", "free_port", "running", "tcp_answers"]
-
 _START_S = 30.0
 _STOP_S = 15.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

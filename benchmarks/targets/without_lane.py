@@ -8,8 +8,6 @@ from bidstream_svc.metrics import MetricCells
 from bidstream_svc.server.listeners import open_listeners_each
 from bidstream_svc.server.service import Service, run
 
-__all__ = ["serve_without_lane"]
-
 
 async def serve_without_lane() -> None:
     """Serve until the process is ended."""

@@ -9,8 +9,6 @@ from bidstream_svc.config import load_settings
 from bidstream_svc.operator import OperatorTransport
 from bidstream_svc.operator.from_settings import make_transport
 
-__all__ = ["call_operator"]
-
 _T = TypeVar("_T")
 
 

@@ -9,14 +9,12 @@ import orjson
 
 from bidstream_svc.addresses import BoundAddress, UnixAddress
 from bidstream_svc.config import Settings, env_name, load_settings
+from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.devoperator import DevOperator, OperatorState
-from bidstream_svc.errors import ConfigurationError
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.server.listeners import open_listeners_each
 from bidstream_svc.server.service import Service
 from bidstream_svc.server.service import serve as serve_sidecar
-
-__all__ = ["serve_dev"]
 
 
 async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) -> None:

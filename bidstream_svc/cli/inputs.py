@@ -9,32 +9,12 @@ import click
 import msgspec
 import pybase64
 
-from bidstream_svc.errors import BidstreamError, ConfigurationError, OperatorAnswerError
-from bidstream_svc.operator import Identity, IdentityKind, IdentityTokens
-
-__all__ = [
-    "InputError",
-    "RefreshPair",
-    "kind_option",
-    "open_stdin",
-    "read_advertising_token",
-    "read_bytes",
-    "read_identity",
-    "read_refresh_pair",
-    "read_text",
-    "read_tokens",
-    "refuse_arguments",
-    "to_identity",
-]
+from bidstream_svc.core.errors import BidstreamError, ConfigurationError, OperatorAnswerError
+from bidstream_svc.core.identity import Identity, IdentityKind
+from bidstream_svc.operator import IdentityTokens
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_READERS: dict[str, Callable[[str], Identity]] = {
-    IdentityKind.EMAIL: Identity.from_email,
-    IdentityKind.EMAIL_HASH: Identity.from_email_hash,
-    IdentityKind.PHONE: Identity.from_phone,
-    IdentityKind.PHONE_HASH: Identity.from_phone_hash,
-}
 _AN_IDENTITY = "an identity in JSON as `token generate` prints it"
 
 
@@ -122,11 +102,6 @@ def read_text(path: Path | None, what: str) -> str:
     return text
 
 
-def to_identity(kind: str, text: str) -> Identity:
-    """What an operator is told about somebody: always a hash. Raises IdentityError if `text` is malformed."""
-    return _READERS[kind](text)
-
-
 def read_identity(kind: str, path: Path | None) -> Identity:
     """One person's address, number or hash out of a file or stdin.
 
@@ -137,7 +112,7 @@ def read_identity(kind: str, path: Path | None) -> Identity:
     text = read_text(path, f"one line with the user's {kind}")
     if "\n" in text:
         raise InputError(f"{_name(path)} holds more than one line; one user is needed")
-    return to_identity(kind, text)
+    return Identity.parse(IdentityKind(kind), text)
 
 
 def read_tokens(path: Path | None) -> IdentityTokens:

@@ -5,11 +5,10 @@ from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple, TypeAlias
 
-from bidstream_svc.cli.inputs import to_identity
 from bidstream_svc.cli.rows import Row
-from bidstream_svc.errors import BidstreamError, ConfigurationError, IdentityError
+from bidstream_svc.core.errors import BidstreamError, ConfigurationError, IdentityError
+from bidstream_svc.core.identity import Identity, IdentityKind
 from bidstream_svc.operator import (
-    Identity,
     IdentityMapClient,
     IdentityMapResult,
     IdentityMapV3Result,
@@ -17,8 +16,6 @@ from bidstream_svc.operator import (
     UnmappedIdentity,
 )
 from bidstream_svc.operator.batches import MAX_BATCH, MAX_CONCURRENCY
-
-__all__ = ["Found", "LookupStoppedError", "look_up"]
 
 _INVALID = UnmappedIdentity("invalid identifier")  # as an operator says it
 
@@ -80,7 +77,7 @@ def _ask(row: Row, kind: str) -> _Asked:
     if row.problem is not None:
         return _Asked(row.number, None, row.problem)
     try:
-        return _Asked(row.number, to_identity(kind, row.text), None)
+        return _Asked(row.number, Identity.parse(IdentityKind(kind), row.text), None)
     except IdentityError as error:
         return _Asked(row.number, None, str(error))
 

@@ -11,14 +11,12 @@ from importlib import import_module
 import click
 
 from bidstream_svc._version import __version__
-from bidstream_svc.errors import BidstreamError, ConfigurationError
-
-__all__ = ["commands", "main"]
+from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-# Each is a module beside this one, and the command in it.
+# Each is defined in the module `<name>_command` beside this one.
 _NAMES = ("serve", "operator", "decrypt", "request", "token", "identity", "check", "health")
 
 
@@ -28,7 +26,7 @@ class _Commands(UserDict[str, click.Command]):
     def __getitem__(self, name: str) -> click.Command:
         if name not in _NAMES:
             raise KeyError(name)
-        command: click.Command = getattr(import_module(f"bidstream_svc.cli.{name}"), name)
+        command: click.Command = getattr(import_module(f"bidstream_svc.cli.{name}_command"), name)
         return command
 
     def __iter__(self) -> Iterator[str]:

@@ -7,8 +7,6 @@ import click
 
 from bidstream_svc.config import SECRET_FIELDS, SETTINGS, env_name
 
-__all__ = ["OPERATOR_FIELDS", "given", "refuse_secrets", "setting_options"]
-
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 OPERATOR_FIELDS = ("operator_url", "allow_insecure_operator", "api_key_file", "client_secret_file")

@@ -14,9 +14,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from bidstream_svc.cli.inputs import InputError
-from bidstream_svc.errors import ConfigurationError
-
-__all__ = ["FORMATS", "LineReader", "Row", "format_of", "read_rows"]
+from bidstream_svc.core.errors import ConfigurationError
 
 MAX_LINE_BYTES = 256 * 1024
 _UTF8_BOM = b"\xef\xbb\xbf"

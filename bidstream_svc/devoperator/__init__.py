@@ -11,7 +11,6 @@ Endpoints are plain functions, `(state, body) -> answer`, in a module per role (
 """
 
 from bidstream_svc.devoperator.faults import Fault, Faults
-from bidstream_svc.devoperator.identities import Identity
 from bidstream_svc.devoperator.key_ring import OperatorKey
 from bidstream_svc.devoperator.server import DevOperator
 from bidstream_svc.devoperator.state import Lifetimes, OperatorSite, OperatorState
@@ -20,7 +19,6 @@ __all__ = [
     "DevOperator",
     "Fault",
     "Faults",
-    "Identity",
     "Lifetimes",
     "OperatorKey",
     "OperatorSite",

@@ -8,14 +8,12 @@ import orjson
 import pybase64
 from aiohttp import web
 
-from bidstream_svc.crypto import GCM_IV_LENGTH, Envelope, open_request, seal_gcm, seal_response
-from bidstream_svc.devoperator import advertiser, key_endpoints, publisher
-from bidstream_svc.devoperator.answers import Answer, Body, RequestRefusedError, client_error
+from bidstream_svc.core.crypto import GCM_IV_LENGTH, Envelope, open_request, seal_gcm, seal_response
+from bidstream_svc.core.errors import EnvelopeError
+from bidstream_svc.devoperator import identity_endpoints, key_endpoints, token_endpoints
 from bidstream_svc.devoperator.misbehave import Sealing, answer_with_fault, spoil_sealing
+from bidstream_svc.devoperator.replies import Answer, Body, RequestRefusedError, client_error
 from bidstream_svc.devoperator.state import OperatorState
-from bidstream_svc.errors import EnvelopeError
-
-__all__ = ["ENDPOINTS", "REFRESH_PATH", "make_app"]
 
 Endpoint = Callable[[OperatorState, Body], Answer]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -24,12 +22,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ENDPOINTS: dict[str, Endpoint] = {
     "/v2/key/bidstream": key_endpoints.bidstream_keys,
     "/v2/key/sharing": key_endpoints.sharing_keys,
-    "/v2/token/generate": publisher.generate_token,
-    "/v2/token/validate": publisher.validate_token,
-    "/v2/identity/map": advertiser.identity_map,
-    "/v2/identity/buckets": advertiser.identity_buckets,
-    "/v2/optout/status": advertiser.optout_status,
-    "/v3/identity/map": advertiser.identity_map_v3,
+    "/v2/token/generate": token_endpoints.generate_token,
+    "/v2/token/validate": token_endpoints.validate_token,
+    "/v2/identity/map": identity_endpoints.identity_map,
+    "/v2/identity/buckets": identity_endpoints.identity_buckets,
+    "/v2/optout/status": identity_endpoints.optout_status,
+    "/v3/identity/map": identity_endpoints.identity_map_v3,
 }
 REFRESH_PATH = "/v2/token/refresh"
 
@@ -92,7 +90,7 @@ async def _serve_in_envelope(state: OperatorState, endpoint: Endpoint, request: 
 
 
 async def _serve_refresh(state: OperatorState, request: web.Request) -> web.Response:
-    answer, response_key = publisher.refresh_token(state, await request.read())
+    answer, response_key = token_endpoints.refresh_token(state, await request.read())
     secret, _, body = spoil_sealing(request, Sealing(response_key, b"", orjson.dumps(answer)))
     sealed = seal_gcm(secret, os.urandom(GCM_IV_LENGTH), body)
     return web.Response(body=pybase64.b64encode(sealed), content_type="text/plain")

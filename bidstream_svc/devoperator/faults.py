@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
-__all__ = ["Fault", "Faults"]
-
 
 class Fault(Enum):
     """A way to answer wrongly."""

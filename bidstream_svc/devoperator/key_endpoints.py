@@ -4,11 +4,9 @@ from typing import Any
 
 import pybase64
 
-from bidstream_svc.devoperator.answers import Answer, Body, success
 from bidstream_svc.devoperator.key_ring import MASTER_KEYSET_ID, OperatorKey
+from bidstream_svc.devoperator.replies import Answer, Body, success
 from bidstream_svc.devoperator.state import OperatorState
-
-__all__ = ["bidstream_keys", "sharing_keys"]
 
 
 def bidstream_keys(state: OperatorState, _body: Body) -> Answer:

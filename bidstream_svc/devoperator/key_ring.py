@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-__all__ = ["MASTER_KEYSET_ID", "KeyRing", "OperatorKey"]
-
 MASTER_KEYSET_ID = 1
 
 _KEY_LENGTH = 32

@@ -10,11 +10,9 @@ from typing import NamedTuple
 import orjson
 from aiohttp import web
 
-from bidstream_svc.devoperator.answers import RequestRefusedError
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator.faults import Fault
-from bidstream_svc.identity import IdentityScope
-
-__all__ = ["Sealing", "answer_with_fault", "spoil_sealing"]
+from bidstream_svc.devoperator.replies import RequestRefusedError
 
 _FAULT = web.RequestKey("fault", Fault)
 _REFUSALS = {

@@ -12,22 +12,14 @@ from typing import NamedTuple
 
 import pybase64
 
-from bidstream_svc.crypto import GCM_IV_LENGTH, GCM_TAG_LENGTH, open_gcm, seal_gcm
-from bidstream_svc.devoperator.identities import Identity
-from bidstream_svc.errors import EnvelopeError
-from bidstream_svc.identity import IdentityType
-
-__all__ = [
-    "REFRESH_TOKEN_CHARACTERS",
-    "RESPONSE_KEY_LENGTH",
-    "RefreshToken",
-    "open_refresh_token",
-    "seal_refresh_token",
-]
+from bidstream_svc.core.crypto import GCM_IV_LENGTH, GCM_TAG_LENGTH, open_gcm, seal_gcm
+from bidstream_svc.core.errors import EnvelopeError
+from bidstream_svc.core.identity import Identity, IdentityKind, IdentityType
 
 REFRESH_TOKEN_CHARACTERS = 388
 RESPONSE_KEY_LENGTH = 32
 
+_HASH_KINDS = {IdentityType.EMAIL: IdentityKind.EMAIL_HASH, IdentityType.PHONE: IdentityKind.PHONE_HASH}
 _LAYOUT = Struct(">BIqq32s32s")
 _PLAINTEXT_LENGTH = REFRESH_TOKEN_CHARACTERS * 3 // 4 - GCM_IV_LENGTH - GCM_TAG_LENGTH
 
@@ -50,7 +42,7 @@ def seal_refresh_token(secret: bytes, token: RefreshToken) -> str:
     """Write it as the text that a publisher stores."""
     identity, site_id, established_ms, expires_ms, response_key = token
     plaintext = _LAYOUT.pack(
-        identity.identity_type, site_id, established_ms, expires_ms, identity.digest, response_key
+        identity.identity_type, site_id, established_ms, expires_ms, pybase64.b64decode(identity.value), response_key
     ).ljust(_PLAINTEXT_LENGTH, b"\0")
     return pybase64.b64encode_as_string(seal_gcm(secret, os.urandom(GCM_IV_LENGTH), plaintext))
 
@@ -69,5 +61,9 @@ def open_refresh_token(secret: bytes, text: bytes) -> RefreshToken:
         open_gcm(secret, sealed)
     )
     return RefreshToken(
-        Identity(IdentityType(identity_type), digest), site_id, established_ms, expires_ms, response_key
+        Identity(_HASH_KINDS[identity_type], pybase64.b64encode_as_string(digest)),
+        site_id,
+        established_ms,
+        expires_ms,
+        response_key,
     )

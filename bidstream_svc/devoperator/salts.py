@@ -14,10 +14,7 @@ from hashlib import sha256
 
 import pybase64
 
-from bidstream_svc.devoperator.identities import Identity
-from bidstream_svc.identity import IdentityScope
-
-__all__ = ["BUCKET_COUNT", "SaltBucket", "Salts"]
+from bidstream_svc.core.identity import Identity, IdentityScope
 
 BUCKET_COUNT = 1024  # the real operator has a million; enough for two identities to differ in theirs
 
@@ -82,7 +79,7 @@ class Salts:
             bucket.last_updated_ms = now_ms
 
     def _first_level(self, identity: Identity) -> bytes:
-        return sha256(pybase64.b64encode(identity.digest) + self._first_level_salt).digest()
+        return sha256(identity.value.encode() + self._first_level_salt).digest()
 
     def _salted(self, identity: Identity, salt: bytes) -> str:
         head = bytes([self._scope << 4 | identity.identity_type << 2])

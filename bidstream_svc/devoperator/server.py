@@ -9,8 +9,6 @@ from aiohttp import web
 from bidstream_svc.devoperator.app import make_app
 from bidstream_svc.devoperator.state import OperatorState
 
-__all__ = ["DevOperator"]
-
 # Requests take milliseconds; what is still there at the end hangs on purpose.
 _SHUTDOWN_TIMEOUT_S = 0.1
 

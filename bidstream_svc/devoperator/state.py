@@ -1,7 +1,6 @@
 """What the embedded operator knows: credentials, sites, keys, salts, opt-outs. In memory, repeatable with a seed."""
 
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,15 +8,14 @@ from random import Random
 
 import pybase64
 
-from bidstream_svc.crypto import CBC_BLOCK_LENGTH, GCM_IV_LENGTH
+from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.core.crypto import CBC_BLOCK_LENGTH, GCM_IV_LENGTH
+from bidstream_svc.core.identity import Identity, IdentityScope
+from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, TokenContent, TokenKey, build_v2, build_v3, build_v4
 from bidstream_svc.devoperator.faults import Faults
-from bidstream_svc.devoperator.identities import OPTED_OUT_EMAIL, OPTED_OUT_ON_REFRESH_EMAIL, Identity
 from bidstream_svc.devoperator.key_ring import MASTER_KEYSET_ID, KeyRing, OperatorKey
 from bidstream_svc.devoperator.salts import Salts
-from bidstream_svc.identity import IdentityScope
-from bidstream_svc.token import CLIENT_SIDE_GENERATED, TokenContent, TokenKey, build_v2, build_v3, build_v4
-
-__all__ = ["DEFAULT_SITES", "Lifetimes", "OperatorSite", "OperatorState"]
+from bidstream_svc.devoperator.well_known import OPTED_OUT_EMAIL, OPTED_OUT_ON_REFRESH_EMAIL, identity_of
 
 _HOUR_S = 3600
 _DAY_S = 24 * _HOUR_S
@@ -54,10 +52,6 @@ class Lifetimes:
     key_s: int = 365 * _DAY_S  # nothing rotates by itself, and a development operator may run for long
 
 
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class OperatorState:
     """Everything the operator answers from; change it while it serves.
 
@@ -88,7 +82,7 @@ class OperatorState:
         seed: int | None = None,
         *,
         scope: IdentityScope = IdentityScope.UID2,
-        now_ms: Callable[[], int] = _wall_clock_ms,
+        now_ms: Callable[[], int] = wall_clock_ms,
         sites: Sequence[OperatorSite] = DEFAULT_SITES,
         lifetimes: Lifetimes | None = None,
         token_version: int = 4,
@@ -108,8 +102,8 @@ class OperatorState:
         self.keys = KeyRing(self._randomness("keys"), 1 + len(self.sites), self.lifetimes.key_s, self.now_s())
         self._keyset_ids = dict(zip(self.sites, range(MASTER_KEYSET_ID + 1, 2 + len(self.sites)), strict=True))
         self.salts = Salts(self._randomness("salts"), scope, now_ms())
-        self.opted_out_since_ms = {Identity.of(OPTED_OUT_EMAIL): now_ms()}
-        self.optout_on_refresh = {Identity.of(OPTED_OUT_ON_REFRESH_EMAIL)}
+        self.opted_out_since_ms = {identity_of(OPTED_OUT_EMAIL): now_ms()}
+        self.optout_on_refresh = {identity_of(OPTED_OUT_ON_REFRESH_EMAIL)}
 
     def now_s(self) -> int:
         """The clock in whole Unix seconds."""
@@ -135,16 +129,16 @@ class OperatorState:
 
     def rotate_salts(self, identity: str | None = None) -> None:
         """Change the raw uids of all, or of those in the bucket of one address or number."""
-        buckets = self.salts.buckets if identity is None else [self.salts.bucket_of(Identity.of(identity))]
+        buckets = self.salts.buckets if identity is None else [self.salts.bucket_of(identity_of(identity))]
         self.salts.rotate(buckets, self.now_ms())
 
     def opt_out(self, identity: str) -> None:
         """Record that the owner of an address or number opts out now."""
-        self.opted_out_since_ms[Identity.of(identity)] = self.now_ms()
+        self.opted_out_since_ms[identity_of(identity)] = self.now_ms()
 
     def raw_uid(self, identity: str) -> str:
         """The raw uid of an address or number, opted out or not: base64 of 33 bytes."""
-        return self.salts.raw_uid(Identity.of(identity))
+        return self.salts.raw_uid(identity_of(identity))
 
     def keyset_of(self, site_id: int) -> int:
         """The key set of a site.
@@ -186,7 +180,7 @@ class OperatorState:
         """
         generated_ms = self.now_ms() if generated_ms is None else generated_ms
         content = self.token_content(
-            Identity.of(identity),
+            identity_of(identity),
             site_id=self.caller_site_id if site_id is None else site_id,
             lifetime_s=self.lifetimes.token_s if lifetime_s is None else lifetime_s,
             generated_ms=generated_ms,

@@ -10,9 +10,7 @@ from enum import StrEnum
 from itertools import count, product
 from mmap import mmap
 
-from bidstream_svc.status import DecryptionStatus, FailureReason
-
-__all__ = ["HTTP_CODES", "HistogramCells", "MetricCells", "RefreshResult", "RefusalReason", "Route"]
+from bidstream_svc.core.status import DecryptionStatus, FailureReason
 
 
 class Route(StrEnum):

@@ -20,8 +20,6 @@ from bidstream_svc._version import __version__
 from bidstream_svc.metrics import cells
 from bidstream_svc.metrics.cells import HistogramCells, MetricCells
 
-__all__ = ["build_registry"]
-
 _NS_PER_S = 1_000_000_000
 _MS_PER_S = 1_000
 # Histogram buckets that are told apart: all up to 2**10 ns (1 us) is in the first, all from 2**34 ns (17 s) in +Inf.

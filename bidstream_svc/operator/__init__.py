@@ -7,10 +7,9 @@
 """
 
 from bidstream_svc.operator.batches import Progress
+from bidstream_svc.operator.bidstream_client import BidstreamClient, SharingClient
 from bidstream_svc.operator.credentials import Credentials
-from bidstream_svc.operator.decryption import BidstreamClient, SharingClient
-from bidstream_svc.operator.identities import Identity, IdentityKind
-from bidstream_svc.operator.identity_map import (
+from bidstream_svc.operator.identity_map_client import (
     IdentityBucket,
     IdentityMapClient,
     IdentityMapResult,
@@ -20,8 +19,8 @@ from bidstream_svc.operator.identity_map import (
     OptedOut,
     UnmappedIdentity,
 )
-from bidstream_svc.operator.keys import FetchedKeys, classify_key_refresh_failure, fetch_keys, open_cached_keys
-from bidstream_svc.operator.publisher import PublisherClient
+from bidstream_svc.operator.key_fetch import FetchedKeys, fetch_keys, open_cached_keys
+from bidstream_svc.operator.publisher_client import PublisherClient
 from bidstream_svc.operator.tokens import IdentityTokens
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
 
@@ -29,9 +28,7 @@ __all__ = [
     "BidstreamClient",
     "Credentials",
     "FetchedKeys",
-    "Identity",
     "IdentityBucket",
-    "IdentityKind",
     "IdentityMapClient",
     "IdentityMapResult",
     "IdentityMapV3Result",
@@ -45,7 +42,6 @@ __all__ = [
     "RetryPolicy",
     "SharingClient",
     "UnmappedIdentity",
-    "classify_key_refresh_failure",
     "fetch_keys",
     "open_cached_keys",
 ]

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeAlias, TypeVar
 
-__all__ = ["MAX_BATCH", "MAX_CONCURRENCY", "Progress", "map_in_batches"]
-
 MAX_BATCH = 5000  # what an operator takes in one request
 MAX_CONCURRENCY = 4  # enough to hide the way there and back, and not enough to be told to slow down
 

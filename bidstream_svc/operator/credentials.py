@@ -6,9 +6,7 @@ from typing import Self
 
 import pybase64
 
-from bidstream_svc.errors import ConfigurationError
-
-__all__ = ["CLIENT_SECRET_LENGTH", "Credentials"]
+from bidstream_svc.core.errors import ConfigurationError
 
 CLIENT_SECRET_LENGTH = 32  # AES-256
 _API_KEY = re.compile(r"[!-~]+")  # what an HTTP header takes, without blanks

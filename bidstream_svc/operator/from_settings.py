@@ -4,11 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bidstream_svc.config import Settings, env_name
-from bidstream_svc.errors import ConfigurationError
+from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.operator.credentials import Credentials
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
-
-__all__ = ["credentials_reader", "make_transport"]
 
 
 def credentials_reader(settings: Settings) -> Callable[[], Credentials]:

@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from bidstream_svc._version import __version__
-from bidstream_svc.crypto import Envelope, decode_base64, open_gcm, open_response, seal_request
-from bidstream_svc.errors import (
+from bidstream_svc.core.crypto import Envelope, decode_base64, open_gcm, open_response, seal_request
+from bidstream_svc.core.errors import (
     EnvelopeError,
     OperatorAnswerError,
     OperatorHttpError,
@@ -20,20 +20,6 @@ from bidstream_svc.errors import (
     OperatorUnauthorizedError,
 )
 from bidstream_svc.operator.credentials import Credentials
-
-__all__ = [
-    "BINARY_CONTENT_TYPE",
-    "CLIENT_VERSION",
-    "Endpoint",
-    "HttpAnswer",
-    "OperatorRequest",
-    "build_plain_request",
-    "build_request",
-    "decode_answer",
-    "raise_for_status",
-    "read_answer",
-    "read_plain_answer",
-]
 
 BINARY_CONTENT_TYPE = "application/octet-stream"
 CLIENT_VERSION = f"bidstream-svc-{__version__}"

@@ -6,9 +6,7 @@ from typing import NamedTuple
 
 import aiohttp
 
-from bidstream_svc.errors import OperatorNetworkError, OperatorTimeoutError
-
-__all__ = ["explain_network_error"]
+from bidstream_svc.core.errors import OperatorNetworkError, OperatorTimeoutError
 
 
 class _Explanation(NamedTuple):

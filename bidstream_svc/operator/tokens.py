@@ -10,8 +10,6 @@ import msgspec
 
 from bidstream_svc.operator.messages import decode_answer
 
-__all__ = ["IdentityTokens"]
-
 
 class _Fields(msgspec.Struct):
     advertising_token: str

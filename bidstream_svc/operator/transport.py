@@ -3,7 +3,6 @@
 import os
 import random
 import ssl
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -13,8 +12,9 @@ import stamina
 
 from bidstream_svc._version import __version__
 from bidstream_svc.addresses import check_base_url
-from bidstream_svc.crypto import GCM_IV_LENGTH, NONCE_LENGTH
-from bidstream_svc.errors import (
+from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.core.crypto import GCM_IV_LENGTH, NONCE_LENGTH
+from bidstream_svc.core.errors import (
     OperatorHttpError,
     OperatorNetworkError,
     OperatorOversizeError,
@@ -31,8 +31,6 @@ from bidstream_svc.operator.messages import (
     read_plain_answer,
 )
 from bidstream_svc.operator.network_errors import explain_network_error
-
-__all__ = ["MAX_ANSWER_BYTES", "Answer", "Credentials", "OperatorTransport", "RetryPolicy"]
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _HTTP_SERVER_ERROR = 500
@@ -155,7 +153,7 @@ class OperatorTransport:
         def build() -> OperatorRequest:
             source = self._credentials
             credentials = source if isinstance(source, Credentials) else source()
-            now_ms = time.time_ns() // 1_000_000
+            now_ms = wall_clock_ms()
             nonce, iv = os.urandom(NONCE_LENGTH), os.urandom(GCM_IV_LENGTH)
             return build_request(endpoint, payload, credentials, now_ms=now_ms, nonce=nonce, iv=iv)
 

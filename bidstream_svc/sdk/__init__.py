@@ -8,10 +8,12 @@
     client.refresh()
     decrypted = client.decrypt_token_into_raw_uid(token, "example.com")
 
-What goes wrong with an operator raises the exceptions of `bidstream_svc.errors`, except in `refresh`, which says so in
-what it returns. No repr or exception shows a token, a raw uid, a secret or personal data.
+What goes wrong with an operator raises the exceptions of `bidstream_svc.core.errors`; `refresh`
+returns it instead. No repr or exception shows a token, a raw uid, a secret or personal data.
 """
 
+from bidstream_svc.core.sharing import EncryptionStatus
+from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.sdk.decryption import (
     BidstreamClient,
     DecryptedToken,
@@ -43,8 +45,6 @@ from bidstream_svc.sdk.publisher import (
     TokenRefreshResponse,
     Uid2PublisherClient,
 )
-from bidstream_svc.sharing import EncryptionStatus
-from bidstream_svc.status import DecryptionStatus
 
 __all__ = [
     "BidstreamClient",

@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 
 from bidstream_svc.operator import OperatorTransport
 
-__all__ = ["Connection"]
-
 _T = TypeVar("_T")
 
 

@@ -6,8 +6,6 @@ from typing import Self, TypedDict
 from bidstream_svc.operator import Credentials, OperatorTransport, RetryPolicy
 from bidstream_svc.sdk.background import Connection
 
-__all__ = ["ClientOptions", "OperatorClient"]
-
 
 class ClientOptions(TypedDict, total=False):
     """Keyword arguments that every client takes; see OperatorClient."""

@@ -4,17 +4,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Unpack
 
-from bidstream_svc.decrypt import Verdict
-from bidstream_svc.errors import BidstreamError
-from bidstream_svc.keys import KeySnapshot
+from bidstream_svc.core.decrypt import Verdict
+from bidstream_svc.core.errors import BidstreamError
+from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.sharing import EncryptionStatus
+from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.operator import BidstreamClient as AsyncBidstreamClient
 from bidstream_svc.operator import SharingClient as AsyncSharingClient
 from bidstream_svc.sdk.client import ClientOptions, OperatorClient
 from bidstream_svc.sdk.times import from_unix_ms
-from bidstream_svc.sharing import EncryptionStatus
-from bidstream_svc.status import DecryptionStatus
-
-__all__ = ["BidstreamClient", "DecryptedToken", "EncryptionDataResponse", "RefreshResponse", "SharingClient"]
 
 
 @dataclass(frozen=True, slots=True)

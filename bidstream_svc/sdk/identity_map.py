@@ -5,18 +5,9 @@ from datetime import datetime
 from typing import Self, Unpack
 
 from bidstream_svc import operator
-from bidstream_svc.operator import Identity, IdentityKind, IdentityMapResult
+from bidstream_svc.core.identity import Identity, IdentityKind
+from bidstream_svc.operator import IdentityMapResult
 from bidstream_svc.sdk.client import ClientOptions, OperatorClient
-
-__all__ = [
-    "Bucket",
-    "IdentityBucketsResponse",
-    "IdentityMapClient",
-    "IdentityMapInput",
-    "IdentityMapResponse",
-    "MappedIdentity",
-    "UnmappedIdentity",
-]
 
 
 class IdentityMapInput:
@@ -163,7 +154,7 @@ class IdentityBucketsResponse:
 class IdentityMapClient(OperatorClient):
     """Raw uids with /v2/identity/map; see OperatorClient for what it takes.
 
-    Both methods raise OperatorError or EnvelopeError if a call fails, as drawn in `bidstream_svc.errors`.
+    Both methods raise OperatorError or EnvelopeError if a call fails, as drawn in `bidstream_svc.core.errors`.
     """
 
     def __init__(self, base_url: str, api_key: str, client_secret: str, **options: Unpack[ClientOptions]) -> None:

@@ -6,18 +6,10 @@ from enum import Enum
 from typing import Self, Unpack
 
 from bidstream_svc import operator
-from bidstream_svc.operator import Identity, IdentityKind, IdentityMapV3Result
+from bidstream_svc.core.identity import Identity, IdentityKind
+from bidstream_svc.operator import IdentityMapV3Result
 from bidstream_svc.sdk.client import ClientOptions, OperatorClient
 from bidstream_svc.sdk.times import from_unix_ms
-
-__all__ = [
-    "IdentityMapV3Client",
-    "IdentityMapV3Input",
-    "IdentityMapV3Response",
-    "MappedIdentityV3",
-    "UnmappedIdentityReason",
-    "UnmappedIdentityV3",
-]
 
 _MS_PER_S = 1000
 

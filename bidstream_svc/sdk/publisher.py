@@ -1,26 +1,18 @@
 """A client for publishers: tokens for users, and fresh ones for old ones."""
 
-import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Self, Unpack
 
 import msgspec
 
-from bidstream_svc.errors import OperatorAnswerError
-from bidstream_svc.identity import IdentityType
-from bidstream_svc.operator import Identity, PublisherClient
+from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.core.errors import OperatorAnswerError
+from bidstream_svc.core.identity import Identity, IdentityType
 from bidstream_svc.operator import IdentityTokens as AsyncIdentityTokens
+from bidstream_svc.operator import PublisherClient
 from bidstream_svc.sdk.client import ClientOptions, OperatorClient
 from bidstream_svc.sdk.times import to_unix_ms
-
-__all__ = [
-    "IdentityTokens",
-    "TokenGenerateInput",
-    "TokenGenerateResponse",
-    "TokenRefreshResponse",
-    "Uid2PublisherClient",
-]
 
 
 class TokenGenerateInput:
@@ -212,7 +204,7 @@ class TokenRefreshResponse(_TokenResponse):
 class Uid2PublisherClient(OperatorClient):
     """Generates and refreshes tokens; see OperatorClient for what it takes.
 
-    Both methods raise OperatorError or EnvelopeError if the call fails, as drawn in `bidstream_svc.errors`.
+    Both methods raise OperatorError or EnvelopeError if the call fails, as drawn in `bidstream_svc.core.errors`.
     """
 
     def __init__(self, base_url: str, auth_key: str, secret_key: str, **options: Unpack[ClientOptions]) -> None:
@@ -235,4 +227,4 @@ class Uid2PublisherClient(OperatorClient):
 
 
 def _ms(timestamp: datetime | None) -> int:
-    return time.time_ns() // 1_000_000 if timestamp is None else to_unix_ms(timestamp)
+    return wall_clock_ms() if timestamp is None else to_unix_ms(timestamp)

@@ -11,10 +11,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from bidstream_svc._version import __version__
-from bidstream_svc.keys import KeySnapshot
-from bidstream_svc.refresh import KeyStore, wall_clock_ms
-
-__all__ = ["Health", "build_admin_app"]
+from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.keystore.store import KeyStore
 
 _MS_PER_S = 1000
 

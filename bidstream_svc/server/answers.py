@@ -5,26 +5,8 @@ from typing import TypeAlias
 import msgspec
 import orjson
 
-from bidstream_svc.decrypt import Verdict
-from bidstream_svc.status import DecryptionStatus
-
-__all__ = [
-    "EXPECTATION_FAILED",
-    "INTERNAL_ERROR",
-    "MALFORMED_HTTP",
-    "METHOD_NOT_ALLOWED",
-    "NOT_FOUND",
-    "OVERLOADED",
-    "REQUEST_TIMEOUT",
-    "UNAUTHORIZED",
-    "UNKNOWN_HOST",
-    "UNSUPPORTED_MEDIA_TYPE",
-    "Answer",
-    "batch_body",
-    "error_answer",
-    "too_large",
-    "verdict_body",
-]
+from bidstream_svc.core.decrypt import Verdict
+from bidstream_svc.core.status import DecryptionStatus
 
 # (HTTP status code, JSON body)
 Answer: TypeAlias = tuple[int, bytes]

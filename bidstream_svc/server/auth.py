@@ -3,10 +3,8 @@
 from hmac import compare_digest
 from pathlib import Path
 
-from bidstream_svc.errors import ConfigurationError
+from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.logs import get_logger
-
-__all__ = ["BearerToken"]
 
 _log = get_logger(__name__)
 

@@ -21,8 +21,6 @@ from bidstream_svc.server.media_type import JSON, is_json
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.tracing import Tracer
 
-__all__ = ["ConnectionLimits", "DataPlane"]
-
 _log = get_logger(__name__)
 
 _ROUTES = {str(route): route for route in BODY_LIMITS}

@@ -19,8 +19,6 @@ from bidstream_svc.server.lane import Lane
 from bidstream_svc.server.listeners import BACKLOG, Listener, make_tls_context
 from bidstream_svc.tracing import Tracer
 
-__all__ = ["FAREWELL_S", "DataServer"]
-
 _log = get_logger(__name__)
 
 _DRAIN_POLL_S = 0.02

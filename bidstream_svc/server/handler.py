@@ -8,15 +8,14 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-from bidstream_svc.decrypt import BoundDecrypt, bind_decrypt, decrypt_without_keys
-from bidstream_svc.keys import KeySnapshot
+from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.core.decrypt import BoundDecrypt, bind_decrypt, decrypt_without_keys
+from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.status import DecryptionStatus, FailureReason
+from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells, Route
 from bidstream_svc.metrics.cells import DECRYPTIONS
-from bidstream_svc.refresh import KeyStore, wall_clock_ms
 from bidstream_svc.server.answers import Answer, batch_body, error_answer, verdict_body
-from bidstream_svc.status import DecryptionStatus, FailureReason
-
-__all__ = ["BODY_LIMITS", "MAX_BATCH", "BoundHandler", "DecryptHandler"]
 
 MAX_BATCH = 1_000
 TOKENS_A_TURN = 64

@@ -6,8 +6,6 @@ programs on this host can connect, a request must be addressed to this host, or 
 
 from bidstream_svc.addresses import BoundAddress, UnixAddress, is_loopback_host
 
-__all__ = ["HostCheck"]
-
 _ANY = "*"
 
 

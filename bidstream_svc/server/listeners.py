@@ -12,18 +12,8 @@ from typing import NamedTuple
 
 from bidstream_svc.addresses import BoundAddress, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 from bidstream_svc.config import Settings
-from bidstream_svc.errors import BidstreamError, ConfigurationError, ListenError
+from bidstream_svc.core.errors import BidstreamError, ConfigurationError, ListenError
 from bidstream_svc.server.systemd import address_of, passed_sockets
-
-__all__ = [
-    "BACKLOG",
-    "Listener",
-    "Listeners",
-    "close_listeners",
-    "make_tls_context",
-    "open_listeners",
-    "open_listeners_each",
-]
 
 BACKLOG = 1024
 _UNIX_SOCKET_MODE = 0o660

@@ -1,7 +1,5 @@
 """Whether a request says that its body is JSON."""
 
-__all__ = ["JSON", "is_json"]
-
 JSON = "application/json"
 
 

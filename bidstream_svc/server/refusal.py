@@ -6,8 +6,6 @@ from bidstream_svc.metrics import MetricCells, Route
 from bidstream_svc.server.answers import OVERLOADED
 from bidstream_svc.server.wire import closing_answer
 
-__all__ = ["Refusals"]
-
 # What it costs to be polite is bounded, too: no more at a time are waited for, and none for longer.
 MAX_AT_A_TIME = 128
 PATIENCE_S = 1.0

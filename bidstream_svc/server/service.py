@@ -16,22 +16,22 @@ from aiohttp import web
 from bidstream_svc._version import __version__, is_compiled
 from bidstream_svc.addresses import BoundAddress
 from bidstream_svc.config import Settings
-from bidstream_svc.domains import load_public_suffixes
-from bidstream_svc.key_cache import KeyCache
+from bidstream_svc.core.domains import load_public_suffixes
+from bidstream_svc.keystore.key_cache import KeyCache
+from bidstream_svc.keystore.refresh_thread import RefreshThread
+from bidstream_svc.keystore.refresher import KeyRefresher
+from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells, build_registry
 from bidstream_svc.metrics.cells import EVENT_LOOP_LAG_NS
 from bidstream_svc.operator.from_settings import credentials_reader, make_transport
-from bidstream_svc.operator.keys import fetch_keys
+from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
-from bidstream_svc.refresh import KeyRefresher, KeyStore, RefreshThread
 from bidstream_svc.server.admin_plane import Health, build_admin_app
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.handler import DecryptHandler
 from bidstream_svc.server.listeners import Listeners
 from bidstream_svc.tracing import Tracer
-
-__all__ = ["Service", "run", "serve", "signals_handled"]
 
 _log = get_logger(__name__)
 

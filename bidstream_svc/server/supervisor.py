@@ -9,10 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bidstream_svc.errors import WorkersError
+from bidstream_svc.core.errors import WorkersError
 from bidstream_svc.logs import get_logger
-
-__all__ = ["Supervisor"]
 
 _log = get_logger(__name__)
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from bidstream_svc.addresses import BoundAddress, TcpAddress, UnixAddress
 
-__all__ = ["address_of", "passed_sockets"]
-
 _FIRST_DESCRIPTOR = 3
 _NAME_IF_NONE = "unknown"
 

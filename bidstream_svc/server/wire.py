@@ -6,8 +6,6 @@ from http import HTTPStatus
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.media_type import JSON
 
-__all__ = ["AnswerWriter", "closing_answer"]
-
 _STATUSES = (
     HTTPStatus.OK,
     HTTPStatus.BAD_REQUEST,

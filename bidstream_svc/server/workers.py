@@ -10,15 +10,13 @@ import signal
 import time
 
 from bidstream_svc.config import Settings
-from bidstream_svc.domains import load_public_suffixes
+from bidstream_svc.core.domains import load_public_suffixes
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import WORKER_RESTARTS
 from bidstream_svc.server.data_server import FAREWELL_S
 from bidstream_svc.server.listeners import Listeners, open_listeners_each
 from bidstream_svc.server.service import run, serve
 from bidstream_svc.server.supervisor import Supervisor
-
-__all__ = ["serve_all"]
 
 # What a worker needs beyond its own drain time-out to end.
 _LAST_GRACE_S = 5.0

@@ -98,7 +98,7 @@ def test_somebody_else_there(cli: Cli, answer: bytes, complaint: str) -> None:
 
 
 def test_somebody_who_says_nothing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["bidstream_svc.cli.health"], "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sys.modules["bidstream_svc.cli.health_command"], "_TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         assert cli("health", admin_listen=address).complaint.endswith("no answer: timed out")
@@ -124,5 +124,12 @@ def test_it_loads_little(service: RunningService) -> None:
         check=True,
     )
     loaded = set(done.stdout.split())
-    assert "bidstream_svc.cli.health" in loaded
-    assert not loaded & {"asyncio", "aiohttp", "structlog", "uvloop", "prometheus_client", "bidstream_svc.cli.serve"}
+    assert "bidstream_svc.cli.health_command" in loaded
+    assert not loaded & {
+        "asyncio",
+        "aiohttp",
+        "structlog",
+        "uvloop",
+        "prometheus_client",
+        "bidstream_svc.cli.serve_command",
+    }

@@ -11,8 +11,8 @@ from typing import Any
 
 from uid2_client import BidstreamClient
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
-from bidstream_svc.identity import IdentityScope
 from tests.support.raw_http import ask
 from tests.support.sidecar import DEADLINE_S, Sidecar, environment, operator_settings, wait_until
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from bidstream_svc.core.identity import hash_identity
 from bidstream_svc.devoperator import Fault, OperatorState
-from bidstream_svc.identity import hash_identity
 from tests.support.cli import Cli, Outcome
 
 MAP, MAP_V3 = "/v2/identity/map", "/v3/identity/map"

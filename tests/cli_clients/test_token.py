@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bidstream_svc.core.identity import hash_identity
 from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
-from bidstream_svc.identity import hash_identity
 from tests.support.cli import Cli, Outcome
 from tests.support.recorder import running_recorder
 

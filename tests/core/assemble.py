@@ -7,8 +7,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
-__all__ = ["cbc_blocks", "gcm_layer", "pkcs7", "spellings", "standard", "u32", "url_safe", "v2_layer"]
-
 
 def u32(number: int) -> bytes:
     return number.to_bytes(4, "big")

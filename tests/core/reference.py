@@ -16,8 +16,6 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 from publicsuffixlist import PublicSuffixList
 
-__all__ = ["Answer", "Refused", "decode_text", "reference_verdict"]
-
 
 class Answer(NamedTuple):
     status: str

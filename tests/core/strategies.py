@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-from bidstream_svc.identity import IdentityScope, IdentityType
-from bidstream_svc.token import TokenContent, TokenKey, build_v2, build_v3, build_v4
+from bidstream_svc.core.identity import IdentityScope, IdentityType
+from bidstream_svc.core.token import TokenContent, TokenKey, build_v2, build_v3, build_v4
 from tests.core.assemble import gcm_layer, pkcs7, spellings, u32, v2_layer
 from tests.vectors.inputs import (
     CBC_IVS,
@@ -22,20 +22,6 @@ from tests.vectors.inputs import (
     SITE,
     UNKNOWN,
 )
-
-__all__ = [
-    "BUILDERS",
-    "anything",
-    "built_tokens",
-    "contents",
-    "domains",
-    "key_names",
-    "layered_tokens",
-    "mutated",
-    "nows_ms",
-    "spelled",
-    "token_key",
-]
 
 BUILDERS = {2: build_v2, 3: build_v3, 4: build_v4}
 

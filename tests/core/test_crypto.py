@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers.modes import GCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidstream_svc.crypto import (
+from bidstream_svc.core.crypto import (
     Envelope,
     cbc_encrypt,
     make_cbc_decrypt,
@@ -21,7 +21,7 @@ from bidstream_svc.crypto import (
     seal_request,
     seal_response,
 )
-from bidstream_svc.errors import EnvelopeError
+from bidstream_svc.core.errors import EnvelopeError
 from tests.core.assemble import cbc_blocks, pkcs7
 from tests.vectors.load import load
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidstream_svc.domains import load_public_suffixes, normalise_domain, registrable_domain
+from bidstream_svc.core.domains import load_public_suffixes, normalise_domain, registrable_domain
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidstream_svc.errors import BidstreamError, IdentityError
-from bidstream_svc.identity import (
+from bidstream_svc.core.errors import BidstreamError, IdentityError
+from bidstream_svc.core.identity import (
     IdentityScope,
     IdentityType,
     hash_identity,

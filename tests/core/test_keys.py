@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidstream_svc.decrypt import decrypt
-from bidstream_svc.errors import KeyResponseError
-from bidstream_svc.identity import IdentityScope
-from bidstream_svc.keys import DEFAULT_CLOCK_SKEW_S, KeyPurpose, KeySnapshot, parse_in_steps, parse_key_response
-from bidstream_svc.status import DecryptionStatus, FailureReason
+from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.errors import KeyResponseError
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.keys import DEFAULT_CLOCK_SKEW_S, KeyPurpose, KeySnapshot, parse_in_steps, parse_key_response
+from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from tests.core.strategies import anything
 from tests.vectors.inputs import LISTED_SITE, MASTER, NOW_MS, NOW_S, SECRETS, SITE, build
 from tests.vectors.load import key_response, key_snapshot

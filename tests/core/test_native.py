@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidstream_svc.status import FailureReason
-from bidstream_svc.token import text, v3
+from bidstream_svc.core.status import FailureReason
+from bidstream_svc.core.token import text, v3
 from tests.core.assemble import gcm_layer, u32
 from tests.core.strategies import anything
 
 if os.environ.get("COMPILE_HOT_PATH") != "1":
     pytest.skip("see make test-compiled", allow_module_level=True)
-native: Any = importlib.import_module("bidstream_svc.token.native")
+native: Any = importlib.import_module("bidstream_svc.core.token.native")
 
 NOW_MS = 1_800_000_000_000
 SECRETS = {1: bytes(range(32)), 2: bytes(range(100, 124)), 3: bytes(16)}
@@ -63,10 +63,10 @@ def token(
 
 
 def test_it_is_what_runs() -> None:
-    package = importlib.import_module("bidstream_svc.token")
+    package = importlib.import_module("bidstream_svc.core.token")
     assert package.open_token is native.open_token
     assert package.decode_text is native.decode_text
-    assert importlib.import_module("bidstream_svc.keys").make_gcm_cipher is native.make_gcm_cipher
+    assert importlib.import_module("bidstream_svc.core.keys").make_gcm_cipher is native.make_gcm_cipher
 
 
 _BASE64_LIKE = st.text("ABab01+/-_=Qgw8", max_size=40)
@@ -190,7 +190,7 @@ def test_a_cipher_shows_and_gives_nothing() -> None:
 # In a process of its own: in this one, what other tests have left in the background may grow.
 MAKE_CIPHERS = """
 import resource
-from bidstream_svc.token.native import make_gcm_cipher
+from bidstream_svc.core.token.native import make_gcm_cipher
 for number in range(60_000):
     if number == 20_000:
         before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

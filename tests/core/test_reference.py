@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bidstream_svc.decrypt import decrypt
+from bidstream_svc.core.decrypt import decrypt
 from tests.core.reference import reference_verdict
 from tests.core.strategies import anything, built_tokens, domains, key_names, layered_tokens, nows_ms
 from tests.vectors.load import key_response, key_snapshot, load

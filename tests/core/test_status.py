@@ -3,15 +3,15 @@
 import copy
 import pickle
 
-from bidstream_svc import errors
-from bidstream_svc.errors import (
+from bidstream_svc.core import errors
+from bidstream_svc.core.errors import (
     OperatorHttpError,
     OperatorNetworkError,
     OperatorRateLimitedError,
     OperatorTimeoutError,
     OperatorUnauthorizedError,
 )
-from bidstream_svc.status import DecryptionStatus, FailureReason
+from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from tests.vectors.record import STATUS_OF_REASON
 
 # The rows of the table "Decryption Response Statuses".
@@ -58,5 +58,5 @@ def test_operator_errors_carry_what_the_operator_said() -> None:
 
 
 def test_every_error_has_the_common_base() -> None:
-    raised = [getattr(errors, name) for name in errors.__all__]
+    raised = [each for each in vars(errors).values() if isinstance(each, type)]
     assert all(issubclass(each, errors.BidstreamError) for each in raised)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from bidstream_svc.decrypt import bind_decrypt, decrypt, decrypt_without_keys
-from bidstream_svc.status import DecryptionStatus, FailureReason
+from bidstream_svc.core.decrypt import bind_decrypt, decrypt, decrypt_without_keys
+from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from tests.core.reference import reference_verdict
 from tests.vectors.generate import contents
 from tests.vectors.load import DIRECTORY, key_response, key_snapshot, load

@@ -13,8 +13,6 @@ from bidstream_svc.devoperator import DevOperator
 from tests.support.raw_http import Response, ask
 from tests.support.sidecar import Sidecar, operator_settings
 
-__all__ = ["Described", "as_described"]
-
 _BEARER = "made-up"
 
 

@@ -12,8 +12,6 @@ from typing import IO, NamedTuple, Self
 from tests.docs.markdown import ROOT, table
 from tests.support.sidecar import DEADLINE_S
 
-__all__ = ["ALL", "EXAMPLES", "PATIENT_MS", "Bidder", "Example", "run", "why_not"]
-
 EXAMPLES = ROOT / "deploy" / "examples"
 # For answers that have to come: the machine may be busy, and a just-in-time compiler is slow at first.
 PATIENT_MS = 10_000

@@ -5,8 +5,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Instruction", "Stage", "read_stages"]
-
 
 class Instruction(NamedTuple):
     """One instruction: `COPY`, `{"from": "build"}`, `/a /b`."""

@@ -9,20 +9,6 @@ from typing import Any, NamedTuple
 
 from tests.docs.markdown import ROOT
 
-__all__ = [
-    "CHART",
-    "IMAGE",
-    "KUSTOMIZE",
-    "KUSTOMIZE_TOOL",
-    "Pod",
-    "build",
-    "helm",
-    "of_kind",
-    "one",
-    "pods",
-    "template",
-]
-
 CHART = ROOT / "deploy" / "helm" / "bidstream-svc"
 KUSTOMIZE = ROOT / "deploy" / "kubernetes"
 IMAGE = "bidstream-svc"

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from tests.deploy.dockerfile import Instruction, Stage
 
-__all__ = ["Container", "replay"]
-
 # Mounts what a base image brings, then pairs of directories up to the mode; the rest is chroot's.
 _ENTER = f"""
 root=$1; shift

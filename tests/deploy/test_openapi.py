@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from bidstream_svc import DecryptionStatus, __version__
 from bidstream_svc.devoperator import DevOperator
+from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import Route
-from bidstream_svc.refresh import KeyStore
 from bidstream_svc.server import answers
 from bidstream_svc.server.admin_plane import Health, build_admin_app
 from bidstream_svc.server.handler import BODY_LIMITS, MAX_BATCH
@@ -128,7 +128,7 @@ def test_servers_are_the_default_addresses(described: Any) -> None:
 
 @NEEDS_YAML
 def test_errors_of_the_data_plane(described: Any) -> None:
-    made = [answer for name in answers.__all__ if isinstance(answer := getattr(answers, name), tuple)]
+    made = [answer for answer in vars(answers).values() if isinstance(answer, tuple)]
     for path, operation in data_operations(described).items():
         shown = [
             (code, example) for code, _, example in contents(described, operation) if code not in {"request", "200"}

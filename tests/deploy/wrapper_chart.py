@@ -6,8 +6,6 @@ from pathlib import Path
 from tests.deploy.manifests import CHART, KUSTOMIZE
 from tests.support.yaml_files import dump_yaml, load_yaml
 
-__all__ = ["write_bidder_chart"]
-
 _NAME = CHART.name
 _TEMPLATE = """
 {{{{- $sidecar := index .Subcharts "{name}" }}}}

@@ -3,9 +3,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from bidstream_svc.core.identity import hash_identity
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.salts import BUCKET_COUNT
-from bidstream_svc.identity import hash_identity
 from tests.support.operator import Clock, ask, running_operator
 
 MAP, MAP_V3, BUCKETS, OPTOUT = "/v2/identity/map", "/v3/identity/map", "/v2/identity/buckets", "/v2/optout/status"

@@ -12,7 +12,7 @@ import pybase64
 import pytest
 import trustme
 
-from bidstream_svc.crypto import Envelope, open_response, seal_gcm, seal_request
+from bidstream_svc.core.crypto import Envelope, open_response, seal_gcm, seal_request
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.app import ENDPOINTS, REFRESH_PATH
 from tests.support.operator import Clock, ask, operator_in_thread, post, running_operator

@@ -10,9 +10,9 @@ import pytest
 import trustme
 import uvloop
 
-from bidstream_svc.crypto import Envelope, open_gcm, open_response, seal_request
+from bidstream_svc.core.crypto import Envelope, open_gcm, open_response, seal_request
+from bidstream_svc.core.errors import EnvelopeError
 from bidstream_svc.devoperator import DevOperator, Fault, Faults
-from bidstream_svc.errors import EnvelopeError
 from tests.support.operator import ask, operator_in_thread, post, running_operator
 
 KEYS, SHARING, GENERATE, REFRESH = "/v2/key/bidstream", "/v2/key/sharing", "/v2/token/generate", "/v2/token/refresh"

@@ -2,9 +2,9 @@ import orjson
 import pybase64
 import pytest
 
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.keys import KeyPurpose, parse_key_response
 from bidstream_svc.devoperator import Lifetimes, OperatorSite, OperatorState
-from bidstream_svc.identity import IdentityScope
-from bidstream_svc.keys import KeyPurpose, parse_key_response
 from tests.support.operator import Clock, ask, running_operator
 
 

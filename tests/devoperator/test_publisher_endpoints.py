@@ -5,14 +5,14 @@ import orjson
 import pybase64
 import pytest
 
-from bidstream_svc.crypto import open_gcm
-from bidstream_svc.decrypt import decrypt
+from bidstream_svc.core.crypto import open_gcm
+from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.identity import hash_identity
+from bidstream_svc.core.keys import parse_key_response
+from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.devoperator.refresh_tokens import open_refresh_token
-from bidstream_svc.identity import hash_identity
-from bidstream_svc.keys import parse_key_response
-from bidstream_svc.status import DecryptionStatus
 from tests.support.operator import Clock, ask, post, running_operator
 
 GENERATE, REFRESH, VALIDATE = "/v2/token/generate", "/v2/token/refresh", "/v2/token/validate"
@@ -162,7 +162,7 @@ async def test_a_refresh_token_survives_a_restart_with_the_same_seed(operator: D
 async def test_refresh_tokens_tell_nobody_who_it_is(operator: DevOperator) -> None:
     text = (await ask(operator, GENERATE, {"email": EMAIL})).body["refresh_token"]
     token = open_refresh_token(operator.state.refresh_token_key, text.encode())
-    assert token.identity.digest not in pybase64.b64decode(text)
+    assert pybase64.b64decode(token.identity.value) not in pybase64.b64decode(text)
     assert token.response_key not in pybase64.b64decode(text)
     assert repr(token.response_key)[2:-1] not in repr(token)
 

@@ -2,14 +2,15 @@ import orjson
 import pybase64
 import pytest
 
-from bidstream_svc.decrypt import decrypt
-from bidstream_svc.devoperator import Identity, Lifetimes, OperatorSite, OperatorState
+from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.errors import IdentityError
+from bidstream_svc.core.identity import IdentityScope, hash_identity
+from bidstream_svc.core.keys import KeySnapshot, parse_key_response
+from bidstream_svc.core.status import DecryptionStatus
+from bidstream_svc.devoperator import Lifetimes, OperatorSite, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.devoperator.key_ring import MASTER_KEYSET_ID
-from bidstream_svc.errors import IdentityError
-from bidstream_svc.identity import IdentityScope, hash_identity
-from bidstream_svc.keys import KeySnapshot, parse_key_response
-from bidstream_svc.status import DecryptionStatus
+from bidstream_svc.devoperator.well_known import identity_of, parse_identifier
 from tests.support.operator import Clock
 
 EMAIL = "someone@example.com"
@@ -84,14 +85,14 @@ def test_a_raw_uid_says_scope_and_identity_type(scope: IdentityScope, identity: 
 def test_one_hash_gives_different_uids_as_email_and_as_phone() -> None:
     state = OperatorState(seed=1)
     digest = hash_identity(EMAIL)
-    uids = {state.salts.raw_uid(Identity.read(field, digest)) for field in ("email_hash", "phone_hash")}
+    uids = {state.salts.raw_uid(parse_identifier(field, digest)) for field in ("email_hash", "phone_hash")}
     assert len(uids) == 2
 
 
 def test_every_spelling_of_an_identity_has_one_uid() -> None:
     state = OperatorState(seed=1)
     assert state.raw_uid(" SomeOne@Example.com ") == state.raw_uid(EMAIL)
-    assert state.salts.raw_uid(Identity.read("email_hash", hash_identity(EMAIL))) == state.raw_uid(EMAIL)
+    assert state.salts.raw_uid(parse_identifier("email_hash", hash_identity(EMAIL))) == state.raw_uid(EMAIL)
     assert state.raw_uid(EMAIL) != state.raw_uid("another@example.com")
 
 
@@ -101,14 +102,14 @@ def test_every_spelling_of_an_identity_has_one_uid() -> None:
 )
 def test_malformed_identifiers_are_refused(field: str, identifier: object) -> None:
     with pytest.raises(IdentityError) as refusal:
-        Identity.read(field, identifier)
+        parse_identifier(field, identifier)
     assert str(identifier) not in str(refusal.value)
 
 
 def test_rotating_salts_changes_uids_and_keeps_the_previous_for_90_days() -> None:
     clock = Clock()
     state = OperatorState(seed=1, now_ms=clock)
-    identity = Identity.of(EMAIL)
+    identity = identity_of(EMAIL)
     before = state.raw_uid(EMAIL)
     assert state.salts.previous_raw_uid(identity, clock()) is None
     state.rotate_salts(EMAIL)
@@ -125,7 +126,7 @@ def test_rotating_one_bucket_leaves_the_others() -> None:
     before = {bucket.bucket_id: bucket.salt for bucket in state.salts.buckets}
     state.rotate_salts(EMAIL)
     changed = [bucket for bucket in state.salts.buckets if bucket.salt != before[bucket.bucket_id]]
-    assert changed == [state.salts.bucket_of(Identity.of(EMAIL))]
+    assert changed == [state.salts.bucket_of(identity_of(EMAIL))]
     state.rotate_salts()
     assert all(bucket.salt != before[bucket.bucket_id] for bucket in state.salts.buckets)
 
@@ -134,7 +135,7 @@ def test_a_bucket_is_due_a_year_after_its_rotation_and_daily_once_that_is_over()
     clock = Clock()
     state = OperatorState(seed=1, now_ms=clock)
     state.rotate_salts(EMAIL)
-    bucket = state.salts.bucket_of(Identity.of(EMAIL))
+    bucket = state.salts.bucket_of(identity_of(EMAIL))
     due_ms = clock() + 365 * 86_400_000
     assert bucket.refresh_from_ms(clock()) == due_ms
     assert bucket.refresh_from_ms(due_ms) == due_ms + 86_400_000
@@ -213,9 +214,15 @@ def test_sites_of_ones_own() -> None:
 
 def test_no_repr_shows_a_secret() -> None:
     state = OperatorState(seed=1)
-    identity = Identity.of(EMAIL)
+    identity = identity_of(EMAIL)
     key = state.keys.current(MASTER_KEYSET_ID)
     bucket = state.salts.bucket_of(identity)
     shown = repr([state, state.keys, state.salts, key, bucket, identity, state.faults])
-    for secret in (key.secret, bucket.salt, identity.digest, state.api_key.encode(), state.client_secret.encode()):
+    for secret in (
+        key.secret,
+        bucket.salt,
+        pybase64.b64decode(identity.value),
+        state.api_key.encode(),
+        state.client_secret.encode(),
+    ):
         assert repr(secret)[2:-1] not in shown

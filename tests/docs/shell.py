@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 from bidstream_svc.devoperator import DevOperator
 from tests.support.sidecar import Sidecar
 
-__all__ = ["PLACEHOLDER", "Dev", "Place", "here", "run_shell"]
-
 PLACEHOLDER = "TOKEN"
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from bidstream_svc.decrypt import decrypt
+from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.keys import parse_key_response
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
-from bidstream_svc.keys import parse_key_response
 from tests.docs.markdown import README, ROOT, Sample, samples
 from tests.docs.shell import PLACEHOLDER, Dev, Place, here, run_shell
 from tests.support.sidecar import Sidecar, environment

@@ -14,8 +14,6 @@ from bidstream_svc.devoperator import OperatorState
 from tests.support.raw_http import Connection, make_request
 from tests.support.sidecar import wait_until
 
-__all__ = ["Askers", "Question", "Tally", "asking", "batch_questions", "questions"]
-
 _BATCH = 1_000
 
 

@@ -5,16 +5,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from bidstream_svc.keystore.refresher import INTERVAL_SPREAD, KeyRefresher
+from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells, RefreshResult
 from bidstream_svc.metrics.cells import KEY_REFRESHES
-from bidstream_svc.operator.keys import FetchedKeys, fetch_keys
-from bidstream_svc.refresh import INTERVAL_SPREAD, KeyRefresher, KeyStore
+from bidstream_svc.operator.key_fetch import FetchedKeys, fetch_keys
 from tests.faults.asking import Tally
 from tests.faults.outcome import Effort, Outcome
 from tests.operator.support import transport_to
 from tests.support.operator import Clock, running_operator
-
-__all__ = ["try_clock_jumps"]
 
 _INTERVAL_S = 0.02
 _REFRESHES = 10

@@ -13,8 +13,6 @@ import trustme
 
 from bidstream_svc.devoperator import DevOperator, OperatorState
 
-__all__ = ["FaultyOperator", "faulty_operator"]
-
 _HOST = "127.0.0.1"
 _TIMEOUT_S = 10
 

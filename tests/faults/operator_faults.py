@@ -17,8 +17,6 @@ from tests.support.metrics_page import scrape
 from tests.support.raw_http import Response, ask
 from tests.support.sidecar import Sidecar, wait_until
 
-__all__ = ["OPERATOR_FAULTS", "OperatorFault", "Scene", "scene", "try_operator_fault"]
-
 _KEY_PATH = "/v2/key/bidstream"
 _MIN_REQUESTS = 50
 _MAX_BACK_OFF_S = 60.0

@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 from tests.faults.asking import Tally
 
-__all__ = ["FULL", "QUICK", "Effort", "Outcome", "to_table"]
-
 
 class Effort(NamedTuple):
     """How thoroughly to try.

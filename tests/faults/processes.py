@@ -17,8 +17,6 @@ from tests.support.metrics_page import Scrape, scrape
 from tests.support.raw_http import Connection, ask
 from tests.support.sidecar import DEADLINE_S, Sidecar, wait_until
 
-__all__ = ["PROCESS_FAULTS"]
-
 _REFRESHES = "bidstream_key_refreshes_total"
 _MIN_REQUESTS = 200
 _GOOD = {"token": "abcd"}

@@ -12,8 +12,6 @@ from tests.faults.faulty_operator import FaultyOperator, faulty_operator
 from tests.faults.outcome import Effort, Outcome
 from tests.support.sidecar import DEADLINE_S, Sidecar
 
-__all__ = ["RESTARTS"]
-
 _MIN_REQUESTS = 200
 
 

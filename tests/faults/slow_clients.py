@@ -18,8 +18,6 @@ from tests.faults.outcome import Effort, Outcome
 from tests.support.metrics_page import scrape
 from tests.support.sidecar import Sidecar, wait_until
 
-__all__ = ["SLOW_CLIENTS"]
-
 _MIN_REQUESTS = 200
 _SPARE_FILES = 100
 _CONNECTIONS = 4

@@ -11,7 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 from bidstream_svc.config import SETTINGS, load_settings
-from bidstream_svc.crypto import (
+from bidstream_svc.core.crypto import (
     CBC_BLOCK_LENGTH,
     GCM_IV_LENGTH,
     cbc_encrypt,
@@ -20,17 +20,15 @@ from bidstream_svc.crypto import (
     open_response,
     seal_gcm,
 )
-from bidstream_svc.decrypt import decrypt
-from bidstream_svc.errors import BidstreamError, ConfigurationError, EnvelopeError, KeyResponseError
-from bidstream_svc.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.errors import BidstreamError, ConfigurationError, EnvelopeError, KeyResponseError
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
 from bidstream_svc.operator.messages import HttpAnswer, raise_for_status
 from tests.core.assemble import standard
 from tests.core.reference import reference_verdict
 from tests.lane.support import LaneSide, Side
 from tests.lane.test_any_requests import compare, declared_requests
 from tests.vectors.load import key_response, key_snapshot, load
-
-__all__ = ["TARGETS"]
 
 _KEYS = "uid2"
 _NOW_MS = 1_700_000_000_000

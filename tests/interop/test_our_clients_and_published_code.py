@@ -12,10 +12,10 @@ from uid2_client.encryption import _decrypt_gcm
 from uid2_client.request_response_util import create_envelope, parse_response
 from uid2_client.uid2_response import Uid2Response
 
-from bidstream_svc.crypto import Envelope, open_request, seal_response
+from bidstream_svc.core.crypto import Envelope, open_request, seal_response
+from bidstream_svc.core.identity import Identity, IdentityScope
 from bidstream_svc.devoperator import OperatorState
-from bidstream_svc.identity import IdentityScope
-from bidstream_svc.operator import Credentials, Identity, IdentityMapClient, PublisherClient
+from bidstream_svc.operator import Credentials, IdentityMapClient, PublisherClient
 from bidstream_svc.operator.messages import Endpoint, HttpAnswer, build_request, read_answer
 from bidstream_svc.sdk import DecryptionStatus, EncryptionStatus, SharingClient
 from tests.support.operator import operator_in_thread

@@ -21,9 +21,9 @@ from uid2_client import (
 from uid2_client.identity_tokens import IdentityTokens
 from uid2_client.identity_type import IdentityType
 
+from bidstream_svc.core.identity import IdentityScope, hash_identity
 from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
 from bidstream_svc.devoperator.salts import BUCKET_COUNT
-from bidstream_svc.identity import IdentityScope, hash_identity
 from tests.support.operator import operator_in_thread
 
 EMAIL, PHONE = "someone@example.com", "+12345678901"

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from uid2_client.advertising_token_version import AdvertisingTokenVersion
 from uid2_client.client_type import ClientType
 
-from bidstream_svc.decrypt import decrypt
-from bidstream_svc.identity import IdentityScope, IdentityType
-from bidstream_svc.keys import parse_key_response
-from bidstream_svc.status import DecryptionStatus
-from bidstream_svc.token import TokenContent
+from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.identity import IdentityScope, IdentityType
+from bidstream_svc.core.keys import parse_key_response
+from bidstream_svc.core.status import DecryptionStatus
+from bidstream_svc.core.token import TokenContent
 from tests.core.strategies import BUILDERS, token_key
 from tests.vectors.inputs import DEFAULTS, HOUR_MS, LISTED_SITE, MASTER, NOW_MS, SECRETS, SITE, UNKNOWN
 from tests.vectors.load import key_response, key_snapshot, load

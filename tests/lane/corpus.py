@@ -9,22 +9,6 @@ from typing import NamedTuple
 
 from bidstream_svc.devoperator import OperatorState
 
-__all__ = [
-    "BATCH",
-    "BEARER",
-    "BODY",
-    "CHUNKED",
-    "CORPUS",
-    "GOOD",
-    "GUARDED_CORPUS",
-    "LARGE_BATCH",
-    "STATE",
-    "TYPED",
-    "Case",
-    "batch",
-    "make",
-]
-
 STATE = OperatorState(seed=5)
 TOKEN = STATE.mint_token()
 BODY = b'{"token":"abcd"}'  # short, because it is cut everywhere

@@ -9,19 +9,17 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from bidstream_svc.addresses import TcpAddress
+from bidstream_svc.core.keys import parse_key_response
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
-from bidstream_svc.keys import parse_key_response
+from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import CONNECTIONS, DECRYPTIONS, HTTP_REQUESTS, REQUEST_DURATION_NS
-from bidstream_svc.refresh import KeyStore
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.data_plane import ConnectionLimits, DataPlane
 from bidstream_svc.server.handler import DecryptHandler
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.lane import Lane
 from tests.lane.corpus import STATE
-
-__all__ = ["FakeTransport", "HttpAnswer", "LaneSide", "Outcome", "Side", "settle", "split_answers", "talk"]
 
 LIMITS = ConnectionLimits(max_connections=1000, idle_timeout_s=60, request_timeout_s=60)
 HOSTS = HostCheck(TcpAddress("127.0.0.1", 80), frozenset({"b\u00fccher.example"}))

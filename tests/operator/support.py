@@ -5,8 +5,6 @@ from typing import Any
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.operator import Credentials, OperatorTransport, RetryPolicy
 
-__all__ = ["FAST_RETRY", "ONCE", "credentials_of", "transport_to"]
-
 ONCE = RetryPolicy(attempts=1)
 FAST_RETRY = RetryPolicy(attempts=3, wait_initial_s=0.001, wait_max_s=0.01, wait_jitter_s=0)
 

@@ -9,9 +9,10 @@ import aiohttp
 import pytest
 import trustme
 
-from bidstream_svc import errors
+from bidstream_svc.core import errors
 from bidstream_svc.devoperator import Fault, OperatorState
-from bidstream_svc.operator import Credentials, OperatorTransport, classify_key_refresh_failure, fetch_keys
+from bidstream_svc.keystore.refresher import classify_failure
+from bidstream_svc.operator import Credentials, OperatorTransport, fetch_keys
 from bidstream_svc.operator.network_errors import explain_network_error
 from tests.operator.support import ONCE, transport_to
 from tests.support.operator import running_operator
@@ -45,7 +46,7 @@ async def test_bad_answer(fault: Fault, kind: type[Exception], message: str, res
         with pytest.raises(kind, match=message) as caught:
             await fetch_keys(transport)
         assert type(caught.value) is kind
-        assert classify_key_refresh_failure(caught.value) == result
+        assert classify_failure(caught.value) == result
         await fetch_keys(transport)  # and the transport is as good as before
     assert operator.state.calls["/redirected"] == 0
 
@@ -57,7 +58,7 @@ async def test_slow_answer(fault: Fault, timeouts: dict[str, Any]) -> None:
         operator.state.faults.inject(fault)
         with pytest.raises(errors.OperatorTimeoutError, match="did not answer in time") as caught:
             await fetch_keys(transport)
-        assert classify_key_refresh_failure(caught.value) == "network"
+        assert classify_failure(caught.value) == "network"
 
 
 async def test_cap_on_announced_length() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from bidstream_svc.addresses import check_base_url
-from bidstream_svc.errors import ConfigurationError
+from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.operator import Credentials, OperatorTransport
 
 SECRET = "bWFkZS11cCBjbGllbnQgc2VjcmV0LCAzMiBieXRlcyE="

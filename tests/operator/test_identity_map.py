@@ -9,18 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bidstream_svc.core.errors import OperatorAnswerError, OperatorHttpError
+from bidstream_svc.core.identity import Identity, IdentityKind, hash_identity
 from bidstream_svc.devoperator import Fault, OperatorState
-from bidstream_svc.errors import OperatorAnswerError, OperatorHttpError
-from bidstream_svc.identity import hash_identity
-from bidstream_svc.operator import (
-    Identity,
-    IdentityKind,
-    IdentityMapClient,
-    MappedIdentity,
-    MappedIdentityV3,
-    OptedOut,
-    UnmappedIdentity,
-)
+from bidstream_svc.operator import IdentityMapClient, MappedIdentity, MappedIdentityV3, OptedOut, UnmappedIdentity
 from bidstream_svc.operator import batches as batches_module
 from bidstream_svc.operator.batches import map_in_batches
 from tests.operator.support import transport_to

@@ -3,13 +3,14 @@ import os
 
 import pytest
 
-from bidstream_svc.crypto import Envelope, seal_gcm, seal_response
-from bidstream_svc.decrypt import decrypt
+from bidstream_svc.core.crypto import Envelope, seal_gcm, seal_response
+from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.errors import EnvelopeError, KeyResponseError
+from bidstream_svc.core.keys import KeyPurpose
+from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.devoperator import OperatorState
-from bidstream_svc.errors import EnvelopeError, KeyResponseError
-from bidstream_svc.keys import KeyPurpose
-from bidstream_svc.operator import classify_key_refresh_failure, fetch_keys, open_cached_keys
-from bidstream_svc.status import DecryptionStatus
+from bidstream_svc.keystore.refresher import classify_failure
+from bidstream_svc.operator import fetch_keys, open_cached_keys
 from tests.operator.support import credentials_of, transport_to
 from tests.support.operator import running_operator
 
@@ -52,4 +53,4 @@ def test_cache_of_another_secret_or_content_is_told_apart() -> None:
         open_cached_keys(wire, b"x" * 32)
     with pytest.raises(KeyResponseError) as caught:
         open_cached_keys(wire, SECRET)
-    assert classify_key_refresh_failure(caught.value) == "invalid"
+    assert classify_failure(caught.value) == "invalid"

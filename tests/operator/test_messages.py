@@ -7,8 +7,8 @@ import pytest
 from Crypto.Cipher import AES  # what the published client and the reference scripts use
 
 from bidstream_svc import __version__
-from bidstream_svc.crypto import Envelope, seal_gcm, seal_response
-from bidstream_svc.errors import (
+from bidstream_svc.core.crypto import Envelope, seal_gcm, seal_response
+from bidstream_svc.core.errors import (
     EnvelopeError,
     OperatorAnswerError,
     OperatorHttpError,

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import structlog
 
+from bidstream_svc.core.errors import BidstreamError
+from bidstream_svc.core.identity import Identity, hash_identity
+from bidstream_svc.core.keys import KeyPurpose
 from bidstream_svc.devoperator import Fault, OperatorState
-from bidstream_svc.errors import BidstreamError
-from bidstream_svc.identity import hash_identity
-from bidstream_svc.keys import KeyPurpose
 from bidstream_svc.operator import (
     BidstreamClient,
-    Identity,
     IdentityMapClient,
     OperatorTransport,
     PublisherClient,

@@ -5,20 +5,12 @@ import json
 
 import pytest
 
-from bidstream_svc.decrypt import decrypt
+from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.errors import IdentityError, OperatorAnswerError, OperatorHttpError, OperatorUnauthorizedError
+from bidstream_svc.core.identity import Identity, IdentityKind, IdentityScope, hash_identity
+from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.devoperator import OperatorState
-from bidstream_svc.errors import IdentityError, OperatorAnswerError, OperatorHttpError, OperatorUnauthorizedError
-from bidstream_svc.identity import IdentityScope, hash_identity
-from bidstream_svc.operator import (
-    Credentials,
-    Identity,
-    IdentityKind,
-    IdentityTokens,
-    OperatorTransport,
-    PublisherClient,
-    fetch_keys,
-)
-from bidstream_svc.status import DecryptionStatus
+from bidstream_svc.operator import Credentials, IdentityTokens, OperatorTransport, PublisherClient, fetch_keys
 from tests.operator.support import ONCE, transport_to
 from tests.support.operator import Clock, running_operator
 from tests.support.recorder import recorded_json

@@ -2,15 +2,16 @@
 
 import pytest
 
-from bidstream_svc.devoperator import Fault
-from bidstream_svc.errors import (
+from bidstream_svc.core.errors import (
     BidstreamError,
     OperatorHttpError,
     OperatorNetworkError,
     OperatorRateLimitedError,
     OperatorTimeoutError,
 )
-from bidstream_svc.operator import Credentials, Identity, OperatorTransport, PublisherClient, fetch_keys
+from bidstream_svc.core.identity import Identity
+from bidstream_svc.devoperator import Fault
+from bidstream_svc.operator import Credentials, OperatorTransport, PublisherClient, fetch_keys
 from tests.operator.support import FAST_RETRY, credentials_of, transport_to
 from tests.support.operator import running_operator
 from tests.support.raw_server import http_answer, raw_server

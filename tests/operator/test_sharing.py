@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from bidstream_svc.crypto import open_gcm
-from bidstream_svc.decrypt import decrypt
+from bidstream_svc.core.crypto import open_gcm
+from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.errors import OperatorHttpError
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.core.sharing import DEFAULT_TOKEN_LIFETIME_S, Encryption, EncryptionStatus, encrypt_raw_uid
+from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.devoperator import Fault, Lifetimes, OperatorState
-from bidstream_svc.errors import OperatorHttpError
-from bidstream_svc.identity import IdentityScope
-from bidstream_svc.keys import KeyPurpose, KeySnapshot, parse_key_response
 from bidstream_svc.operator import BidstreamClient, SharingClient
-from bidstream_svc.sharing import DEFAULT_TOKEN_LIFETIME_S, Encryption, EncryptionStatus, encrypt_raw_uid
-from bidstream_svc.status import DecryptionStatus, FailureReason
 from tests.operator.support import transport_to
 from tests.support.operator import running_operator
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.devoperator import DevOperator, Fault
-from bidstream_svc.errors import ConfigurationError
 from bidstream_svc.operator import RetryPolicy
 from bidstream_svc.sdk import BidstreamClient, DecryptedToken, DecryptionStatus, EncryptionStatus, SharingClient
 from bidstream_svc.sdk.times import from_unix_ms, to_unix_ms

@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
+from bidstream_svc.core.errors import IdentityError, OperatorUnauthorizedError
+from bidstream_svc.core.identity import hash_identity
 from bidstream_svc.devoperator import DevOperator, Fault
-from bidstream_svc.errors import IdentityError, OperatorUnauthorizedError
-from bidstream_svc.identity import hash_identity
 from bidstream_svc.operator import UnmappedIdentity
 from bidstream_svc.sdk import (
     IdentityMapClient,

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from uid2_client.identity_tokens import IdentityTokens as PublishedIdentityTokens
 
+from bidstream_svc.core.errors import IdentityError, OperatorAnswerError, OperatorError
+from bidstream_svc.core.identity import hash_identity
 from bidstream_svc.devoperator import DevOperator
-from bidstream_svc.errors import IdentityError, OperatorAnswerError, OperatorError
-from bidstream_svc.identity import hash_identity
 from bidstream_svc.sdk import BidstreamClient, IdentityTokens, TokenGenerateInput, Uid2PublisherClient
 from tests.support.operator import operator_in_thread
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
-from bidstream_svc.identity import IdentityScope
 from bidstream_svc.sdk import BidstreamClient, DecryptionStatus, IdentityTokens, Uid2PublisherClient
 from tests.support.operator import operator_in_thread
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import orjson
 import pytest
 
+from bidstream_svc.core.keys import parse_key_response
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
-from bidstream_svc.keys import parse_key_response
+from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.refresh import KeyStore
 from bidstream_svc.server.handler import DecryptHandler
 
 

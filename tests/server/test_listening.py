@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from structlog.testing import capture_logs
 
 from bidstream_svc.addresses import TcpAddress, UnixAddress
+from bidstream_svc.core.errors import ConfigurationError, ListenError
 from bidstream_svc.devoperator import DevOperator
-from bidstream_svc.errors import ConfigurationError, ListenError
 from bidstream_svc.server import refusal
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.listeners import Listeners, make_tls_context, open_listeners

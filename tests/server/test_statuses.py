@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
-from bidstream_svc.devoperator.identities import Identity
-from bidstream_svc.identity import IdentityScope
+from bidstream_svc.devoperator.well_known import identity_of
 from tests.support.operator import operator_in_thread
 from tests.support.raw_http import make_request
 from tests.support.sidecar import RunningService, operator_settings, service_in_thread, wait_until
@@ -165,7 +165,7 @@ def test_the_uid_of_v2_is_text_and_comes_back_as_it_is(service: RunningService, 
     now_ms = state.now_ms()
     for uid in ('quote " and backslash \\', "tab\tline\nnul\x00", "ünïcödé €\N{GRINNING FACE}\u2028", "</script>", ""):
         content = state.token_content(
-            Identity.of("someone@example.com"), site_id=101, lifetime_s=60, generated_ms=now_ms, established_ms=-1
+            identity_of("someone@example.com"), site_id=101, lifetime_s=60, generated_ms=now_ms, established_ms=-1
         )
         token = state.mint(replace(content, raw_uid=uid), 2)
         assert service.decrypt(token) == {"status": "SUCCESS", "uid": uid, "established": -1}

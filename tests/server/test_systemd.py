@@ -11,8 +11,8 @@ import pytest
 
 from bidstream_svc.addresses import SystemdAddress, parse_listen_addresses
 from bidstream_svc.config import load_settings
+from bidstream_svc.core.errors import ConfigurationError, ListenError
 from bidstream_svc.devoperator import DevOperator
-from bidstream_svc.errors import ConfigurationError, ListenError
 from bidstream_svc.server import systemd
 from bidstream_svc.server.listeners import Listener, open_listeners_each
 from tests.support.raw_http import Connection, ask, make_request

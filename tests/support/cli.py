@@ -9,8 +9,6 @@ import pytest
 from bidstream_svc.cli import main
 from tests.support.logging_reset import logging_as_before
 
-__all__ = ["Cli", "Outcome", "run_command"]
-
 
 class Outcome(NamedTuple):
     """What became of a command."""

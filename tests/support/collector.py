@@ -12,8 +12,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.support.sidecar import DEADLINE_S, wait_until
 
-__all__ = ["Collector", "attributes", "running_collector"]
-
 
 class Collector:
     """What a collector was sent.

@@ -6,8 +6,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-__all__ = ["DASHBOARD", "load_dashboard", "panels", "queries"]
-
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "dashboard.json"
 
 

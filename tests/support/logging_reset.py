@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 import structlog
 
-__all__ = ["logging_as_before"]
-
 
 @contextmanager
 def logging_as_before() -> Iterator[None]:

@@ -9,8 +9,6 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from tests.support.raw_http import ask
 
-__all__ = ["OPENMETRICS", "Scrape", "parse_text", "scrape"]
-
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 

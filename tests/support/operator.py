@@ -12,10 +12,8 @@ import aiohttp
 import orjson
 import pybase64
 
-from bidstream_svc.crypto import Envelope, open_response, seal_request
+from bidstream_svc.core.crypto import Envelope, open_response, seal_request
 from bidstream_svc.devoperator import DevOperator, OperatorState
-
-__all__ = ["Answer", "Clock", "ask", "operator_in_thread", "post", "running_operator"]
 
 _TIMEOUT_S = 10
 

@@ -13,8 +13,6 @@ from urllib.parse import urlencode
 from tests.support.sidecar import DEADLINE_S, wait_until
 from tests.support.yaml_files import dump_yaml, load_yaml
 
-__all__ = ["DEPLOYED", "Prometheus", "speed_up"]
-
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "prometheus"
 
 _DURATION = re.compile(r"(?P<before>\[|(?:for|interval): )(?P<number>\d+)(?P<unit>[smhd])\b")

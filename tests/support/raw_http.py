@@ -6,8 +6,6 @@ import ssl
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-__all__ = ["Connection", "Response", "ask", "make_request"]
-
 _TIMEOUT_S = 10
 
 

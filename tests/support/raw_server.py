@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-__all__ = ["RawServer", "http_answer", "raw_server"]
-
 
 class RawServer:
     """Gives one answer a connection, the last one for ever.

@@ -12,8 +12,6 @@ from uid2_client.encryption import _decrypt_gcm, _encrypt_gcm
 
 from bidstream_svc.operator import Credentials, OperatorTransport, RetryPolicy
 
-__all__ = ["Recorder", "recorded_json", "running_recorder"]
-
 _BINARY = "application/octet-stream"
 
 

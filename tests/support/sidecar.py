@@ -23,17 +23,6 @@ from bidstream_svc.server.listeners import open_listeners_each
 from bidstream_svc.server.service import Service
 from tests.support.raw_http import Connection, Response, ask
 
-__all__ = [
-    "DEADLINE_S",
-    "PROGRAM",
-    "RunningService",
-    "Sidecar",
-    "environment",
-    "operator_settings",
-    "service_in_thread",
-    "wait_until",
-]
-
 DEADLINE_S = 20.0
 PROGRAM = (sys.executable, "-m", "bidstream_svc")
 _POLL_S = 0.02

@@ -10,8 +10,6 @@ from bidstream_svc.devoperator import OperatorState
 from tests.support.raw_http import Connection
 from tests.support.sidecar import DEADLINE_S
 
-__all__ = ["Request", "mixed_requests", "traffic"]
-
 
 class Request(NamedTuple):
     """What to ask, and with which options of `Connection.ask`."""

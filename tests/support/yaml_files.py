@@ -4,8 +4,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__all__ = ["dump_yaml", "load_yaml"]
-
 
 def load_yaml(path: Path) -> Any:
     return import_module("yaml").safe_load(path.read_text("utf-8"))

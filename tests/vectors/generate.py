@@ -13,11 +13,9 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-from bidstream_svc.crypto import Envelope, seal_request, seal_response
+from bidstream_svc.core.crypto import Envelope, seal_request, seal_response
 from tests.vectors import line_11, line_12_13, lines_1_to_6, lines_7_to_10
 from tests.vectors.inputs import KEY_RESPONSES, NOW_MS
-
-__all__ = ["contents"]
 
 _ENVELOPE_SECRET = b"made-up client secret, 32 bytes!"
 _ENVELOPE_IV = bytes(range(0xA0, 0xAC))

@@ -4,7 +4,7 @@ from base64 import b64encode
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from bidstream_svc.token import TokenContent, TokenKey, build_v2, build_v3, build_v4
+from bidstream_svc.core.token import TokenContent, TokenKey, build_v2, build_v3, build_v4
 from tests.core import assemble
 
 NOW_MS = 1_700_000_000_000

@@ -12,8 +12,6 @@ from tests.vectors.inputs import (
 )
 from tests.vectors.record import failure, success
 
-__all__ = ["vectors"]
-
 CLIENT_SIDE = 0x2
 # Where the published SDK for Python looks: bit 1 counted from the most significant.
 WRONG_END = 0x40000000

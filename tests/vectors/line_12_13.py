@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bidstream_svc.identity import IdentityScope, IdentityType
+from bidstream_svc.core.identity import IdentityScope, IdentityType
 from tests.core.assemble import standard
 from tests.vectors.inputs import (
     CLOCK_SKEW_MS,
@@ -14,8 +14,6 @@ from tests.vectors.inputs import (
     build,
 )
 from tests.vectors.record import failure, success
-
-__all__ = ["vectors"]
 
 _CENTURY_MS = 100 * 365 * 24 * HOUR_MS
 

@@ -3,7 +3,7 @@
 from base64 import b64decode
 from typing import Any
 
-from bidstream_svc.identity import IdentityScope, IdentityType
+from bidstream_svc.core.identity import IdentityScope, IdentityType
 from tests.core.assemble import spellings, standard, u32, url_safe
 from tests.vectors.inputs import (
     EXPIRED_MASTER,
@@ -18,8 +18,6 @@ from tests.vectors.inputs import (
     by_hand,
 )
 from tests.vectors.record import failure, success
-
-__all__ = ["vectors"]
 
 _V4_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _GOOD = {version: build(version) for version in (2, 3, 4)}

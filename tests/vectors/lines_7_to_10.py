@@ -23,8 +23,6 @@ from tests.vectors.inputs import (
 )
 from tests.vectors.record import failure, success
 
-__all__ = ["vectors"]
-
 _I64_MAX = 2**63 - 1
 
 

@@ -5,9 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bidstream_svc.keys import KeyPurpose, KeySnapshot, parse_key_response
-
-__all__ = ["DIRECTORY", "key_response", "key_snapshot", "load"]
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
 
 DIRECTORY = Path(__file__).parent
 

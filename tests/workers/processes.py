@@ -3,8 +3,6 @@
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["children_of", "ended", "sockets_of"]
-
 
 def children_of(pid: int) -> list[int]:
     """The processes that a process has started and that run."""

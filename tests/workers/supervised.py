@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from bidstream_svc.errors import WorkersError
+from bidstream_svc.core.errors import WorkersError
 from bidstream_svc.logs import configure_logging
 from bidstream_svc.server import supervisor
 

@@ -22,8 +22,6 @@ from bidstream_svc.server.lane.heads import HEAD_END, MAX_HEAD_BYTES, NO_HEAD, H
 from bidstream_svc.server.lane.turn import Turn
 from bidstream_svc.server.wire import AnswerWriter
 
-__all__ = ["LaneConnection", "Shared"]
-
 _log = get_logger(__name__)
 
 

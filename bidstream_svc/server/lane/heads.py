@@ -18,8 +18,6 @@ from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import is_json
 from bidstream_svc.tracing import TRACEPARENT, is_sampled
 
-__all__ = ["HEAD_END", "MAX_HEAD_BYTES", "NO_HEAD", "Head", "HeadMemo", "may_become_plain"]
-
 HEAD_END = b"\r\n\r\n"
 # Below every limit that aiohttp has for a line, so that what the lane takes, aiohttp would take.
 MAX_HEAD_BYTES = 4096

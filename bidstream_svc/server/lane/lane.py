@@ -11,8 +11,6 @@ from bidstream_svc.server.lane.heads import HeadMemo
 from bidstream_svc.server.lane.turn import Turn
 from bidstream_svc.server.wire import AnswerWriter
 
-__all__ = ["Lane"]
-
 _MAX_SWEEP_PERIOD_S = 1.0
 
 

@@ -15,8 +15,6 @@ from bidstream_svc.server.answers import INTERNAL_ERROR, Answer
 from bidstream_svc.server.handler import DecryptHandler
 from bidstream_svc.server.wire import AnswerWriter
 
-__all__ = ["Answerable", "Turn"]
-
 _log = get_logger(__name__)
 
 _OK = 200

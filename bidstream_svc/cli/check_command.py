@@ -1,0 +1,45 @@
+"""`bidstream-svc check`."""
+
+import os
+from typing import Any
+
+import click
+
+from bidstream_svc.cli.key_source import fetch_once
+from bidstream_svc.cli.options import given, setting_options
+from bidstream_svc.config import Settings, load_settings, unknown_variables
+from bidstream_svc.operator.from_settings import credentials_reader
+from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.listeners import make_tls_context
+from bidstream_svc.tracing import require_opentelemetry
+
+
+@click.command()
+@click.option("--online", is_flag=True, help="also fetch keys once")
+@setting_options()
+def check(*, online: bool, **flags: Any) -> None:
+    """Check the configuration of `serve`; says what is wrong in one line."""
+    settings = load_settings(**given(flags))
+    check_files(settings)
+    for name, nearest in unknown_variables(os.environ).items():
+        click.echo(f"warning: {name} is no setting" + (f"; is {nearest} meant?" if nearest else ""), err=True)
+    click.echo("configuration is good")
+    if online:
+        snapshot = fetch_once(**given(flags))
+        click.echo(f"operator is good: {len(snapshot.keys)} keys, {len(snapshot.sites)} sites, {snapshot.scope.name}")
+
+
+def check_files(settings: Settings) -> None:
+    """Check what stands in the files that settings name, that there is an operator with credentials, and the extras.
+
+    Raises:
+        ConfigurationError: something is missing, or cannot be read or used.
+    """
+    settings.require_operator()
+    credentials_reader(settings)()
+    if settings.auth_token_file is not None:
+        BearerToken(settings.auth_token_file)
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    if settings.otlp_endpoint is not None:
+        require_opentelemetry()

@@ -1,0 +1,34 @@
+"""`bidstream-svc serve`."""
+
+import os
+from typing import Any
+
+import click
+
+from bidstream_svc.cli.check_command import check_files
+from bidstream_svc.cli.dev import serve_dev
+from bidstream_svc.cli.options import given, setting_options
+from bidstream_svc.config import Settings, load_settings, unknown_variables
+from bidstream_svc.logs import configure_logging, get_logger
+from bidstream_svc.server.service import run
+from bidstream_svc.server.workers import serve_all
+
+
+@click.command()
+@click.option("--dev", is_flag=True, help="run on an embedded operator, with keys and tokens made on the spot")
+@setting_options()
+def serve(*, dev: bool, **flags: Any) -> None:
+    """Run the sidecar: POST /decrypt and /decrypt/batch, with metrics and health on a port of their own."""
+    if dev:
+        run(serve_dev(given(flags), _prepare))
+    else:
+        settings = load_settings(**given(flags))
+        check_files(settings)
+        _prepare(settings)
+        serve_all(settings)
+
+
+def _prepare(settings: Settings) -> None:
+    configure_logging(settings.log_level, settings.log_format)
+    for name, nearest in unknown_variables(os.environ).items():
+        get_logger(__name__).warning("unknown setting", variable=name, did_you_mean=nearest)

@@ -1,0 +1,172 @@
+"""(token, domain, snapshot, now_ms) -> verdict: the one function all of this exists for.
+
+The checks and their order are those of docs/protocol.md, "The verdict"; the numbers in comments are its lines.
+Nothing here raises, whatever the token.
+
+This is the module where speed shapes the code. For each snapshot, closures are made once that hold everything
+they need as local names; a verdict is a plain tuple, a tenth of the cheapest class; failures are made once and handed
+out. The plain way to say the same is tests/core/reference.py, and a property says that both always agree.
+"""
+
+from collections.abc import Callable
+from math import inf
+from typing import TypeAlias
+
+from bidstream_svc.core.crypto import make_cbc_decrypt
+from bidstream_svc.core.domains import normalise_domain, registrable_domain
+from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.status import DecryptionStatus, FailureReason
+from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, decode_text, open_token, v2, v3, v4
+from bidstream_svc.core.token.text import is_padded_standard
+
+# (status, raw uid or None, established in Unix ms or None, reason or None on SUCCESS)
+Verdict: TypeAlias = tuple[DecryptionStatus, str | None, int | None, FailureReason | None]
+
+# (token, domain, now_ms) -> verdict: `decrypt` for one snapshot and one thread.
+BoundDecrypt: TypeAlias = Callable[[object, object, int], Verdict]
+# (bytes of a token, domain, now_ms) -> verdict: the same for one layout.
+_DecryptBytes: TypeAlias = Callable[[bytes, object, int], Verdict]
+
+
+_SUCCESS = DecryptionStatus.SUCCESS
+_FAILURES: dict[FailureReason, Verdict] = {reason: (reason.status, None, None, reason) for reason in FailureReason}
+_NO_KEYS = _FAILURES[FailureReason.NO_KEYS]
+_KEYS_EXPIRED = _FAILURES[FailureReason.KEYS_EXPIRED]
+_NOT_A_TOKEN = _FAILURES[FailureReason.NOT_A_TOKEN]
+_BAD_ENCODING = _FAILURES[FailureReason.BAD_ENCODING]
+_VERSION_UNKNOWN = _FAILURES[FailureReason.VERSION_UNKNOWN]
+_DOMAIN_MISSING = _FAILURES[FailureReason.DOMAIN_MISSING]
+_SITE_UNKNOWN = _FAILURES[FailureReason.SITE_UNKNOWN]
+_DOMAIN_NOT_LISTED = _FAILURES[FailureReason.DOMAIN_NOT_LISTED]
+_LIFETIME_TOO_LONG = _FAILURES[FailureReason.LIFETIME_TOO_LONG]
+_GENERATED_IN_FUTURE = _FAILURES[FailureReason.GENERATED_IN_FUTURE]
+
+_MIN_TOKEN_CHARACTERS = 4
+
+
+def decrypt(token: object, domain: object, keys: KeySnapshot | None, now_ms: int) -> Verdict:
+    """Decrypt an advertising token out of a bid request.
+
+    Args:
+        token: the token's text; what is no text is INVALID_PAYLOAD.
+        domain: the site's domain or the app's bundle id, or None; looked at only for tokens generated on the client
+            side. Upper case, a trailing dot and, for a host name, subdomains are forgiven.
+        keys: the operator's keys, or None before any were loaded.
+        now_ms: the time to judge by, Unix ms.
+    """
+    if keys is None:  # 1
+        return _NO_KEYS
+    try:
+        bound: BoundDecrypt = keys.local.decrypt
+    except AttributeError:
+        bound = keys.local.decrypt = bind_decrypt(keys)
+    return bound(token, domain, now_ms)
+
+
+def decrypt_without_keys(_token: object, _domain: object, _now_ms: int) -> Verdict:
+    """`decrypt` before any keys were loaded."""
+    return _NO_KEYS
+
+
+def bind_decrypt(keys: KeySnapshot) -> BoundDecrypt:
+    """Make `decrypt` for one snapshot; to be called by one thread at a time, because v2's ciphers have a state."""
+    last_expiry_ms = keys.last_expiry_ms
+    decrypt_gcm, decrypt_v2 = _bind_gcm(keys), _bind_v2(keys)
+    v2_prefix, v3_version, v4_version = v2.PREFIX, v3.VERSION, v4.VERSION
+
+    def decrypt_text(token: object, domain: object, now_ms: int) -> Verdict:
+        if last_expiry_ms <= now_ms:  # 2
+            return _KEYS_EXPIRED
+        if not isinstance(token, str) or len(token) < _MIN_TOKEN_CHARACTERS:  # 3
+            return _NOT_A_TOKEN
+        try:
+            raw = decode_text(token)
+        except ValueError:
+            return _BAD_ENCODING
+        version = raw[1] if len(raw) > 1 else None  # 4
+        if version == v4_version and raw[0] != v2_prefix:
+            return decrypt_gcm(raw, domain, now_ms)
+        # Only v4 may be spelt in base64url, or without padding.
+        if raw[0] == v2_prefix:
+            return decrypt_v2(raw, domain, now_ms) if is_padded_standard(token) else _BAD_ENCODING
+        if version == v3_version:
+            return decrypt_gcm(raw, domain, now_ms) if is_padded_standard(token) else _BAD_ENCODING
+        return _VERSION_UNKNOWN
+
+    return decrypt_text
+
+
+def _bind_gcm(keys: KeySnapshot) -> _DecryptBytes:
+    prefix_of_scope = v3.prefix_of_scope(keys.scope)
+    master_ciphers, site_ciphers = keys.master_gcm_ciphers, keys.site_gcm_ciphers
+    bits_to_check, max_lifetime_ms, clock_skew_ms = _rules_of_use(keys)
+
+    def decrypt_gcm(raw: bytes, domain: object, now_ms: int) -> Verdict:
+        opened = open_token(raw, prefix_of_scope, master_ciphers, site_ciphers, now_ms)
+        if not isinstance(opened, tuple):  # 5 to 10
+            return _FAILURES[opened]
+        expires_ms, generated_ms, site_id, privacy_bits, established_ms, raw_uid = opened
+        if privacy_bits & bits_to_check:  # 11
+            failure = _check_domain(domain, site_id, keys)
+            if failure is not None:
+                return failure
+        if expires_ms - generated_ms > max_lifetime_ms:  # 12
+            return _LIFETIME_TOO_LONG
+        if generated_ms - now_ms > clock_skew_ms:
+            return _GENERATED_IN_FUTURE
+        return _SUCCESS, raw_uid, established_ms, None  # 13
+
+    return decrypt_gcm
+
+
+def _bind_v2(keys: KeySnapshot) -> _DecryptBytes:
+    ciphers = _CbcCiphers(keys)
+    bits_to_check, max_lifetime_ms, _ = _rules_of_use(keys)
+
+    def decrypt_v2(raw: bytes, domain: object, now_ms: int) -> Verdict:
+        opened = v2.open_token(raw, ciphers, now_ms)
+        if not isinstance(opened, tuple):  # 6 to 10
+            return _FAILURES[opened]
+        expires_ms, site_id, privacy_bits, established_ms, raw_uid = opened
+        if privacy_bits & bits_to_check:  # 11
+            failure = _check_domain(domain, site_id, keys)
+            if failure is not None:
+                return failure
+        # v2 does not say when it was generated: now stands in its place, and is never in the future.
+        if expires_ms - now_ms > max_lifetime_ms:  # 12
+            return _LIFETIME_TOO_LONG
+        return _SUCCESS, raw_uid, established_ms, None
+
+    return decrypt_v2
+
+
+class _CbcCiphers(dict[int, Callable[[bytes], bytes]]):
+    """Key id -> AES-CBC decrypt function, made on first use; KeyError for an unknown id."""
+
+    def __init__(self, keys: KeySnapshot) -> None:
+        super().__init__()
+        self._keys = keys.keys
+
+    def __missing__(self, key_id: int) -> Callable[[bytes], bytes]:
+        decrypt_layer = self[key_id] = make_cbc_decrypt(self._keys[key_id].secret)
+        return decrypt_layer
+
+
+def _rules_of_use(keys: KeySnapshot) -> tuple[int, float, int]:
+    """(privacy bits that ask for a registered domain, longest lifetime in ms, allowed clock skew in ms)."""
+    bits_to_check = CLIENT_SIDE_GENERATED if keys.checks_domains else 0
+    return bits_to_check, inf if keys.max_lifetime_ms is None else keys.max_lifetime_ms, keys.clock_skew_ms
+
+
+def _check_domain(domain: object, site_id: int, keys: KeySnapshot) -> Verdict | None:
+    """Whether the site has registered `domain`; None if so."""
+    name = normalise_domain(domain) if isinstance(domain, str) else ""
+    if not name:
+        return _DOMAIN_MISSING
+    try:
+        registered = keys.domain_names[site_id]
+    except KeyError:
+        return _SITE_UNKNOWN
+    if name in registered or registrable_domain(name) in registered:
+        return None
+    return _DOMAIN_NOT_LISTED

@@ -1,0 +1,51 @@
+"""What can become of a token: nine statuses for callers, and finer reasons for whoever has to find out why."""
+
+from enum import StrEnum
+from typing import Self
+
+
+class DecryptionStatus(StrEnum):
+    """The nine statuses of the reference documents; the value is the name that goes over HTTP."""
+
+    SUCCESS = "SUCCESS"
+    NOT_AUTHORIZED_FOR_KEY = "NOT_AUTHORIZED_FOR_KEY"
+    NOT_INITIALIZED = "NOT_INITIALIZED"
+    INVALID_PAYLOAD = "INVALID_PAYLOAD"
+    EXPIRED_TOKEN = "EXPIRED_TOKEN"  # noqa: S105 - a status, not a credential
+    KEYS_NOT_SYNCED = "KEYS_NOT_SYNCED"
+    VERSION_NOT_SUPPORTED = "VERSION_NOT_SUPPORTED"
+    DOMAIN_NAME_CHECK_FAILED = "DOMAIN_NAME_CHECK_FAILED"
+    INVALID_TOKEN_LIFETIME = "INVALID_TOKEN_LIFETIME"  # noqa: S105
+
+
+class FailureReason(StrEnum):
+    """Why a token did not decrypt; `status` is the DecryptionStatus that callers see for it.
+
+    In the order in which they are checked. The values are the `reason` label of a metric: keep them few.
+    """
+
+    status: DecryptionStatus
+
+    def __new__(cls, value: str, status: DecryptionStatus) -> Self:
+        """Give each reason its status, in the line that declares it."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.status = status
+        return member
+
+    NO_KEYS = "no_keys", DecryptionStatus.NOT_INITIALIZED
+    KEYS_EXPIRED = "keys_expired", DecryptionStatus.KEYS_NOT_SYNCED
+    NOT_A_TOKEN = "not_a_token", DecryptionStatus.INVALID_PAYLOAD
+    BAD_ENCODING = "bad_encoding", DecryptionStatus.INVALID_PAYLOAD
+    VERSION_UNKNOWN = "version_unknown", DecryptionStatus.VERSION_NOT_SUPPORTED
+    IDENTITY_SCOPE = "identity_scope", DecryptionStatus.INVALID_PAYLOAD
+    MASTER_KEY_UNKNOWN = "master_key_unknown", DecryptionStatus.NOT_AUTHORIZED_FOR_KEY
+    MASTER_LAYER = "master_layer", DecryptionStatus.INVALID_PAYLOAD
+    EXPIRED = "expired", DecryptionStatus.EXPIRED_TOKEN
+    SITE_KEY_UNKNOWN = "site_key_unknown", DecryptionStatus.NOT_AUTHORIZED_FOR_KEY
+    SITE_LAYER = "site_layer", DecryptionStatus.INVALID_PAYLOAD
+    DOMAIN_MISSING = "domain_missing", DecryptionStatus.DOMAIN_NAME_CHECK_FAILED
+    SITE_UNKNOWN = "site_unknown", DecryptionStatus.DOMAIN_NAME_CHECK_FAILED
+    DOMAIN_NOT_LISTED = "domain_not_listed", DecryptionStatus.DOMAIN_NAME_CHECK_FAILED
+    LIFETIME_TOO_LONG = "lifetime_too_long", DecryptionStatus.INVALID_TOKEN_LIFETIME
+    GENERATED_IN_FUTURE = "generated_in_future", DecryptionStatus.INVALID_TOKEN_LIFETIME

@@ -1,0 +1,28 @@
+"""Wire formats of advertising tokens, one version a module, parse beside build.
+
+`v2`, `v3` and `v4` each hold the layout of their version; `text` holds the base64 spellings. `native`, which is there
+where the hot path was compiled, has in C what takes most of the time.
+"""
+
+from bidstream_svc.core.token.content import CLIENT_SIDE_GENERATED, TokenContent, TokenKey
+from bidstream_svc.core.token.v2 import build_v2
+from bidstream_svc.core.token.v3 import build_v3
+from bidstream_svc.core.token.v4 import build_v4
+
+try:
+    from bidstream_svc.core.token.native import decode_text, make_gcm_cipher, open_token
+except ModuleNotFoundError:
+    from bidstream_svc.core.token.text import decode_text
+    from bidstream_svc.core.token.v3 import make_gcm_cipher, open_token
+
+__all__ = [
+    "CLIENT_SIDE_GENERATED",
+    "TokenContent",
+    "TokenKey",
+    "build_v2",
+    "build_v3",
+    "build_v4",
+    "decode_text",
+    "make_gcm_cipher",
+    "open_token",
+]

@@ -1,0 +1,50 @@
+"""What goes into a token, whatever its version."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from bidstream_svc.core.identity import IdentityScope, IdentityType
+
+# Bit 1 of `privacy_bits`, counted from the least significant.
+CLIENT_SIDE_GENERATED = 0x2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenContent:
+    """The fields of a token; v2 has no room for `generated_ms` and those behind it.
+
+    Attributes:
+        raw_uid: standard base64, padded; 32 or 33 bytes in v3 and v4.
+        site_id: the publisher's site.
+        expires_ms, generated_ms, established_ms, refreshed_ms: Unix milliseconds; when the token ends, when it was
+            made, when the user's id was first made on the site, and when it was last refreshed.
+        privacy_bits: see CLIENT_SIDE_GENERATED.
+    """
+
+    raw_uid: str = field(repr=False)
+    site_id: int
+    expires_ms: int
+    established_ms: int
+    generated_ms: int = 0
+    refreshed_ms: int = 0
+    privacy_bits: int = 0
+    scope: IdentityScope = IdentityScope.UID2
+    identity_type: IdentityType = IdentityType.EMAIL
+    publisher_id: int = 0
+    client_key_id: int = 0
+    operator_site_id: int = 0
+    operator_type: int = 0
+    operator_version: int = 0
+    operator_key_id: int = 0
+
+
+class TokenKey(NamedTuple):
+    """A key to build a token with, and the iv for its layer: 16 bytes in v2, 12 in v3 and v4; never used twice."""
+
+    key_id: int
+    secret: bytes
+    iv: bytes
+
+    def __repr__(self) -> str:
+        """Without the secret."""
+        return f"TokenKey(key_id={self.key_id})"

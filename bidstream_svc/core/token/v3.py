@@ -1,0 +1,142 @@
+"""Version 3: two layers of AES-GCM, in standard base64. Version 4 is the same bytes but one, in base64url.
+
+All integers are big endian::
+
+    token         prefix u8 | version u8 | master key id u32 | iv 12 | AES-GCM(master layer), tag 16
+    master layer  expires_ms i64 | generated_ms i64 | operator site id u32 | operator type u8 | operator version u32 |
+                  operator key id u32 | site key id u32 | iv 12 | AES-GCM(site layer), tag 16
+    site layer    site id u32 | publisher id u64 | client key id u32 | privacy bits u32 | established_ms i64 |
+                  refreshed_ms i64 | raw uid, 32 or 33 bytes
+    prefix        bits 0-1 are 3 | bits 2-3 identity type | bit 4 scope | bits 5-7 are 0
+
+The prefix is not authenticated. Scope and the constant bits are checked; the identity type is only a hint.
+"""
+
+from collections.abc import Mapping
+from struct import Struct
+from struct import error as StructError  # noqa: N812 - an exception, misnamed in the library
+from typing import Any, TypeAlias
+
+import pybase64
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from bidstream_svc.core.crypto import GCM_IV_LENGTH, seal_gcm
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.status import FailureReason
+from bidstream_svc.core.token.content import TokenContent, TokenKey
+
+# What `make_gcm_cipher` makes, for any thread, and nothing but `open_token` knows how to use.
+GcmCipher: TypeAlias = Any
+# (expires_ms, generated_ms, site id, privacy bits, established_ms, raw uid)
+OpenedToken: TypeAlias = tuple[int, int, int, int, int, str]
+
+VERSION = 112
+_TOKEN = Struct(">BBI")  # prefix, version, master key id
+_MASTER_LAYER = Struct(">qqIBIII")
+_SITE_LAYER = Struct(">IQIIqq")
+# The same layouts for reading: padding stands for the fields that decide nothing.
+_MASTER_LAYER_TO_READ = Struct(">qq13xI12s")  # expires_ms, generated_ms, site key id, iv of the site layer
+_SITE_LAYER_TO_READ = Struct(">I12xIq8x")  # site id, privacy bits, established_ms
+
+# Slices of what lies behind the fixed fields.
+_TOKEN_IV = slice(_TOKEN.size, _TOKEN.size + GCM_IV_LENGTH)
+_TOKEN_CIPHERTEXT = slice(_TOKEN.size + GCM_IV_LENGTH, None)
+_SITE_CIPHERTEXT = slice(_MASTER_LAYER_TO_READ.size, None)
+_RAW_UID = slice(_SITE_LAYER_TO_READ.size, None)
+_MIN_SITE_LAYER_LENGTH = _SITE_LAYER_TO_READ.size + 32
+
+_IDENTITY_TYPE_BITS = 0b1100
+_PREFIX_BITS = 0xFF & ~_IDENTITY_TYPE_BITS
+_IDENTITY_TYPE_SHIFT = 2
+_SCOPE_SHIFT = 4
+_PREFIX_CONSTANT = 3
+
+
+def prefix_of_scope(scope: IdentityScope) -> int:
+    """The first byte of a token of this scope, with the identity type bits at zero."""
+    return scope << _SCOPE_SHIFT | _PREFIX_CONSTANT
+
+
+def make_gcm_cipher(secret: bytes) -> GcmCipher:
+    """Make what opens layers under a key of 16, 24 or 32 bytes; `native` has its own."""
+    return AESGCM(secret).decrypt
+
+
+def open_token(
+    raw: bytes,
+    prefix_of_scope: int,
+    master_ciphers: Mapping[int, GcmCipher],
+    site_ciphers: Mapping[int, GcmCipher],
+    now_ms: int,
+) -> OpenedToken | FailureReason:
+    """Open both layers of a v3 or v4 token; `native` has the same in C. Lines 5 to 10 of docs/protocol.md's verdict.
+
+    Args:
+        raw: the token's bytes, one at least.
+        prefix_of_scope: what the first must be, but for the identity type.
+        master_ciphers: by key id.
+        site_ciphers: likewise.
+        now_ms: a token that ended before is not opened further; 64 bits, with a sign.
+    """
+    if raw[0] & _PREFIX_BITS != prefix_of_scope:  # 5
+        return FailureReason.IDENTITY_SCOPE
+    try:
+        _, _, master_key_id = _TOKEN.unpack_from(raw)
+        decrypt_master_layer = master_ciphers[master_key_id]
+    except KeyError:  # 6
+        return FailureReason.MASTER_KEY_UNKNOWN
+    except StructError:
+        return FailureReason.MASTER_LAYER
+    try:
+        master_layer = decrypt_master_layer(raw[_TOKEN_IV], raw[_TOKEN_CIPHERTEXT], None)
+        expires_ms, generated_ms, site_key_id, site_iv = _MASTER_LAYER_TO_READ.unpack_from(master_layer)
+    except (InvalidTag, ValueError, StructError):  # 7
+        return FailureReason.MASTER_LAYER
+    if expires_ms < now_ms:  # 8
+        return FailureReason.EXPIRED
+    try:
+        site_layer = site_ciphers[site_key_id](site_iv, master_layer[_SITE_CIPHERTEXT], None)
+    except KeyError:  # 9
+        return FailureReason.SITE_KEY_UNKNOWN
+    except (InvalidTag, ValueError):  # 10
+        return FailureReason.SITE_LAYER
+    if len(site_layer) < _MIN_SITE_LAYER_LENGTH:
+        return FailureReason.SITE_LAYER
+    site_id, privacy_bits, established_ms = _SITE_LAYER_TO_READ.unpack_from(site_layer)
+    raw_uid = pybase64.b64encode_as_string(site_layer[_RAW_UID])
+    return expires_ms, generated_ms, site_id, privacy_bits, established_ms, raw_uid
+
+
+def build_token_bytes(version: int, content: TokenContent, master: TokenKey, site: TokenKey) -> bytes:
+    """Build the bytes of a v3 or v4 token.
+
+    Raises:
+        ValueError: `content.raw_uid` is not base64, or an iv is not 12 bytes.
+    """
+    if len(master.iv) != GCM_IV_LENGTH or len(site.iv) != GCM_IV_LENGTH:
+        raise ValueError("a v3 or v4 layer takes an iv of 12 bytes")
+    site_layer = _SITE_LAYER.pack(
+        content.site_id,
+        content.publisher_id,
+        content.client_key_id,
+        content.privacy_bits,
+        content.established_ms,
+        content.refreshed_ms,
+    ) + pybase64.b64decode(content.raw_uid, validate=True)
+    master_layer = _MASTER_LAYER.pack(
+        content.expires_ms,
+        content.generated_ms,
+        content.operator_site_id,
+        content.operator_type,
+        content.operator_version,
+        content.operator_key_id,
+        site.key_id,
+    ) + seal_gcm(site.secret, site.iv, site_layer)
+    prefix = prefix_of_scope(content.scope) | content.identity_type << _IDENTITY_TYPE_SHIFT
+    return _TOKEN.pack(prefix, version, master.key_id) + seal_gcm(master.secret, master.iv, master_layer)
+
+
+def build_v3(content: TokenContent, master: TokenKey, site: TokenKey) -> str:
+    """Build a token in standard base64."""
+    return pybase64.b64encode_as_string(build_token_bytes(VERSION, content, master, site))

@@ -1,0 +1,1 @@
+"""Keys kept fresh: fetched from an operator, checked, swapped in; with a copy on disk for the next start."""

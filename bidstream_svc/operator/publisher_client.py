@@ -1,0 +1,87 @@
+"""A publisher's calls: tokens for a user, fresh ones for old ones, and the check of an integration."""
+
+import msgspec
+import pybase64
+
+from bidstream_svc.core.errors import OperatorAnswerError
+from bidstream_svc.core.identity import Identity
+from bidstream_svc.operator.messages import Endpoint, decode_answer
+from bidstream_svc.operator.tokens import IdentityTokens
+from bidstream_svc.operator.transport import OperatorTransport
+
+_GENERATE = Endpoint("/v2/token/generate")
+# An operator may hold a refresh token to be used up by the first refresh. Were that answer lost, a repeat would be
+# refused and the user lost, although the tokens at hand may have months to live. So it is sent again only when it
+# certainly was not processed: no connection, or 429.
+_REFRESH = Endpoint("/v2/token/refresh", is_repeatable=False)
+_VALIDATE = Endpoint("/v2/token/validate")
+
+
+class _TokenAnswer(msgspec.Struct):
+    status: str
+    body: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _ValidateAnswer(msgspec.Struct):
+    body: bool
+
+
+class PublisherClient:
+    """Tokens from an operator.
+
+    Every method raises OperatorError or EnvelopeError if the call fails, as drawn in `errors`.
+
+    Args:
+        transport: entered by the caller, and shared with other clients at will.
+    """
+
+    def __init__(self, transport: OperatorTransport) -> None:
+        self._transport = transport
+
+    async def generate_token(
+        self, identity: Identity, *, tcf_consent_string: str | None = None, optout_check: bool = True
+    ) -> IdentityTokens | None:
+        """Generate tokens for a user; None if the user has opted out.
+
+        Args:
+            identity: whom for.
+            tcf_consent_string: the user's consent, for EUID.
+            optout_check: ask for no tokens for users who have opted out. Policy wants it always.
+        """
+        payload: dict[str, object] = {identity.kind.value: identity.value}
+        if tcf_consent_string is not None:
+            payload["tcf_consent_string"] = tcf_consent_string
+        if optout_check:
+            payload["optout_check"] = 1
+        answer = await self._transport.call(_GENERATE, msgspec.json.encode(payload))
+        return _read_tokens(answer.json)
+
+    async def refresh_token(self, tokens: IdentityTokens) -> IdentityTokens | None:
+        """Exchange tokens for fresh ones; None if the user has opted out since.
+
+        Raises:
+            OperatorAnswerError: there is no refresh token, or its response key is not base64.
+        """
+        if not tokens.refresh_token:
+            raise OperatorAnswerError("these tokens came without a refresh token")
+        try:
+            secret = pybase64.b64decode(tokens.refresh_response_key or "", validate=True)
+        except ValueError:
+            raise OperatorAnswerError("refresh_response_key is not base64") from None
+        answer = await self._transport.call_plain(_REFRESH, tokens.refresh_token.encode(), secret)
+        return _read_tokens(answer.json)
+
+    async def validate_token(self, advertising_token: str, identity: Identity) -> bool:
+        """Whether a token was generated for an identity; operators answer True for the test identity only."""
+        payload = {"token": advertising_token, identity.kind.value: identity.value}
+        answer = await self._transport.call(_VALIDATE, msgspec.json.encode(payload))
+        return decode_answer(answer.json, _ValidateAnswer).body
+
+
+def _read_tokens(json: bytes) -> IdentityTokens | None:
+    answer = decode_answer(json, _TokenAnswer)
+    if answer.status == "optout":
+        return None
+    if answer.status != "success":
+        raise OperatorAnswerError("operator's answer: `status` is neither success nor optout")
+    return IdentityTokens.from_json(bytes(answer.body))

@@ -1,4 +1,0 @@
-# Each is typed as its twin in Python.
-from bidstream_svc.token.text import decode_text as decode_text
-from bidstream_svc.token.v3 import make_gcm_cipher as make_gcm_cipher
-from bidstream_svc.token.v3 import open_token as open_token

@@ -1,0 +1,207 @@
+"""The key cache: what it keeps, what it refuses, and that it never gets in the way."""
+
+import os
+import stat
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pybase64
+import pytest
+from structlog.testing import capture_logs
+
+from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.devoperator.state import Lifetimes
+from bidstream_svc.keystore.key_cache import KeyCache
+from bidstream_svc.operator.credentials import Credentials
+from bidstream_svc.operator.key_fetch import fetch_keys
+from bidstream_svc.operator.transport import OperatorTransport
+from tests.support.metrics_page import scrape
+from tests.support.operator import operator_in_thread, running_operator
+from tests.support.sidecar import operator_settings, service_in_thread, wait_until
+
+
+@pytest.fixture
+async def operator() -> AsyncIterator[DevOperator]:
+    async with running_operator() as running:
+        yield running
+
+
+@pytest.fixture
+async def wire(operator: DevOperator) -> bytes:
+    """A key response as the operator sealed it."""
+    credentials = Credentials.from_base64(operator.state.api_key, operator.state.client_secret)
+    async with OperatorTransport(operator.url, credentials) as transport:
+        return (await fetch_keys(transport)).wire
+
+
+@pytest.fixture
+def secret(operator: DevOperator) -> bytes:
+    return pybase64.b64decode(operator.state.client_secret)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, secret: bytes) -> KeyCache:
+    return KeyCache(tmp_path / "keys", lambda: secret)
+
+
+def test_what_is_saved_is_loaded(cache: KeyCache, wire: bytes, operator: DevOperator) -> None:
+    cache.save(wire)
+    snapshot = cache.load()
+    assert snapshot is not None
+    assert set(snapshot.keys) == {key.key_id for key in operator.state.keys.listed(operator.state.now_s())}
+
+
+def test_the_file_is_the_response_as_received_and_ours_alone(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
+    old_mask = os.umask(0)
+    try:
+        cache.save(wire)
+    finally:
+        os.umask(old_mask)
+    assert (tmp_path / "keys").read_bytes() == wire
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [tmp_path / "keys"]
+
+
+def test_no_secret_stands_in_the_file(cache: KeyCache, wire: bytes, operator: DevOperator, tmp_path: Path) -> None:
+    cache.save(wire)
+    content = (tmp_path / "keys").read_bytes()
+    for text in (content, pybase64.b64decode(content)):
+        for key in operator.state.keys.listed(operator.state.now_s()):
+            assert key.secret not in text
+            assert pybase64.b64encode(key.secret) not in text
+        assert operator.state.client_secret.encode() not in text
+        assert operator.state.api_key.encode() not in text
+        assert b"example.com" not in text
+
+
+def test_a_new_response_replaces_the_old_one_whole(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(b"older and longer " * 1000)
+    with (tmp_path / "keys").open("rb") as reader:
+        cache.save(wire)
+        assert reader.read() == b"older and longer " * 1000
+    assert (tmp_path / "keys").read_bytes() == wire
+
+
+def is_ignored(cache: KeyCache, level: str = "warning") -> str:
+    """Load; one line in the log must say why that gives nothing. Returns the line's event and error."""
+    with capture_logs() as log:
+        assert cache.load() is None
+    (line,) = log
+    assert line["log_level"] == level
+    return f"{line['event']}: {line.get('error', '')}"
+
+
+def spoilt(wire: bytes) -> dict[str, bytes]:
+    raw = pybase64.b64decode(wire)
+    flipped = bytearray(raw)
+    flipped[len(raw) // 2] ^= 1
+    return {
+        "empty": b"",
+        "text": b"not a key response\n",
+        "binary": bytes(range(256)),
+        "base64 of little": pybase64.b64encode(b"x"),
+        "truncated": wire[: len(wire) // 2],
+        "one character short": wire[:-1],
+        "three characters short": wire[:-3],
+        "truncated inside": pybase64.b64encode(raw[:-7]),
+        "flipped": pybase64.b64encode(bytes(flipped)),
+        "doubled": wire + wire,
+    }
+
+
+async def test_anything_else_in_the_file_is_ignored_with_a_line(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
+    for content in spoilt(wire).values():
+        (tmp_path / "keys").write_bytes(content)
+        assert is_ignored(cache).startswith("key cache ignored: message ")
+
+
+def test_a_foreign_response_is_ignored(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
+    cache.save(wire)
+    foreign = KeyCache(tmp_path / "keys", lambda: bytes(32))
+    assert "another secret" in is_ignored(foreign)
+
+
+def test_without_the_client_secret_the_cache_is_ignored(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
+    def no_secret() -> bytes:
+        raise ConfigurationError("BIDSTREAM_CLIENT_SECRET: missing")
+
+    cache.save(wire)
+    assert is_ignored(KeyCache(tmp_path / "keys", no_secret)) == "key cache ignored: BIDSTREAM_CLIENT_SECRET: missing"
+
+
+def test_no_file_yet_is_nothing_to_warn_about(cache: KeyCache) -> None:
+    assert is_ignored(cache, "info").startswith("key cache is empty")
+
+
+def test_a_directory_in_its_place_is_ignored(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    assert is_ignored(cache) == "key cache ignored: Is a directory"
+    assert not_written(cache, wire) == "Is a directory"
+    assert list(tmp_path.iterdir()) == [tmp_path / "keys"]
+
+
+def not_written(cache: KeyCache, wire: bytes) -> str:
+    with capture_logs() as log:
+        cache.save(wire)
+    (line,) = log
+    assert line["event"] == "key cache not written"
+    return str(line["error"])
+
+
+def test_a_path_that_cannot_be_written_does_no_harm(tmp_path: Path, wire: bytes, secret: bytes) -> None:
+    missing = KeyCache(tmp_path / "missing" / "keys", lambda: secret)
+    assert not_written(missing, wire) == "No such file or directory"
+    in_a_file = tmp_path / "file"
+    in_a_file.touch()
+    assert not_written(KeyCache(in_a_file / "keys", lambda: secret), wire) == "Not a directory"
+    assert is_ignored(KeyCache(in_a_file / "keys", lambda: secret)) == "key cache ignored: Not a directory"
+
+
+# The service with a cache.
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Settings with a cache that a service on this state has filled; nobody listens at the operator's address now."""
+
+    def fill(state: OperatorState) -> dict[str, Any]:
+        with operator_in_thread(state) as operator:
+            settings = operator_settings(operator) | {"key_cache": str(tmp_path / "keys")}
+            with service_in_thread(**settings):
+                wait_until((tmp_path / "keys").exists, "the cache to be written")
+        return settings
+
+    return fill
+
+
+def test_a_start_while_the_operator_is_down_serves_from_the_cache(cached: Callable[..., dict[str, Any]]) -> None:
+    state = OperatorState(seed=7)
+    settings = cached(state)
+    with service_in_thread(**settings) as service:
+        assert service.decrypt(state.mint_token())["status"] == "SUCCESS"
+        assert service.get("/readyz").status == 200
+        wait_until(lambda: service.get("/info").json["last_refresh_error"], "the first refresh to fail")
+        info = service.get("/info").json
+        assert info["keys"]["from_cache"] is True
+        assert info["last_refresh"] is None
+        assert scrape(service.admin).value("bidstream_keys_from_cache") == 1
+
+        port = int(settings["operator_url"].rpartition(":")[2])
+        with operator_in_thread(state, port=port):
+            service.reload()
+            wait_until(lambda: service.get("/info").json["keys"]["from_cache"] is False, "fresh keys")
+            assert scrape(service.admin).value("bidstream_keys_from_cache") == 0
+
+
+def test_a_cache_whose_keys_have_expired_is_not_used(cached: Callable[..., dict[str, Any]]) -> None:
+    # Keys are made an hour old; these have two seconds to live, enough to be fetched.
+    state = OperatorState(seed=7, lifetimes=Lifetimes(key_s=3602))
+    settings = cached(state)
+    wait_until(lambda: not state.keys.listed(state.now_s()), "the keys to expire")
+    with capture_logs() as log, service_in_thread(started=False, **settings) as service:
+        wait_until(lambda: service.get("/info").json["last_refresh_error"], "the first refresh to fail")
+        assert service.decrypt(state.mint_token())["status"] == "NOT_INITIALIZED"
+        assert service.get("/info").json["keys"] is None
+    assert ("key cache ignored", "all its keys have expired") in [(line["event"], line.get("error")) for line in log]

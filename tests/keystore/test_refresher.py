@@ -1,0 +1,369 @@
+"""Key refresh: keys survive every failure, and come back as soon as they can."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.devoperator.faults import Fault
+from bidstream_svc.keystore.refresh_thread import RefreshThread
+from bidstream_svc.keystore.refresher import KeyRefresher
+from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.metrics import MetricCells, RefreshResult
+from bidstream_svc.metrics.cells import KEY_REFRESHES
+from bidstream_svc.operator.credentials import Credentials
+from bidstream_svc.operator.key_fetch import FetchedKeys, fetch_keys
+from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
+from tests.support.operator import Clock, operator_in_thread, running_operator
+from tests.support.sidecar import operator_settings, service_in_thread, wait_until
+
+KEY_PATH = "/v2/key/bidstream"
+Fetch = Callable[[], Awaitable[FetchedKeys]]
+
+
+@pytest.fixture
+async def operator() -> AsyncIterator[DevOperator]:
+    async with running_operator() as running:
+        yield running
+
+
+def make_transport(operator: DevOperator) -> OperatorTransport:
+    state = operator.state
+    return OperatorTransport(
+        operator.url,
+        lambda: Credentials.from_base64(state.api_key, state.client_secret),
+        read_timeout_s=0.2,
+        retry=RetryPolicy(attempts=1),
+    )
+
+
+@pytest.fixture
+def store() -> KeyStore:
+    return KeyStore()
+
+
+@pytest.fixture
+async def fetch(operator: DevOperator, store: KeyStore) -> AsyncIterator[Fetch]:
+    async with make_transport(operator) as transport:
+        yield lambda: fetch_keys(transport, previous=store.snapshot)
+
+
+@pytest.fixture
+def metrics() -> MetricCells:
+    return MetricCells()
+
+
+@pytest.fixture
+def refresher(fetch: Fetch, store: KeyStore, metrics: MetricCells) -> KeyRefresher:
+    return KeyRefresher(fetch, store, metrics, interval_s=3600)
+
+
+def count(metrics: MetricCells, result: RefreshResult) -> int:
+    return metrics.row[KEY_REFRESHES[result]]
+
+
+async def test_the_first_success_fills_the_store(
+    refresher: KeyRefresher, store: KeyStore, metrics: MetricCells, operator: DevOperator
+) -> None:
+    started_ms = operator.state.now_ms()
+    assert await refresher.refresh()
+    assert store.snapshot is not None
+    assert len(store.snapshot.keys) == 4
+    assert not store.is_from_cache
+    assert store.last_error is None
+    assert store.last_success_ms is not None
+    assert store.last_success_ms >= started_ms
+    assert count(metrics, RefreshResult.SUCCESS) == 1
+
+
+RESULTS = {
+    Fault.SERVER_ERROR: RefreshResult.HTTP,
+    Fault.UNAUTHORIZED: RefreshResult.UNAUTHORIZED,
+    Fault.TOO_MANY_REQUESTS: RefreshResult.HTTP,
+    Fault.REDIRECT: RefreshResult.HTTP,
+    Fault.HTML_ERROR: RefreshResult.HTTP,
+    Fault.HTML_PAGE: RefreshResult.ENVELOPE,
+    Fault.HANG_BEFORE_ANSWER: RefreshResult.NETWORK,
+    Fault.HANG_IN_BODY: RefreshResult.NETWORK,
+    Fault.RESET: RefreshResult.NETWORK,
+    Fault.CUT_BODY: RefreshResult.NETWORK,
+    Fault.TRUNCATED_BODY: RefreshResult.ENVELOPE,
+    Fault.GARBAGE_BODY: RefreshResult.ENVELOPE,
+    Fault.HUGE_BODY: RefreshResult.NETWORK,
+    Fault.WRONG_NONCE: RefreshResult.ENVELOPE,
+    Fault.WRONG_SECRET: RefreshResult.ENVELOPE,
+    Fault.NOT_JSON: RefreshResult.INVALID,
+    Fault.EXPIRED_KEYS: RefreshResult.INVALID,
+    Fault.EMPTY_KEYS: RefreshResult.INVALID,
+    Fault.OTHER_SCOPE: RefreshResult.INVALID,
+}
+
+
+@pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.name)
+async def test_any_failure_keeps_the_keys_and_is_counted(
+    refresher: KeyRefresher, store: KeyStore, metrics: MetricCells, operator: DevOperator, fault: Fault
+) -> None:
+    assert await refresher.refresh()
+    held, last_success_ms = store.snapshot, store.last_success_ms
+    operator.state.faults.inject(fault)
+
+    with capture_logs() as log:
+        assert not await refresher.refresh()
+
+    assert store.snapshot is held
+    assert store.last_success_ms == last_success_ms
+    assert store.last_error
+    assert count(metrics, RESULTS[fault]) == 1
+    (line,) = log
+    assert (line["event"], line["result"], line["error"]) == ("key refresh failed", RESULTS[fault], store.last_error)
+    assert line["has_keys"] is True
+
+    assert await refresher.refresh()
+    assert store.snapshot is not held
+    assert store.last_error is None
+
+
+@pytest.mark.parametrize("fault", [Fault.EMPTY_KEYS, Fault.EXPIRED_KEYS], ids=lambda fault: fault.name)
+async def test_keys_that_open_nothing_are_not_taken_even_if_there_are_none(
+    refresher: KeyRefresher, store: KeyStore, operator: DevOperator, fault: Fault
+) -> None:
+    operator.state.faults.inject(fault)
+    assert not await refresher.refresh()
+    assert store.snapshot is None
+    assert "refused" in (store.last_error or "")
+
+
+async def test_keys_without_a_master_key_that_is_in_use_are_refused(
+    refresher: KeyRefresher, store: KeyStore, operator: DevOperator
+) -> None:
+    state = operator.state
+    assert await refresher.refresh()
+    state.expire_keys()
+    state.rotate_keys()
+    assert await refresher.refresh()  # none of the old ones has opened a token
+    held = store.snapshot
+    assert decrypt(state.mint_token(), None, held, state.now_ms())[0] == "SUCCESS"
+    state.expire_keys()
+    state.rotate_keys()
+    assert not await refresher.refresh()
+    assert store.snapshot is held
+    assert "none of the master keys" in (store.last_error or "")
+
+
+async def test_master_keys_that_no_token_named_since_the_last_refresh_may_go(
+    refresher: KeyRefresher, store: KeyStore, operator: DevOperator
+) -> None:
+    state = operator.state
+    assert await refresher.refresh()
+    assert decrypt(state.mint_token(), None, store.snapshot, state.now_ms())[0] == "SUCCESS"
+    assert await refresher.refresh()  # the same keys, whose ciphers are kept
+    state.expire_keys()
+    state.rotate_keys()
+    assert await refresher.refresh()
+    assert decrypt(state.mint_token(), None, store.snapshot, state.now_ms())[0] == "SUCCESS"
+
+
+async def test_a_bug_in_us_keeps_the_keys_too_and_its_message_is_not_shown(
+    fetch: Fetch, store: KeyStore, metrics: MetricCells
+) -> None:
+    async def fail() -> FetchedKeys:
+        raise ZeroDivisionError("kept-secret")
+
+    assert await KeyRefresher(fetch, store, metrics, interval_s=1).refresh()
+    held = store.snapshot
+    with capture_logs() as log:
+        assert not await KeyRefresher(fail, store, metrics, interval_s=1).refresh()
+    assert store.snapshot is held
+    assert store.last_error == "ZeroDivisionError"
+    assert log[0]["error"] == "ZeroDivisionError"
+
+
+@given(failures=st.integers(1, 10_000))
+def test_back_off_grows_to_a_minute_and_no_further(failures: int) -> None:
+    assert 0 <= KeyRefresher._back_off_s(failures) <= min(60, 2 ** min(failures - 1, 10))
+
+
+def test_back_off_uses_all_of_its_range() -> None:
+    for failures, limit_s in [(1, 1), (2, 2), (4, 8), (7, 60), (50, 60)]:
+        waits_s = [KeyRefresher._back_off_s(failures) for _ in range(500)]
+        assert min(waits_s) < limit_s / 4
+        assert max(waits_s) > limit_s * 3 / 4
+
+
+@given(interval_s=st.floats(0.01, 1e6))
+def test_the_interval_is_spread_by_a_tenth(interval_s: float) -> None:
+    refresher = KeyRefresher(asyncio.Future, KeyStore(), MetricCells(), interval_s=interval_s)
+    assert 0.9 * interval_s <= refresher._spread_interval_s() <= 1.1 * interval_s
+
+
+@asynccontextmanager
+async def running(refresher: KeyRefresher) -> AsyncIterator[None]:
+    task = asyncio.create_task(refresher.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - counts of another object
+            await asyncio.sleep(0.005)
+
+
+def has_called(operator: DevOperator, times: int) -> bool:
+    return operator.state.calls[KEY_PATH] >= times
+
+
+async def test_run_says_when_it_will_refresh_next(
+    refresher: KeyRefresher, store: KeyStore, operator: DevOperator
+) -> None:
+    operator.state.faults.inject(Fault.SERVER_ERROR)
+    async with running(refresher):
+        await until(lambda: store.next_refresh_ms)
+        assert store.next_refresh_ms is not None
+        assert store.next_refresh_ms - operator.state.now_ms() <= 1_000
+        await until(lambda: store.snapshot)
+        await until(lambda: (store.next_refresh_ms or 0) - operator.state.now_ms() > 3_200_000)
+        assert store.next_refresh_ms - operator.state.now_ms() <= 3_960_000
+
+
+async def test_wake_refreshes_now(refresher: KeyRefresher, store: KeyStore, operator: DevOperator) -> None:
+    async with running(refresher):
+        for calls in (1, 2, 3):
+            await until(partial(has_called, operator, calls))
+            await until(lambda: store.next_refresh_ms)
+            store.next_refresh_ms = None
+            refresher.wake()
+
+
+async def test_it_refreshes_again_and_again(fetch: Fetch, store: KeyStore, operator: DevOperator) -> None:
+    async with running(KeyRefresher(fetch, store, MetricCells(), interval_s=0.01)):
+        await until(lambda: operator.state.calls[KEY_PATH] >= 5)
+
+
+async def test_a_wall_clock_that_jumps_neither_storms_nor_stops(
+    fetch: Fetch, store: KeyStore, operator: DevOperator
+) -> None:
+    clock, calls = Clock(), operator.state.calls
+    for jump_s in (-3600, 7200):
+        async with running(KeyRefresher(fetch, store, MetricCells(), interval_s=0.02, now_ms=clock)):
+            await until(lambda: store.next_refresh_ms)
+            clock.advance(seconds=jump_s)
+            before = calls[KEY_PATH]
+            await until(partial(has_called, operator, before + 2))
+        patient = KeyRefresher(fetch, store, MetricCells(), interval_s=3600, now_ms=clock)
+        async with running(patient):
+            before, store.next_refresh_ms = calls[KEY_PATH], None
+            await until(lambda: store.next_refresh_ms)
+            clock.advance(seconds=jump_s)
+            store.next_refresh_ms = None
+            patient.wake()
+            await until(lambda: store.next_refresh_ms)
+            assert calls[KEY_PATH] == before + 2
+
+
+# The thread.
+
+
+@pytest.fixture
+def distant() -> Iterator[DevOperator]:
+    """An operator in another thread, for a refresher in a thread of its own."""
+    with operator_in_thread() as running:
+        yield running
+
+
+def make_thread(operator: DevOperator, store: KeyStore) -> RefreshThread:
+    @asynccontextmanager
+    async def open_refresher() -> AsyncIterator[KeyRefresher]:
+        async with make_transport(operator) as transport:
+            yield KeyRefresher(lambda: fetch_keys(transport), store, MetricCells(), interval_s=3600)
+
+    return RefreshThread(open_refresher)
+
+
+def test_the_thread_refreshes_at_its_start_and_when_told_to(distant: DevOperator, store: KeyStore) -> None:
+    thread = make_thread(distant, store)
+    thread.refresh_soon()  # without effect before the start
+    thread.start()
+    wait_until(lambda: store.next_refresh_ms, "the first refresh")
+    assert distant.state.calls[KEY_PATH] == 1
+    thread.refresh_soon()
+    wait_until(lambda: distant.state.calls[KEY_PATH] == 2, "the second refresh")
+    thread.stop()
+    thread.refresh_soon()  # without effect after the end
+    assert distant.state.calls[KEY_PATH] == 2
+
+
+def test_unknown_keys_ask_for_one_refresh_a_minute(distant: DevOperator, store: KeyStore) -> None:
+    thread = make_thread(distant, store)
+    thread.start()
+    wait_until(lambda: store.next_refresh_ms, "the first refresh")
+    for calls, waited_s in [(2, 0.0), (2, 50.0), (3, 10.0), (3, 50.0), (4, 10.0)]:
+        thread._next_early_refresh_s -= waited_s
+        for _ in range(1000):
+            thread.refresh_for_unknown_key()
+        wait_until(partial(has_called, distant, calls), "another refresh")
+    thread.stop()
+    assert distant.state.calls[KEY_PATH] == 4
+
+
+@pytest.mark.parametrize("fault", [Fault.HANG_BEFORE_ANSWER, Fault.HANG_IN_BODY], ids=lambda fault: fault.name)
+def test_the_thread_stops_while_the_operator_hangs(distant: DevOperator, store: KeyStore, fault: Fault) -> None:
+    distant.state.faults.inject(fault, times=None)
+    thread = make_thread(distant, store)
+    thread.start()
+    wait_until(lambda: distant.state.calls[KEY_PATH], "the call")
+    thread.stop()
+    assert store.snapshot is None
+
+
+# The service.
+
+
+def test_rotated_credential_files_are_picked_up(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("api_key", "client_secret")}
+    state = OperatorState(seed=8)
+
+    def write() -> None:
+        for name, path in files.items():
+            path.write_text(getattr(state, name) + "\n")
+
+    write()
+    with operator_in_thread(state) as operator:
+        settings: dict[str, Any] = {f"{name}_file": str(path) for name, path in files.items()}
+        settings["operator_url"] = operator.url
+        with service_in_thread(**settings) as service:
+            state.rotate_credentials()
+            service.reload()
+            wait_until(lambda: "401" in str(service.get("/info").json["last_refresh_error"]), "a refusal")
+            assert service.get("/readyz").status == 200
+            write()
+            service.reload()
+            wait_until(lambda: service.get("/info").json["last_refresh_error"] is None, "the new credentials to do")
+            files["api_key"].unlink()
+            service.reload()
+            wait_until(lambda: service.get("/info").json["last_refresh_error"], "the missing file to be noticed")
+            assert "BIDSTREAM_API_KEY_FILE" in service.get("/info").json["last_refresh_error"]
+            assert service.decrypt(state.mint_token())["status"] == "SUCCESS"
+
+
+def test_an_operator_that_comes_late_is_found(tmp_path: Path) -> None:
+    state = OperatorState(seed=8)
+    with operator_in_thread(state) as operator:
+        settings = operator_settings(operator)
+    with service_in_thread(started=False, **settings) as service:
+        wait_until(lambda: service.get("/info").json["last_refresh_error"], "the first failure")
+        with operator_in_thread(state, port=int(settings["operator_url"].rpartition(":")[2])):
+            wait_until(lambda: service.get("/readyz").status == 200, "keys")
+            assert service.decrypt(state.mint_token())["status"] == "SUCCESS"
