@@ -25,7 +25,8 @@ from bidstream_svc.core.errors import (
     OperatorUnauthorizedError,
 )
 from bidstream_svc.core.identity import Identity, IdentityKind
-from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.core.sharing import Encryption, EncryptionStatus
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from bidstream_svc.cli.calls import call_operator
 from bidstream_svc.core.errors import ConfigurationError
-from bidstream_svc.core.keys import KeySnapshot, parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.operator import fetch_keys
 
 

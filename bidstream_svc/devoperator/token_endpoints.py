@@ -8,7 +8,8 @@ import pybase64
 from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import EnvelopeError, IdentityError
 from bidstream_svc.core.identity import Identity
-from bidstream_svc.core.keys import KeyPurpose, parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeyPurpose
 from bidstream_svc.devoperator.key_endpoints import sharing_keys
 from bidstream_svc.devoperator.refresh_tokens import (
     RESPONSE_KEY_LENGTH,

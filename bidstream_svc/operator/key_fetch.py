@@ -4,7 +4,8 @@ import asyncio
 from typing import NamedTuple
 
 from bidstream_svc.core.crypto import open_response
-from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_in_steps, parse_key_response
+from bidstream_svc.core.key_response import parse_in_steps, parse_key_response
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.operator.messages import Endpoint
 from bidstream_svc.operator.transport import OperatorTransport
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from bidstream_svc.core.decrypt import Verdict, decrypt
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.core.token import TokenContent, TokenKey, build_v3, build_v4
 from bidstream_svc.core.token.v2 import parse_site_layer

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from bidstream_svc.core.decrypt import decrypt
-from bidstream_svc.core.keys import parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from tests.docs.markdown import README, ROOT, Sample, samples

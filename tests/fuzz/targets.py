@@ -22,7 +22,8 @@ from bidstream_svc.core.crypto import (
 )
 from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError, EnvelopeError, KeyResponseError
-from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.operator.messages import HttpAnswer, raise_for_status
 from tests.core.assemble import standard
 from tests.core.reference import reference_verdict

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from bidstream_svc.addresses import TcpAddress
-from bidstream_svc.core.keys import parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import orjson
 import pytest
 
-from bidstream_svc.core.keys import parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.keystore.store import KeyStore
