@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,7 +26,6 @@ TRACEPARENT = "traceparent"
 _TRACES_PATH = "/v1/traces"
 # At the end, spans may wait so long for the collector; less than a supervisor waits for its workers.
 _FLUSH_S = 2.0
-_SERVER_ERROR = 500
 # https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags, the lowest bit of which says "sampled".
 _SAMPLED = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][13579bdf](?:-[!-~]*)?")
 
@@ -108,9 +108,9 @@ class Tracer:
         if answer is not None:
             code, body = answer
             attributes["http.response.status_code"] = code
-            if code == 200:  # noqa: PLR2004 - HTTP's own number
+            if code == HTTPStatus.OK:
                 attributes |= _describe(route, body)
-        is_error = answer is None or answer[0] >= _SERVER_ERROR
+        is_error = answer is None or answer[0] >= HTTPStatus.INTERNAL_SERVER_ERROR
         self._record(f"POST {route}", duration_ns, attributes, parent=parent, is_error=is_error)
 
     def record_refresh(self, duration_ns: int, result: RefreshResult) -> None:

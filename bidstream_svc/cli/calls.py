@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from bidstream_svc.cli.options import given
+from bidstream_svc.cli.options import provided
 from bidstream_svc.config import load_settings
 from bidstream_svc.operator import OperatorTransport
 from bidstream_svc.operator.from_settings import make_transport
@@ -20,7 +20,7 @@ def call_operator(flags: dict[str, Any], call: Callable[[OperatorTransport], Awa
     """
 
     async def run() -> _T:
-        async with make_transport(load_settings(**given(flags))) as transport:
+        async with make_transport(load_settings(**provided(flags))) as transport:
             return await call(transport)
 
     return asyncio.run(run())

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from bidstream_svc.cli.key_source import fetch_once
-from bidstream_svc.cli.options import given, setting_options
+from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.config import Settings, load_settings, unknown_variables
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.server.auth import BearerToken
@@ -19,13 +19,13 @@ from bidstream_svc.tracing import require_opentelemetry
 @setting_options()
 def check(*, online: bool, **flags: Any) -> None:
     """Check the configuration of `serve`; says what is wrong in one line."""
-    settings = load_settings(**given(flags))
+    settings = load_settings(**provided(flags))
     check_files(settings)
     for name, nearest in unknown_variables(os.environ).items():
         click.echo(f"warning: {name} is no setting" + (f"; is {nearest} meant?" if nearest else ""), err=True)
     click.echo("configuration is good")
     if online:
-        snapshot = fetch_once(**given(flags))
+        snapshot = fetch_once(**provided(flags))
         click.echo(f"operator is good: {len(snapshot.keys)} keys, {len(snapshot.sites)} sites, {snapshot.scope.name}")
 
 

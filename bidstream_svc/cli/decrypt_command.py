@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bidstream_svc.cli.key_source import fetch_once, read_key_file
-from bidstream_svc.cli.options import OPERATOR_FIELDS, given, setting_options
+from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.decrypt import decrypt as decrypt_token
 from bidstream_svc.server.answers import verdict_body
@@ -27,7 +27,7 @@ def decrypt(
 
     Exit status 1 if any token did not decrypt.
     """
-    snapshot = fetch_once(**given(flags)) if keys is None else read_key_file(keys)
+    snapshot = fetch_once(**provided(flags)) if keys is None else read_key_file(keys)
     failed = total = 0
     for token in tokens or _lines():
         verdict = decrypt_token(token, domain, snapshot, wall_clock_ms())

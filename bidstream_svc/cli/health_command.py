@@ -7,13 +7,14 @@ import json
 import socket
 from collections.abc import Iterable
 from contextlib import closing
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 import click
 
 from bidstream_svc.addresses import BoundAddress, ListenAddress, TcpAddress, UnixAddress
-from bidstream_svc.cli.options import given, setting_options
+from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.config import env_name, load_settings
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 
@@ -37,14 +38,14 @@ def health(*, endpoint: str, **flags: Any) -> None:
 
     Prints its reason. Exit status 1 if it is not well, or does not answer within 2 seconds.
     """
-    address = _reachable(load_settings(**given(flags)).admin_listen)
+    address = _reachable(load_settings(**provided(flags)).admin_listen)
     try:
         status, reason = _ask(address, endpoint)
     except OSError as error:
         raise BidstreamError(f"{endpoint} at {address}: no answer: {error.strerror or error}") from None
     except HTTPException:
         raise BidstreamError(f"{endpoint} at {address}: another program answers there") from None
-    if status != 200:  # noqa: PLR2004 - as HTTP writes it
+    if status != HTTPStatus.OK:
         raise BidstreamError(f"{endpoint} at {address}: {status}: {reason}")
     click.echo(f"{endpoint} at {address}: {reason}")
 

@@ -13,7 +13,7 @@ import orjson
 
 from bidstream_svc.cli.inputs import kind_option, open_stdin
 from bidstream_svc.cli.lookup import Found, look_up
-from bidstream_svc.cli.options import OPERATOR_FIELDS, given, setting_options
+from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
 from bidstream_svc.cli.rows import FORMATS, LineReader, Row, format_of, read_rows
 from bidstream_svc.config import load_settings
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError
@@ -72,7 +72,7 @@ def map_identities(
     if identities and path is not None:
         raise click.UsageError("give identities as arguments or in --input, not both")
     read_options = {name: options.pop(name) for name in ("input_format", "column", "delimiter")}
-    transport = make_transport(load_settings(**given(options)))
+    transport = make_transport(load_settings(**provided(options)))
     output = _Output(output_format, api, has_header=start_row == 1)
     with ExitStack() as stack:
         rows: Iterable[Row]

@@ -24,7 +24,7 @@ def setting_options(*fields: str) -> Callable[[_Command], _Command]:
     return decorate
 
 
-def given(flags: dict[str, Any]) -> dict[str, Any]:
+def provided(flags: dict[str, Any]) -> dict[str, Any]:
     """The flags that were given; the others are left to the environment."""
     return {name: value for name, value in flags.items() if value is not None}
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from bidstream_svc.addresses import check_base_url
 from bidstream_svc.cli.inputs import read_bytes, read_refresh_pair, refuse_arguments
-from bidstream_svc.cli.options import given, setting_options
+from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.config import Settings, env_name, load_settings
 from bidstream_svc.core.crypto import GCM_IV_LENGTH, NONCE_LENGTH
@@ -30,8 +31,6 @@ from bidstream_svc.operator.messages import (
 
 _HERE = Endpoint("")  # the URL given is the whole of it
 _UTF8_BOM = b"\xef\xbb\xbf"
-_HTTP_OK = 200
-_HTTP_UNAUTHORIZED = 401
 
 
 @click.command()
@@ -59,14 +58,14 @@ def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: boo
     """
     if identity is not None and not is_refresh:
         raise click.UsageError("--identity goes with --refresh-token")
-    settings = load_settings(**given(flags))
+    settings = load_settings(**provided(flags))
     permission = f"set {env_name('allow_insecure_operator')}=1"
     url = check_base_url(url, allow_insecure=settings.allow_insecure_operator, name="URL", permission=permission)
     prepared, told = _prepare_refresh(identity, url) if is_refresh else _prepare(settings, url, echo=echo)
     if not only_json:
         click.echo(told)
     answer = asyncio.run(_post(settings, url, prepared))
-    if answer.status != _HTTP_OK:
+    if answer.status != HTTPStatus.OK:
         if not only_json:
             _print_error(answer)
         raise_for_status(answer)
@@ -102,6 +101,6 @@ async def _post(settings: Settings, url: str, prepared: OperatorRequest) -> Http
 
 
 def _print_error(answer: HttpAnswer) -> None:
-    advice = ", check api_key" if answer.status == _HTTP_UNAUTHORIZED else ""
+    advice = ", check api_key" if answer.status == HTTPStatus.UNAUTHORIZED else ""
     click.echo(f"Response: Error HTTP status code {answer.status}{advice}")
     click.echo(answer.body.decode("utf-8", "replace"))

@@ -12,9 +12,9 @@ import pybase64
 from bidstream_svc.core.identity import IdentityType
 from bidstream_svc.core.keys import Key, KeySnapshot
 from bidstream_svc.core.token import TokenContent, TokenKey, build_v4
+from bidstream_svc.core.units import MS_PER_S
 
 DEFAULT_TOKEN_LIFETIME_S = 30 * 24 * 3600
-_MS_PER_S = 1000
 _RAW_UID_LENGTHS = frozenset({32, 33})
 _PREFIXED_RAW_UID_LENGTH = 33  # the first byte of these says what they were made from
 _PHONE_BIT = 0b100
@@ -79,7 +79,7 @@ def encrypt_raw_uid(
     content = TokenContent(
         raw_uid=raw_uid,
         site_id=keys.caller_site_id,
-        expires_ms=now_ms + lifetime_s * _MS_PER_S,
+        expires_ms=now_ms + lifetime_s * MS_PER_S,
         generated_ms=now_ms,
         established_ms=now_ms,
         refreshed_ms=now_ms,
@@ -95,7 +95,7 @@ def encrypt_raw_uid(
 
 def _find_active_key(keys: KeySnapshot, keyset_id: int | None, now_ms: int) -> Key | None:
     """The key of a set that was activated last, among those that are active now."""
-    now_s = now_ms / _MS_PER_S
+    now_s = now_ms / MS_PER_S
     active = [
         key
         for key in keys.keys.values()

@@ -5,6 +5,7 @@ from typing import Any
 
 from bidstream_svc.core.errors import IdentityError
 from bidstream_svc.core.identity import Identity
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.devoperator.replies import MAX_ITEMS, Answer, Body, client_error, success
 from bidstream_svc.devoperator.state import OperatorState
 from bidstream_svc.devoperator.well_known import IDENTIFIER_FIELDS, parse_identifier
@@ -108,7 +109,7 @@ def _map_v3(state: OperatorState, field_name: str, identifier: object) -> dict[s
     return {
         "u": state.salts.raw_uid(found),
         "p": state.salts.previous_raw_uid(found, now_ms),
-        "r": state.salts.bucket_of(found).refresh_from_ms(now_ms) // 1000,
+        "r": state.salts.bucket_of(found).refresh_from_ms(now_ms) // MS_PER_S,
     }
 
 
@@ -117,11 +118,11 @@ def _parse_utc_ms(text: object) -> int:
         if isinstance(text, str) and "T" in text:
             moment = datetime.fromisoformat(text)
             if moment.tzinfo is None:
-                return round(moment.replace(tzinfo=UTC).timestamp() * 1000)
+                return round(moment.replace(tzinfo=UTC).timestamp() * MS_PER_S)
     except ValueError:
         pass
     raise client_error("Invalid since_timestamp: ISO 8601 date and time in UTC without a zone is needed")
 
 
 def _format_utc(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
+    return datetime.fromtimestamp(time_ms / MS_PER_S, UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")

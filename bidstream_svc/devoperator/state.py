@@ -12,6 +12,7 @@ from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.crypto import CBC_BLOCK_LENGTH, GCM_IV_LENGTH
 from bidstream_svc.core.identity import Identity, IdentityScope
 from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, TokenContent, TokenKey, build_v2, build_v3, build_v4
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.devoperator.faults import Faults
 from bidstream_svc.devoperator.key_ring import MASTER_KEYSET_ID, KeyRing, OperatorKey
 from bidstream_svc.devoperator.salts import Salts
@@ -107,7 +108,7 @@ class OperatorState:
 
     def now_s(self) -> int:
         """The clock in whole Unix seconds."""
-        return self.now_ms() // 1000
+        return self.now_ms() // MS_PER_S
 
     def _randomness(self, purpose: str) -> Callable[[int], bytes]:
         # A stream a purpose: so that, say, a rotation of salts does not change the keys that come after it.
@@ -203,7 +204,7 @@ class OperatorState:
         return TokenContent(
             raw_uid=self.salts.raw_uid(identity),
             site_id=site_id,
-            expires_ms=generated_ms + round(lifetime_s * 1000),
+            expires_ms=generated_ms + round(lifetime_s * MS_PER_S),
             established_ms=established_ms,
             generated_ms=generated_ms,
             refreshed_ms=generated_ms,

@@ -10,6 +10,7 @@ from bidstream_svc.core.errors import EnvelopeError, IdentityError
 from bidstream_svc.core.identity import Identity
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.keys import KeyPurpose
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.devoperator.key_endpoints import sharing_keys
 from bidstream_svc.devoperator.refresh_tokens import (
     RESPONSE_KEY_LENGTH,
@@ -88,14 +89,14 @@ def _identity_tokens(
         established_ms=established_ms,
     )
     response_key = os.urandom(RESPONSE_KEY_LENGTH)
-    refresh_expires_ms = now_ms + lifetimes.refresh_token_s * 1000
+    refresh_expires_ms = now_ms + lifetimes.refresh_token_s * MS_PER_S
     refresh = RefreshToken(identity, site_id, established_ms, refresh_expires_ms, response_key)
     return {
         "advertising_token": state.mint(content, state.token_version),
         "refresh_token": seal_refresh_token(state.refresh_token_key, refresh),
         "identity_expires": content.expires_ms,
         "refresh_expires": refresh_expires_ms,
-        "refresh_from": now_ms + lifetimes.refresh_after_s * 1000,
+        "refresh_from": now_ms + lifetimes.refresh_after_s * MS_PER_S,
         "refresh_response_key": pybase64.b64encode_as_string(response_key),
     }
 

@@ -19,6 +19,7 @@ from bidstream_svc.core.errors import (
     OperatorUnauthorizedError,
 )
 from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.logs import get_logger
@@ -81,7 +82,7 @@ class KeyRefresher:
         while True:
             failures = 0 if await self.refresh() else failures + 1
             wait_s = self._back_off_s(failures) if failures else self._spread_interval_s()
-            self._store.next_refresh_ms = self._now_ms() + int(wait_s * 1000)
+            self._store.next_refresh_ms = self._now_ms() + int(wait_s * MS_PER_S)
             await self._sleep(wait_s)
 
     def wake(self) -> None:
@@ -122,7 +123,7 @@ class KeyRefresher:
             return
         if snapshot.scope is not held.scope:
             raise KeyResponseError("key response: refused, it is of another identity scope than the keys held")
-        now_s = self._now_ms() / 1000
+        now_s = self._now_ms() / MS_PER_S
         masters = [key_id for key_id in tuple(held.master_gcm_ciphers) if held.keys[key_id].expires_s > now_s]
         if masters and snapshot.keys.keys().isdisjoint(masters):
             raise KeyResponseError("key response: refused, it has none of the master keys that tokens are using")

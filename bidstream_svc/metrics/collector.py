@@ -17,11 +17,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from bidstream_svc._version import __version__
+from bidstream_svc.core.units import MS_PER_S, NS_PER_S
 from bidstream_svc.metrics import cells
 from bidstream_svc.metrics.cells import HistogramCells, MetricCells
 
-_NS_PER_S = 1_000_000_000
-_MS_PER_S = 1_000
 # Histogram buckets that are told apart: all up to 2**10 ns (1 us) is in the first, all from 2**34 ns (17 s) in +Inf.
 _FIRST_BUCKET = 10
 _LAST_BUCKET = 34
@@ -51,7 +50,7 @@ class _CellCollector(Collector):
             "bidstream_event_loop_lag_seconds",
             "How late the event loop last ran a timer; the worst worker.",
             cells.EVENT_LOOP_LAG_NS,
-            _NS_PER_S,
+            NS_PER_S,
             merge=max,
         )
         restarts = self._metrics.over_workers(cells.WORKER_RESTARTS)
@@ -100,7 +99,7 @@ class _CellCollector(Collector):
             "bidstream_keys_expiry_timestamp_seconds",
             "When the last key expires, Unix time; 0 without keys.",
             cells.KEYS_EXPIRY_MS,
-            _MS_PER_S,
+            MS_PER_S,
             merge=min,
         )
         yield self._gauge(
@@ -110,7 +109,7 @@ class _CellCollector(Collector):
             "bidstream_key_refresh_last_success_timestamp_seconds",
             "When keys were last fetched, Unix time; 0 for never.",
             cells.LAST_REFRESH_SUCCESS_MS,
-            _MS_PER_S,
+            MS_PER_S,
             merge=min,
         )
 
@@ -129,8 +128,7 @@ class _CellCollector(Collector):
         counts = [self._metrics.over_workers(histogram.first + bucket) for bucket in range(HistogramCells.BUCKETS)]
         cumulative = list(accumulate(counts))
         buckets = [
-            (repr(2**bucket / _NS_PER_S), float(cumulative[bucket]))
-            for bucket in range(_FIRST_BUCKET, _LAST_BUCKET + 1)
+            (repr(2**bucket / NS_PER_S), float(cumulative[bucket])) for bucket in range(_FIRST_BUCKET, _LAST_BUCKET + 1)
         ]
-        total_s = self._metrics.over_workers(histogram.sum) / _NS_PER_S
+        total_s = self._metrics.over_workers(histogram.sum) / NS_PER_S
         return HistogramMetricFamily(name, text, buckets=[*buckets, ("+Inf", float(cumulative[-1]))], sum_value=total_s)

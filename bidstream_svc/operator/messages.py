@@ -5,6 +5,7 @@ Time, nonce and iv are parameters. Layouts: docs/protocol.md, "Request and respo
 
 import re
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -25,11 +26,6 @@ BINARY_CONTENT_TYPE = "application/octet-stream"
 CLIENT_VERSION = f"bidstream-svc-{__version__}"
 
 _TEXT_CONTENT_TYPE = "text/plain"
-_HTTP_OK = 200
-_HTTP_MULTIPLE_CHOICES = 300
-_HTTP_BAD_REQUEST = 400
-_HTTP_UNAUTHORIZED = 401
-_HTTP_TOO_MANY_REQUESTS = 429
 _MAX_MESSAGE_CHARACTERS = 200
 # An operator may repeat what it was sent: addresses, phone numbers, and what could be a hash, a token or a key.
 _PERSONAL_OR_SECRET = re.compile(r"\S*@\S*|\+?\d{10,}|[A-Za-z0-9+/_=%-]{24,}", re.ASCII)
@@ -158,17 +154,17 @@ def _refuse_page(answer: HttpAnswer) -> None:
 def raise_for_status(answer: HttpAnswer) -> None:
     """Raise the OperatorHttpError that fits a status other than 200; its message quotes only the JSON `message`."""
     status = answer.status
-    if status == _HTTP_OK:
+    if status == HTTPStatus.OK:
         return
-    if _HTTP_MULTIPLE_CHOICES <= status < _HTTP_BAD_REQUEST:
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         raise OperatorRedirectError(
             f"operator answered {status}, a redirect, which is not followed: check the base URL", status
         )
     api_status, said = _quote_error(answer.body)
     message = f"operator answered {status}{said}"
-    if status == _HTTP_UNAUTHORIZED:
+    if status == HTTPStatus.UNAUTHORIZED:
         raise OperatorUnauthorizedError(message + ": check the API key and its permissions", status, api_status)
-    if status == _HTTP_TOO_MANY_REQUESTS:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         raise OperatorRateLimitedError(message, status, api_status, _seconds(answer.retry_after))
     raise OperatorHttpError(message, status, api_status)
 

@@ -4,6 +4,7 @@ import os
 import random
 import ssl
 from collections.abc import Callable
+from http import HTTPStatus
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -33,7 +34,6 @@ from bidstream_svc.operator.messages import (
 from bidstream_svc.operator.network_errors import explain_network_error
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
-_HTTP_SERVER_ERROR = 500
 _CHUNK_BYTES = 256 * 1024
 _ABANDONED: list[object] = []  # kept for ever: what is collected would be closed
 
@@ -198,7 +198,7 @@ class OperatorTransport:
             case OperatorRateLimitedError():
                 return True
             case OperatorHttpError():
-                return endpoint.is_repeatable and error.http_status >= _HTTP_SERVER_ERROR
+                return endpoint.is_repeatable and error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR
             case OperatorOversizeError():
                 return False
             case OperatorNetworkError():

@@ -7,11 +7,10 @@ from typing import Self, Unpack
 
 from bidstream_svc import operator
 from bidstream_svc.core.identity import Identity, IdentityKind
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.operator import IdentityMapV3Result
 from bidstream_svc.sdk.client import ClientOptions, OperatorClient
 from bidstream_svc.sdk.times import from_unix_ms
-
-_MS_PER_S = 1000
 
 
 class IdentityMapV3Input:
@@ -116,7 +115,7 @@ class MappedIdentityV3:
     @property
     def refresh_from(self) -> datetime:
         """From when on the raw uid may have changed (UTC)."""
-        return from_unix_ms(self._mapped.refresh_from_s * _MS_PER_S)
+        return from_unix_ms(self._mapped.refresh_from_s * MS_PER_S)
 
 
 class UnmappedIdentityReason(Enum):
