@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 
-from bidstream_svc.addresses import check_base_url
 from bidstream_svc.cli.inputs import read_bytes, read_refresh_pair, refuse_arguments
 from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.clock import wall_clock_ms
-from bidstream_svc.config import Settings, env_name, load_settings
+from bidstream_svc.config import Settings, check_operator_url, env_name, load_settings
 from bidstream_svc.core.crypto import GCM_IV_LENGTH, NONCE_LENGTH
 from bidstream_svc.core.errors import OperatorAnswerError
 from bidstream_svc.operator import OperatorTransport
@@ -59,8 +58,7 @@ def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: boo
     if identity is not None and not is_refresh:
         raise click.UsageError("--identity goes with --refresh-token")
     settings = load_settings(**provided(flags))
-    permission = f"set {env_name('allow_insecure_operator')}=1"
-    url = check_base_url(url, allow_insecure=settings.allow_insecure_operator, name="URL", permission=permission)
+    url = check_operator_url(url, allow_insecure=settings.allow_insecure_operator, name="URL")
     prepared, told = _prepare_refresh(identity, url) if is_refresh else _prepare(settings, url, echo=echo)
     if not only_json:
         click.echo(told)

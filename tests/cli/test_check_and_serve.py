@@ -16,8 +16,8 @@ SECRET = "kept-secret"
 WRONG: list[tuple[dict[str, str], str]] = [
     ({"operator_url": "http://operator.example.com"}, "BIDSTREAM_OPERATOR_URL: plain http to another host"),
     ({"operator_url": ""}, "BIDSTREAM_OPERATOR_URL: missing; e.g. https://prod.euid.eu"),
-    ({"api_key": ""}, "BIDSTREAM_API_KEY: missing; give it or BIDSTREAM_API_KEY_FILE"),
-    ({"client_secret": ""}, "BIDSTREAM_CLIENT_SECRET: missing; give it or BIDSTREAM_CLIENT_SECRET_FILE"),
+    ({"api_key": ""}, "BIDSTREAM_API_KEY: missing; set it or BIDSTREAM_API_KEY_FILE"),
+    ({"client_secret": ""}, "BIDSTREAM_CLIENT_SECRET: missing; set it or BIDSTREAM_CLIENT_SECRET_FILE"),
     ({"client_secret": SECRET}, "client secret is not base64"),
     ({"api_key": f"{SECRET} {SECRET}"}, "BIDSTREAM_API_KEY, "),
     ({"api_key": "", "api_key_file": "/nonexistent/key"}, "BIDSTREAM_API_KEY_FILE: cannot read /nonexistent/key"),
@@ -77,7 +77,7 @@ def test_check_online_says_what_is_wrong_with_the_operator(
     for fault, message in [
         (Fault.UNAUTHORIZED, "operator answered 401"),
         (Fault.REDIRECT, "operator answered 302, a redirect"),
-        (Fault.WRONG_SECRET, "message does not open"),
+        (Fault.WRONG_SECRET, "message cannot be decrypted"),
     ]:
         operator.state.faults.inject(fault)
         outcome = cli("check", "--online", **settings)

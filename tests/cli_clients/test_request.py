@@ -166,7 +166,7 @@ def test_a_url_that_will_not_do_is_status_2(cli: Cli, url: str, problem: str) ->
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"api_key": ""}, "BIDSTREAM_API_KEY: missing; give it or BIDSTREAM_API_KEY_FILE"),
+        ({"api_key": ""}, "BIDSTREAM_API_KEY: missing; set it or BIDSTREAM_API_KEY_FILE"),
         ({"client_secret": "c2hvcnQ="}, "client secret is 5 bytes long; 32 are needed"),
     ],
 )
@@ -204,8 +204,8 @@ def test_an_identity_file_that_cannot_be_read_is_status_2(cli: Cli, operator: De
 @pytest.mark.parametrize(
     ("fault", "problem"),
     [
-        (Fault.WRONG_NONCE, "response carries another nonce than the request"),
-        (Fault.WRONG_SECRET, "message does not open"),
+        (Fault.WRONG_NONCE, "response nonce does not match the request"),
+        (Fault.WRONG_SECRET, "message cannot be decrypted"),
         (Fault.NOT_JSON, "operator's answer opens, but is not JSON"),
         (Fault.GARBAGE_BODY, "message is not base64"),
         (Fault.HTML_PAGE, "answer is an HTML page"),

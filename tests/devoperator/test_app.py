@@ -94,8 +94,8 @@ async def test_the_response_carries_the_operators_time(operator: DevOperator) ->
         (b" []", "plain JSON"),
         (b"not base64!", "not base64"),
         (pybase64.b64encode(b"\x02" + bytes(60)), "version 1"),
-        (pybase64.b64encode(b"\x01" + bytes(60)), "does not open"),
-        (pybase64.b64encode(b"\x01"), "does not open"),
+        (pybase64.b64encode(b"\x01" + bytes(60)), "cannot be decrypted"),
+        (pybase64.b64encode(b"\x01"), "cannot be decrypted"),
     ],
 )
 async def test_what_is_no_envelope_is_refused_with_the_reason(operator: DevOperator, wire: bytes, words: str) -> None:

@@ -62,7 +62,7 @@ def test_base_url_is_taken(url: str, checked: str) -> None:
         ("https://", "not an http or https URL"),
         ("https://[::1", "not an http or https URL"),
         ("https://prod.euid.eu:99999", "not an http or https URL"),
-        ("http://prod.euid.eu", "use https, or give allow_insecure=True"),
+        ("http://prod.euid.eu", "use https, or pass allow_insecure=True"),
         ("http://10.0.0.1", "use https"),
         ("http://127.0.0.1.example.com", "use https"),
         ("http://127.0.0.1\\@example.com", "not an http or https URL"),
