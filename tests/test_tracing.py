@@ -226,8 +226,7 @@ def test_asked_for_without_its_packages_it_says_so(operator: DevOperator, comman
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "bidstream-svc: BIDSTREAM_OTLP_ENDPOINT: tracing needs packages that are not installed;"
-        " install bidstream-svc[otel]\n"
+        "bidstream-svc: BIDSTREAM_OTLP_ENDPOINT: OpenTelemetry is not installed; install bidstream-svc[otel]\n"
     )
 
 

@@ -1,7 +1,7 @@
 """All metric values, as 64-bit integers in shared memory, one row per worker.
 
-The memory is mapped before workers are forked. A worker writes only to its own row, so no lock is needed. A row outlives
-its worker and the replacement continues in it, so no counter decreases. An addition costs a fiftieth of
+The memory is mapped before workers are forked. A worker writes only to its own row, so no lock is needed. A row
+outlives its worker and the replacement continues in it, so no counter decreases. An addition costs a fiftieth of
 `labels(...).inc()` of prometheus_client.
 """
 

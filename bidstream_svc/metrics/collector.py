@@ -103,7 +103,10 @@ class _CellCollector(Collector):
             merge=min,
         )
         yield self._gauge(
-            "bidstream_keys_from_cache", "1 while a worker uses keys from the key cache.", cells.KEYS_FROM_CACHE, merge=max
+            "bidstream_keys_from_cache",
+            "1 while a worker uses cached keys.",
+            cells.KEYS_FROM_CACHE,
+            merge=max,
         )
         yield self._gauge(
             "bidstream_key_refresh_last_success_timestamp_seconds",

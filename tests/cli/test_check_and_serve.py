@@ -76,7 +76,7 @@ def test_check_online_says_what_is_wrong_with_the_operator(
 ) -> None:
     for fault, message in [
         (Fault.UNAUTHORIZED, "operator answered 401"),
-        (Fault.REDIRECT, "operator answered 302, a redirect"),
+        (Fault.REDIRECT, "operator answered 302, and redirects are not followed"),
         (Fault.WRONG_SECRET, "message cannot be decrypted"),
     ]:
         operator.state.faults.inject(fault)

@@ -244,7 +244,7 @@ def test_an_operator_that_refuses_stops_it_at_once(cli: Cli, state: OperatorStat
 def test_credentials_that_will_not_do_are_status_2(cli: Cli) -> None:
     outcome = cli("identity", "map", A, client_secret="c2hvcnQ=")
     assert outcome.status == 2
-    assert outcome.complaint.endswith("client secret is 5 bytes long; 32 are needed")
+    assert outcome.complaint.endswith("client secret is 5 bytes long; 32 are required")
 
 
 def test_what_was_found_before_a_request_failed_is_printed_and_it_goes_on_from_there(

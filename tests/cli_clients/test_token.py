@@ -182,7 +182,7 @@ def test_who_has_opted_out_gets_no_token(cli: Cli) -> None:
         (("generate", "--user-file", "/nonexistent"), "", 2, "cannot read /nonexistent: No such file or directory"),
         (("refresh",), "", 1, "stdin is empty; an identity in JSON"),
         (("refresh",), "hidden", 1, "stdin does not hold an identity in JSON as `token generate` prints it"),
-        (("refresh",), '{"advertising_token": "hidden"}', 1, "these tokens came without a refresh token"),
+        (("refresh",), '{"advertising_token": "hidden"}', 1, "tokens have no refresh token"),
         (("validate",), "", 1, "stdin is empty; an advertising token is needed"),
         (("validate",), '{"hidden": 1}', 1, "stdin does not hold an identity in JSON"),
     ],

@@ -81,7 +81,7 @@ OPERATOR_FAULTS = (
     _hanging("hangs before the answer", Fault.HANG_BEFORE_ANSWER),
     _hanging("hangs within the answer", Fault.HANG_IN_BODY),
     _ordered("resets the connection", Fault.RESET, RefreshResult.NETWORK, "connection|closed"),
-    _ordered("ends within the answer", Fault.CUT_BODY, RefreshResult.NETWORK, "broke off"),
+    _ordered("ends within the answer", Fault.CUT_BODY, RefreshResult.NETWORK, "ended early"),
     _ordered("truncated envelope", Fault.TRUNCATED_BODY, RefreshResult.ENVELOPE, "cannot be decrypted|not base64"),
     _ordered("garbage", Fault.GARBAGE_BODY, RefreshResult.ENVELOPE, "not base64"),
     _ordered("17 MiB and no length", Fault.HUGE_BODY, RefreshResult.NETWORK, "larger than 16777216 bytes"),
@@ -97,7 +97,7 @@ OPERATOR_FAULTS = (
         "certificate is not trusted",
         FaultyOperator.start_with_strange_certificate,
     ),
-    _started_anew("plain HTTP where TLS was", "no TLS", FaultyOperator.start_without_tls),
+    _started_anew("plain HTTP where TLS was", "TLS handshake", FaultyOperator.start_without_tls),
 )
 
 

@@ -139,7 +139,7 @@ async def test_keys_that_open_nothing_are_not_taken_even_if_there_are_none(
     operator.state.faults.inject(fault)
     assert not await refresher.refresh()
     assert store.snapshot is None
-    assert "refused" in (store.last_error or "")
+    assert "rejected" in (store.last_error or "")
 
 
 async def test_keys_without_a_master_key_that_is_in_use_are_refused(
@@ -202,7 +202,7 @@ def test_back_off_uses_all_of_its_range() -> None:
 @given(interval_s=st.floats(0.01, 1e6))
 def test_the_interval_is_spread_by_a_tenth(interval_s: float) -> None:
     refresher = KeyRefresher(asyncio.Future, KeyStore(), MetricCells(), interval_s=interval_s)
-    assert 0.9 * interval_s <= refresher._spread_interval_s() <= 1.1 * interval_s
+    assert 0.9 * interval_s <= refresher._jittered_interval_s() <= 1.1 * interval_s
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ def test_credentials_are_read_as_they_are_handed_out() -> None:
     ("secret", "problem"),
     [
         ("", "0 bytes"),
-        ("c2hvcnQgc2VjcmV0", "12 bytes long; 32 are needed"),
+        ("c2hvcnQgc2VjcmV0", "12 bytes long; 32 are required"),
         (SECRET[:-4] + "ISEh", "33 bytes"),
         ("not base64 at all!", "not base64"),
         (SECRET[:-1], "not base64"),
