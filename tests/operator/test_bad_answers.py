@@ -24,9 +24,9 @@ CREDENTIALS = Credentials("key", bytes(32))
 @pytest.mark.parametrize(
     ("fault", "kind", "message", "result"),
     [
-        (Fault.SERVER_ERROR, errors.OperatorHttpError, "answered 500 .Something went wrong", "http"),
+        (Fault.SERVER_ERROR, errors.OperatorHttpError, "answered 500 .Internal error", "http"),
         (Fault.UNAUTHORIZED, errors.OperatorUnauthorizedError, "401 .*: check the API key", "unauthorized"),
-        (Fault.TOO_MANY_REQUESTS, errors.OperatorRateLimitedError, "429 .Slow down", "http"),
+        (Fault.TOO_MANY_REQUESTS, errors.OperatorRateLimitedError, "429 .Too many requests", "http"),
         (Fault.REDIRECT, errors.OperatorRedirectError, "302, and redirects are not followed", "http"),
         (Fault.HTML_ERROR, errors.OperatorHttpError, "answered 502$", "http"),
         (Fault.HTML_PAGE, errors.EnvelopeError, "an HTML page", "envelope"),

@@ -1,4 +1,4 @@
-"""Where faults happen: the one place that turns a `Fault` into a wrong answer."""
+"""Fault injection: turns a `Fault` into a wrong answer."""
 
 import asyncio
 import os
@@ -16,11 +16,11 @@ from bidstream_svc.devoperator.replies import RequestRefusedError
 
 _FAULT = web.RequestKey("fault", Fault)
 _REFUSALS = {
-    Fault.SERVER_ERROR: RequestRefusedError(500, "error", "Something went wrong, as ordered"),
-    Fault.UNAUTHORIZED: RequestRefusedError(401, "unauthorized", "API key is refused, as ordered"),
-    Fault.TOO_MANY_REQUESTS: RequestRefusedError(429, "too_many_requests", "Slow down, as ordered"),
+    Fault.SERVER_ERROR: RequestRefusedError(500, "error", "Internal error (injected)"),
+    Fault.UNAUTHORIZED: RequestRefusedError(401, "unauthorized", "API key is invalid (injected)"),
+    Fault.TOO_MANY_REQUESTS: RequestRefusedError(429, "too_many_requests", "Too many requests (injected)"),
 }
-_HTML = "<!DOCTYPE html><html><head><title>Gateway</title></head><body><h1>It is the proxy's fault</h1></body></html>"
+_HTML = "<!DOCTYPE html><html><head><title>Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 _GARBAGE = bytes(range(256))
 _HUGE_CHUNK = b"A" * (1024 * 1024)
 _HUGE_CHUNKS = 17
@@ -28,7 +28,7 @@ _LINGER_ZERO = pack("ii", 1, 0)  # close sends RST, not FIN
 
 
 class Sealing(NamedTuple):
-    """What an answer is sealed with, and the JSON inside."""
+    """Secret, nonce and JSON body of an encrypted answer."""
 
     secret: bytes
     nonce: bytes
@@ -38,7 +38,7 @@ class Sealing(NamedTuple):
 async def answer_with_fault(
     fault: Fault, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Answer wrongly: at once if the right answer has no part in it, else by spoiling that."""
+    """Answer a request with a fault: in place of the handler, or by altering its answer."""
     if fault in _REFUSALS:
         refusal = _REFUSALS[fault]
         raise RequestRefusedError(refusal.http_status, refusal.api_status, str(refusal))
@@ -56,12 +56,12 @@ async def answer_with_fault(
         case Fault.RESET:
             _close(request, with_reset=True)
             return web.Response()
-    request[_FAULT] = fault  # for spoil_sealing
-    return await _spoil_response(fault, request, await handler(request))
+    request[_FAULT] = fault  # read by alter_sealing
+    return await _alter_response(fault, request, await handler(request))
 
 
-def spoil_sealing(request: web.Request, sealing: Sealing) -> Sealing:
-    """Change what goes into an envelope if the request's fault is about that."""
+def alter_sealing(request: web.Request, sealing: Sealing) -> Sealing:
+    """Alter the content of an envelope if the request's fault requires it."""
     match request.get(_FAULT):
         case Fault.WRONG_NONCE:
             return sealing._replace(nonce=os.urandom(len(sealing.nonce)))
@@ -70,12 +70,12 @@ def spoil_sealing(request: web.Request, sealing: Sealing) -> Sealing:
         case Fault.NOT_JSON:
             return sealing._replace(body=_HTML.encode())
         case Fault.EXPIRED_KEYS | Fault.EMPTY_KEYS | Fault.OTHER_SCOPE as fault:
-            return sealing._replace(body=_spoil_keys(fault, sealing.body))
+            return sealing._replace(body=_alter_keys(fault, sealing.body))
         case _:
             return sealing
 
 
-def _spoil_keys(fault: Fault, body: bytes) -> bytes:
+def _alter_keys(fault: Fault, body: bytes) -> bytes:
     answer = orjson.loads(body)
     content = answer["body"]
     if fault is Fault.OTHER_SCOPE:
@@ -89,7 +89,7 @@ def _spoil_keys(fault: Fault, body: bytes) -> bytes:
     return orjson.dumps(answer)
 
 
-async def _spoil_response(fault: Fault, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+async def _alter_response(fault: Fault, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
     assert isinstance(response, web.Response)
     assert isinstance(response.body, bytes)
     whole = response.body
@@ -117,13 +117,13 @@ async def _send_endlessly(request: web.Request) -> web.StreamResponse:
 
 
 async def _hang() -> None:
-    """Wait until the client goes away or the operator ends; both cancel the handler."""
+    """Wait until the handler is cancelled: the client disconnects, or the operator stops."""
     await asyncio.Future()
 
 
 def _close(request: web.Request, *, with_reset: bool) -> None:
     transport = request.transport
-    assert transport is not None, "a handler is cancelled when its client goes away"
+    assert transport is not None, "a handler is cancelled when its client disconnects"
     if with_reset:
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
         transport.abort()
