@@ -1,4 +1,4 @@
-"""One call to the operator of the settings."""
+"""A single call to the configured operator."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,10 +13,10 @@ _T = TypeVar("_T")
 
 
 def call_operator(flags: dict[str, Any], call: Callable[[OperatorTransport], Awaitable[_T]]) -> _T:
-    """What `call` answers over a transport that the environment and these flags of a command describe.
+    """Return the result of `call` with a transport made from the environment and a command's flags.
 
     Raises:
-        BidstreamError: the settings or the call.
+        BidstreamError: the settings are invalid, or the call failed.
     """
 
     async def run() -> _T:

@@ -1,4 +1,4 @@
-"""`bidstream-svc serve`."""
+"""`bidstream-svc serve`: the sidecar."""
 
 import os
 from typing import Any
@@ -15,10 +15,10 @@ from bidstream_svc.server.workers import serve_all
 
 
 @click.command()
-@click.option("--dev", is_flag=True, help="run on an embedded operator, with keys and tokens made on the spot")
+@click.option("--dev", is_flag=True, help="run with an embedded operator and synthetic keys")
 @setting_options()
 def serve(*, dev: bool, **flags: Any) -> None:
-    """Run the sidecar: POST /decrypt and /decrypt/batch, with metrics and health on a port of their own."""
+    """Run the sidecar: POST /decrypt and /decrypt/batch, with metrics and health on a separate port."""
     if dev:
         run(serve_dev(provided(flags), _prepare))
     else:

@@ -90,6 +90,6 @@ def test_check_warns_of_unknown_variables(cli: Cli, settings: dict[str, Any]) ->
     outcome = cli("check", listens="x", zzzzzzzz="x", **settings)
     assert outcome[:2] == (0, "configuration is good\n")
     assert outcome.err.splitlines() == [
-        "warning: BIDSTREAM_LISTENS is no setting; is BIDSTREAM_LISTEN meant?",
-        "warning: BIDSTREAM_ZZZZZZZZ is no setting",
+        "warning: BIDSTREAM_LISTENS is not a setting; did you mean BIDSTREAM_LISTEN?",
+        "warning: BIDSTREAM_ZZZZZZZZ is not a setting",
     ]

@@ -206,7 +206,7 @@ def test_an_identity_file_that_cannot_be_read_is_status_2(cli: Cli, operator: De
     [
         (Fault.WRONG_NONCE, "response nonce does not match the request"),
         (Fault.WRONG_SECRET, "message cannot be decrypted"),
-        (Fault.NOT_JSON, "operator's answer opens, but is not JSON"),
+        (Fault.NOT_JSON, "operator's decrypted answer is not JSON"),
         (Fault.GARBAGE_BODY, "message is not base64"),
         (Fault.HTML_PAGE, "answer is an HTML page"),
         (Fault.REDIRECT, "operator answered 302, and redirects are not followed"),
