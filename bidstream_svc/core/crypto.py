@@ -24,7 +24,7 @@ GCM_TAG_LENGTH = 16
 NONCE_LENGTH = 8
 
 _REQUEST_VERSION = 1
-_BODY_OFFSET = 8 + NONCE_LENGTH  # behind timestamp_ms and nonce
+_BODY_OFFSET = 8 + NONCE_LENGTH  # after timestamp_ms and nonce
 _MIN_CBC_LENGTH = 2 * CBC_BLOCK_LENGTH
 _PADDING_OF_LAST_BYTE = {length: bytes([length]) * length for length in range(1, CBC_BLOCK_LENGTH + 1)}
 
