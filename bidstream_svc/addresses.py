@@ -112,10 +112,10 @@ def parse_listen_addresses(text: str) -> tuple[ListenAddress, ...]:
     Raises:
         ValueError: an entry has another format.
     """
-    return tuple(_parse(entry.strip()) for entry in text.split(",")) if text.strip() else ()
+    return tuple(_parse_address(entry.strip()) for entry in text.split(",")) if text.strip() else ()
 
 
-def _parse(entry: str) -> ListenAddress:
+def _parse_address(entry: str) -> ListenAddress:
     if entry.startswith(_UNIX_PREFIX):
         path = entry.removeprefix(_UNIX_PREFIX)
         if not path.startswith("/"):
