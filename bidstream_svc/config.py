@@ -208,7 +208,9 @@ class Settings:
                 yield f"{env_name(name)}: set together with {env_name(name)}_FILE; set only one of them"
         if self.operator_url is not None:
             try:
-                check_operator_url(self.operator_url, allow_insecure=self.allow_insecure_operator)
+                check_operator_url(
+                    env_name("operator_url"), self.operator_url, allow_insecure=self.allow_insecure_operator
+                )
             except ConfigurationError as problem:
                 yield str(problem)
         if not self.listen:
@@ -216,7 +218,7 @@ class Settings:
         # The addresses of systemd's sockets are known only once they are opened; see server/listeners.py.
         yield from self.exposures(address for address in self.listen if not isinstance(address, SystemdAddress))
         if bool(self.tls_cert) != bool(self.tls_key):
-            yield f"{env_name('tls_cert')}: requires {env_name('tls_key')}, and the reverse"
+            yield f"{env_name('tls_cert')}: must be set together with {env_name('tls_key')}"
         if self.tls_client_ca and not self.tls_cert:
             yield f"{env_name('tls_client_ca')}: requires {env_name('tls_cert')} and {env_name('tls_key')}"
 
@@ -297,7 +299,7 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
     return {name: next(iter(get_close_matches(name, known, n=1)), None) for name in sorted(unknown_names)}
 
 
-def check_operator_url(url: str, *, allow_insecure: bool, name: str = ENV_PREFIX + "OPERATOR_URL") -> str:
-    """Check a URL of an operator as `check_base_url` does; errors name our settings."""
+def check_operator_url(name: str, url: str, *, allow_insecure: bool) -> str:
+    """Check an operator's URL as `check_base_url` does. Errors name the setting that allows plain http."""
     hint = f"set {env_name('allow_insecure_operator')}=1"
     return check_base_url(url, allow_insecure=allow_insecure, name=name, hint=hint)

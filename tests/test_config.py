@@ -182,8 +182,8 @@ WRONG: list[tuple[str, str, dict[str, str], str]] = [
     ("OPERATOR_URL", f"https://prod.euid.eu#{SECRET}", {}, "only scheme, host, port and path"),
     ("API_KEY", SECRET, {"API_KEY_FILE": "/run/key"}, "together with BIDSTREAM_API_KEY_FILE; set only one"),
     ("CLIENT_SECRET", SECRET, {"CLIENT_SECRET_FILE": "/run/key"}, "together with BIDSTREAM_CLIENT_SECRET_FILE"),
-    ("TLS_CERT", "/run/cert.pem", {}, "requires BIDSTREAM_TLS_KEY"),
-    ("TLS_CERT", "", {"TLS_KEY": "/run/key.pem"}, "requires BIDSTREAM_TLS_KEY"),
+    ("TLS_CERT", "/run/cert.pem", {}, "set together with BIDSTREAM_TLS_KEY"),
+    ("TLS_CERT", "", {"TLS_KEY": "/run/key.pem"}, "set together with BIDSTREAM_TLS_KEY"),
     ("TLS_CLIENT_CA", "/run/ca.pem", {}, "requires BIDSTREAM_TLS_CERT and BIDSTREAM_TLS_KEY"),
 ]
 

@@ -58,7 +58,7 @@ def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: boo
     if identity is not None and not is_refresh:
         raise click.UsageError("--identity requires --refresh-token")
     settings = load_settings(**provided(flags))
-    url = check_operator_url(url, allow_insecure=settings.allow_insecure_operator, name="URL")
+    url = check_operator_url("URL", url, allow_insecure=settings.allow_insecure_operator)
     prepared, notice = _prepare_refresh(identity, url) if is_refresh else _prepare(settings, url, echo=echo)
     if not only_json:
         click.echo(notice)
