@@ -32,26 +32,23 @@ async def send_in_batches(
     error is raised.
     """
     batches = _split(items)
-
-    async def send_one(batch: Sequence[_T]) -> tuple[Sequence[_T], Sequence[_R]]:
-        return batch, await send(batch)
-
-    in_flight: deque[asyncio.Task[tuple[Sequence[_T], Sequence[_R]]]] = deque()
+    in_flight: deque[tuple[Sequence[_T], asyncio.Future[Sequence[_R]]]] = deque()
     try:
         while True:
             while (
                 len(in_flight) < max_concurrency
-                and not any(map(_has_failed, in_flight))
+                and not any(request.done() and request.exception() for _, request in in_flight)
                 and (batch := next(batches, None))
             ):
-                in_flight.append(asyncio.create_task(send_one(batch)))
+                in_flight.append((batch, asyncio.ensure_future(send(batch))))
             if not in_flight:
                 return
-            yield await in_flight.popleft()
+            first, request = in_flight.popleft()
+            yield first, await request
     finally:
-        for request in in_flight:
+        for _, request in in_flight:
             request.cancel()
-        await asyncio.gather(*in_flight, return_exceptions=True)
+        await asyncio.gather(*(request for _, request in in_flight), return_exceptions=True)
 
 
 async def collect_results(
@@ -80,7 +77,3 @@ def _split(items: Iterable[_T]) -> Iterator[Sequence[_T]]:
     iterator = iter(items)
     while batch := tuple(islice(iterator, MAX_BATCH)):
         yield batch
-
-
-def _has_failed(request: asyncio.Task[Any]) -> bool:
-    return request.done() and request.exception() is not None

@@ -1,6 +1,6 @@
 """An advertiser's requests: raw uids for identities, the salt buckets that changed, and users who have opted out."""
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -209,12 +209,13 @@ class IdentityMapClient:
         values_by_kind = _values_by_kind(batch)
         answer = await self._transport.call(_MAP_V3, msgspec.json.encode(values_by_kind))
         body = decode_answer(answer.json, _V3Answer).body
-        # The answer has a list for each kind, in the order of the request.
-        entries: dict[IdentityKind, list[_V3Entry]] = {kind: getattr(body, kind) or [] for kind in values_by_kind}
-        if any(len(entries[kind]) != len(values) for kind, values in values_by_kind.items()):
-            raise OperatorAnswerError(_INCOMPLETE)
-        next_entry = {kind: iter(entries[kind]) for kind in entries}
-        return [_read_v3_entry(next(next_entry[identity.kind])) for identity in batch]
+        results: dict[IdentityKind, Iterator[IdentityMapV3Result]] = {}
+        for kind, values in values_by_kind.items():
+            entries: list[_V3Entry] = getattr(body, kind) or []  # in the order of the values
+            if len(entries) != len(values):
+                raise OperatorAnswerError(_INCOMPLETE)
+            results[kind] = map(_read_v3_entry, entries)
+        return [next(results[identity.kind]) for identity in batch]
 
     async def _get_opt_out_status(self, batch: Sequence[str]) -> list[OptedOut]:
         payload = {"advertising_ids": batch}

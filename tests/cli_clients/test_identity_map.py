@@ -250,8 +250,8 @@ def test_credentials_that_will_not_do_are_status_2(cli: Cli) -> None:
 def test_what_was_found_before_a_request_failed_is_printed_and_it_goes_on_from_there(
     cli: Cli, state: OperatorState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bidstream_svc.cli.lookup.MAX_BATCH", 3)
-    monkeypatch.setattr("bidstream_svc.cli.lookup.MAX_CONCURRENCY", 1)
+    monkeypatch.setattr("bidstream_svc.operator.batches.MAX_BATCH", 3)
+    monkeypatch.setattr("bidstream_svc.cli.identity_command.WINDOW_ROWS", 3)
     take, before = state.faults.take, state.calls[MAP_V3]
     monkeypatch.setattr(
         state.faults, "take", lambda path: Fault.UNAUTHORIZED if state.calls[path] == before + 3 else take(path)
