@@ -131,7 +131,7 @@ class _OptOutAnswer(msgspec.Struct):
 
 
 class IdentityMapClient:
-    """Maps identities to raw uids, and asks about raw uids.
+    """Maps identities to raw uids, and asks which salt buckets have changed and which raw uids are opted out.
 
     Lists may have any length: they are sent in batches of 5,000, several at a time, and results come back in order.
     Every method raises OperatorError or EnvelopeError if a request fails; see `bidstream_svc.core.errors`.
