@@ -180,6 +180,7 @@ def test_who_has_opted_out_gets_no_token(cli: Cli) -> None:
         (("generate", "--kind", "phone"), "hidden", 1, "phone number is not in E.164"),
         (("generate", "--kind", "email_hash"), "hidden", 1, "identity hash is not the base64 of a SHA-256"),
         (("generate", "--user-file", "/nonexistent"), "", 2, "cannot read /nonexistent: No such file or directory"),
+        (("generate", "--user-file", "/proc/self/mem"), "", 2, "cannot read /proc/self/mem: Input/output error"),
         (("refresh",), "", 1, "stdin is empty; an identity in JSON"),
         (("refresh",), "hidden", 1, "stdin does not hold an identity in JSON as `token generate` prints it"),
         (("refresh",), '{"advertising_token": "hidden"}', 1, "tokens have no refresh token"),
