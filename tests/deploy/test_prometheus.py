@@ -101,18 +101,6 @@ def test_the_targets_and_the_job_are_those_of_the_service() -> None:
 
 
 @NEEDS_YAML
-@pytest.mark.parametrize("manifest", ["sidecar/sidecar.yaml", "gateway/deployment.yaml"])
-def test_the_monitor_finds_our_pods(manifest: str) -> None:
-    monitor = load_yaml(DEPLOYED / "podmonitor.yaml")["spec"]
-    template = load_yaml(DEPLOYED.parent / "kubernetes" / manifest)["spec"]["template"]
-    assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
-    containers = [*template["spec"].get("containers", ()), *template["spec"].get("initContainers", ())]
-    ports = {port["name"]: port["containerPort"] for container in containers for port in container.get("ports", ())}
-    admin_port = int(SETTINGS["admin_listen"].default.rpartition(":")[2])
-    assert [ports[endpoint["port"]] for endpoint in monitor["podMetricsEndpoints"]] == [admin_port]
-
-
-@NEEDS_YAML
 def test_the_rules_become_an_object_as_the_runbook_says(tmp_path: Path) -> None:
     (sample,) = samples(RUNBOOK, "sh")
     (tmp_path / "deploy").symlink_to(ROOT / "deploy")
