@@ -93,8 +93,8 @@ seccompProfile:
       protocol: UDP
     - port: 53
       protocol: TCP
-# A NetworkPolicy cannot name a host, so the default allows HTTPS to every public address. Narrow it to the operator's
-# addresses, or use a policy by host name if your network plug-in has one.
+# A NetworkPolicy cannot name a host, so the default allows HTTPS to every public address. Narrow it to the
+# operator's addresses, or use a policy by host name if your network plug-in has one.
 - to:
     - ipBlock:
         {{- toYaml .Values.networkPolicy.operatorBlock | nindent 8 }}
@@ -120,7 +120,7 @@ seccompProfile:
   # The bidder starts once keys are loaded. There is no readiness probe, because it would take the bidder out of
   # service whenever the sidecar is not ready, and a bidder can bid without ids.
   {{- include "bidstream-svc.probes" . | nindent 2 }}
-  # No CPU limit: throttling would delay answers beyond the bidder's time-out.
+  # No CPU limit: throttling would delay answers beyond the bidder's timeout.
   resources:
     {{- toYaml .Values.sidecarResources | nindent 4 }}
   securityContext:
