@@ -21,7 +21,7 @@ from tests.support.sidecar import Sidecar, environment, operator_settings
 
 BEFORE, STAGES = read_stages(ROOT / "Dockerfile")
 LAST: Stage = STAGES[-1]
-# The build installs two environments, so only `make deploy-check` runs it.
+# What the replay leaves to `make deploy-check`, because it installs two environments.
 NEEDS_TIME = pytest.mark.skipif("REQUIRE_TOOLS" not in os.environ, reason="takes a while; see make deploy-check")
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and changing the user need root")
 
