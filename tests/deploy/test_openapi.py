@@ -1,4 +1,4 @@
-"""The API description: valid OpenAPI, and what the code says."""
+"""The API description: valid OpenAPI, and consistent with the code."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def described() -> Any:
 
 
 def resolve(described: Any, node: Any) -> Any:
-    """What a reference leads to; anything else as it is."""
+    """The target if a node is a reference, else the node itself."""
     while "$ref" in node:
         target = described
         for name in node["$ref"].removeprefix("#/").split("/"):
@@ -54,7 +54,7 @@ def operations(described: Any) -> Iterator[tuple[str, str, Any]]:
 
 
 def contents(described: Any, operation: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Of requests ("request") and responses (their code): schema, and each example."""
+    """The schema and each example of the request ("request") and of the responses (their code)."""
     bodies = {code: resolve(described, response) for code, response in operation["responses"].items()}
     if "requestBody" in operation:
         bodies["request"] = operation["requestBody"]
@@ -84,7 +84,7 @@ def test_it_is_valid_openapi() -> None:
 
 @NEEDS_YAML
 @pytest.mark.needs_tools("jsonschema")
-def test_every_example_is_of_its_schema(described: Any) -> None:
+def test_every_example_matches_its_schema(described: Any) -> None:
     validator = import_module("jsonschema").Draft202012Validator
     for path, _method, operation in operations(described):
         found = list(contents(described, operation))
@@ -102,7 +102,7 @@ def test_the_admin_plane_serves_it() -> None:
 
 
 @NEEDS_YAML
-def test_it_is_of_this_version(described: Any) -> None:
+def test_version(described: Any) -> None:
     assert described["info"]["version"] == __version__
 
 
@@ -156,7 +156,7 @@ def test_limit_of_a_batch(described: Any) -> None:
 
 
 def attack(address: str, directory: Path, description: Path = DESCRIPTION, *options: str) -> None:
-    """Let schemathesis send what the description allows and forbids, and compare the answers with it."""
+    """Let schemathesis send valid and invalid requests and check the responses against the description."""
     command = [sys.executable, "-m", "schemathesis.cli", "--no-color", "run", str(description)]
     bounds = ["--url", f"http://{address}", "--max-examples", "12", "--seed", "1", "--request-timeout", "10"]
     done = subprocess.run(
@@ -166,19 +166,19 @@ def attack(address: str, directory: Path, description: Path = DESCRIPTION, *opti
 
 
 @pytest.mark.needs_tools("schemathesis")
-def test_the_data_plane_keeps_to_it(operator: DevOperator, tmp_path: Path) -> None:
+def test_the_data_plane_conforms(operator: DevOperator, tmp_path: Path) -> None:
     with service_in_thread(**operator_settings(operator)) as service:
         attack(service.data, tmp_path, DESCRIPTION, "--include-path-regex", "^/decrypt")
 
 
 @pytest.mark.needs_tools("schemathesis")
-def test_the_admin_plane_keeps_to_it(operator: DevOperator, tmp_path: Path) -> None:
+def test_the_admin_plane_conforms(operator: DevOperator, tmp_path: Path) -> None:
     with service_in_thread(**operator_settings(operator)) as service:
         attack(service.admin, tmp_path, DESCRIPTION, "--exclude-path-regex", "^/decrypt")
 
 
 @pytest.mark.needs_tools("schemathesis")
-def test_a_bearer_token_is_asked_for_as_described(operator: DevOperator, tmp_path: Path) -> None:
+def test_a_missing_bearer_token_is_answered_as_described(operator: DevOperator, tmp_path: Path) -> None:
     token_file = tmp_path / "bearer"
     token_file.write_text("made-up")
     strict = tmp_path / "openapi.yaml"
