@@ -8,7 +8,7 @@ INSTALL_LOCKED := $(PIP) install --no-deps --require-hashes --only-binary :all:
 HELM_VERSION := v3.22.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-compiled sanitize coverage lint format bench deploy-check faults soak fuzz lock clean
+.PHONY: help run test test-compiled sanitize coverage lint format bench figures deploy-check faults soak fuzz lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -48,6 +48,9 @@ format: $(VENV)/dev.installed  ## let ruff mend what it can
 
 bench: $(VENV)/compiled.installed  ## measure; see benchmarks/README.md
 	$(call IMPORT_FROM,compiled) $(BIN)/python -m benchmarks
+
+figures: $(VENV)/dev.installed  ## write the kept results of `make bench` into the documents
+	$(BIN)/python -m benchmarks.figures
 
 faults: $(VENV)/dev.installed  ## everything that can go wrong, at length; writes docs/reliability.md
 	$(BIN)/python -m tests.faults --write docs/reliability.md

@@ -1,4 +1,4 @@
-"""Results as Markdown tables: for the terminal, and for README.md."""
+"""Results as Markdown tables: for the terminal, and for the documents."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,13 +25,18 @@ def render(results: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def format_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table, its columns aligned; numbers with three significant digits."""
     cells = [tuple(head), *(tuple(_text(cell) for cell in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
     lines = [f"| {' | '.join(row)} |" for row in padded]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return f"**{title}**\n\n" + "\n".join(lines)
+    return "\n".join(lines)
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return f"**{title}**\n\n{format_table(head, rows)}"
 
 
 def _text(cell: object) -> str:
