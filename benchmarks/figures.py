@@ -85,8 +85,7 @@ def _sizing(results: Results) -> str:
         ("processor time of a batch of 64, µs", batch["cpu_us"]),
         ("resident memory with 5,000 keys, each of them used, MB", results["memory"]["service"]["used"]["rss"]),
         (
-            f"longest stall of the event loop while {stall['keys']:,} keys and {stall['domains']:,} domains"
-            " are refreshed, ms (median)",
+            f"longest stall at a refresh of {stall['keys']:,} keys and {stall['domains']:,} domains, ms (median)",
             stall["refresh_median_ms"],
         ),
     ]

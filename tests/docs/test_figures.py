@@ -1,5 +1,6 @@
 """Figures in the documents are those of the kept results."""
 
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def test_other_results_give_other_figures(name: str) -> None:
     assert filled.startswith(f"before\n{BEGIN}{name} -->\n")
     assert filled.endswith(f"{END}\nbehind\n")
     assert fill_in(filled, RESULTS) == filled
+
+
+# design.md gives the date of its figures, benchmarks/README.md describes how they are taken.
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if d.name != "design.md" and d.parent.name != "benchmarks"], ids=lambda d: d.name
+)
+def test_no_measured_figure_is_written_by_hand(document: Path) -> None:
+    by_hand = re.sub(r"<!-- (figures|faults): .*?<!-- end of \1 -->", "", document.read_text("utf-8"), flags=re.DOTALL)
+    assert re.findall(r"\d[\d,.]* (?:µs|MB|(?:requests|tokens)(?:/s| a second))\b", by_hand) == []
 
 
 def test_a_marker_must_name_a_block() -> None:

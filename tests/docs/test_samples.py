@@ -12,8 +12,9 @@ from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.keys import parse_key_response
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
-from tests.docs.markdown import DOCS, DOCUMENTS, README, ROOT, Sample, samples
+from tests.docs.markdown import DOCS, DOCUMENTS, README, ROOT, Sample, samples, section, table
 from tests.docs.shell import PLACEHOLDER, Dev, Place, here, run_shell
+from tests.support.raw_http import ask
 from tests.support.sidecar import Sidecar, environment
 
 CURL = [sample for sample in samples(README, "sh") if sample.text.startswith("curl")]
@@ -58,6 +59,13 @@ def test_the_admin_plane_answers_as_pasted(dev: Dev, tmp_path: Path) -> None:
     assert '"status":"ok"' in printed
     assert '"version"' in printed
     assert "bidstream_decryptions_total{" in printed
+
+
+def test_the_endpoints_of_the_admin_plane_exist(dev: Dev) -> None:
+    rows = table(section(DOCS / "metrics.md", "Endpoints"), "path")
+    codes = {row[0]: ask(dev.sidecar.admin, row[0].strip("`"), method="GET").status for row in rows}
+    assert codes == dict.fromkeys(codes, 200)
+    assert {"`/readyz`", "`/info`", "`/metrics`"} <= codes.keys()
 
 
 def test_check_and_serve(place: Place, tmp_path: Path) -> None:
