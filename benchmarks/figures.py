@@ -68,7 +68,7 @@ def _summary(results: Results) -> str:
         for name, title in _SUMMARY_ROWS.items()
         if name in throughput
     ]
-    head = ("server, on one core", "requests/s", "median latency alone, µs", "bidstream-svc over TCP / this")
+    head = ("server, on one core", "requests/s", "median latency, µs", "ratio")
     return f"{_origin(results)}\n\n{format_table(head, rows)}\n"
 
 
