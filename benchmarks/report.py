@@ -100,7 +100,7 @@ def _sweeps(sweeps: Mapping[str, Any]) -> Iterator[str]:
     for name, rows in sweeps.items():
         if name == "batch size":
             table = [(int(n), row["tokens_per_s"], row["tokens_to_singles"], *_summary(row)) for n, row in rows.items()]
-            yield _table("Service by batch size", (name, "tokens/s", "relative to single requests", *_SUMMARY_HEAD), table)
+            yield _table("Service by batch size", (name, "tokens/s", "to single requests", *_SUMMARY_HEAD), table)
         else:
             table = [(value, row["rps_to_first"], *_summary(row)) for value, row in rows.items()]
             yield _table(f"Service by {name}", (name, "relative to the first", *_SUMMARY_HEAD), table)

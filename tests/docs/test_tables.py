@@ -37,6 +37,17 @@ def test_settings() -> None:
     assert table(section(DOCS / "settings.md", "Settings"), "variable") == rows, f"the table has to be:\n{expected}"
 
 
+def test_every_term_of_the_glossary_is_used_in_another_document() -> None:
+    glossary = DOCS / "glossary.md"
+    headings = ("The protocol", "The service")
+    terms = [
+        term for heading in headings for row in table(section(glossary, heading), "term") for term in row[0].split(", ")
+    ]
+    others = " ".join(document.read_text("utf-8") for document in DOCUMENTS if document != glossary).lower()
+    assert len(set(terms)) == len(terms)
+    assert [term for term in terms if not re.search(rf"\b{term}", others)] == []
+
+
 def test_statuses() -> None:
     rows = table(section(README, "Statuses"), "status")
     assert [_code(row[0]) for row in rows] == [[status] for status in DecryptionStatus]
