@@ -9,7 +9,7 @@ HELM := helm.sh/helm/v3/cmd/helm@v3.22.0
 KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-compiled sanitize coverage lint format bench manifests deploy-check faults soak fuzz lock clean
+.PHONY: help run test test-compiled sanitize coverage lint format bench figures manifests deploy-check faults soak fuzz lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -49,6 +49,9 @@ format: $(VENV)/dev.installed  ## let ruff mend what it can
 
 bench: $(VENV)/compiled.installed  ## measure; see benchmarks/README.md
 	$(call IMPORT_FROM,compiled) $(BIN)/python -m benchmarks
+
+figures: $(VENV)/dev.installed  ## write the kept results of `make bench` into the documents
+	$(BIN)/python -m benchmarks.figures
 
 faults: $(VENV)/dev.installed  ## everything that can go wrong, at length; writes docs/reliability.md
 	$(BIN)/python -m tests.faults --write docs/reliability.md

@@ -7,11 +7,11 @@ from typing import Self
 
 from bidstream_svc import operator
 from bidstream_svc.core.identity import IdentityKind
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.operator import IdentityMapV3Result
 from bidstream_svc.sdk.identity_map_base import MapClient, MapInput, MapResponse
 from bidstream_svc.sdk.times import from_unix_ms
 
-_MS_PER_S = 1000
 
 
 class IdentityMapV3Input(MapInput):
@@ -73,7 +73,7 @@ class MappedIdentityV3:
     @property
     def refresh_from(self) -> datetime:
         """The time (UTC) from which the raw uid may have changed."""
-        return from_unix_ms(self._mapped.refresh_from_s * _MS_PER_S)
+        return from_unix_ms(self._mapped.refresh_from_s * MS_PER_S)
 
 
 class UnmappedIdentityReason(Enum):
