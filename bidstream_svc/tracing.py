@@ -7,14 +7,12 @@ A span is made once its work is done: nothing is carried along, and what is not 
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from bidstream_svc._version import __version__
 from bidstream_svc.core.errors import ConfigurationError
-from bidstream_svc.metrics import RefreshResult, Route
+from bidstream_svc.metrics import RefreshResult
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -28,14 +26,6 @@ _FLUSH_S = 2.0
 _SERVER_ERROR = 500
 # https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags, the lowest bit of which says "sampled".
 _SAMPLED = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][13579bdf](?:-[!-~]*)?")
-
-
-class _Verdict(msgspec.Struct):
-    status: str
-
-
-class _Verdicts(msgspec.Struct):
-    results: list[_Verdict]
 
 
 def is_sampled(traceparent: bytes) -> bool:
@@ -94,7 +84,7 @@ class Tracer:
         return self._propagator.extract(headers) or None
 
     def record_request(
-        self, parent: "Context", route: Route, duration_ns: int, answer: tuple[int, bytes] | None
+        self, parent: "Context", route: str, duration_ns: int, http_status: int | None, statuses: Sequence[str]
     ) -> None:
         """Make the span of a request that ends now.
 
@@ -102,15 +92,18 @@ class Tracer:
             parent: what `parent_of` gave.
             route: where it went, by POST.
             duration_ns: since its head was read.
-            answer: HTTP status and JSON body, as in `server.answers`; None if it got none.
+            http_status: of its answer; None if it got none.
+            statuses: of the tokens in its answer.
         """
         attributes: dict[str, str | int] = {"http.request.method": "POST", "http.route": route}
-        if answer is not None:
-            code, body = answer
-            attributes["http.response.status_code"] = code
-            if code == 200:  # noqa: PLR2004 - HTTP's own number
-                attributes |= _describe(route, body)
-        is_error = answer is None or answer[0] >= _SERVER_ERROR
+        if http_status is not None:
+            attributes["http.response.status_code"] = http_status
+        if statuses:
+            attributes["bidstream.token_count"] = len(statuses)
+            attributes["bidstream.success_count"] = statuses.count("SUCCESS")
+        if len(set(statuses)) == 1:
+            attributes["bidstream.status"] = statuses[0]
+        is_error = http_status is None or http_status >= _SERVER_ERROR
         self._record(f"POST {route}", duration_ns, attributes, parent=parent, is_error=is_error)
 
     def record_refresh(self, duration_ns: int, result: RefreshResult) -> None:
@@ -135,16 +128,3 @@ class Tracer:
         if is_error:
             span.set_status(StatusCode.ERROR)
         span.end(end_ns)
-
-
-def _describe(route: Route, body: bytes) -> dict[str, str | int]:
-    """How many tokens came to which status; nothing else of an answer is looked at."""
-    if route is Route.DECRYPT:
-        statuses = [msgspec.json.decode(body, type=_Verdict).status]
-    else:
-        statuses = [verdict.status for verdict in msgspec.json.decode(body, type=_Verdicts).results]
-    counts: dict[str, str | int] = {
-        "bidstream.token_count": len(statuses),
-        "bidstream.success_count": statuses.count("SUCCESS"),
-    }
-    return counts | ({"bidstream.status": statuses[0]} if len(set(statuses)) == 1 else {})
