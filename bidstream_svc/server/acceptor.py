@@ -105,7 +105,7 @@ class Acceptor:
                 ssl_handshake_timeout=None if self._tls is None else timeout_s,
             )
         except (OSError, asyncio.CancelledError) as error:  # of TLS, too: ssl.SSLError is an OSError
-            if isinstance(error, ConnectionAbortedError):
+            if isinstance(error, ConnectionAbortedError) and isinstance(protocol, Connection):
                 self._connections.count_refusal(RefusalReason.HANDSHAKE_TIMEOUT)
             protocol.connection_lost(None)
 

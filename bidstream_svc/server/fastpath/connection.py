@@ -18,14 +18,12 @@ from bidstream_svc.server.answers import INTERNAL_ERROR, OVERLOADED, REQUEST_TIM
 from bidstream_svc.server.connections import Connection, Connections, Phase
 from bidstream_svc.server.fastpath.heads import PlainHeads
 from bidstream_svc.server.fastpath.iteration import Iteration
-from bidstream_svc.server.fastpath.reader import RequestReader, State
+from bidstream_svc.server.fastpath.reader import FOREIGN, IDLE, Request, RequestReader
 from bidstream_svc.server.handlers import LongAnswer
 from bidstream_svc.server.response_writer import ResponseWriter
 from bidstream_svc.server.routes import OTHER_LABEL, Route
 
 _log = get_logger(__name__)
-
-_IDLE = State.IDLE
 
 
 @dataclass(slots=True)
@@ -73,19 +71,19 @@ class FastPathConnection(Connection):
         self._long_answer: LongAnswer
         self._long_route: Route
         self._began_ns = 0
-        self._queue: deque[tuple[Route, bytes]] = deque()
+        self._queue: deque[Request] = deque()
         self._is_reading_paused = False
 
     # What the transport calls.
 
     def data_received(self, data: bytes) -> None:
         """Pass on the requests that are complete."""
-        reader = self.reader
-        for route, body in reader.feed(data):
-            self._iteration.add(self, route, body)
+        request = self.reader.match(data)
+        if request is None:
+            self._read(data)
+        else:
+            self._iteration.add(self, request)
             self.quiet_sweeps = 0
-        if reader.state is not _IDLE or self.held_bytes:
-            self._note_unfinished()
 
     def eof_received(self) -> None:
         """Answer what is complete: the transport closes itself after this."""
@@ -111,9 +109,9 @@ class FastPathConnection(Connection):
             if self._shared.writer.closes:
                 transport.close()
 
-    def queue(self, route: Route, body: bytes) -> None:
+    def queue(self, request: Request) -> None:
         """Keep a request until the long answer is sent."""
-        self._queue.append((route, body))
+        self._queue.append(request)
 
     def start_long_answer(self, route: Route, steps: LongAnswer) -> None:
         """Make an answer over several iterations of the loop."""
@@ -129,7 +127,7 @@ class FastPathConnection(Connection):
         """What the connection is waiting for."""
         if self.is_busy:
             return Phase.RESPONSE
-        return Phase.IDLE if self.reader.state is _IDLE else Phase.REQUEST
+        return Phase.IDLE if self.reader.state is IDLE else Phase.REQUEST
 
     def time_out(self, phase: Phase) -> None:
         """Close; a request that does not arrive is answered with 408 first."""
@@ -145,10 +143,14 @@ class FastPathConnection(Connection):
 
     # Requests that are not complete, or not plain.
 
-    def _note_unfinished(self) -> None:
-        if self.reader.state is State.FOREIGN:
+    def _read(self, data: bytes) -> None:
+        for request in self.reader.feed(data):
+            self._iteration.add(self, request)
+            self.quiet_sweeps = 0
+        state = self.reader.state
+        if state is FOREIGN:
             self._hand_over()
-        else:
+        elif state is not IDLE or self.held_bytes:
             self.connections.hold(self, self.reader.unfinished_bytes)
 
     def _hand_over(self) -> None:
@@ -185,10 +187,10 @@ class FastPathConnection(Connection):
 
     def _answer_queued(self) -> None:
         queued, self._queue = self._queue, deque()
-        for route, body in queued:
-            self._iteration.add(self, route, body)
+        for request in queued:
+            self._iteration.add(self, request)
         self._iteration.answer()  # those behind another long answer are queued again
-        if self.reader.state is State.FOREIGN:
+        if self.reader.state is FOREIGN:
             self._hand_over()
 
     def _send_counted(self, route: Route | None, answer: Answer) -> None:

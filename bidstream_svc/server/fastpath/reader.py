@@ -12,7 +12,7 @@ A reader is fed bytes as they come, and returns the requests that they complete.
 Any split of the same bytes gives the same requests.
 """
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import ClassVar, TypeAlias
 
 from bidstream_svc.server.fastpath.heads import HEAD_END, MAX_HEAD_BYTES, NO_HEAD, PlainHeads
@@ -22,7 +22,7 @@ from bidstream_svc.server.routes import Route
 Request: TypeAlias = tuple[Route, bytes]
 
 
-class State(Enum):
+class State(IntEnum):
     """What has come of the next request."""
 
     IDLE = auto()
@@ -31,7 +31,7 @@ class State(Enum):
     FOREIGN = auto()
 
 
-_IDLE = State.IDLE  # a name of the module is found faster than an attribute of a class
+IDLE, HEAD, BODY, FOREIGN = State  # found faster than as attributes of the class
 
 
 class RequestReader:
@@ -47,7 +47,7 @@ class RequestReader:
     __slots__ = ("_body_parts", "_head", "_head_of_body", "_heads", "_kept", "_missing_bytes", "state")
 
     def __init__(self, heads: PlainHeads) -> None:
-        self.state = State.IDLE
+        self.state = IDLE
         self._heads = heads
         self._head = NO_HEAD  # the last one read: the next is most often the same
         self._kept = b""  # in HEAD and FOREIGN: the bytes of the request
@@ -55,14 +55,24 @@ class RequestReader:
         self._body_parts: list[bytes] = []
         self._missing_bytes = 0
 
+    def match(self, data: bytes) -> Request | None:
+        """The request, if these bytes are just one whole plain request, as they mostly are; if None, `feed` them."""
+        if self.state is not IDLE:
+            return None
+        head = self._head
+        if len(data) == head.request_length and data.startswith(head.raw):
+            return head.route, data[head.length :]
+        body_start = data.find(HEAD_END, 0, MAX_HEAD_BYTES) + len(HEAD_END)
+        found = self._heads.find(data[:body_start])
+        if found is None or body_start + found.body_length != len(data):
+            return None
+        self._head = found
+        return found.route, data[body_start:]
+
     def feed(self, data: bytes) -> list[Request]:
         """The requests that are complete with these bytes, in order."""
-        head = self._head
-        # Nearly always: one whole request, with the same head as the last.
-        if self.state is _IDLE and len(data) == head.request_length and data.startswith(head.raw):
-            return [(head.route, data[head.length :])]
-        if self.state is State.HEAD:
-            data, self._kept, self.state = self._kept + data, b"", State.IDLE
+        if self.state is HEAD:
+            data, self._kept, self.state = self._kept + data, b"", IDLE
         requests: list[Request] = []
         start = 0
         while start < len(data):
@@ -72,12 +82,12 @@ class RequestReader:
     @property
     def route(self) -> Route | None:
         """In the state BODY, where the request goes; else None."""
-        return self._head_of_body.route if self.state is State.BODY else None
+        return self._head_of_body.route if self.state is BODY else None
 
     @property
     def unfinished_bytes(self) -> int:
         """How much is kept of a request that is not complete."""
-        if self.state is State.BODY:
+        if self.state is BODY:
             return self._head_of_body.body_length - self._missing_bytes
         return len(self._kept)
 
@@ -96,13 +106,13 @@ class RequestReader:
         end = data.find(HEAD_END, start, start + MAX_HEAD_BYTES)
         if end < 0:
             self._kept = data[start:]
-            self.state = State.HEAD if self._heads.may_begin(self._kept) else State.FOREIGN
+            self.state = HEAD if self._heads.may_begin(self._kept) else FOREIGN
             return len(data)
         body_start = end + len(HEAD_END)
         head = self._heads.find(data[start:body_start])
         if head is None:
             self._kept = data[start:]
-            self.state = State.FOREIGN
+            self.state = FOREIGN
             return len(data)
         self._head = head
         body_end = body_start + head.body_length
@@ -110,7 +120,7 @@ class RequestReader:
             self._head_of_body = head
             self._body_parts = [data[body_start:]]
             self._missing_bytes = body_end - len(data)
-            self.state = State.BODY
+            self.state = BODY
             return len(data)
         requests.append((head.route, data[body_start:body_end]))
         return body_end
@@ -122,11 +132,11 @@ class RequestReader:
         if not self._missing_bytes:
             requests.append((self._head_of_body.route, b"".join(self._body_parts)))
             self._body_parts = []
-            self.state = State.IDLE
+            self.state = IDLE
         return start + len(part)
 
     def _keep_foreign(self, data: bytes, start: int, _requests: list[Request]) -> int:
         self._kept += data[start:]
         return len(data)
 
-    _READERS: ClassVar = {State.IDLE: _read_head, State.BODY: _read_body, State.FOREIGN: _keep_foreign}
+    _READERS: ClassVar = {IDLE: _read_head, BODY: _read_body, FOREIGN: _keep_foreign}
