@@ -7,15 +7,13 @@ is done, so that nothing has to be passed along and a request that is not sample
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from bidstream_svc._version import __version__
 from bidstream_svc.core.errors import ConfigurationError
-from bidstream_svc.metrics import RefreshResult, Route
+from bidstream_svc.metrics import RefreshResult
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -28,14 +26,6 @@ _TRACES_PATH = "/v1/traces"
 _FLUSH_S = 2.0
 # https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags. The lowest flag is "sampled".
 _SAMPLED = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][13579bdf](?:-[!-~]*)?")
-
-
-class _Verdict(msgspec.Struct):
-    status: str
-
-
-class _Verdicts(msgspec.Struct):
-    results: list[_Verdict]
 
 
 def is_sampled(traceparent: bytes) -> bool:
@@ -94,23 +84,26 @@ class Tracer:
         return self._propagator.extract(headers) or None
 
     def record_request(
-        self, parent: "Context", route: Route, duration_ns: int, answer: tuple[int, bytes] | None
+        self, parent: "Context", route: str, duration_ns: int, http_status: int | None, statuses: Sequence[str]
     ) -> None:
         """Record the span of a request that ends now.
 
         Args:
             parent: result of `parent_of`.
-            route: the route of the POST request.
+            route: path of the POST request.
             duration_ns: time since its head was read.
-            answer: HTTP status and JSON body, as in `server.answers`; None if it got no answer.
+            http_status: HTTP status of the response; None if there was none.
+            statuses: statuses of the tokens in the response.
         """
         attributes: dict[str, str | int] = {"http.request.method": "POST", "http.route": route}
-        if answer is not None:
-            code, body = answer
-            attributes["http.response.status_code"] = code
-            if code == HTTPStatus.OK:
-                attributes |= _describe(route, body)
-        is_error = answer is None or answer[0] >= HTTPStatus.INTERNAL_SERVER_ERROR
+        if http_status is not None:
+            attributes["http.response.status_code"] = http_status
+        if statuses:
+            attributes["bidstream.token_count"] = len(statuses)
+            attributes["bidstream.success_count"] = statuses.count("SUCCESS")
+        if len(set(statuses)) == 1:
+            attributes["bidstream.status"] = statuses[0]
+        is_error = http_status is None or http_status >= HTTPStatus.INTERNAL_SERVER_ERROR
         self._record(f"POST {route}", duration_ns, attributes, parent=parent, is_error=is_error)
 
     def record_refresh(self, duration_ns: int, result: RefreshResult) -> None:
@@ -135,16 +128,3 @@ class Tracer:
         if is_error:
             span.set_status(StatusCode.ERROR)
         span.end(end_ns)
-
-
-def _describe(route: Route, body: bytes) -> dict[str, str | int]:
-    """Return the number of tokens and successes, and the status if it is the same for all tokens."""
-    if route is Route.DECRYPT:
-        statuses = [msgspec.json.decode(body, type=_Verdict).status]
-    else:
-        statuses = [verdict.status for verdict in msgspec.json.decode(body, type=_Verdicts).results]
-    counts: dict[str, str | int] = {
-        "bidstream.token_count": len(statuses),
-        "bidstream.success_count": statuses.count("SUCCESS"),
-    }
-    return counts | ({"bidstream.status": statuses[0]} if len(set(statuses)) == 1 else {})

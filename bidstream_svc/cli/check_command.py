@@ -10,7 +10,7 @@ from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.config import Settings, load_settings, unknown_variables
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.listeners import make_tls_context
+from bidstream_svc.server.sockets import make_tls_context
 from bidstream_svc.tracing import require_opentelemetry
 
 

@@ -12,9 +12,10 @@ from bidstream_svc.config import Settings, env_name, load_settings
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.server.listeners import open_listeners_each
+from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import Service
 from bidstream_svc.server.service import serve as serve_sidecar
+from bidstream_svc.server.sockets import open_listeners_each
 
 
 async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) -> None:
@@ -42,7 +43,7 @@ async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) 
             await serve_sidecar(
                 settings,
                 listeners,
-                MetricCells(),
+                MetricCells(labels_of(ROUTES)),
                 on_started=lambda service: click.echo(_banner(service, operator, settings)),
             )
         finally:

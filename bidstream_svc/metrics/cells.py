@@ -5,20 +5,12 @@ outlives its worker and the replacement continues in it, so no counter decreases
 `labels(...).inc()` of prometheus_client.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from itertools import count, product
 from mmap import mmap
 
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
-
-
-class Route(StrEnum):
-    """Values of the `route` label: the data plane's paths, and one value for all others."""
-
-    DECRYPT = "/decrypt"
-    BATCH = "/decrypt/batch"
-    OTHER = "other"
 
 
 class RefreshResult(StrEnum):
@@ -36,6 +28,9 @@ class RefusalReason(StrEnum):
     """Why a connection was refused: values of the `reason` label."""
 
     MAX_CONNECTIONS = "max_connections"
+    MEMORY = "memory"
+    NO_FILE_DESCRIPTOR = "no_file_descriptor"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
 
 
 HTTP_CODES = (200, 400, 401, 404, 405, 408, 413, 415, 417, 500, 503)
@@ -64,9 +59,9 @@ class HistogramCells:
 # The cell of each value within a row. Durations are in ns, timestamps in Unix ms.
 DECRYPTIONS = {status: _new_cell() for status in DecryptionStatus}
 DECRYPT_FAILURES = {reason: _new_cell() for reason in FailureReason}
-HTTP_REQUESTS = {key: _new_cell() for key in product(Route, HTTP_CODES)}
 REQUEST_DURATION_NS = HistogramCells()
 CONNECTIONS = _new_cell()
+ADMIN_CONNECTIONS = _new_cell()
 CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
 KEY_REFRESHES = {result: _new_cell() for result in RefreshResult}
 KEY_REFRESH_DURATION_NS = HistogramCells()
@@ -77,9 +72,9 @@ KEYS_FROM_CACHE = _new_cell()
 LAST_REFRESH_SUCCESS_MS = _new_cell()
 EVENT_LOOP_LAG_NS = _new_cell()
 WORKER_RESTARTS = _new_cell()  # written by the parent while the worker is down
-_ROW_CELLS = _new_cell()
+_FIXED_CELLS = _new_cell()  # the cells of HTTP requests follow; their number depends on the routes
 
-_GAUGES = (CONNECTIONS, KEYS, SITES, KEYS_EXPIRY_MS, KEYS_FROM_CACHE, EVENT_LOOP_LAG_NS)
+_GAUGES = (CONNECTIONS, ADMIN_CONNECTIONS, KEYS, SITES, KEYS_EXPIRY_MS, KEYS_FROM_CACHE, EVENT_LOOP_LAG_NS)
 _FAILURE_CELLS = {reason: (DECRYPTIONS[reason.status], DECRYPT_FAILURES[reason]) for reason in FailureReason}
 
 
@@ -87,17 +82,21 @@ class MetricCells:
     """The values of all workers.
 
     Args:
+        route_labels: values of the `route` label.
         workers: number of rows.
 
     Attributes:
+        http_requests: (route label, HTTP status) -> cell.
         rows: one for each worker.
         row: the row that this process writes to.
     """
 
-    def __init__(self, workers: int = 1) -> None:
-        self._map = mmap(-1, workers * _ROW_CELLS * _CELL_BYTES)
+    def __init__(self, route_labels: Iterable[str] = (), workers: int = 1) -> None:
+        self.http_requests = {key: _FIXED_CELLS + place for place, key in enumerate(product(route_labels, HTTP_CODES))}
+        row_cells = _FIXED_CELLS + len(self.http_requests)
+        self._map = mmap(-1, workers * row_cells * _CELL_BYTES)
         cells = memoryview(self._map).cast("q")
-        self.rows = [cells[start : start + _ROW_CELLS] for start in range(0, len(cells), _ROW_CELLS)]
+        self.rows = [cells[start : start + row_cells] for start in range(0, len(cells), row_cells)]
         self.row = self.rows[0]
 
     def take_row(self, worker: int) -> None:
@@ -112,9 +111,9 @@ class MetricCells:
         self.row[status_cell] += 1
         self.row[reason_cell] += 1
 
-    def count_request(self, route: Route, code: int) -> None:
+    def count_request(self, route_label: str, code: int) -> None:
         """Count an answered HTTP request."""
-        self.row[HTTP_REQUESTS[route, code]] += 1
+        self.row[self.http_requests[route_label, code]] += 1
 
     def observe(self, histogram: HistogramCells, duration_ns: int, times: int = 1) -> None:
         """Add a duration to a histogram, `times` times."""

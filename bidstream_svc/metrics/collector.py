@@ -72,7 +72,7 @@ class _CellCollector(Collector):
         requests = CounterMetricFamily(
             "bidstream_http_requests", "Data plane requests answered.", labels=["route", "code"]
         )
-        for (route, code), cell in cells.HTTP_REQUESTS.items():
+        for (route, code), cell in self._metrics.http_requests.items():
             requests.add_metric([route, str(code)], self._metrics.over_workers(cell))
         yield requests
 

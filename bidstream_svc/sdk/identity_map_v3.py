@@ -13,7 +13,6 @@ from bidstream_svc.sdk.identity_map_base import MapClient, MapInput, MapResponse
 from bidstream_svc.sdk.times import from_unix_ms
 
 
-
 class IdentityMapV3Input(MapInput):
     """Identities of any kinds; see MapInput. `with_` methods add to the object and return it, to be chained."""
 

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
-from prometheus_client import CollectorRegistry
 
 from bidstream_svc import DecryptionStatus, __version__
 from bidstream_svc.devoperator import DevOperator
-from bidstream_svc.keystore.store import KeyStore
-from bidstream_svc.metrics import Route
 from bidstream_svc.server import answers
-from bidstream_svc.server.admin_plane import Health, build_admin_app
-from bidstream_svc.server.handler import BODY_LIMITS, MAX_BATCH
+from bidstream_svc.server.admin_plane import PAGES
+from bidstream_svc.server.handlers import MAX_BATCH_TOKENS
+from bidstream_svc.server.routes import ROUTES
 from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
 from tests.support.raw_http import ask
@@ -108,12 +105,9 @@ def test_version(described: Any) -> None:
 
 @NEEDS_YAML
 def test_paths_and_methods(described: Any) -> None:
-    app = build_admin_app(Health(KeyStore()), CollectorRegistry())
-    pages = {route.resource.canonical for route in app.router.routes() if isinstance(route.resource, web.Resource)}
-    routes = {str(route) for route in Route if route is not Route.OTHER}
     assert {(path, method) for path, method, _ in operations(described)} == {
-        *((path, "get") for path in pages),
-        *((path, "post") for path in routes),
+        *((path, "get") for path in PAGES),
+        *((route.path, "post") for route in ROUTES),
     }
 
 
@@ -123,17 +117,19 @@ def test_servers_are_the_default_addresses(described: Any) -> None:
     assert [server["url"] for server in described["servers"]] == [data]
     for path, item in described["paths"].items():
         servers = [server["url"] for server in item.get("servers", described["servers"])]
-        assert servers == [data if path in set(Route) else admin]
+        assert servers == [admin if path in PAGES else data]
 
 
 @NEEDS_YAML
 def test_errors_of_the_data_plane(described: Any) -> None:
     made = [answer for answer in vars(answers).values() if isinstance(answer, tuple)]
+    limits = {route.path: route.max_body_bytes for route in ROUTES}
+    paths = [route.path for route in ROUTES]
     for path, operation in data_operations(described).items():
         shown = [
             (code, example) for code, _, example in contents(described, operation) if code not in {"request", "200"}
         ]
-        for status, body in [*made, answers.too_large(BODY_LIMITS[Route(path)])]:
+        for status, body in [*made, answers.not_found(paths), answers.too_large(limits[path])]:
             assert (str(status), json.loads(body)) in shown
         codes = {example["error"]["code"] for _, example in shown}
         assert codes == set(enum(described, "Error", "properties", "error", "properties", "code"))
@@ -143,7 +139,7 @@ def test_errors_of_the_data_plane(described: Any) -> None:
 def test_statuses(described: Any) -> None:
     success = described["components"]["schemas"]["Success"]["properties"]["status"]["const"]
     assert [success, *enum(described, "Failure", "properties", "status")] == list(DecryptionStatus)
-    operation = data_operations(described)[Route.DECRYPT]
+    operation = data_operations(described)["/decrypt"]
     shown = [example["status"] for code, _, example in contents(described, operation) if code == "200"]
     assert shown == list(DecryptionStatus)
 
@@ -151,8 +147,8 @@ def test_statuses(described: Any) -> None:
 @NEEDS_YAML
 def test_limit_of_a_batch(described: Any) -> None:
     schemas = described["components"]["schemas"]
-    assert schemas["BatchRequest"]["properties"]["requests"]["maxItems"] == MAX_BATCH
-    assert schemas["BatchResult"]["properties"]["results"]["maxItems"] == MAX_BATCH
+    assert schemas["BatchRequest"]["properties"]["requests"]["maxItems"] == MAX_BATCH_TOKENS
+    assert schemas["BatchResult"]["properties"]["results"]["maxItems"] == MAX_BATCH_TOKENS
 
 
 def attack(address: str, directory: Path, description: Path = DESCRIPTION, *options: str) -> None:
@@ -188,4 +184,4 @@ def test_a_missing_bearer_token_is_answered_as_described(operator: DevOperator, 
     strict.write_text(text.replace(optional, ""), "utf-8")
     with service_in_thread(auth_token_file=token_file, **operator_settings(operator)) as service:
         attack(service.data, tmp_path, strict, "--include-path", "/decrypt", "-H", "Authorization: Bearer made-up")
-        assert scrape(service.admin).value("bidstream_http_requests_total", route=Route.DECRYPT, code="401") > 0
+        assert scrape(service.admin).value("bidstream_http_requests_total", route="/decrypt", code="401") > 0

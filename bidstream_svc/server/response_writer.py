@@ -1,4 +1,4 @@
-"""Answers as bytes: status line and headers made in advance, the date once a second."""
+"""Answers as the bytes of HTTP/1.1 responses: heads are made in advance, and their date is renewed every second."""
 
 from email.utils import formatdate
 from http import HTTPStatus
@@ -6,52 +6,55 @@ from http import HTTPStatus
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.media_type import JSON
 
-_STATUSES = (
-    HTTPStatus.OK,
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-)
 _OK = int(HTTPStatus.OK)  # a plain number: comparing with the enum costs ten times as much
 
 
-def closing_answer(answer: Answer) -> bytes:
+def closing_response(answer: Answer) -> bytes:
     """The bytes of an answer with which its connection ends."""
     code, body = answer
-    return _head(_start(HTTPStatus(code), formatdate(usegmt=True), closes=True), len(body)) + body
+    return _head(_start(code, formatdate(usegmt=True), closes=True), len(body)) + body
 
 
-class AnswerWriter:
+class ResponseWriter:
     """Turns answers into bytes for the socket.
 
     Attributes:
-        closes: whether answers say that the connection ends with them.
+        closes: whether responses say that the connection ends with them.
     """
 
     def __init__(self) -> None:
         self.closes = False
-        self._starts: dict[int, bytes] = {}
         self.renew()
 
     def renew(self) -> None:
-        """Take over the time of day, and `closes`; to be called every second."""
-        date = formatdate(usegmt=True)
-        self._starts = {
-            status: _start(status, date, closes=self.closes or status is HTTPStatus.REQUEST_TIMEOUT)
-            for status in _STATUSES
-        }
-        self._heads_of_ok = _Heads(self._starts[HTTPStatus.OK])
+        """Use the time of day, and `closes`, from now on; to be called every second."""
+        self._starts = _Starts(formatdate(usegmt=True), closes=self.closes)
+        self._heads_of_ok = _Heads(self._starts[_OK])
 
     def write(self, answer: Answer) -> bytes:
-        """The bytes of a whole answer."""
+        """The bytes of a whole response."""
         code, body = answer
         if code == _OK:
             return self._heads_of_ok[len(body)] + body
         return _head(self._starts[code], len(body)) + body
 
 
+class _Starts(dict[int, bytes]):
+    """HTTP status -> head of the response up to the length of its body, made on first use."""
+
+    def __init__(self, date: str, *, closes: bool) -> None:
+        super().__init__()
+        self._date = date
+        self._closes = closes
+
+    def __missing__(self, code: int) -> bytes:
+        closes = self._closes or code == HTTPStatus.REQUEST_TIMEOUT
+        start = self[code] = _start(code, self._date, closes=closes)
+        return start
+
+
 class _Heads(dict[int, bytes]):
-    """Length of the body -> head of the answer, made on first use."""
+    """Length of the body -> head of the response, made on first use."""
 
     def __init__(self, start: bytes) -> None:
         super().__init__()
@@ -62,10 +65,10 @@ class _Heads(dict[int, bytes]):
         return head
 
 
-def _start(status: HTTPStatus, date: str, *, closes: bool) -> bytes:
-    """The head of an answer, up to the length of its body."""
+def _start(code: int, date: str, *, closes: bool) -> bytes:
+    """The head of a response, up to the length of its body."""
     lines = (
-        f"HTTP/1.1 {status.value} {status.phrase}",
+        f"HTTP/1.1 {code} {HTTPStatus(code).phrase}",
         "Server: bidstream-svc",
         f"Date: {date}",
         *(["Connection: close"] if closes else []),

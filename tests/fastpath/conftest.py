@@ -1,19 +1,19 @@
-"""A lane without sockets for each test, and the bearer token of the guarded ones."""
+"""A fast path without sockets for each test, and the bearer token of the guarded ones."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
 from bidstream_svc.server.auth import BearerToken
-from tests.lane.corpus import BEARER
-from tests.lane.support import LaneSide
+from tests.fastpath.corpus import BEARER
+from tests.fastpath.support import FastPathSide
 
 
 @pytest.fixture
-async def side() -> AsyncIterator[LaneSide]:
-    side = LaneSide()
+async def side() -> AsyncIterator[FastPathSide]:
+    side = FastPathSide()
     yield side
-    side.lane.close()
+    side.close()
     assert side.failures == []
 
 

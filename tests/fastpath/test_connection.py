@@ -1,4 +1,4 @@
-"""One connection of the lane on a transport that is none: what it waits for, when it hands over, what it closes."""
+"""One connection of the fast path on a fake transport: what it waits for, when it hands over, what it closes."""
 
 import asyncio
 import json
@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from bidstream_svc.metrics import Route
-from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, HTTP_REQUESTS, RefusalReason
+from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, RefusalReason
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.data_plane import ConnectionLimits
-from tests.lane.corpus import BATCH, CHUNKED, GOOD, LARGE_BATCH, STATE, make
-from tests.lane.support import FakeTransport, LaneSide, settle, split_answers
+from bidstream_svc.server.connections import ConnectionLimits
+from tests.fastpath.corpus import BATCH, CHUNKED, GOOD, LARGE_BATCH, STATE, make
+from tests.fastpath.support import FakeTransport, FastPathSide, settle, split_answers
 
 BAD_TOKEN = STATE.mint_token(master_key=STATE.make_unlisted_key())
 BEGINNINGS = {
@@ -25,13 +24,13 @@ BEGINNINGS = {
 
 
 def is_handed_over(transport: FakeTransport) -> bool:
-    return type(transport.get_protocol()).__name__ != "LaneConnection"
+    return type(transport.get_protocol()).__name__ != "FastPathConnection"
 
 
 # Answers.
 
 
-async def test_answers_of_a_turn_come_at_its_end_and_in_order(side: LaneSide) -> None:
+async def test_answers_of_a_turn_come_at_its_end_and_in_order(side: FastPathSide) -> None:
     first, second = side.connect(), side.connect()
     first.feed(GOOD + make(b"{"))
     second.feed(make(b"["))
@@ -41,7 +40,7 @@ async def test_answers_of_a_turn_come_at_its_end_and_in_order(side: LaneSide) ->
     assert (first.statuses, second.statuses) == ([200, 400, 200], [400])
 
 
-async def test_what_has_come_is_answered_before_the_client_hangs_up(side: LaneSide) -> None:
+async def test_what_has_come_is_answered_before_the_client_hangs_up(side: FastPathSide) -> None:
     transport = side.connect()
     transport.feed(GOOD)
     protocol = transport.get_protocol()
@@ -50,7 +49,7 @@ async def test_what_has_come_is_answered_before_the_client_hangs_up(side: LaneSi
     assert transport.statuses == [200]
 
 
-async def test_a_failure_is_the_answer_to_its_own_request_only(side: LaneSide) -> None:
+async def test_a_failure_is_the_answer_to_its_own_request_only(side: FastPathSide) -> None:
     def fail() -> None:
         raise RuntimeError(BAD_TOKEN)
 
@@ -66,14 +65,14 @@ async def test_a_failure_is_the_answer_to_its_own_request_only(side: LaneSide) -
     assert second.statuses == [200, 400, 500]
     assert not is_handed_over(first)
     assert [line["event"] for line in log] == ["request failed"] * 5
-    assert side.metrics.row[HTTP_REQUESTS[Route.DECRYPT, 500]] == 3
-    assert side.metrics.row[HTTP_REQUESTS[Route.BATCH, 500]] == 2
+    assert side.metrics.row[side.metrics.http_requests["/decrypt", 500]] == 3
+    assert side.metrics.row[side.metrics.http_requests["/decrypt/batch", 500]] == 2
 
 
 # Batches over several turns.
 
 
-async def test_a_large_batch_takes_turns_and_lets_others_through(side: LaneSide) -> None:
+async def test_a_large_batch_takes_turns_and_lets_others_through(side: FastPathSide) -> None:
     large, other = side.connect(), side.connect()
     large.feed(LARGE_BATCH)
     await asyncio.sleep(0)
@@ -86,7 +85,7 @@ async def test_a_large_batch_takes_turns_and_lets_others_through(side: LaneSide)
     assert not large.is_reading_paused
 
 
-async def test_all_that_comes_during_a_batch_waits_in_order(side: LaneSide) -> None:
+async def test_all_that_comes_during_a_batch_waits_in_order(side: FastPathSide) -> None:
     transport = side.connect()
     transport.feed(GOOD + LARGE_BATCH + GOOD + BATCH + make(b"{") + LARGE_BATCH + make(b"") + GOOD[:40])
     await asyncio.sleep(0)
@@ -102,14 +101,14 @@ async def test_all_that_comes_during_a_batch_waits_in_order(side: LaneSide) -> N
     assert is_handed_over(transport)
 
 
-async def test_thousands_of_batches_behind_a_large_one(side: LaneSide) -> None:
+async def test_thousands_of_batches_behind_a_large_one(side: FastPathSide) -> None:
     transport = side.connect()
     transport.feed(LARGE_BATCH + BATCH * 3_000 + GOOD)
     await settle()
     assert transport.statuses == [200] * 3_002
 
 
-async def test_a_batch_whose_client_is_gone_is_given_up(side: LaneSide) -> None:
+async def test_a_batch_whose_client_is_gone_is_given_up(side: FastPathSide) -> None:
     transport, other = side.connect(), side.connect()
     transport.feed(LARGE_BATCH + GOOD + LARGE_BATCH)
     await asyncio.sleep(0)
@@ -119,7 +118,7 @@ async def test_a_batch_whose_client_is_gone_is_given_up(side: LaneSide) -> None:
     await settle()
     assert other.statuses == [200]
     assert transport.written == []
-    assert side.metrics.row[HTTP_REQUESTS[Route.BATCH, 200]] == 0
+    assert side.metrics.row[side.metrics.http_requests["/decrypt/batch", 200]] == 0
     assert side.counted[0] == before[0] + 1
 
 
@@ -128,7 +127,7 @@ async def test_a_batch_whose_client_is_gone_is_given_up(side: LaneSide) -> None:
 
 @pytest.mark.parametrize("odd", [CHUNKED, make(target="/x"), b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"x"])
 @pytest.mark.parametrize("before", [b"", GOOD, GOOD * 3, LARGE_BATCH, BATCH + LARGE_BATCH + GOOD])
-async def test_what_is_odd_is_handed_over_behind_what_is_not(side: LaneSide, before: bytes, odd: bytes) -> None:
+async def test_what_is_odd_is_handed_over_behind_what_is_not(side: FastPathSide, before: bytes, odd: bytes) -> None:
     transport = side.connect()
     transport.feed(before + odd)
     await settle()
@@ -147,7 +146,7 @@ async def test_what_is_odd_is_handed_over_behind_what_is_not(side: LaneSide, bef
     assert side.metrics.row[CONNECTIONS] == 0
 
 
-async def test_a_client_that_does_not_read_is_handed_over_as_such(side: LaneSide) -> None:
+async def test_a_client_that_does_not_read_is_handed_over_as_such(side: FastPathSide) -> None:
     transport = side.connect()
     pausable(transport).pause_writing()
     assert transport.is_reading_paused
@@ -161,7 +160,7 @@ async def test_a_client_that_does_not_read_is_handed_over_as_such(side: LaneSide
     assert not transport.is_reading_paused
 
 
-async def test_who_is_gone_is_not_handed_over(side: LaneSide) -> None:
+async def test_who_is_gone_is_not_handed_over(side: FastPathSide) -> None:
     transport = side.connect()
     protocol = transport.get_protocol()
     transport.close()
@@ -176,7 +175,7 @@ async def test_who_is_gone_is_not_handed_over(side: LaneSide) -> None:
 # Clients that do not read.
 
 
-async def test_nothing_is_read_from_a_client_that_does_not_read(side: LaneSide) -> None:
+async def test_nothing_is_read_from_a_client_that_does_not_read(side: FastPathSide) -> None:
     transport = side.connect()
     protocol = pausable(transport)
     protocol.pause_writing()
@@ -188,7 +187,7 @@ async def test_nothing_is_read_from_a_client_that_does_not_read(side: LaneSide) 
     assert transport.statuses == [200]
 
 
-async def test_the_end_of_a_batch_does_not_resume_reading_from_a_client_that_does_not_read(side: LaneSide) -> None:
+async def test_the_end_of_a_batch_does_not_resume_reading_from_a_client_that_does_not_read(side: FastPathSide) -> None:
     transport = side.connect()
     transport.feed(LARGE_BATCH)
     await asyncio.sleep(0)
@@ -204,7 +203,7 @@ async def test_the_end_of_a_batch_does_not_resume_reading_from_a_client_that_doe
 
 
 async def test_connections_above_the_cap_are_refused() -> None:
-    side = LaneSide(limits=ConnectionLimits(max_connections=2, idle_timeout_s=60, request_timeout_s=60))
+    side = FastPathSide(limits=ConnectionLimits(max_connections=2, idle_timeout_s=60, request_timeout_s=60))
     first, second, third = side.connect(), side.connect(), side.connect()
     await settle()
     third.feed(GOOD)
@@ -219,7 +218,7 @@ async def test_connections_above_the_cap_are_refused() -> None:
     fourth.feed(GOOD)
     await settle()
     assert fourth.statuses == [200]
-    side.lane.close()
+    side.close()
     await settle()
     assert first.is_aborted
     assert side.metrics.row[CONNECTIONS] == 0
@@ -227,7 +226,7 @@ async def test_connections_above_the_cap_are_refused() -> None:
 
 @pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
 @pytest.mark.parametrize("turns", range(4))
-async def test_a_client_may_go_away_at_any_moment(side: LaneSide, beginning: bytes, turns: int) -> None:
+async def test_a_client_may_go_away_at_any_moment(side: FastPathSide, beginning: bytes, turns: int) -> None:
     transport, other = side.connect(), side.connect()
     transport.feed(GOOD + beginning)
     for _ in range(turns):
@@ -239,7 +238,7 @@ async def test_a_client_may_go_away_at_any_moment(side: LaneSide, beginning: byt
     assert other.statuses == [200]
     other.lose()
     assert side.metrics.row[CONNECTIONS] == 0
-    side.lane._sweep()
+    side.connections.sweep()
 
 
 # Bearer tokens.
@@ -250,7 +249,7 @@ async def test_a_token_that_was_replaced_opens_no_request_that_begins_later(tmp_
     path = tmp_path / "bearer"
     path.write_text("first")
     bearer = BearerToken(path)
-    side = LaneSide(bearer)
+    side = FastPathSide(bearer)
     old, new = (make(b'{"token":"abcd"}', f"Authorization: Bearer {name}") for name in ("first", "second"))
     transport = side.connect()
     transport.feed(old)
@@ -258,14 +257,14 @@ async def test_a_token_that_was_replaced_opens_no_request_that_begins_later(tmp_
     await settle()
     path.write_text("second")
     assert bearer.reload()
-    side.lane.forget_heads()
+    side.fast_path.forget_heads()
     transport.feed(old[seen:])
     for request in (old, new, old):
         transport.feed(request)
         await settle()
     # One whose head has been read may still send its body.
     assert transport.statuses == [200, 200 if seen < 0 else 401, 401, 200, 401]
-    side.lane.close()
+    side.close()
 
 
 def deliver(transport: FakeTransport, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The lane and aiohttp without sockets: the same handler and keys behind each, and a transport that is none."""
+"""The fast path and aiohttp without sockets: the same handler and keys behind each, and a transport that is none."""
 
 import asyncio
 from collections import deque
@@ -13,17 +13,19 @@ from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import CONNECTIONS, DECRYPTIONS, HTTP_REQUESTS, REQUEST_DURATION_NS
+from bidstream_svc.metrics.cells import CONNECTIONS, DECRYPTIONS, REQUEST_DURATION_NS
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.data_plane import ConnectionLimits, DataPlane
-from bidstream_svc.server.handler import DecryptHandler
+from bidstream_svc.server.connections import Connection, ConnectionLimits, Connections
+from bidstream_svc.server.data_plane import DataPlane
+from bidstream_svc.server.fastpath import FastPath
+from bidstream_svc.server.handlers import TokenJudge
 from bidstream_svc.server.hosts import HostCheck
-from bidstream_svc.server.lane import Lane
-from tests.lane.corpus import STATE
+from bidstream_svc.server.refusal import Refusals
+from bidstream_svc.server.routes import ROUTES, Route, labels_of
+from tests.fastpath.corpus import STATE
 
 LIMITS = ConnectionLimits(max_connections=1000, idle_timeout_s=60, request_timeout_s=60)
 HOSTS = HostCheck(TcpAddress("127.0.0.1", 80), frozenset({"b\u00fccher.example"}))
-_COUNTED = [*HTTP_REQUESTS.values(), *DECRYPTIONS.values(), CONNECTIONS]
 
 
 class HttpAnswer(NamedTuple):
@@ -148,14 +150,21 @@ class FakeTransport(asyncio.Transport):
 class Side:
     """aiohttp alone; make it in a running loop, whose failures it then collects."""
 
-    def __init__(self, bearer: BearerToken | None = None, limits: ConnectionLimits = LIMITS) -> None:
-        self.metrics = MetricCells()
+    def __init__(
+        self,
+        bearer: BearerToken | None = None,
+        limits: ConnectionLimits = LIMITS,
+        routes: tuple[Route, ...] = ROUTES,
+    ) -> None:
+        self.metrics = MetricCells(labels_of(routes))
         self.store = KeyStore(parse_key_response(orjson.dumps(bidstream_keys(STATE, {}))))
         self.on_unknown_key: Callable[[], None] = lambda: None  # fails where a test wants the handler to fail
-        self.handler = DecryptHandler(self.store, self.metrics, on_unknown_key=self._call_on_unknown_key)
-        self.plane = DataPlane(self.handler, self.metrics, limits, bearer)
-        self.connect_to: Callable[[HostCheck], asyncio.BaseProtocol] = self.plane.connect
+        self.judge = TokenJudge(self.store, self.metrics, on_unknown_key=self._call_on_unknown_key)
+        self.connections = Connections(limits, self.metrics)
+        self.plane = DataPlane(self.connections, routes, self.judge, self.metrics, bearer=bearer)
+        self.connect_to: Callable[[HostCheck], Connection] = self.plane.connect
         self.failures: list[object] = []
+        self._refusals = Refusals(lambda _answer: None)
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: self.failures.append(context))
 
     def _call_on_unknown_key(self) -> None:
@@ -165,28 +174,55 @@ class Side:
         """Make each answer the last of its connection."""
         self.plane.is_draining = True
 
+    def close_idle(self) -> None:
+        """Close the connections between two requests."""
+        self.connections.close_idle()
+
+    def close(self) -> None:
+        """Abort all connections."""
+        self.connections.close()
+
     def connect(self) -> FakeTransport:
-        return FakeTransport(self.connect_to(HOSTS))
+        connection = self.connect_to(HOSTS)
+        protocol = connection if self.connections.admit(connection) else self._refusals.make()
+        assert protocol is not None
+        return FakeTransport(protocol)
 
     @property
     def counted(self) -> list[int]:
         """What was counted, apart from how long it took."""
         row = self.metrics.row
         first = REQUEST_DURATION_NS.first
-        return [sum(row[first : first + REQUEST_DURATION_NS.BUCKETS]), *[row[cell] for cell in _COUNTED]]
+        cells = [*self.metrics.http_requests.values(), *DECRYPTIONS.values(), CONNECTIONS]
+        return [sum(row[first : first + REQUEST_DURATION_NS.BUCKETS]), *[row[cell] for cell in cells]]
 
 
-class LaneSide(Side):
-    """The lane, and aiohttp behind it."""
+class FastPathSide(Side):
+    """The fast path, and aiohttp behind it."""
 
-    def __init__(self, bearer: BearerToken | None = None, limits: ConnectionLimits = LIMITS) -> None:
-        super().__init__(bearer, limits)
-        self.lane = Lane(self.plane, self.handler, self.metrics)
-        self.connect_to = self.lane.connect
+    def __init__(
+        self,
+        bearer: BearerToken | None = None,
+        limits: ConnectionLimits = LIMITS,
+        routes: tuple[Route, ...] = ROUTES,
+    ) -> None:
+        super().__init__(bearer, limits, routes)
+        self.fast_path = FastPath(
+            self.connections, routes, self.judge, self.metrics, bearer=bearer, host=self.plane.connect
+        )
+        self.connect_to = self.fast_path.connect
 
     def drain(self) -> None:
         super().drain()
-        self.lane.drain()
+        self.fast_path.drain()
+
+    def close_idle(self) -> None:
+        self.fast_path.answer_now()
+        super().close_idle()
+
+    def close(self) -> None:
+        super().close()
+        self.fast_path.close()
 
 
 async def settle() -> None:
@@ -224,7 +260,7 @@ async def possible_outcomes(side: Side, requests: list[bytes], offsets: set[int]
     """What may come of these requests in these pieces, by what aiohttp does.
 
     When it meets something malformed, aiohttp forgets the requests before it that came in the same piece, and the
-    lane has answered them already. So the lane may do what aiohttp does had it got the first few requests one by one.
+    fast path has answered them already. So it may do what aiohttp does had it got the first few requests one by one.
     """
     stream, boundaries = b"".join(requests), list(accumulate(map(len, requests)))
     for whole in reversed(range(len(requests))):

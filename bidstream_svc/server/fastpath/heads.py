@@ -1,33 +1,34 @@
-"""Request heads: which ones the lane takes, and a memory of those it has seen.
+"""Request heads: which ones are plain, and a memo of those that have been read.
 
-A client sends the same head again and again: httptools reads it once, after that its bytes are recognised. Where a
-head differs a little every time, its lines are recognised one by one; only what httptools has accepted before, or what
-can be nothing but a harmless header, is taken that way. Headers that turn out to differ every time, as `traceparent`
-does, are cut out, and the rest is recognised as a whole.
+A plain head is one that aiohttp would not treat in a special way: POST to a route, HTTP/1.1, one Host and one
+Content-Length, and no header that changes how a request is framed or continued.
+
+A client sends the same head again and again. httptools parses it once; after that its bytes are recognised as a whole.
+Where a head differs from request to request, its lines are recognised one by one: lines that httptools has accepted
+before, and lines that cannot be anything but a header without a meaning here. Headers that have come with several
+values, such as `traceparent`, are cut out, and the rest of the head is recognised as a whole.
 """
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import httptools
 
-from bidstream_svc.metrics import Route
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.handler import BODY_LIMITS
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import is_json
+from bidstream_svc.server.routes import ROUTES, Route
 from bidstream_svc.tracing import TRACEPARENT, is_sampled
 
 HEAD_END = b"\r\n\r\n"
-# Below every limit that aiohttp has for a line, so that what the lane takes, aiohttp would take.
+# Below every limit that aiohttp has for a line, so that what is plain, aiohttp takes.
 MAX_HEAD_BYTES = 4096
 _MAX_HEADERS = 32
 _MAX_REMEMBERED = 1024
 _MAX_CHANGING = 8
 
-_START = b"POST /decrypt"
-_ROUTES = {str(route).encode(): route for route in BODY_LIMITS}
-_REQUEST_LINES = {b"POST %b HTTP/1.1" % path: route for path, route in _ROUTES.items()}
+_REQUEST_LINE = b"POST %b HTTP/1.1"
 _LINE_END = b"\r\n"
 _TRACEPARENT = TRACEPARENT.encode()
 _PRINTABLE = bytes(range(ord(" "), ord("~") + 1))
@@ -50,8 +51,8 @@ class Head:
         self.request_length = self.length + body_length
 
 
-# A connection's last head before it has one; no request has less than no bytes.
-NO_HEAD = Head(b"", Route.OTHER, -1)
+# A connection's last head before it has one. Its route does not matter: no request has a length of -1.
+NO_HEAD = Head(b"", ROUTES[0], -1)
 
 
 # The headers that matter; each may come once. Bits, and no IntFlag: its operators cost more than all the rest.
@@ -82,16 +83,22 @@ class _Line(NamedTuple):
 _HARMLESS = _Line(_NONE, 0)
 
 
-class HeadMemo:
-    """Plain heads and lines by their bytes; bounded, and forgotten whole when full.
+class PlainHeads:
+    """Tells which heads are plain; a bounded memo of heads and lines by their bytes, forgotten as a whole when full.
 
     Args:
+        routes: where a plain request may go.
         bearer: what requests must show, if anything; a head that it does not admit is not plain.
         hosts: what their `Host` header may say; likewise.
         is_traced: leaves requests that are sampled to aiohttp, where spans are made.
     """
 
-    def __init__(self, bearer: BearerToken | None, hosts: HostCheck, *, is_traced: bool = False) -> None:
+    def __init__(
+        self, routes: Iterable[Route], bearer: BearerToken | None, hosts: HostCheck, *, is_traced: bool = False
+    ) -> None:
+        self._routes = {route.path.encode(): route for route in routes}
+        self._route_of_line = {_REQUEST_LINE % path: route for path, route in self._routes.items()}
+        self._starts = tuple(b"POST " + path for path in self._routes)
         self._bearer = bearer
         self._hosts = hosts
         self._is_traced = is_traced
@@ -112,6 +119,18 @@ class HeadMemo:
         if known is not None or len(raw) > MAX_HEAD_BYTES:
             return known
         return self._find_rest(raw) or self._assemble(raw) or self._read(raw)
+
+    def may_begin(self, beginning: bytes) -> bool:
+        """Whether a plain head may begin with these bytes, which hold no whole head."""
+        if len(beginning) > MAX_HEAD_BYTES or not any(
+            beginning.startswith(start[: len(beginning)]) for start in self._starts
+        ):
+            return False
+        try:
+            httptools.HttpRequestParser(_Fields()).feed_data(beginning)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return False
+        return True
 
     def forget(self) -> None:
         """Forget all, because the bearer token changed."""
@@ -139,7 +158,7 @@ class HeadMemo:
     def _assemble(self, raw: bytes) -> Head | None:
         """A head out of lines that are known, or harmless; None if that does not do."""
         lines = raw.split(_LINE_END)
-        route = _REQUEST_LINES.get(lines[0])
+        route = self._route_of_line.get(lines[0])
         # Behind the last header stands the empty line, and nothing behind that.
         if route is None or len(lines) > _MAX_HEADERS + 3:
             return None
@@ -158,7 +177,7 @@ class HeadMemo:
                     return None
                 seen |= kind
                 body_length += length
-        if seen & self._needed != self._needed or body_length > BODY_LIMITS[route]:
+        if seen & self._needed != self._needed or body_length > route.max_body_bytes:
             return None
         head = Head(raw, route, body_length)
         if comes_again:
@@ -167,7 +186,7 @@ class HeadMemo:
 
     def _read(self, raw: bytes) -> Head | None:
         """A head as httptools reads it."""
-        if not raw.startswith(_START):
+        if not raw.startswith(self._starts):
             return None
         found = _Fields()
         parser = httptools.HttpRequestParser(found)
@@ -175,7 +194,7 @@ class HeadMemo:
             parser.feed_data(raw)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             return None
-        route = _ROUTES.get(found.target)
+        route = self._routes.get(found.target)
         if route is None or parser.get_http_version() != "1.1" or len(found.fields) > _MAX_HEADERS:
             return None
         seen = body_length = 0
@@ -186,7 +205,7 @@ class HeadMemo:
             seen |= line.kind
             body_length += line.body_length
             self._keep_line(name, value, line)
-        if seen & self._needed != self._needed or body_length > BODY_LIMITS[route]:
+        if seen & self._needed != self._needed or body_length > route.max_body_bytes:
             return None
         head = Head(raw, route, body_length)
         self._keep(head)
@@ -274,14 +293,3 @@ class _Fields:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.fields.append((name, value))
-
-
-def may_become_plain(beginning: bytes) -> bool:
-    """Whether the beginning of a head, without its end, is still worth waiting for."""
-    if len(beginning) > MAX_HEAD_BYTES or not beginning.startswith(_START[: len(beginning)]):
-        return False
-    try:
-        httptools.HttpRequestParser(_Fields()).feed_data(beginning)
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-        return False
-    return True

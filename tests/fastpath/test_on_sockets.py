@@ -1,4 +1,4 @@
-"""The corpus on real sockets, by TCP, TLS and Unix socket, on uvloop: as without sockets, for the lane and aiohttp."""
+"""The corpus on real sockets, by TCP, TLS and Unix socket, on uvloop, for the fast path and for aiohttp."""
 
 import asyncio
 import ssl
@@ -16,10 +16,11 @@ from bidstream_svc.config import load_settings
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.listeners import open_listeners_each
+from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import Service
-from tests.lane.corpus import BEARER, CORPUS, GUARDED_CORPUS, STATE, Case
-from tests.lane.support import HttpAnswer, LaneSide, Outcome, Side, cut, split_answers, talk
+from bidstream_svc.server.sockets import open_listeners_each
+from tests.fastpath.corpus import BEARER, CORPUS, GUARDED_CORPUS, STATE, Case
+from tests.fastpath.support import FastPathSide, HttpAnswer, Outcome, Side, cut, split_answers, talk
 from tests.support.sidecar import operator_settings
 
 DEADLINE_S = 20
@@ -81,7 +82,7 @@ def tls(authority: trustme.CA) -> ssl.SSLContext:
 def doors(
     runner: asyncio.Runner, authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Doors, Doors]]:
-    """Of the lane, and of aiohttp alone."""
+    """Of the fast path, and of aiohttp alone."""
     directory = tmp_path_factory.mktemp("doors")
     certificate = authority.issue_cert("localhost")
     certificate.private_key_and_cert_chain_pem.write_to_path(directory / "tls.pem")
@@ -90,15 +91,17 @@ def doors(
 
     async def open_all() -> tuple[Doors, Doors]:
         operator = await stack.enter_async_context(DevOperator(STATE))
-        lane, aiohttp = [await open_doors(stack, operator, directory, has_lane=has_lane) for has_lane in (True, False)]
-        return lane, aiohttp
+        fast_path, aiohttp = [
+            await open_doors(stack, operator, directory, has_fast_path=has_fast_path) for has_fast_path in (True, False)
+        ]
+        return fast_path, aiohttp
 
     yield runner.run(open_all())
     runner.run(stack.aclose())
 
 
-async def open_doors(stack: AsyncExitStack, operator: DevOperator, directory: Path, *, has_lane: bool) -> Doors:
-    unix = str(directory / f"{has_lane}.sock")
+async def open_doors(stack: AsyncExitStack, operator: DevOperator, directory: Path, *, has_fast_path: bool) -> Doors:
+    unix = str(directory / f"{has_fast_path}.sock")
     pem = str(directory / "tls.pem")
     ports: list[str | int] = []
     for options in (
@@ -114,7 +117,9 @@ async def open_doors(stack: AsyncExitStack, operator: DevOperator, directory: Pa
         )
         (listeners,) = open_listeners_each(settings, 1)
         stack.callback(listeners.close)
-        service = await stack.enter_async_context(Service(settings, listeners, MetricCells(), has_lane=has_lane))
+        service = await stack.enter_async_context(
+            Service(settings, listeners, MetricCells(labels_of(ROUTES)), has_fast_path=has_fast_path)
+        )
         await service.wait_started()
         ports.append(listeners.data[0].socket.getsockname()[1])
     return Doors(ports[0], ports[1], ports[2], unix)
@@ -161,9 +166,9 @@ async def converse(side: Side, conversations: list[list[bytes]]) -> list[Outcome
 
 
 async def converse_on_both(bearer: BearerToken | None, conversations: list[list[bytes]]) -> list[list[Outcome]]:
-    lane, aiohttp = LaneSide(bearer), Side(bearer)
-    outcomes = [await converse(side, conversations) for side in (lane, aiohttp)]
-    lane.lane.close()
+    fast_path, aiohttp = FastPathSide(bearer), Side(bearer)
+    outcomes = [await converse(side, conversations) for side in (fast_path, aiohttp)]
+    fast_path.close()
     return outcomes
 
 

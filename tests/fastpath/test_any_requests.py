@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.lane.corpus import BATCH, BODY, CHUNKED, GOOD, LARGE_BATCH, TYPED, batch, make
-from tests.lane.support import LaneSide, Side, cut, possible_outcomes, talk
+from tests.fastpath.corpus import BATCH, BODY, CHUNKED, GOOD, LARGE_BATCH, TYPED, batch, make
+from tests.fastpath.support import FastPathSide, Side, cut, possible_outcomes, talk
 
-# Each with its answer; none ends the connection, and what the lane takes is more frequent.
+# Each with its answer; none ends the connection, and what the fast path takes is more frequent.
 KNOWN = {
     GOOD: [200],
     TYPED: [200],
@@ -70,13 +70,13 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture(scope="module")
-def sides(runner: asyncio.Runner) -> Iterator[tuple[LaneSide, Side]]:
-    async def make_sides() -> tuple[LaneSide, Side]:
-        return LaneSide(), Side()
+def sides(runner: asyncio.Runner) -> Iterator[tuple[FastPathSide, Side]]:
+    async def make_sides() -> tuple[FastPathSide, Side]:
+        return FastPathSide(), Side()
 
-    lane, aiohttp = runner.run(make_sides())
-    yield lane, aiohttp
-    lane.lane.close()
+    fast_path, aiohttp = runner.run(make_sides())
+    yield fast_path, aiohttp
+    fast_path.close()
 
 
 @given(
@@ -86,10 +86,10 @@ def sides(runner: asyncio.Runner) -> Iterator[tuple[LaneSide, Side]]:
 )
 @settings(max_examples=120)
 def test_known_requests_in_any_pieces_get_their_answers(
-    runner: asyncio.Runner, sides: tuple[LaneSide, Side], requests: list[bytes], offsets: set[int], *, at_once: bool
+    runner: asyncio.Runner, sides: tuple[FastPathSide, Side], requests: list[bytes], offsets: set[int], *, at_once: bool
 ) -> None:
-    lane, _ = sides
-    outcome = runner.run(talk(lane, cut(b"".join(requests), offsets), at_once=at_once))
+    fast_path, _ = sides
+    outcome = runner.run(talk(fast_path, cut(b"".join(requests), offsets), at_once=at_once))
     assert [answer.status for answer in outcome.answers] == [code for request in requests for code in KNOWN[request]]
     assert not outcome.is_closed
 
@@ -101,14 +101,14 @@ def test_known_requests_in_any_pieces_get_their_answers(
 )
 @settings(max_examples=250)
 def test_odd_requests_in_any_pieces_get_the_answers_of_aiohttp(
-    runner: asyncio.Runner, sides: tuple[LaneSide, Side], before: list[bytes], odd: bytes, offsets: set[int]
+    runner: asyncio.Runner, sides: tuple[FastPathSide, Side], before: list[bytes], odd: bytes, offsets: set[int]
 ) -> None:
-    lane, aiohttp = sides
-    runner.run(compare(lane, aiohttp, b"".join([*before, odd, GOOD]), offsets))
+    fast_path, aiohttp = sides
+    runner.run(compare(fast_path, aiohttp, b"".join([*before, odd, GOOD]), offsets))
 
 
-async def compare(lane: LaneSide, aiohttp: Side, stream: bytes, offsets: set[int]) -> None:
-    outcome = await talk(lane, cut(stream, offsets))
+async def compare(fast_path: FastPathSide, aiohttp: Side, stream: bytes, offsets: set[int]) -> None:
+    outcome = await talk(fast_path, cut(stream, offsets))
     possible = []
     async for found in possible_outcomes(aiohttp, declared_requests(stream), offsets):
         if outcome == found:

@@ -1,12 +1,12 @@
-"""The same bytes to the lane and to aiohttp alone: the same answers, the same counts, however the bytes are cut."""
+"""The same bytes to the fast path and to aiohttp: the same answers, the same counts, however the bytes are cut."""
 
 from random import Random
 
 import pytest
 
 from bidstream_svc.server.auth import BearerToken
-from tests.lane.corpus import CORPUS, GUARDED_CORPUS, Case
-from tests.lane.support import LaneSide, Outcome, Side, cut, possible_outcomes, talk
+from tests.fastpath.corpus import CORPUS, GUARDED_CORPUS, Case
+from tests.fastpath.support import FastPathSide, Outcome, Side, cut, possible_outcomes, talk
 
 _GUARDED = "guarded, "
 _CASES = {**CORPUS, **{_GUARDED + name: case for name, case in GUARDED_CORPUS.items()}}
@@ -35,23 +35,23 @@ class Sides:
 
     def __init__(self, case: Case, bearer: BearerToken | None) -> None:
         self._requests = case.requests
-        self._aiohttp, self.lane = Side(bearer), LaneSide(bearer)
+        self._aiohttp, self.fast_path = Side(bearer), FastPathSide(bearer)
 
     async def compare_by_request(self) -> Outcome:
         """Where no piece holds more than one request, they are equal."""
         by_request = await talk(self._aiohttp, self._requests)
-        assert await talk(self.lane, self._requests) == by_request
+        assert await talk(self.fast_path, self._requests) == by_request
         return by_request
 
     async def compare(self, offsets: set[int], by_request: Outcome, *, at_once: bool = False) -> None:
-        outcome = await talk(self.lane, cut(b"".join(self._requests), offsets), at_once=at_once)
+        outcome = await talk(self.fast_path, cut(b"".join(self._requests), offsets), at_once=at_once)
         if outcome != by_request:
             possible = [found async for found in possible_outcomes(self._aiohttp, self._requests, offsets)]
             assert outcome in possible, (sorted(offsets), str(outcome), *map(str, possible))
 
 
 @pytest.mark.parametrize("name", _CASES)
-async def test_lane_and_aiohttp_give_the_same_answers(name: str, bearer: BearerToken) -> None:
+async def test_fast_path_and_aiohttp_give_the_same_answers(name: str, bearer: BearerToken) -> None:
     case = _CASES[name]
     sides = Sides(case, bearer if name.startswith(_GUARDED) else None)
     by_request = await sides.compare_by_request()
@@ -69,18 +69,18 @@ async def test_lane_and_aiohttp_give_the_same_answers(name: str, bearer: BearerT
     if length < _MAX_PIECES:
         await sides.compare(set(everywhere), by_request)
         await sides.compare(set(everywhere), by_request, at_once=True)
-    sides.lane.lane.close()
+    sides.fast_path.close()
 
 
 @pytest.mark.parametrize("name", _LAST)
-async def test_lane_and_aiohttp_take_the_same_leave(name: str) -> None:
-    lane, aiohttp = LaneSide(), Side()
-    for side in (lane, aiohttp):
+async def test_fast_path_and_aiohttp_take_the_same_leave(name: str) -> None:
+    fast_path, aiohttp = FastPathSide(), Side()
+    for side in (fast_path, aiohttp):
         side.drain()
     for pieces in (CORPUS[name].requests, [b"".join(CORPUS[name].requests)]):
-        answers, is_closed, _ = await talk(lane, pieces)
+        answers, is_closed, _ = await talk(fast_path, pieces)
         assert (answers, is_closed) == (await talk(aiohttp, pieces))[:2]
         assert len(answers) == 1
         assert b"Connection: close" in answers[0].headers
         assert is_closed
-    lane.lane.close()
+    fast_path.close()
