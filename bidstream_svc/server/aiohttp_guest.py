@@ -9,6 +9,7 @@ tests/server/test_aiohttp_guest.py has a test for each member, which says what n
     RequestHandler._waiter            set while it waits for the next request
     RequestHandler._request_count     0 until the first request is begun
     RequestHandler._current_request   the request that is being answered
+    RequestHandler._task_handler      the task that begins one request after the other
     request.writer.output_size        0 until an answer has begun; an interim answer must not count
 """
 
@@ -94,6 +95,14 @@ class AiohttpGuest(web.RequestHandler):
     def is_answering(self) -> bool:
         """Whether a request is under way, or complete and not begun."""
         return bool(self._messages) or (self._waiter is None and self._request_count > 0)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End; a request that is not begun yet has nobody to be answered to."""
+        task = self._task_handler if self._current_request is None else None
+        super().connection_lost(exc)
+        # By itself it would begin, and fail for want of a connection.
+        if task is not None:
+            task.cancel()
 
     def close_if_idle(self) -> None:
         """Close between two requests."""

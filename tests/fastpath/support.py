@@ -196,6 +196,10 @@ class Side:
         cells = [*self.metrics.http_requests.values(), *DECRYPTIONS.values(), CONNECTIONS]
         return [sum(row[first : first + REQUEST_DURATION_NS.BUCKETS]), *[row[cell] for cell in cells]]
 
+    def counted_with(self, code: int) -> int:
+        """How many requests were answered with an HTTP status."""
+        return sum(self.metrics.row[cell] for (_, each), cell in self.metrics.http_requests.items() if each == code)
+
 
 class FastPathSide(Side):
     """The fast path, and aiohttp behind it."""

@@ -20,6 +20,7 @@ BEGINNINGS = {
     "body": GOOD[:-5],
     "batch": LARGE_BATCH,
     "batch and more": LARGE_BATCH + GOOD[:30],
+    "chunks": CHUNKED[:-10],
 }
 
 
@@ -236,6 +237,7 @@ async def test_a_client_may_go_away_at_any_moment(side: FastPathSide, beginning:
     await settle()
     assert transport.statuses in ([], [200], [200, 200])
     assert other.statuses == [200]
+    assert side.counted_with(500) == 0
     other.lose()
     assert side.metrics.row[CONNECTIONS] == 0
     side.connections.sweep()
