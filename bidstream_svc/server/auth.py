@@ -30,7 +30,7 @@ class BearerToken:
         """Without the token."""
         return f"BearerToken({str(self._path)!r})"
 
-    def admits(self, authorization: str | None) -> bool:
+    def matches(self, authorization: str | None) -> bool:
         """Whether a request with this header (None if absent) may pass."""
         if authorization is None or authorization[: len(_SCHEME)].lower() != _SCHEME:
             return False

@@ -14,7 +14,7 @@ from bidstream_svc.server.aiohttp_guest import SERVER, GuestServer, guest_of, se
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import Connections, HostedConnection
-from bidstream_svc.server.handlers import LongAnswer, TokenJudge
+from bidstream_svc.server.handlers import LongAnswer, TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON, is_json
 from bidstream_svc.server.routes import OTHER_LABEL, Route
@@ -33,7 +33,7 @@ class DataPlane:
     Args:
         connections: those of the data plane.
         routes: where requests may go.
-        judge: judges their tokens.
+        decryptor: judges their tokens.
         metrics: counts them.
         bearer: what requests must show, if anything.
         tracer: makes spans of the requests that are sampled.
@@ -46,7 +46,7 @@ class DataPlane:
         self,
         connections: Connections,
         routes: Iterable[Route],
-        judge: TokenJudge,
+        decryptor: TokenDecryptor,
         metrics: MetricCells,
         *,
         bearer: BearerToken | None,
@@ -56,7 +56,7 @@ class DataPlane:
         self._connections = connections
         self._routes = {route.path: route for route in routes}
         self._not_found = answers.not_found(self._routes)
-        self._judge = judge
+        self._decryptor = decryptor
         self._metrics = metrics
         self._bearer = bearer
         self._tracer = tracer
@@ -106,9 +106,9 @@ class DataPlane:
         """Answer; `is_last` ends the connection also after a good request."""
         route = self._routes.get(request.path)
         label = OTHER_LABEL if route is None else route.path
-        suspicion = self._suspect(request)
-        if suspicion is not None:
-            return self._respond(label, suspicion, is_last=True)
+        refusal = self._refuse_suspicious(request)
+        if refusal is not None:
+            return self._respond(label, refusal, is_last=True)
         if route is None:
             return self._respond(label, self._not_found)
         refusal = self._refuse_head(route, request)
@@ -121,7 +121,7 @@ class DataPlane:
             return self._respond(label, body, is_last=True)
         guest_of(request).connection.request_is_read()
         started_ns = time.perf_counter_ns()
-        answer = route.handle(self._judge.bind(), body, wall_clock_ms())
+        answer = route.handle(self._decryptor.bind(), body, wall_clock_ms())
         if not isinstance(answer, tuple):
             answer = await _complete(answer)
         response = self._respond(label, answer, is_last=is_last)
@@ -131,9 +131,9 @@ class DataPlane:
         return response
 
     @staticmethod
-    def _suspect(request: web.BaseRequest) -> Answer | None:
+    def _refuse_suspicious(request: web.BaseRequest) -> Answer | None:
         """The answer to suspected DNS rebinding or request smuggling, which ends the connection; None to all others."""
-        if not guest_of(request).connection.hosts.admits(request.headers.get("Host")):
+        if not guest_of(request).connection.hosts.allows(request.headers.get("Host")):
             return answers.UNKNOWN_HOST
         # aiohttp takes codings below the chunks, but leaves them on: the body would not be what it says.
         if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
@@ -144,7 +144,7 @@ class DataPlane:
         """The answer to a head that is refused before its body is read; None if it is not."""
         if request.method != "POST":
             return answers.METHOD_NOT_ALLOWED
-        if self._bearer is not None and not self._bearer.admits(request.headers.get("Authorization")):
+        if self._bearer is not None and not self._bearer.matches(request.headers.get("Authorization")):
             return answers.UNAUTHORIZED
         if not is_json(request.headers.get("Content-Type")) or "Content-Encoding" in request.headers:
             return answers.UNSUPPORTED_MEDIA_TYPE

@@ -16,7 +16,7 @@ from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_plane import DataPlane
 from bidstream_svc.server.fastpath import FastPath
-from bidstream_svc.server.handlers import TokenJudge
+from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.routes import OTHER_LABEL, ROUTES, Route
@@ -26,7 +26,7 @@ from bidstream_svc.tracing import Tracer
 _log = get_logger(__name__)
 
 # How long after SIGTERM new connections are still taken: whatever routes traffic needs a moment to notice.
-FAREWELL_S = 0.5
+SHUTDOWN_DELAY_S = 0.5
 
 
 class DataServer:
@@ -34,7 +34,7 @@ class DataServer:
 
     Args:
         listeners: listening sockets; they are closed at the end, but a Unix socket's file stays.
-        judge: judges the tokens of requests.
+        decryptor: judges the tokens of requests.
         tracer: makes spans of the requests that are sampled.
         has_fast_path: False leaves every request to aiohttp; to compare the two, not for production.
         routes: where requests may go.
@@ -47,7 +47,7 @@ class DataServer:
         self,
         settings: Settings,
         listeners: Sequence[Listener],
-        judge: TokenJudge,
+        decryptor: TokenDecryptor,
         metrics: MetricCells,
         *,
         tracer: Tracer | None = None,
@@ -56,7 +56,7 @@ class DataServer:
     ) -> None:
         self._settings = settings
         self._listeners = listeners
-        self._judge = judge
+        self._decryptor = decryptor
         self._metrics = metrics
         self._tracer = tracer
         self._has_fast_path = has_fast_path
@@ -82,7 +82,7 @@ class DataServer:
         async with AsyncExitStack() as stack:
             self._connections = Connections(limits, self._metrics)
             self._plane = DataPlane(
-                self._connections, self._routes, self._judge, self._metrics, bearer=self._bearer, tracer=self._tracer
+                self._connections, self._routes, self._decryptor, self._metrics, bearer=self._bearer, tracer=self._tracer
             )
             stack.push_async_callback(self._plane.close)
             stack.callback(self._connections.close)
@@ -117,7 +117,7 @@ class DataServer:
         self._plane.is_draining = True
         if self._fast_path is not None:
             self._fast_path.drain()
-        await asyncio.sleep(min(FAREWELL_S, timeout_s))
+        await asyncio.sleep(min(SHUTDOWN_DELAY_S, timeout_s))
         for acceptor in self._acceptors:
             acceptor.stop()
         if self._fast_path is not None:
@@ -133,9 +133,9 @@ class DataServer:
         return FastPath(
             self._connections,
             self._routes,
-            self._judge,
+            self._decryptor,
             self._metrics,
             bearer=self._bearer,
-            host=self._plane.connect,
+            fallback=self._plane.connect,
             is_traced=self._tracer is not None,
         )

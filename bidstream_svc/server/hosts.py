@@ -18,10 +18,10 @@ class HostCheck:
     """
 
     def __init__(self, address: BoundAddress, allowed: frozenset[str]) -> None:
-        self._accepts_all = isinstance(address, UnixAddress) or not address.is_private or _ANY in allowed
+        self._accepts_all = isinstance(address, UnixAddress) or not address.is_local or _ANY in allowed
         self._allowed = allowed
 
-    def admits(self, host: str | None) -> bool:
+    def allows(self, host: str | None) -> bool:
         """Whether a request with this header (None if absent) is meant for us; its port is ignored."""
         if self._accepts_all or host is None:
             return True

@@ -30,7 +30,7 @@ from bidstream_svc.server.acceptor import Acceptor
 from bidstream_svc.server.admin_plane import AdminPlane, Health
 from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_server import DataServer
-from bidstream_svc.server.handlers import TokenJudge
+from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.sockets import Listeners
@@ -38,7 +38,7 @@ from bidstream_svc.tracing import Tracer
 
 _log = get_logger(__name__)
 
-_HEARTBEAT_S = 0.5
+_HOUSEKEEPING_PERIOD_S = 0.5
 _MAX_ADMIN_CONNECTIONS = 256
 _POLL_S = 0.02
 
@@ -48,7 +48,7 @@ class Service:
 
     Args:
         has_fast_path: see DataServer.
-        key_patience_s: how long to wait for keys before the first connection of the data plane is taken.
+        key_wait_s: how long to wait for keys before the first connection of the data plane is taken.
 
     Raises:
         ConfigurationError: the bearer token's file cannot be read, or tracing needs what is not installed.
@@ -61,19 +61,19 @@ class Service:
         metrics: MetricCells,
         *,
         has_fast_path: bool = True,
-        key_patience_s: float = 0.0,
+        key_wait_s: float = 0.0,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
         self._metrics = metrics
-        self._key_patience_s = key_patience_s
+        self._key_wait_s = key_wait_s
         self._store = KeyStore()
         self._health = Health(self._store)
         self._refresh = RefreshThread(self._open_refresher)
-        judge = TokenJudge(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
+        decryptor = TokenDecryptor(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
         self._tracer = None if settings.otlp_endpoint is None else Tracer(settings.otlp_endpoint)
         self._data_server = DataServer(
-            settings, listeners.data, judge, metrics, tracer=self._tracer, has_fast_path=has_fast_path
+            settings, listeners.data, decryptor, metrics, tracer=self._tracer, has_fast_path=has_fast_path
         )
         self._closing = AsyncExitStack()
 
@@ -91,10 +91,10 @@ class Service:
             self._refresh.start()
             stack.callback(self._refresh.stop)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.wait_started(), self._key_patience_s)
+                await asyncio.wait_for(self.wait_started(), self._key_wait_s)
             await stack.enter_async_context(self._data_server)
-            heartbeat = asyncio.create_task(self._beat())
-            stack.callback(heartbeat.cancel)
+            housekeeping = asyncio.create_task(self._run_housekeeping())
+            stack.callback(housekeeping.cancel)
             self._closing = stack.pop_all()
         _log.info(
             "listening",
@@ -129,7 +129,7 @@ class Service:
             await asyncio.sleep(_POLL_S)
 
     async def drain(self) -> None:
-        """Take leave: not ready, then as DataServer.drain."""
+        """Take stop: not ready, then as DataServer.drain."""
         self._health.is_draining = True
         await self._data_server.drain()
 
@@ -164,11 +164,11 @@ class Service:
                 interval_s=settings.refresh_interval,
             )
 
-    async def _beat(self) -> None:
+    async def _run_housekeeping(self) -> None:
         """Twice a second: note how late the loop runs its timers, and look whether the bearer token was rotated."""
         while True:
-            due_s = time.monotonic() + _HEARTBEAT_S
-            await asyncio.sleep(_HEARTBEAT_S)
+            due_s = time.monotonic() + _HOUSEKEEPING_PERIOD_S
+            await asyncio.sleep(_HOUSEKEEPING_PERIOD_S)
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * 1e9)))
             self._data_server.reload_bearer()
 
@@ -179,7 +179,7 @@ async def serve(
     metrics: MetricCells,
     *,
     stop_signals: Collection[int] = (signal.SIGTERM, signal.SIGINT),
-    key_patience_s: float = 0.0,
+    key_wait_s: float = 0.0,
     on_started: Callable[[Service], None] | None = None,
 ) -> None:
     """Serve until a stop signal, then drain; a second one ends that. SIGHUP re-reads secrets and keys.
@@ -189,7 +189,7 @@ async def serve(
         listeners: where.
         metrics: what to count in.
         stop_signals: SIGTERM, and what else.
-        key_patience_s: see Service.
+        key_wait_s: see Service.
         on_started: called once keys have been loaded.
 
     Raises:
@@ -200,26 +200,26 @@ async def serve(
     # The usual soft limit of 1,024 open files is far below the cap on connections.
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-    leave, leave_at_once = asyncio.Event(), asyncio.Event()
+    stop, stop_now = asyncio.Event(), asyncio.Event()
     async with AsyncExitStack() as stack:
-        stack.enter_context(signals_handled(stop_signals, partial(_set_next, leave, leave_at_once)))
-        service = Service(settings, listeners, metrics, key_patience_s=key_patience_s)
-        stack.enter_context(signals_handled([signal.SIGHUP], service.reload))
+        stack.enter_context(handle_signals(stop_signals, partial(_set_next, stop, stop_now)))
+        service = Service(settings, listeners, metrics, key_wait_s=key_wait_s)
+        stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
         await stack.enter_async_context(service)
         # What is there now stays: no full collection, and no stall by one, need ever look at it.
         gc.freeze()
         if on_started is not None:
-            await _first_of(service.wait_started(), leave.wait())
-            if not leave.is_set():
+            await _first_of(service.wait_started(), stop.wait())
+            if not stop.is_set():
                 on_started(service)
-        await leave.wait()
+        await stop.wait()
         _log.info("draining")
-        await _first_of(service.drain(), leave_at_once.wait())
+        await _first_of(service.drain(), stop_now.wait())
     _log.info("stopped")
 
 
 @contextmanager
-def signals_handled(numbers: Collection[int], handle: Callable[[], object]) -> Iterator[None]:
+def handle_signals(numbers: Collection[int], handle: Callable[[], object]) -> Iterator[None]:
     """Have signals call a function in the running loop; afterwards they do what they do by default."""
     loop = asyncio.get_running_loop()
     for number in numbers:

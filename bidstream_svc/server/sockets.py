@@ -57,7 +57,7 @@ def open_listeners(addresses: Iterable[ListenAddress], *, reuse_port: bool = Fal
             if isinstance(address, UnixAddress):
                 listeners.append(_listen_unix(address.path))
             elif isinstance(address, SystemdAddress):
-                listeners.extend(_take_over(address.name))
+                listeners.extend(_listen_systemd(address.name))
             else:
                 listeners.extend(_listen_tcp(address, reuse_port=reuse_port))
         except OSError as error:
@@ -77,7 +77,7 @@ def open_listeners_each(settings: Settings, workers: int) -> list[Listeners]:
     """
     first = Listeners(open_listeners(settings.listen), [])
     try:
-        for problem in settings.exposures(listener.address for listener in first.data):
+        for problem in settings.authentication_problems(listener.address for listener in first.data):
             raise ConfigurationError(problem)
         first.admin.extend(open_listeners(settings.admin_listen))
     except BidstreamError:
@@ -87,10 +87,10 @@ def open_listeners_each(settings: Settings, workers: int) -> list[Listeners]:
         return [first]
     # Sockets that share a port would share it with a second service, too, by mistake: having bound it alone says that
     # there is none.
-    return [Listeners(*group) for group in zip(*(_multiply(listeners, workers) for listeners in first), strict=True)]
+    return [Listeners(*group) for group in zip(*(_reopen_for_workers(listeners, workers) for listeners in first), strict=True)]
 
 
-def _multiply(listeners: list[Listener], workers: int) -> list[list[Listener]]:
+def _reopen_for_workers(listeners: list[Listener], workers: int) -> list[list[Listener]]:
     """From sockets that exclude others to as many that share, on the same addresses."""
     shared = [listener for listener in listeners if listener.is_passed or isinstance(listener.address, UnixAddress)]
     own = [listener for listener in listeners if listener not in shared]
@@ -157,7 +157,7 @@ def _listen_unix(path: Path) -> Listener:
     return Listener(listener, UnixAddress(path))
 
 
-def _take_over(name: str) -> Iterator[Listener]:
+def _listen_systemd(name: str) -> Iterator[Listener]:
     for passed in passed_sockets(name):
         try:
             yield Listener(passed, address_of(passed), is_passed=True)

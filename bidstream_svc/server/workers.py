@@ -13,19 +13,19 @@ from bidstream_svc.config import Settings
 from bidstream_svc.core.domains import load_public_suffixes
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import WORKER_RESTARTS
-from bidstream_svc.server.data_server import FAREWELL_S
+from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
 from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import run, serve
 from bidstream_svc.server.sockets import Listeners, open_listeners_each
 from bidstream_svc.server.supervisor import Supervisor
 
 # What a worker needs beyond its own drain time-out to end.
-_LAST_GRACE_S = 5.0
+_EXIT_GRACE_S = 5.0
 # How long a worker that takes the place of a dead one lets clients wait for its first keys: the others have theirs.
-_SUCCESSOR_KEY_PATIENCE_S = 3.0
+_RESTARTED_KEY_WAIT_S = 3.0
 
 
-def serve_all(settings: Settings) -> None:
+def run_service(settings: Settings) -> None:
     """Serve with as many processes as the settings ask, until a signal.
 
     Raises:
@@ -37,9 +37,9 @@ def serve_all(settings: Settings) -> None:
 
     def work(worker: int) -> None:
         metrics.take_row(worker)
-        _close_those_of_others(listeners, worker)
-        patience_s = _SUCCESSOR_KEY_PATIENCE_S if metrics.row[WORKER_RESTARTS] else 0.0
-        run(serve(settings, listeners[worker], metrics, stop_signals=[signal.SIGTERM], key_patience_s=patience_s))
+        _close_listeners_of_other_workers(listeners, worker)
+        key_wait_s = _RESTARTED_KEY_WAIT_S if metrics.row[WORKER_RESTARTS] else 0.0
+        run(serve(settings, listeners[worker], metrics, stop_signals=[signal.SIGTERM], key_wait_s=key_wait_s))
 
     def count_restart(worker: int) -> None:
         metrics.rows[worker][WORKER_RESTARTS] += 1
@@ -48,8 +48,8 @@ def serve_all(settings: Settings) -> None:
         for group in listeners:
             group.close()
 
-    def take_leave() -> None:
-        time.sleep(min(FAREWELL_S, settings.drain_timeout))
+    def stop_accepting() -> None:
+        time.sleep(min(SHUTDOWN_DELAY_S, settings.drain_timeout))
         close_listeners()
 
     try:
@@ -62,16 +62,16 @@ def serve_all(settings: Settings) -> None:
         supervisor = Supervisor(
             work,
             settings.workers,
-            grace_s=settings.drain_timeout + _LAST_GRACE_S,
+            grace_s=settings.drain_timeout + _EXIT_GRACE_S,
             on_restart=count_restart,
-            on_stop=take_leave,
+            on_stop=stop_accepting,
         )
         supervisor.run()
     finally:
         close_listeners()
 
 
-def _close_those_of_others(listeners: list[Listeners], worker: int) -> None:
+def _close_listeners_of_other_workers(listeners: list[Listeners], worker: int) -> None:
     """Close what a worker inherited of others: its copy would go on taking connections that nobody accepts."""
     own = {listener.socket for group in listeners[worker] for listener in group}
     for socket in {listener.socket for groups in listeners for group in groups for listener in group} - own:

@@ -313,7 +313,7 @@ def test_a_bad_token_file_stops_the_start_but_not_the_service(token_file: Path, 
     with capture_logs() as log:
         bearer.reload()
     assert [line["event"] for line in log] == ["bearer token not reloaded"]
-    assert bearer.admits("Bearer first-secret")
+    assert bearer.matches("Bearer first-secret")
     with pytest.raises(ConfigurationError, match=r"BIDSTREAM_AUTH_TOKEN_FILE: .*(cannot read|is empty)"):
         BearerToken(token_file)
 

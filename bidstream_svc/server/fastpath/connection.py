@@ -42,7 +42,7 @@ class FastPathConnection(Connection):
     Args:
         shared: what it has in common with the others.
         heads: which heads are plain on its listener.
-        make_successor: makes the connection that answers a request that is not plain, and all behind it.
+        make_fallback: makes the connection that answers a request that is not plain, and all behind it.
 
     Attributes:
         is_busy: whether a long answer is being made.
@@ -54,18 +54,18 @@ class FastPathConnection(Connection):
         "_iteration",
         "_long_answer",
         "_long_route",
-        "_make_successor",
+        "_make_fallback",
         "_queue",
         "_shared",
         "is_busy",
         "reader",
     )
 
-    def __init__(self, shared: Shared, heads: PlainHeads, make_successor: Callable[[], Connection]) -> None:
+    def __init__(self, shared: Shared, heads: PlainHeads, make_fallback: Callable[[], Connection]) -> None:
         super().__init__(shared.connections)
         self._shared = shared
         self._iteration = shared.iteration
-        self._make_successor = make_successor
+        self._make_fallback = make_fallback
         self.reader = RequestReader(heads)
         self.is_busy = False
         self._long_answer: LongAnswer
@@ -161,7 +161,7 @@ class FastPathConnection(Connection):
             return
         if self._is_reading_paused:
             transport.resume_reading()
-        self.pass_to(self._make_successor(), self.reader.take_foreign())
+        self.pass_to(self._make_fallback(), self.reader.take_foreign())
 
     # Long answers.
 

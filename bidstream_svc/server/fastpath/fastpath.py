@@ -9,7 +9,7 @@ from bidstream_svc.server.connections import Connection, Connections
 from bidstream_svc.server.fastpath.connection import FastPathConnection, Shared
 from bidstream_svc.server.fastpath.heads import PlainHeads
 from bidstream_svc.server.fastpath.iteration import Iteration
-from bidstream_svc.server.handlers import TokenJudge
+from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.response_writer import ResponseWriter
 from bidstream_svc.server.routes import Route
@@ -23,7 +23,7 @@ class FastPath:
     Args:
         connections: those of the data plane.
         routes: where requests may go.
-        judge: judges their tokens.
+        decryptor: judges their tokens.
         metrics: counts them.
         bearer: what requests must show, if anything.
         host: makes the connection that goes on where a request is not plain; given what its `Host` may say.
@@ -34,19 +34,19 @@ class FastPath:
         self,
         connections: Connections,
         routes: Iterable[Route],
-        judge: TokenJudge,
+        decryptor: TokenDecryptor,
         metrics: MetricCells,
         *,
         bearer: BearerToken | None,
-        host: Callable[[HostCheck], Connection],
+        fallback: Callable[[HostCheck], Connection],
         is_traced: bool = False,
     ) -> None:
         self._writer = ResponseWriter()
-        self._iteration = Iteration(judge, metrics, self._writer)
+        self._iteration = Iteration(decryptor, metrics, self._writer)
         self._shared = Shared(connections, self._iteration, metrics, self._writer)
         self._routes = tuple(routes)
         self._bearer = bearer
-        self._host = host
+        self._fallback = fallback
         self._is_traced = is_traced
         self._heads: dict[HostCheck, PlainHeads] = {}
         self._loop = asyncio.get_running_loop()
@@ -58,7 +58,7 @@ class FastPath:
         if heads is None:
             heads = PlainHeads(self._routes, self._bearer, hosts, is_traced=self._is_traced)
             self._heads[hosts] = heads
-        return FastPathConnection(self._shared, heads, lambda: self._host(hosts))
+        return FastPathConnection(self._shared, heads, lambda: self._fallback(hosts))
 
     def forget_heads(self) -> None:
         """Judge every head anew, because the bearer token has changed."""

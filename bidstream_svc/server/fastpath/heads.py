@@ -26,7 +26,7 @@ HEAD_END = b"\r\n\r\n"
 MAX_HEAD_BYTES = 4096
 _MAX_HEADERS = 32
 _MAX_REMEMBERED = 1024
-_MAX_CHANGING = 8
+_MAX_VARYING = 8
 
 _REQUEST_LINE = b"POST %b HTTP/1.1"
 _LINE_END = b"\r\n"
@@ -67,7 +67,7 @@ _KINDS = {
 }
 # The first line's change how a request is framed or continued, and aiohttp knows how; the second's have no place in a
 # request, and aiohttp refuses some that come twice.
-_NEVER = frozenset(
+_NEVER_PLAIN = frozenset(
     {b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te", b"proxy-connection"}
     | {b"content-location", b"content-range", b"etag", b"max-forwards", b"server", b"sec-websocket-key1"}
 )
@@ -106,7 +106,7 @@ class PlainHeads:
         self._heads: dict[bytes, Head] = {}
         self._lines: dict[bytes, _Line] = {}
         self._names: set[bytes] = set()  # of harmless lines, with what stands around them: CRLF, name, colon, blank
-        self._changing: list[bytes] = []  # those of them that have come with several values
+        self._varying: list[bytes] = []  # those of them that have come with several values
         self._needed = _HOST | _LENGTH | (_NONE if bearer is None else _AUTHORIZATION)
 
     def find(self, raw: bytes) -> Head | None:
@@ -137,12 +137,12 @@ class PlainHeads:
         self._heads.clear()
         self._lines.clear()
         self._names.clear()
-        self._changing.clear()
+        self._varying.clear()
 
     def _find_rest(self, raw: bytes) -> Head | None:
         """The head without the lines that change, if they are harmless; None if that does not do."""
         rest = raw
-        for name in self._changing:
+        for name in self._varying:
             start = rest.find(name)
             if start >= 0:
                 value_start = start + len(name)
@@ -163,14 +163,14 @@ class PlainHeads:
         if route is None or len(lines) > _MAX_HEADERS + 3:
             return None
         seen = body_length = 0
-        comes_again = True
+        is_repeatable = True
         known = self._lines
         for line in lines[1:-2]:
             found = known.get(line)
             if found is None:
                 if not self._is_harmless(line):
                     return None
-                comes_again = comes_again and not self._is_changing(line)
+                is_repeatable = is_repeatable and not self._is_varying(line)
             elif found is not _HARMLESS:
                 kind, length = found
                 if seen & kind:
@@ -180,7 +180,7 @@ class PlainHeads:
         if seen & self._needed != self._needed or body_length > route.max_body_bytes:
             return None
         head = Head(raw, route, body_length)
-        if comes_again:
+        if is_repeatable:
             self._keep(head)
         return head
 
@@ -199,7 +199,7 @@ class PlainHeads:
             return None
         seen = body_length = 0
         for name, value in found.fields:
-            line = self._judge(name.lower(), value)
+            line = self._classify(name.lower(), value)
             if line is None or seen & line.kind:
                 return None
             seen |= line.kind
@@ -211,9 +211,9 @@ class PlainHeads:
         self._keep(head)
         return head
 
-    def _judge(self, name: bytes, value: bytes) -> _Line | None:
+    def _classify(self, name: bytes, value: bytes) -> _Line | None:
         """What a header means here; None if it is not plain, or not admitted."""
-        if name in _NEVER or (self._is_traced and _is_to_be_traced(name, value)):
+        if name in _NEVER_PLAIN or (self._is_traced and _is_to_be_traced(name, value)):
             return None
         kind = _KINDS.get(name, _NONE)
         if kind == _LENGTH:
@@ -223,10 +223,10 @@ class PlainHeads:
         text = value.decode("latin-1")
         passes = (
             kind in {_NONE, _USER_AGENT}
-            or (kind == _HOST and self._hosts.admits(text))
+            or (kind == _HOST and self._hosts.allows(text))
             or (kind == _TYPE and is_json(text))
             or (kind == _CONNECTION and value == b"keep-alive")
-            or (kind == _AUTHORIZATION and (self._bearer is None or self._bearer.admits(text)))
+            or (kind == _AUTHORIZATION and (self._bearer is None or self._bearer.matches(text)))
         )
         if not passes:
             return None
@@ -241,12 +241,12 @@ class PlainHeads:
         if len(self._lines) >= _MAX_REMEMBERED:
             self._lines.clear()
             self._names.clear()
-            self._changing.clear()
+            self._varying.clear()
         self._lines[b"%b: %b" % (name, value)] = line
         if line is _HARMLESS:
             self._names.add(b"\r\n%b: " % name)
 
-    def _is_changing(self, harmless_line: bytes) -> bool:
+    def _is_varying(self, harmless_line: bytes) -> bool:
         """Whether this header came with another value before; it is cut out in future then, and else remembered."""
         name, _, value = harmless_line.partition(b": ")
         marked_name = b"\r\n%b: " % name
@@ -254,10 +254,10 @@ class PlainHeads:
             self._keep_line(name, value, _HARMLESS)
             return False
         must_be_read = self._is_traced and name.lower() == _TRACEPARENT
-        if not must_be_read and marked_name not in self._changing:
-            if len(self._changing) >= _MAX_CHANGING:
-                self._changing.clear()
-            self._changing.append(marked_name)
+        if not must_be_read and marked_name not in self._varying:
+            if len(self._varying) >= _MAX_VARYING:
+                self._varying.clear()
+            self._varying.append(marked_name)
         return True
 
 
@@ -267,7 +267,7 @@ def _is_harmless(line: bytes) -> bool:
     if match is None:
         return False
     name = match[1].lower()
-    return name not in _KINDS and name not in _NEVER
+    return name not in _KINDS and name not in _NEVER_PLAIN
 
 
 def _is_harmless_if_traced(line: bytes) -> bool:
