@@ -215,8 +215,10 @@ class Settings:
                 yield str(problem)
         if not self.listen:
             yield f"{env_name('listen')}: empty; at least one address is required"
-        # The addresses of systemd's sockets are known only once they are opened; see server/listeners.py.
-        yield from self.authentication_problems(address for address in self.listen if not isinstance(address, SystemdAddress))
+        # The addresses of systemd's sockets are known only once they are opened; see server/sockets.py.
+        yield from self.authentication_problems(
+            address for address in self.listen if not isinstance(address, SystemdAddress)
+        )
         if bool(self.tls_cert) != bool(self.tls_key):
             yield f"{env_name('tls_cert')}: must be set together with {env_name('tls_key')}"
         if self.tls_client_ca and not self.tls_cert:

@@ -10,7 +10,7 @@ from bidstream_svc.addresses import TcpAddress, parse_listen_addresses
 from bidstream_svc.core.errors import ListenError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
-from bidstream_svc.server.service import run, handle_signals
+from bidstream_svc.server.service import handle_signals, run
 
 
 def _to_address(_context: click.Context, _parameter: click.Parameter, value: str) -> TcpAddress:

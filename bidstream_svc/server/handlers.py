@@ -1,8 +1,8 @@
-"""What is answered to the body of a request, without any HTTP library.
+"""Request handlers: functions from the body of a request to an answer, independent of any HTTP library.
 
-A handler is a function from a body to an answer. One that has much to do returns a generator instead, which yields
-where other connections should get their turn, and returns the answer. The fast path and the aiohttp application call
-the same handlers, so their answers cannot differ.
+A handler that needs long returns a generator instead of an answer. The generator yields at points where other
+connections may be served, and returns the answer. The fast path and aiohttp call the same handlers, so that their
+answers are the same.
 """
 
 from collections.abc import Callable, Generator
@@ -24,7 +24,7 @@ TOKENS_PER_ITERATION = 64
 _UNKNOWN_KEY_REASONS = frozenset({FailureReason.MASTER_KEY_UNKNOWN, FailureReason.SITE_KEY_UNKNOWN})
 _SUCCESS_CELL = DECRYPTIONS[DecryptionStatus.SUCCESS]
 
-# (token, domain, now_ms) -> the verdict as JSON; counts it.
+# (token, domain, now_ms) -> the verdict as JSON, after counting it.
 DecryptToJson: TypeAlias = Callable[[str, str | None, int], bytes]
 LongAnswer: TypeAlias = Generator[None, None, Answer]
 # (decrypt_to_json, body, now_ms) -> answer
@@ -46,7 +46,7 @@ _NOT_DECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> Answer:
-    """Answer `POST /decrypt`, judging as of `now_ms` (Unix ms)."""
+    """Answer `POST /decrypt`; `now_ms` is the current time in Unix milliseconds."""
     try:
         request = _decode_request(body)
     except _NOT_DECODABLE as error:
@@ -55,7 +55,7 @@ def answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> 
 
 
 def answer_batch(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> Answer | LongAnswer:
-    """Answer `POST /decrypt/batch`; all of its tokens are judged by the same keys and as of the same time."""
+    """Answer `POST /decrypt/batch`; one snapshot and one time apply to all of its tokens."""
     try:
         requests = _decode_batch(body).requests
     except _NOT_DECODABLE as error:
@@ -76,19 +76,19 @@ def _answer_long_batch(decrypt_to_json: DecryptToJson, requests: list[_DecryptRe
 
 
 def _bad_request(error: Exception) -> Answer:
-    """400; msgspec's messages name fields, types and positions, never values."""
+    """Return a 400. msgspec's messages name fields, types and positions, but no values."""
     if isinstance(error, msgspec.ValidationError):
         return error_answer(400, "invalid_request", str(error))
     return error_answer(400, "invalid_json", "the body is not JSON")
 
 
 class TokenDecryptor:
-    """Judges tokens by the keys in a store, and counts the verdicts.
+    """Decrypts tokens with the keys in a store and counts the verdicts.
 
     Args:
-        store: where the keys are.
-        metrics: counts verdicts.
-        on_unknown_key: called for every token whose key is unknown; must be cheap.
+        store: holds the current snapshot.
+        metrics: counts verdicts by status and reason.
+        on_unknown_key: called for every token whose key is unknown; must return quickly.
     """
 
     def __init__(self, store: KeyStore, metrics: MetricCells, *, on_unknown_key: Callable[[], None]) -> None:
@@ -99,7 +99,7 @@ class TokenDecryptor:
         self._decrypt_to_json = self._bind(decrypt_without_keys)
 
     def bind(self) -> DecryptToJson:
-        """A function that judges by the keys that are in the store now."""
+        """Return a function that decrypts with the current snapshot."""
         keys = self._store.snapshot
         if keys is not self._keys:
             self._keys = keys

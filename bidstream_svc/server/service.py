@@ -1,4 +1,4 @@
-"""One process of the sidecar: everything put together, from settings to signals."""
+"""One process of the sidecar: data plane, admin plane, key refreshes and signals."""
 
 import asyncio
 import gc
@@ -47,11 +47,14 @@ class Service:
     """The sidecar in one process; an asynchronous context manager that serves while entered.
 
     Args:
+        settings: the settings.
+        listeners: the listening sockets.
+        metrics: the counters.
         has_fast_path: see DataServer.
-        key_wait_s: how long to wait for keys before the first connection of the data plane is taken.
+        key_wait_s: how long the data plane waits for the first keys before it accepts connections.
 
     Raises:
-        ConfigurationError: the bearer token's file cannot be read, or tracing needs what is not installed.
+        ConfigurationError: the bearer token's file cannot be read, or the packages for tracing are not installed.
     """
 
     def __init__(
@@ -78,10 +81,10 @@ class Service:
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Listen, and begin to fetch keys.
+        """Start the admin plane, the key refreshes and the data plane.
 
         Raises:
-            ListenError, ConfigurationError: it cannot serve as the settings ask.
+            ConfigurationError: certificates cannot be loaded.
         """
         async with AsyncExitStack() as stack:
             if self._tracer is not None:
@@ -106,21 +109,21 @@ class Service:
         return self
 
     async def __aexit__(self, *_exc_info: object) -> None:
-        """Stop at once; see `drain` for the gentle part."""
+        """Close all connections at once; call `drain` before to let requests finish."""
         await self._closing.aclose()
 
     @property
     def data_addresses(self) -> list[BoundAddress]:
-        """Where the data plane listens, with real ports."""
+        """Addresses of the data plane, with the actual port numbers."""
         return [listener.address for listener in self._listeners.data]
 
     @property
     def admin_addresses(self) -> list[BoundAddress]:
-        """Where the admin plane listens, with real ports."""
+        """Addresses of the admin plane, with the actual port numbers."""
         return [listener.address for listener in self._listeners.admin]
 
     def reload(self) -> None:
-        """Refresh the keys now, with the credentials as they are now; the bearer token is looked after by itself."""
+        """Refresh the keys now, with credentials read anew. The bearer token is reloaded without this call."""
         self._refresh.refresh_soon()
 
     async def wait_started(self) -> None:
@@ -129,7 +132,7 @@ class Service:
             await asyncio.sleep(_POLL_S)
 
     async def drain(self) -> None:
-        """Take stop: not ready, then as DataServer.drain."""
+        """Report not ready, then finish the requests in flight; see DataServer.drain."""
         self._health.is_draining = True
         await self._data_server.drain()
 
@@ -153,7 +156,7 @@ class Service:
         cache = None
         if settings.key_cache is not None:
             cache = KeyCache(settings.key_cache, lambda: read_credentials().client_secret)
-        # One try a refresh: the refresher has a rhythm of its own.
+        # One attempt per refresh: the refresher schedules its own retries.
         async with make_transport(settings, RetryPolicy(attempts=1)) as transport:
             yield KeyRefresher(
                 lambda: fetch_keys(transport, previous=store.snapshot, pause_s=store.parsing_pause_s),
@@ -165,7 +168,7 @@ class Service:
             )
 
     async def _run_housekeeping(self) -> None:
-        """Twice a second: note how late the loop runs its timers, and look whether the bearer token was rotated."""
+        """Twice a second: record how late the event loop runs a timer, and reload the bearer token if it changed."""
         while True:
             due_s = time.monotonic() + _HOUSEKEEPING_PERIOD_S
             await asyncio.sleep(_HOUSEKEEPING_PERIOD_S)
@@ -182,31 +185,31 @@ async def serve(
     key_wait_s: float = 0.0,
     on_started: Callable[[Service], None] | None = None,
 ) -> None:
-    """Serve until a stop signal, then drain; a second one ends that. SIGHUP re-reads secrets and keys.
+    """Serve until a stop signal, then drain. A second stop signal ends draining. SIGHUP refreshes the keys.
 
     Args:
-        settings: what to serve by.
-        listeners: where.
-        metrics: what to count in.
-        stop_signals: SIGTERM, and what else.
+        settings: the settings.
+        listeners: the listening sockets.
+        metrics: the counters.
+        stop_signals: the signals that stop the service.
         key_wait_s: see Service.
         on_started: called once keys have been loaded.
 
     Raises:
-        BidstreamError: it cannot start.
+        BidstreamError: the service cannot start.
     """
-    # A core dump would hold keys.
+    # A core dump would contain keys.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The usual soft limit of 1,024 open files is far below the cap on connections.
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    # The usual soft limit of 1,024 open files is far below the default BIDSTREAM_MAX_CONNECTIONS.
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     stop, stop_now = asyncio.Event(), asyncio.Event()
     async with AsyncExitStack() as stack:
         stack.enter_context(handle_signals(stop_signals, partial(_set_next, stop, stop_now)))
         service = Service(settings, listeners, metrics, key_wait_s=key_wait_s)
         stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
         await stack.enter_async_context(service)
-        # What is there now stays: no full collection, and no stall by one, need ever look at it.
+        # The objects so far live as long as the process. Full collections, which stall requests, need not scan them.
         gc.freeze()
         if on_started is not None:
             await _first_of(service.wait_started(), stop.wait())
@@ -220,7 +223,7 @@ async def serve(
 
 @contextmanager
 def handle_signals(numbers: Collection[int], handle: Callable[[], object]) -> Iterator[None]:
-    """Have signals call a function in the running loop; afterwards they do what they do by default."""
+    """Call `handle` in the running loop for each of these signals; on exit, restore the default actions."""
     loop = asyncio.get_running_loop()
     for number in numbers:
         loop.add_signal_handler(number, handle)
@@ -232,7 +235,7 @@ def handle_signals(numbers: Collection[int], handle: Callable[[], object]) -> It
 
 
 def _set_next(*events: asyncio.Event) -> None:
-    """Set the first event that is not yet set."""
+    """Set the first event that is not set yet."""
     for event in events:
         if not event.is_set():
             event.set()
@@ -240,7 +243,7 @@ def _set_next(*events: asyncio.Event) -> None:
 
 
 async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
-    """Run coroutines until one ends; cancel the others."""
+    """Run coroutines until one ends, then cancel the others. Raises what the ended one raised."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
@@ -250,6 +253,6 @@ async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on uvloop to its end."""
+    """Run a coroutine on uvloop until it returns."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)

@@ -161,7 +161,9 @@ def test_start_and_stop(rendered: tuple[str, list[Any]], pod: Pod, settings: Set
     assert pod.container.get("restartPolicy") == ("Always" if is_sidecar else None)
     before_s = pod.container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     default_s = 30
-    assert before_s + SHUTDOWN_DELAY_S + settings.drain_timeout < pod.spec.get("terminationGracePeriodSeconds", default_s)
+    assert before_s + SHUTDOWN_DELAY_S + settings.drain_timeout < pod.spec.get(
+        "terminationGracePeriodSeconds", default_s
+    )
 
 
 def _selects(selector: Any, labels: dict[str, str]) -> bool:

@@ -65,7 +65,7 @@ def test_a_socket_in_use_is_not_stolen(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen()
-        with pytest.raises(ListenError, match="another process listens there"):
+        with pytest.raises(ListenError, match="another process listens on this path"):
             open_listeners([UnixAddress(path)])
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))

@@ -125,7 +125,7 @@ def test_workers_that_fail_at_once_are_given_up(start: Callable[..., Parent]) ->
     failed = [entry for entry in parent.events if entry["event"] == "work" and entry["worker"] == 0]
     assert len(failed) == 5
     assert events[-3:] == ["stop", "gave up", "end"]
-    assert parent.events[-2]["error"] == "worker 0 died 5 times right after its start"
+    assert parent.events[-2]["error"] == "worker 0 ended 5 times right after its start"
     assert events.count("restart") == 4
     # The other one was told to end, and did.
     assert len([entry for entry in parent.events if entry.get("worker") == 1]) == 2
