@@ -110,7 +110,7 @@ class Supervisor:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             # A terminal sends SIGINT to the whole process group; only the parent handles it.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            # By default SIGHUP would end the worker. It is ignored until the handler is installed: secrets are read later.
+            # By default SIGHUP ends a process. It is ignored until the handler is installed; secrets are read later.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
             if os.getppid() == self._parent_pid:
@@ -144,7 +144,7 @@ class Supervisor:
             return
         worker.failed_starts += 1
         if worker.failed_starts >= _MAX_FAILED_STARTS:
-            raise WorkersError(f"worker {worker.number} ended {worker.failed_starts} times right after its start")
+            raise WorkersError(f"worker {worker.number} died {worker.failed_starts} times right after its start")
         worker.start_due_s = now_s + _FIRST_RESTART_DELAY_S * 2 ** (worker.failed_starts - 1)
 
     def _stop(self) -> None:

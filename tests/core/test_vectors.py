@@ -1,4 +1,4 @@
-"""Every vector through the real verdict and through the reference."""
+"""Every vector, checked against the real verdict and against the reference."""
 
 from collections import Counter
 from typing import Any

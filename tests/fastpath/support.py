@@ -1,4 +1,4 @@
-"""The fast path and aiohttp without sockets: the same handler and keys behind each, and a transport that is none."""
+"""The fast path and aiohttp on a fake transport, with the same handlers and keys."""
 
 import asyncio
 from collections import deque

@@ -1,4 +1,4 @@
-"""The logic of a request by itself."""
+"""Request handlers without HTTP."""
 
 import gc
 import sys

@@ -1,4 +1,4 @@
-"""Where it listens and who may ask: Unix sockets, TLS, bearer tokens, the connection cap."""
+"""Listeners and access to them: Unix sockets, TLS, bearer tokens, the limit on connections."""
 
 import socket
 import ssl
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_socket_is_not_touched(tmp_path: Path, kind: str) -> N
         if kind == "link":
             path.symlink_to(target)
     before = path.lstat()
-    with pytest.raises(ListenError, match="no socket"):
+    with pytest.raises(ListenError, match="not a socket"):
         open_listeners([UnixAddress(path)])
     assert path.lstat().st_ino == before.st_ino
 

@@ -1,4 +1,4 @@
-"""Sockets passed as systemd passes them: descriptors from 3 on, named and meant for one process."""
+"""Sockets passed as systemd passes them: descriptors from 3 on, with names, addressed to one process id."""
 
 import fcntl
 import os
