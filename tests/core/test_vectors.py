@@ -1,4 +1,4 @@
-"""Every vector, checked against the real verdict and against the reference."""
+"""Every vector through the real verdict and through the reference."""
 
 from collections import Counter
 from typing import Any

@@ -30,7 +30,7 @@ HEAD_END = b"\r\n\r\n"
 MAX_HEAD_BYTES = 4096
 _MAX_HEADERS = 32
 _MAX_REMEMBERED = 1024
-_MAX_VARYING = 8
+_MAX_CHANGING = 8
 
 _REQUEST_LINE = b"POST %b HTTP/1.1"
 _LINE_END = b"\r\n"
@@ -117,7 +117,7 @@ class PlainHeads:
         self._heads: dict[bytes, Head] = {}
         self._lines: dict[bytes, _Line] = {}
         self._names: set[bytes] = set()  # of ignored headers that have occurred, each as CRLF, name, colon, space
-        self._varying: list[bytes] = []  # those of them that have had several values
+        self._changing: list[bytes] = []  # those of them that have had several values
         self._needed = _HOST | _LENGTH | (_NONE if bearer is None else _AUTHORIZATION)
 
     def find(self, raw: bytes) -> Head | None:
@@ -148,7 +148,7 @@ class PlainHeads:
         self._heads.clear()
         self._lines.clear()
         self._names.clear()
-        self._varying.clear()
+        self._changing.clear()
 
     def _find_rest(self, raw: bytes) -> Head | None:
         """Return the head without the headers that vary.
@@ -156,7 +156,7 @@ class PlainHeads:
         None if it has none of them, if a value is empty or not printable ASCII, or if the rest is not recognised.
         """
         rest = raw
-        for name in self._varying:
+        for name in self._changing:
             start = rest.find(name)
             if start >= 0:
                 value_start = start + len(name)
@@ -184,7 +184,7 @@ class PlainHeads:
             if found is None:
                 if not self._is_harmless(line):
                     return None
-                is_repeatable = is_repeatable and not self._is_varying(line)
+                is_repeatable = is_repeatable and not self._is_changing(line)
             elif found is not _HARMLESS:
                 kind, length = found
                 if seen & kind:
@@ -255,12 +255,12 @@ class PlainHeads:
         if len(self._lines) >= _MAX_REMEMBERED:
             self._lines.clear()
             self._names.clear()
-            self._varying.clear()
+            self._changing.clear()
         self._lines[b"%b: %b" % (name, value)] = line
         if line is _HARMLESS:
             self._names.add(b"\r\n%b: " % name)
 
-    def _is_varying(self, harmless_line: bytes) -> bool:
+    def _is_changing(self, harmless_line: bytes) -> bool:
         """Return whether this header has had another value before; remember that it varies, or else the line."""
         name, _, value = harmless_line.partition(b": ")
         marked_name = b"\r\n%b: " % name
@@ -268,10 +268,10 @@ class PlainHeads:
             self._keep_line(name, value, _HARMLESS)
             return False
         must_be_read = self._is_traced and name.lower() == _TRACEPARENT
-        if not must_be_read and marked_name not in self._varying:
-            if len(self._varying) >= _MAX_VARYING:
-                self._varying.clear()
-            self._varying.append(marked_name)
+        if not must_be_read and marked_name not in self._changing:
+            if len(self._changing) >= _MAX_CHANGING:
+                self._changing.clear()
+            self._changing.append(marked_name)
         return True
 
 
