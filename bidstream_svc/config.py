@@ -25,8 +25,6 @@ from bidstream_svc.addresses import (
 from bidstream_svc.core.errors import ConfigurationError
 
 ENV_PREFIX = "BIDSTREAM_"
-# Not available as flags: every user of the host can read the command line of a process.
-SECRET_FIELDS = ("api_key", "client_secret")
 
 _MAX_WORKERS = 256
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -258,6 +256,8 @@ class Settings:
 
 # By field name, in declaration order.
 SETTINGS: Mapping[str, Setting] = {entry.name: entry.metadata["setting"] for entry in fields(Settings)}
+# Not available as flags: every user of the host can read the command line of a process.
+SECRET_FIELDS = tuple(name for name, setting in SETTINGS.items() if setting.parse is _secret)
 
 
 def env_name(field_name: str) -> str:

@@ -66,6 +66,15 @@ GOOD = {
 }
 
 
+# Settings that need others, or of which any text is good.
+NOT_ALONE = {"api_key", "client_secret", "tls_cert", "tls_key", "tls_client_ca", "allowed_hosts"}
+
+
+def test_every_setting_has_an_example() -> None:
+    assert GOOD.keys() | NOT_ALONE == SETTINGS.keys()
+    assert set(SECRET_FIELDS) == {"api_key", "client_secret"}
+
+
 def test_every_setting_is_in_the_table_with_its_default() -> None:
     settings = load_settings()
     assert {name: getattr(settings, name) for name in SETTINGS} == DEFAULTS
