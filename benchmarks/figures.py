@@ -27,8 +27,8 @@ _SUMMARY_ROWS = {
     "service, Unix socket": "bidstream-svc, Unix socket",
     "service, TCP": "bidstream-svc, TCP",
     "service, TCP, interpreted": "bidstream-svc, TCP, hot path not compiled",
-    "aiohttp application": "bidstream-svc, TCP, without its fast path",
-    "FastAPI + uid2-client": "FastAPI application on the published SDK, TCP",
+    "aiohttp application": "bidstream-svc, TCP, without the fast path (aiohttp answers every request)",
+    "FastAPI + uid2-client": "FastAPI application on the published SDK (uid2-client), TCP",
     "nginx": "nginx, static answer of the same size, TCP",
 }
 
@@ -62,7 +62,7 @@ def _summary(results: Results) -> str:
         (
             title,
             throughput[name]["rps"],
-            alone[name]["quantiles_us"]["p50"] if name in alone else "",
+            alone[name]["quantiles_us"]["p50"] if name in alone else "not measured",
             median_ratio(service, throughput[name]["rps_rounds"]),
         )
         for name, title in _SUMMARY_ROWS.items()

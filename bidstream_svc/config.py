@@ -223,7 +223,7 @@ class Settings:
             yield f"{env_name('tls_client_ca')}: requires {env_name('tls_cert')} and {env_name('tls_key')}"
 
     def authentication_problems(self, addresses: Iterable[BoundAddress]) -> Iterator[str]:
-        """Describe each of these data plane addresses that is open to the network without authentication."""
+        """Yield a problem for each of these data plane addresses that is open to the network without authentication."""
         if self.auth_token_file or self.allow_unauthenticated:
             return
         for address in addresses:
@@ -269,7 +269,8 @@ def load_settings(**flags: object) -> Settings:
     """Load settings from the environment. Flags override it.
 
     Args:
-        flags: by field name; a value is text or has it as its `str`. None unsets a variable.
+        flags: values by field name, as text or as objects whose `str` is the text. None selects the default, even if
+            the variable is set.
 
     Raises:
         ConfigurationError: one line; for each problem the variable, the problem, and what is accepted.

@@ -1,7 +1,8 @@
 """Logging: one JSON object per line on stderr, or coloured text on a terminal.
 
-Other libraries' records go through the same renderer. An exception is logged as its type and the places in its
-traceback, because its message and its frames' values may contain a token or a uid.
+Other libraries' records go through the same renderer. An exception is logged as its type and the locations in its
+traceback. Its message is logged only if it is a BidstreamError, whose messages contain no secrets. Other messages, and
+the values of local variables, may contain a token or a uid.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Spans for an OpenTelemetry collector: requests whose trace the bidder samples, and every key refresh.
 
 OpenTelemetry is an optional dependency (the extra `otel`), imported only if tracing is on. A span is made when its work
-is done, so that nothing has to be passed along and a request that is not sampled costs nothing.
+is done. So no span is passed along meanwhile, and none is made for a request that is not sampled.
 """
 
 import re
@@ -80,7 +80,8 @@ class Tracer:
         value = headers.get(TRACEPARENT, "")
         if not is_sampled(value.encode("utf-8", "surrogateescape")):
             return None
-        # Empty for what only OpenTelemetry finds invalid, such as a trace id of zeros.
+        # `extract` returns an empty context for a value that `_SAMPLED` matches but OpenTelemetry rejects, such as a
+        # trace id of zeros.
         return self._propagator.extract(headers) or None
 
     def record_request(

@@ -31,10 +31,10 @@ def check(*, online: bool, **flags: Any) -> None:
 
 
 def check_files(settings: Settings) -> None:
-    """Check that an operator, credentials and optional packages are there, and that the configured files are valid.
+    """Check that an operator, credentials, and the files and packages that the settings need are there and valid.
 
     Raises:
-        ConfigurationError: one of these is missing, unreadable or invalid.
+        ConfigurationError: one of these is missing, or a file is unreadable or invalid.
     """
     settings.require_operator()
     credentials_reader(settings)()

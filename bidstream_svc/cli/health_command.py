@@ -54,7 +54,7 @@ def _reachable(addresses: Iterable[ListenAddress]) -> BoundAddress:
     """Return the first address that can be connected to.
 
     Raises:
-        ConfigurationError: there is none, such as with port 0 only.
+        ConfigurationError: there is none; port 0 and systemd:NAME do not tell where to connect.
     """
     for address in addresses:
         if isinstance(address, UnixAddress):

@@ -89,13 +89,13 @@ def map_identities(
 def look_up(transport: OperatorTransport, rows: Iterator[Row], kind: IdentityKind, api: str) -> Generator[list[Row]]:
     """Fill in identities and results; yields the rows in order, at most WINDOW_ROWS at a time.
 
-    Rows are read and yielded while no request is in flight. So Ctrl-C takes effect while the input is waited for, and
+    No request is in flight while rows are read or yielded. So Ctrl-C takes effect while this waits for input, and
     neither a slow input nor a slow reader of the output makes a request time out.
 
     Args:
-        transport: not entered; this enters it, and leaves it when it is exhausted or closed.
-        rows: in any number, as read.
-        kind: of all rows.
+        transport: not entered; this generator enters it, and exits it when exhausted or closed.
+        rows: any number of rows as read, without identities.
+        kind: the kind of identity in all rows.
         api: version of the endpoint, "2" or "3".
 
     Raises:
@@ -130,7 +130,7 @@ async def _fill_in_results(rows: list[Row], client: IdentityMapClient, api: str)
 
 
 def _write_all(windows: Generator[list[Row]], writer: RowWriter, lines: LineReader | None) -> None:
-    """Write rows as they come; if something stops that, the error says with which row to continue."""
+    """Write the rows of each window. If that is interrupted or fails, the error names the row to continue at."""
     try:
         with _progress_bar(lines) as bar, closing(windows):
             for rows in windows:

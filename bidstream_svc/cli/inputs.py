@@ -76,7 +76,7 @@ def open_input(path: Path | None) -> Iterator[BinaryIO]:
         with _open_file(path) as file:
             yield file
         return
-    if sys.stdin is None:  # the process was started with it closed
+    if sys.stdin is None:  # the process was started with stdin closed
         raise InputError("stdin is closed")
     if sys.stdin.isatty():
         click.echo("reading the terminal; Ctrl-D ends the input", err=True)
@@ -138,7 +138,11 @@ def read_tokens(path: Path | None) -> IdentityTokens:
 
 
 def read_advertising_token(path: Path | None) -> str:
-    """An advertising token, alone or in an identity in JSON; raises as `read_tokens`."""
+    """An advertising token, alone or in an identity in JSON.
+
+    Raises:
+        ConfigurationError, InputError: as for `read_text`, or a text that begins with `{` is not such an identity.
+    """
     text = read_text(path, "an advertising token")
     return _parse_tokens(text, path).advertising_token if text.startswith("{") else text
 

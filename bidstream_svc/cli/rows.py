@@ -1,7 +1,7 @@
 """Rows of `identity map`: read from text, CSV or NDJSON of any size, and written as CSV or NDJSON.
 
-A row that cannot be read is a row with a problem, so that one of them does not stop the rest. No problem repeats what
-the row holds.
+A row that cannot be read becomes a `Row` with a problem, so that it does not stop the others. A problem never contains
+text of its row.
 """
 
 import csv
@@ -45,8 +45,8 @@ class Row:
         number: from 1; in CSV, row 1 is the first below the header.
         text: an address, a number or a hash, as read.
         problem: why the row is invalid, without its text; None in a valid row.
-        identity: what the operator is asked for; None before `identify`, and in an invalid row.
-        result: what the operator answered; None before that, and in an invalid row.
+        identity: the identity to look up; None before `identify`, and in an invalid row.
+        result: the operator's answer; None before it has arrived, and in an invalid row.
     """
 
     number: int
@@ -67,14 +67,15 @@ class Row:
 class LineReader:
     """Iterates over the lines of a file, as text with their line ends, and counts the bytes read.
 
-    Invalid UTF-8 becomes lone surrogates, which no identity may hold: it makes its row invalid, not the file.
+    Invalid UTF-8 is decoded to lone surrogates, which no identity may contain. So it makes its row invalid, and not the
+    whole file.
 
     Attributes:
         size_bytes: of the file, or None for a pipe or a terminal.
         done_bytes: read so far.
 
     Raises:
-        InputError: while iterating: UTF-16, or a line of MAX_LINE_BYTES or more.
+        InputError: while iterating, if the input is UTF-16, or a line has MAX_LINE_BYTES or more.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -112,7 +113,7 @@ def read_rows(file_format: str, lines: Iterable[str], column: str, delimiter: st
         delimiter: between the cells of CSV.
 
     Raises:
-        ConfigurationError: while iterating: the CSV header lacks the column.
+        ConfigurationError: while iterating, if the CSV header lacks the column.
     """
     match file_format:
         case "csv":
@@ -231,7 +232,7 @@ class RowWriter:
             sys.stdout.write(orjson.dumps(dict(zip(self._fields, values, strict=True))).decode() + "\n")
 
     def report_invalid(self) -> None:
-        """Print the first problems on stderr, and how many rows had one."""
+        """Print the first `_MAX_PROBLEMS_SHOWN` problems and the number of invalid rows on stderr."""
         for problem in self._problems:
             click.echo(f"bidstream-svc: {problem}", err=True)
         if self._invalid:

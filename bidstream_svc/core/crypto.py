@@ -61,8 +61,8 @@ def make_cbc_decrypt(secret: bytes) -> Callable[[bytes], bytes]:
     ciphertext and the previous block, so one context serves all messages: it decrypts `iv | ciphertext`, and the first
     block is dropped.
 
-    The function raises ValueError: not whole blocks, no ciphertext, or a padding other than n bytes of value n,
-    1 <= n <= 16.
+    The function raises ValueError if its input is not whole blocks or has no ciphertext, or if the padding is not n
+    bytes of value n with 1 <= n <= 16.
     """
     # This iv affects only the block that is dropped.
     update = Cipher(AES(secret), CBC(bytes(CBC_BLOCK_LENGTH))).decryptor().update

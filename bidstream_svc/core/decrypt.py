@@ -3,8 +3,9 @@
 The checks and their order are those of docs/protocol.md, "The verdict"; the numbers in comments are its lines. No
 token raises.
 
-This is the hot path, and is written for speed. `bind_decrypt` makes closures over a snapshot once, so that everything
-is a local name. A verdict is a plain tuple, at a tenth of the cost of the cheapest class. Failures are constants.
+This module is part of the hot path and written for speed. `bind_decrypt` makes closures over a snapshot once, so that a
+call finds everything in local variables. A verdict is a plain tuple, which costs a tenth of an instance of the cheapest
+class. The verdicts of failures are constants.
 tests/core/reference.py is a plain implementation, and a property test compares the two.
 """
 
@@ -145,7 +146,10 @@ def _bind_v2(keys: KeySnapshot) -> _DecryptBytes:
 
 
 class _CbcCiphers(dict[int, Callable[[bytes], bytes]]):
-    """Cache of AES-CBC decrypt functions by key id, filled on first use. An unknown id raises KeyError."""
+    """Cache of AES-CBC decrypt functions by key id, filled on first use. An unknown id raises KeyError.
+
+    The functions have state, so only one thread may use a cache.
+    """
 
     def __init__(self, keys: KeySnapshot) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
 """A key response of an operator, parsed into a `KeySnapshot`.
 
-A response may hold thousands of keys and tens of thousands of domain names, and a call into C blocks every other
-thread until it returns. So a first pass only locates each key and site. Each is then decoded by itself, in steps
-between which the caller may pause. Domain names stay raw JSON until a token of their site needs them.
+A response may hold thousands of keys and tens of thousands of domain names. A call into C holds the GIL until it
+returns, so decoding all of it in one call would block every other thread. So a first pass only locates each key and
+site. Each is then decoded by itself, in steps between which the caller may pause. Domain names stay raw JSON until a
+token of their site needs them.
 
 Source: docs/protocol.md, section 2.
 """

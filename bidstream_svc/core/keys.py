@@ -104,14 +104,14 @@ class KeySnapshot:
     Attributes:
         keys: by key id.
         sites: by site id; empty if the operator sends no `site_data`.
-        scope: the programme whose tokens these keys open.
+        scope: the programme whose tokens these keys decrypt.
         checks_domains: whether a token generated on the client side needs a registered domain or app name.
         max_lifetime_ms: maximum lifetime of a token; None for no limit.
         clock_skew_ms: how far in the future a token may have been generated.
         caller_site_id, master_keyset_id, default_keyset_id, token_expiry_s: sharing responses only, else None.
         last_expiry_ms: Unix ms at which the last key expires; 0 without keys.
-        master_gcm_ciphers, site_gcm_ciphers: ciphers by key id for that layer; an unknown id raises KeyError. Their
-            keys are the ids that tokens have named since this snapshot came into use.
+        master_gcm_ciphers, site_gcm_ciphers: ciphers by key id for that layer; an unknown id raises KeyError. An entry
+            exists for each key id that a token has used since this snapshot came into use.
         reused_gcm_ciphers: ciphers by key id that `reuse_from` copied, for either layer.
         domain_names: normalised names by site id; an unknown site raises KeyError.
         local: per-thread storage for what is derived from this snapshot.

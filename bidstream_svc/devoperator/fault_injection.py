@@ -61,7 +61,7 @@ async def answer_with_fault(
 
 
 def alter_sealing(request: web.Request, sealing: Sealing) -> Sealing:
-    """Alter the content of an envelope if the request's fault requires it."""
+    """Return the content of an envelope, altered if the request's fault requires it."""
     match request.get(_FAULT):
         case Fault.WRONG_NONCE:
             return sealing._replace(nonce=os.urandom(len(sealing.nonce)))

@@ -1,4 +1,4 @@
-"""The faults that can be injected: of an operator, or of a proxy before it."""
+"""The faults that can be injected: those of an operator, and those of a proxy in front of it."""
 
 from dataclasses import dataclass
 from enum import Enum, auto

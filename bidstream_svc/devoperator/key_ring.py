@@ -48,10 +48,10 @@ class KeyRing:
         self._keys = [replace(key, expires_s=min(key.expires_s, now_s)) for key in self._keys]
 
     def current(self, keyset_id: int) -> OperatorKey:
-        """Return the newest key of a key set, expired or not.
+        """Return the newest key of the key set with this id, expired or not.
 
         Raises:
-            KeyError: there is no such key set.
+            KeyError: there is no key set with this id.
         """
         return self._current[keyset_id]
 

@@ -7,11 +7,14 @@ from bidstream_svc.core.errors import BidstreamError
 Body: TypeAlias = dict[str, Any]  # a request's JSON object
 Answer: TypeAlias = dict[str, Any]  # `{"status": ..., "body": ...}`
 
-MAX_ITEMS = 5000  # of a list in one request
+MAX_ITEMS = 5000  # the maximum length of a list in one request
 
 
 class RequestRefusedError(BidstreamError):
-    """An answer other than 200. The message is sent to the client and contains nothing of the request."""
+    """The request is answered with an HTTP status other than 200.
+
+    The message is sent to the client and contains nothing of the request.
+    """
 
     def __init__(self, http_status: int, api_status: str, message: str) -> None:
         super().__init__(message)

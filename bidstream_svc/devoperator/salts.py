@@ -35,7 +35,10 @@ class SaltBucket:
     previous_salt: bytes | None = field(default=None, repr=False)
 
     def refresh_from_ms(self, now_ms: int) -> int:
-        """Return when uids of this bucket may change: a year after the last rotation, or in a day if that is past."""
+        """Return when the raw uids of this bucket may change, in Unix ms.
+
+        This is a year after the last rotation, or a day from now if that time has passed.
+        """
         due_ms = self.last_updated_ms + _ROTATION_MS
         return due_ms if due_ms > now_ms else now_ms + _DAY_MS
 

@@ -142,10 +142,10 @@ class OperatorState:
         return self.salts.raw_uid(identity_of(identity))
 
     def keyset_of(self, site_id: int) -> int:
-        """Return the key set of a site.
+        """Return the id of the key set of a site.
 
         Raises:
-            KeyError: there is no such site.
+            KeyError: there is no site with this id.
         """
         return self._keyset_ids[site_id]
 

@@ -42,7 +42,11 @@ class KeyCache:
         return None
 
     def save(self, wire: bytes) -> None:
-        """Replace the file atomically: readers see the old or the new response, even after a crash."""
+        """Replace the file atomically: readers see the old or the new response, even after a crash.
+
+        Args:
+            wire: the response as the operator sent it, encrypted.
+        """
         # Several workers may save at the same time, so each has its own temporary file.
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
         try:

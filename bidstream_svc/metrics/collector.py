@@ -1,4 +1,4 @@
-"""The Prometheus collector: reads the cells in shared memory at scrape time."""
+"""The Prometheus collector, which reads the metric cells in shared memory at each scrape."""
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum

@@ -25,11 +25,16 @@ async def send_in_batches(
     *,
     max_concurrency: int = MAX_CONCURRENCY,
 ) -> AsyncGenerator[tuple[Sequence[_T], Sequence[_R]]]:
-    """Send items in batches; yields each batch with what `send` returned for it, in the order of the items.
+    """Send items in batches, several at a time. Yields each batch with its results, in the order of the items.
 
-    At most `max_concurrency` batches are taken from `items` and not yet yielded, so memory is bounded. Once a request
-    has failed, no further batch is taken: the batches before it are yielded, those behind it are cancelled, and its
-    error is raised.
+    At most `max_concurrency` batches have been read from `items` and not yet yielded, so memory is bounded. After a
+    request has failed, no further batch is read. The batches before it are still yielded, those after it are cancelled,
+    and then its error is raised.
+
+    Args:
+        items: any number of items; read as batches are sent.
+        send: sends one batch of at most MAX_BATCH items, and returns its results.
+        max_concurrency: the maximum number of requests in flight.
     """
     batches = _split(items)
     in_flight: deque[tuple[Sequence[_T], asyncio.Future[Sequence[_R]]]] = deque()
@@ -54,7 +59,7 @@ async def send_in_batches(
 async def collect_results(
     batches: AsyncGenerator[tuple[Sequence[Any], Sequence[_R]]], total: int, progress: Progress | None = None
 ) -> list[_R]:
-    """The results of all batches in one list.
+    """Return the results of all batches in one list.
 
     Args:
         batches: from `send_in_batches`.
@@ -73,7 +78,6 @@ async def collect_results(
 
 
 def _split(items: Iterable[_T]) -> Iterator[Sequence[_T]]:
-    # A limit on the bytes of a request belongs here, too.
     iterator = iter(items)
     while batch := tuple(islice(iterator, MAX_BATCH)):
         yield batch

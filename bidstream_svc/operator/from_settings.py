@@ -12,7 +12,7 @@ from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
 def credentials_reader(settings: Settings) -> Callable[[], Credentials]:
     """Make a function that reads the credentials at each call, so that rotated files need no restart.
 
-    The function raises ConfigurationError: credentials are missing or malformed, or a file cannot be read.
+    The function raises ConfigurationError if credentials are missing or malformed, or a file cannot be read.
     """
 
     def read() -> Credentials:
@@ -29,8 +29,12 @@ def credentials_reader(settings: Settings) -> Callable[[], Credentials]:
 def make_transport(settings: Settings, retry: RetryPolicy | None = None) -> OperatorTransport:
     """Make a transport to the configured operator.
 
+    Args:
+        settings: they name the operator and the credentials. The credentials are read at each attempt of a call.
+        retry: how calls are retried; None for the default.
+
     Raises:
-        ConfigurationError: no operator or no credentials are configured.
+        ConfigurationError: no operator or no credentials are configured, or the operator's URL is not allowed.
     """
     settings.require_operator()
     assert settings.operator_url is not None

@@ -131,7 +131,7 @@ class _OptOutAnswer(msgspec.Struct):
 
 
 class IdentityMapClient:
-    """Maps identities to raw uids, and asks which salt buckets have changed and which raw uids are opted out.
+    """Looks up the raw uids of identities, the salt buckets that have changed, and the users who have opted out.
 
     Lists may have any length: they are sent in batches of 5,000, several at a time, and results come back in order.
     Every method raises OperatorError or EnvelopeError if a request fails; see `bidstream_svc.core.errors`.
@@ -148,7 +148,7 @@ class IdentityMapClient:
     async def map_identities(
         self, identities: Sequence[Identity], *, progress: Progress | None = None
     ) -> list[IdentityMapResult]:
-        """Map identities with /v2/identity/map; one result each, in order.
+        """Map identities with /v2/identity/map. Returns one result for each, in order.
 
         `progress(done, total)` is called in the event loop after each batch. The endpoint accepts one kind of identity
         a request, so a batch of several kinds takes several requests.
@@ -158,13 +158,13 @@ class IdentityMapClient:
     async def map_identities_v3(
         self, identities: Sequence[Identity], *, progress: Progress | None = None
     ) -> list[IdentityMapV3Result]:
-        """Map identities with /v3/identity/map, which also gives the previous raw uid; one result each, in order."""
+        """As `map_identities`, with /v3/identity/map, which also gives the previous raw uid."""
         return await collect_results(self.map_batches_v3(identities), len(identities), progress)
 
     def map_batches(
         self, identities: Iterable[Identity]
     ) -> AsyncGenerator[tuple[Sequence[Identity], Sequence[IdentityMapResult]]]:
-        """As `map_identities`, but yields each batch with its results, in order, and takes any iterable.
+        """As `map_identities`, but accept any iterable, and yield each batch with its results, in order.
 
         The batches before one that failed are yielded before its error is raised.
         """
@@ -177,14 +177,17 @@ class IdentityMapClient:
         return send_in_batches(identities, self._map_batch_v3, max_concurrency=self._max_concurrency)
 
     async def get_identity_buckets(self, since: datetime) -> list[IdentityBucket]:
-        """The salt buckets that changed after `since` (a naive time is local): identities in them need a new map."""
+        """Return the salt buckets that changed after `since` (a naive time is local).
+
+        Identities in them must be mapped again.
+        """
         since_utc = since.astimezone(UTC).replace(tzinfo=None).isoformat()
         answer = await self._transport.call(_BUCKETS, msgspec.json.encode({"since_timestamp": since_utc}))
         buckets = decode_answer(answer.json, _BucketsAnswer).body
         return [IdentityBucket(bucket.bucket_id, bucket.last_updated) for bucket in buckets]
 
     async def get_opt_out_status(self, raw_uids: Sequence[str], *, progress: Progress | None = None) -> list[OptedOut]:
-        """Those of `raw_uids` whose users have opted out, and since when."""
+        """Return those of `raw_uids` whose users have opted out, each with the time of the opt-out."""
         batches = send_in_batches(raw_uids, self._get_opt_out_status, max_concurrency=self._max_concurrency)
         return await collect_results(batches, len(raw_uids), progress)
 

@@ -49,7 +49,7 @@ _EXPLANATIONS = (
 
 
 def explain_network_error(error: Exception) -> OperatorNetworkError:
-    """Return the error to raise in place of one of aiohttp's, with the system's reason if there is one."""
+    """Return the error to raise in place of `error`. Its message ends with the operating system's reason, if any."""
     explanation = next(each for each in _EXPLANATIONS if isinstance(error, each.cause))
     message = explanation.message
     if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:

@@ -160,7 +160,11 @@ class OperatorTransport:
         return await self._call_with_retries(endpoint, build, read_answer)
 
     async def call_plain(self, endpoint: Endpoint, body: bytes, secret: bytes) -> Answer:
-        """Post `body` without encryption and bearer token, and decrypt the answer with `secret`. Raises as `call`."""
+        """Post `body` unencrypted and without a bearer token, and decrypt the answer with `secret`.
+
+        Raises:
+            OperatorError, EnvelopeError: the error of the last attempt.
+        """
 
         def build() -> OperatorRequest:
             return build_plain_request(endpoint, body, secret)
@@ -190,7 +194,10 @@ class OperatorTransport:
         raise AssertionError("stamina either returns or raises")  # pragma: no cover
 
     def _should_retry(self, endpoint: Endpoint, error: Exception) -> bool | float:
-        """Decide whether to retry after `error`. A number is the wait in seconds that the operator asked for."""
+        """Decide whether to retry after `error`.
+
+        A number is the wait in seconds: the one that the operator asked for, at most `wait_max_s`, plus a random part.
+        """
         match error:
             case OperatorRateLimitedError(retry_after_s=float(wait_s)):
                 # Capped: a wrong header must not block the caller for a day.
@@ -206,7 +213,7 @@ class OperatorTransport:
         return False
 
     async def post(self, request: OperatorRequest) -> HttpAnswer:
-        """Post once and return the answer, whatever its status.
+        """Make one attempt to post a request. Returns the answer, whatever its HTTP status.
 
         Raises:
             OperatorNetworkError: no complete answer arrived.

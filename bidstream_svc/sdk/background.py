@@ -46,7 +46,7 @@ class _BackgroundLoop:
         await transport.__aexit__(None, None, None)
 
     def stop(self) -> None:
-        """Close all transports and the loop, so that the program ends without ResourceWarnings."""
+        """Close all transports, the thread and the loop, so that the program ends without ResourceWarnings."""
         self.run(self._close_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

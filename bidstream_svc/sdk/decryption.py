@@ -22,7 +22,8 @@ class DecryptedToken:
     Attributes:
         status: one of the nine statuses.
         uid: the raw uid on SUCCESS, else None.
-        established: when the user's first token was generated (UTC) on SUCCESS, else None.
+        established: on SUCCESS, when the user's id was first established on the site that the token was issued for
+            (UTC); else None.
     """
 
     status: DecryptionStatus

@@ -19,7 +19,7 @@ class MappedIdentity:
         self._mapped = mapped
 
     def __repr__(self) -> str:
-        """The bucket."""
+        """Show the bucket only."""
         return repr(self._mapped)
 
     def get_raw_uid(self) -> str:
@@ -38,7 +38,7 @@ class UnmappedIdentity:
         self._reason = unmapped.reason
 
     def __repr__(self) -> str:
-        """The reason."""
+        """Show the reason."""
         return f"UnmappedIdentity({self._reason!r})"
 
     def get_reason(self) -> str:
@@ -60,7 +60,7 @@ class Bucket:
         self._bucket = bucket
 
     def __repr__(self) -> str:
-        """Id and time."""
+        """Show the id of the bucket and the time of its last change."""
         return repr(self._bucket)
 
     def get_bucket_id(self) -> str:
@@ -80,16 +80,24 @@ class IdentityBucketsResponse(SuccessfulResponse):
 
 
 class IdentityMapClient(MapClient):
-    """Maps identities with /v2/identity/map; see OperatorClient for its arguments.
-
-    Both methods raise OperatorError or EnvelopeError if a request fails; see `bidstream_svc.core.errors`.
-    """
+    """Maps identities with /v2/identity/map; see OperatorClient for its arguments."""
 
     def generate_identity_map(self, identity_map_input: IdentityMapInput) -> IdentityMapResponse:
-        """Map identities; more than 5,000 are sent in batches, several at a time."""
+        """Map identities; more than 5,000 are sent in batches, several at a time.
+
+        Raises:
+            OperatorError, EnvelopeError: a request failed; see `bidstream_svc.core.errors`.
+        """
         results = self._connection.run(self._client.map_identities(identity_map_input.identities))
         return IdentityMapResponse(identity_map_input.provided, results)
 
     def get_identity_buckets(self, since_timestamp: datetime) -> IdentityBucketsResponse:
-        """The salt buckets that changed after a time (a naive one is local): identities in them need a new map."""
+        """Return the salt buckets that changed after a time. Identities in them must be mapped again.
+
+        Args:
+            since_timestamp: the time; a naive one is local.
+
+        Raises:
+            OperatorError, EnvelopeError: the request failed; see `bidstream_svc.core.errors`.
+        """
         return IdentityBucketsResponse(self._connection.run(self._client.get_identity_buckets(since_timestamp)))

@@ -22,14 +22,14 @@ _IDENTIFY: dict[IdentityKind, Callable[[str], Identity]] = {
 
 
 class MapInput:
-    """Identities to map, in a list of any length. A repr shows only how many.
+    """Identities to map, in a list of any length. A repr shows only their number.
 
     Addresses and numbers are hashed here; only hashes are sent. A malformed address or number raises IdentityError,
     which is a ValueError. A malformed hash comes back unmapped, as `invalid identifier`.
 
     Attributes:
         provided: addresses, numbers or hashes as they were provided, in order.
-        identities: what the operator is asked for, one for each of them.
+        identities: the identities that the operator receives, one for each element of `provided`, in the same order.
     """
 
     def __init__(self, texts: Iterable[str] = (), kind: IdentityKind = IdentityKind.EMAIL) -> None:
@@ -38,27 +38,27 @@ class MapInput:
         self._add(texts, kind)
 
     def __repr__(self) -> str:
-        """How many."""
+        """Show the number of identities only."""
         return f"{type(self).__name__}({len(self.identities)} identities)"
 
     @classmethod
     def from_emails(cls, emails: Iterable[str]) -> Self:
-        """For e-mail addresses, normalised or not."""
+        """Make an input from e-mail addresses, normalised or not."""
         return cls(emails, IdentityKind.EMAIL)
 
     @classmethod
     def from_phones(cls, phones: Iterable[str]) -> Self:
-        """For phone numbers in E.164."""
+        """Make an input from phone numbers in E.164."""
         return cls(phones, IdentityKind.PHONE)
 
     @classmethod
     def from_hashed_emails(cls, hashed_emails: Iterable[str]) -> Self:
-        """For SHA-256s, in base64, of normalised e-mail addresses."""
+        """Make an input from SHA-256 hashes, in base64, of normalised e-mail addresses."""
         return cls(hashed_emails, IdentityKind.EMAIL_HASH)
 
     @classmethod
     def from_hashed_phones(cls, hashed_phones: Iterable[str]) -> Self:
-        """For SHA-256s, in base64, of phone numbers in E.164."""
+        """Make an input from SHA-256 hashes, in base64, of phone numbers in E.164."""
         return cls(hashed_phones, IdentityKind.PHONE_HASH)
 
     def _add(self, texts: Iterable[str], kind: IdentityKind) -> Self:
@@ -83,11 +83,11 @@ class SuccessfulResponse:
 
 
 class MapResponse(SuccessfulResponse, Generic[_Mapped, _Unmapped]):
-    """Results by the address, number or hash exactly as it was provided. A repr shows only how many.
+    """Results, keyed by the address, number or hash exactly as it was provided. A repr shows only their numbers.
 
     Attributes:
-        mapped_identities: raw uids.
-        unmapped_identities: reasons why there is none.
+        mapped_identities: the results with a raw uid.
+        unmapped_identities: the results without one, each with the reason.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class MapResponse(SuccessfulResponse, Generic[_Mapped, _Unmapped]):
                 self.mapped_identities[text] = mapped(result)
 
     def __repr__(self) -> str:
-        """How many of each."""
+        """Show the numbers of mapped and unmapped identities only."""
         mapped, unmapped = len(self.mapped_identities), len(self.unmapped_identities)
         return f"{type(self).__name__}({mapped} mapped, {unmapped} unmapped)"
 

@@ -56,7 +56,7 @@ class MappedIdentityV3:
         self._mapped = mapped
 
     def __repr__(self) -> str:
-        """The time."""
+        """Show the time only."""
         return f"MappedIdentityV3(refresh_from={self.refresh_from.isoformat()})"
 
     @property
@@ -90,7 +90,7 @@ class UnmappedIdentityV3:
         self.raw_reason = unmapped.reason
 
     def __repr__(self) -> str:
-        """The reason."""
+        """Show the reason."""
         return f"UnmappedIdentityV3({self.raw_reason!r})"
 
     @property

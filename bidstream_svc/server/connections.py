@@ -207,11 +207,11 @@ class Connection(asyncio.Protocol):
         self.connections.discard(self)
 
     def pause_writing(self) -> None:
-        """The write buffer is full: the client does not read its answers."""
+        """Record that the write buffer is full, because the client does not read its answers."""
         self.is_writing_paused = True
 
     def resume_writing(self) -> None:
-        """The write buffer has been emptied: the client reads again."""
+        """Record that the write buffer has been emptied, because the client reads again."""
         self.is_writing_paused = False
 
     def request_phase(self) -> Phase:
@@ -299,7 +299,7 @@ class HostedConnection(Connection):
             self.transport.set_write_buffer_limits(high=0)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the guest, and remove the connection from the open ones."""
+        """Pass the event to the guest, and remove the connection from the open ones."""
         if self.transport is not None:
             self.guest.connection_lost(exc)
         super().connection_lost(exc)
@@ -314,12 +314,12 @@ class HostedConnection(Connection):
         return self.guest.eof_received()
 
     def pause_writing(self) -> None:
-        """The write buffer is full: the client does not read its answers."""
+        """Record that the write buffer is full, and pass the event to the guest."""
         super().pause_writing()
         self.guest.pause_writing()
 
     def resume_writing(self) -> None:
-        """The write buffer has been emptied: the client reads again."""
+        """Record that the write buffer has been emptied, and pass the event to the guest."""
         super().resume_writing()
         self.guest.resume_writing()
 

@@ -13,8 +13,8 @@ class HostCheck:
     """Checks the `Host` headers of requests to one listener.
 
     Args:
-        address: the listener's address. On a Unix socket, which browsers cannot reach, and beyond loopback, where a
-            bearer token protects, every name is allowed.
+        address: the listener's address. Every name is allowed on a Unix socket, which browsers cannot reach, and on a
+            network address, which requires a bearer token unless BIDSTREAM_ALLOW_UNAUTHENTICATED is set.
         allowed: further allowed names, in lower case; `*` allows any.
     """
 

@@ -26,7 +26,10 @@ class Refusals:
         self._open: set[Refusal] = set()
 
     def make(self) -> "Refusal | None":
-        """Return a protocol that answers the first bytes with 503, or None while MAX_REFUSALS are open."""
+        """Return a protocol that answers the first bytes with 503.
+
+        While MAX_REFUSALS are open, return None: the caller closes the connection without an answer.
+        """
         return Refusal(self._on_answer, self._open) if len(self._open) < MAX_REFUSALS else None
 
     def answer_at_once(self, accepted: socket.socket) -> None:
@@ -59,7 +62,7 @@ class Refusal(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """Remove the connection from the open ones."""
+        """Stop the timer, and remove the connection from the open refusals."""
         self._timer.cancel()
         self._open.discard(self)
 

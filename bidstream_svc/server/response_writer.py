@@ -27,7 +27,7 @@ class ResponseWriter:
         self.renew()
 
     def renew(self) -> None:
-        """Rebuild the heads with the current date and `closes`; call it every second."""
+        """Rebuild the heads with the current date and `closes`. The owner must call it every second."""
         self._starts = _Starts(formatdate(usegmt=True), closes=self.closes)
         self._heads_of_ok = _Heads(self._starts[_OK])
 

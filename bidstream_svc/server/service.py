@@ -243,7 +243,7 @@ def _set_next(*events: asyncio.Event) -> None:
 
 
 async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
-    """Run coroutines until one ends, then cancel the others. Raises what the ended one raised."""
+    """Run coroutines until one ends, then cancel the others. An exception of the one that ended is raised."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:

@@ -103,10 +103,10 @@ class Supervisor:
             self._become_worker(worker.number)
 
     def _become_worker(self, number: int) -> None:
-        """Run `work` and exit without returning to the frames inherited from the parent."""
+        """Run `work`, then end the process: the parent's code up the stack must not continue in the child."""
         status = 1
         try:
-            # The kernel stops a worker whose parent has ended.
+            # The kernel sends SIGTERM to this worker when the parent ends.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             # A terminal sends SIGINT to the whole process group; only the parent handles it.
             signal.signal(signal.SIGINT, signal.SIG_IGN)

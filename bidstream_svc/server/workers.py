@@ -31,7 +31,7 @@ def run_service(settings: Settings) -> None:
 
     Raises:
         ListenError: an address cannot be used.
-        ConfigurationError: the settings do not allow to start.
+        ConfigurationError: a setting is missing or invalid, or a file that it names cannot be used.
         WorkersError: a worker ended several times in a row right after its start.
     """
     listeners = open_listeners_each(settings, settings.workers)

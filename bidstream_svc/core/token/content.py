@@ -17,7 +17,7 @@ class TokenContent:
         raw_uid: standard base64, padded; 32 or 33 bytes in v3 and v4.
         site_id: the publisher's site.
         expires_ms, generated_ms, established_ms, refreshed_ms: Unix ms; when the token expires, when it was generated,
-            when the user's first token on the site was generated, and when the user's token was last refreshed.
+            when the user's id was first established on the site, and when the user's token was last refreshed.
         privacy_bits: see CLIENT_SIDE_GENERATED.
     """
 

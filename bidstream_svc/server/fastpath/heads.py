@@ -261,7 +261,10 @@ class PlainHeads:
             self._names.add(b"\r\n%b: " % name)
 
     def _is_changing(self, harmless_line: bytes) -> bool:
-        """Return whether this header has had another value before; remember that it varies, or else the line."""
+        """Return whether this header has had another value before.
+
+        If so, its name is remembered as changing, unless tracing has to read it. If not, the line is remembered.
+        """
         name, _, value = harmless_line.partition(b": ")
         marked_name = b"\r\n%b: " % name
         if marked_name not in self._names:
