@@ -1,6 +1,7 @@
 """The API description: valid OpenAPI, and consistent with the code."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,6 +134,14 @@ def test_errors_of_the_data_plane(described: Any) -> None:
             assert (str(status), json.loads(body)) in shown
         codes = {example["error"]["code"] for _, example in shown}
         assert codes == set(enum(described, "Error", "properties", "error", "properties", "code"))
+
+
+@NEEDS_YAML
+def test_limits_of_bodies(described: Any) -> None:
+    for route in ROUTES:
+        body = described["paths"][route.path]["post"]["requestBody"]
+        size, unit = re.search(r"at most (\d+) (KiB|MiB)", body["description"]).groups()
+        assert int(size) * {"KiB": 1024, "MiB": 1024 * 1024}[unit] == route.max_body_bytes
 
 
 @NEEDS_YAML

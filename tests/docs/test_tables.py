@@ -11,6 +11,7 @@ from bidstream_svc.config import SETTINGS, env_name
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.metrics.cells import HTTP_CODES
 from bidstream_svc.server import answers
+from bidstream_svc.server.routes import ROUTES
 from tests.docs.markdown import DOCS, DOCUMENTS, README, ROOT, samples, section, table
 from tests.support.metrics_page import exported_families
 from tests.test_architecture import CORE_LAYERS, LAYERS
@@ -66,6 +67,18 @@ def test_http_errors() -> None:
     made = {answer for answer in vars(answers).values() if isinstance(answer, tuple)}
     assert {(status, *re.findall(r'"code":"(\w+)"', body.decode())) for status, body in made} <= rows
     assert {status for status, _ in rows} <= set(HTTP_CODES)
+
+
+def test_every_route_and_its_limit() -> None:
+    sizes = {1024: "KiB", 1024 * 1024: "MiB"}
+    cells = {row[0]: row[2] for row in table(section(README, "Statuses"), "HTTP")}
+    runbook = (DOCS / "runbook.md").read_text("utf-8")
+    for route in ROUTES:
+        unit = max(size for size in sizes if route.max_body_bytes % size == 0)
+        limit = f"{route.max_body_bytes // unit} {sizes[unit]} for `{route.path}`"
+        assert limit in cells["413"]
+        assert limit in runbook
+        assert f"`POST {route.path}`" in README.read_text("utf-8")
 
 
 def _metric_row(metric: Metric) -> list[str]:
