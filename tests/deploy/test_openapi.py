@@ -140,7 +140,7 @@ def test_errors_of_the_data_plane(described: Any) -> None:
 def test_limits_of_bodies(described: Any) -> None:
     for route in ROUTES:
         body = described["paths"][route.path]["post"]["requestBody"]
-        size, unit = re.search(r"at most (\d+) (KiB|MiB)", body["description"]).groups()
+        ((size, unit),) = re.findall(r"at most (\d+) (KiB|MiB)", body["description"])
         assert int(size) * {"KiB": 1024, "MiB": 1024 * 1024}[unit] == route.max_body_bytes
 
 
