@@ -104,12 +104,6 @@ class AiohttpGuest(web.RequestHandler):
         if task is not None:
             task.cancel()
 
-    def close_if_idle(self) -> None:
-        """Close between two requests."""
-        # aiohttp's own `close` would drop what still comes of the body of a request under way.
-        if self._current_request is None:
-            self.close()
-
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -158,10 +152,6 @@ class AiohttpConnection(HostedConnection):
             return Phase.REQUEST
         self.connections.hold(self, 0)
         return Phase.IDLE
-
-    def close_if_idle(self) -> None:
-        """Close between two requests; one under way is answered first."""
-        self.guest.close_if_idle()
 
 
 def guest_of(request: web.BaseRequest) -> AiohttpGuest:
