@@ -119,7 +119,8 @@ class FastPathConnection(Connection):
         self._long_route, self._long_answer = route, steps
         self._began_ns = time.perf_counter_ns()
         self._pause_or_resume_reading()
-        self._continue_long_answer()
+        # Not at once: if it ended now, what is behind it would be handed over before the iteration is answered.
+        asyncio.get_running_loop().call_soon(self._continue_long_answer)
 
     # What the sweep calls.
 
