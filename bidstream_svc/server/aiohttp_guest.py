@@ -52,7 +52,7 @@ class GuestServer(web.Server):
         lingering_s: float,
     ) -> None:
         super().__init__(
-            answer,
+            self._answer_and_release,
             keepalive_timeout=_NEVER_S,
             lingering_time=lingering_s,
             max_line_size=_MAX_HEAD_LINE_BYTES,
@@ -62,6 +62,7 @@ class GuestServer(web.Server):
             auto_decompress=False,
             access_log=None,
         )
+        self._answer_request = answer
         self.respond = respond
 
     def connect(self, connections: Connections, hosts: HostCheck) -> "AiohttpConnection":
@@ -69,6 +70,12 @@ class GuestServer(web.Server):
         guest = AiohttpGuest(self, loop=self._loop, **self._kwargs)
         connection = guest.connection = AiohttpConnection(connections, guest, hosts)
         return connection
+
+    async def _answer_and_release(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._answer_request(request)
+        finally:
+            guest_of(request).connection.request_is_read()  # also where its body did not matter
 
 
 class AiohttpGuest(web.RequestHandler):
@@ -148,10 +155,7 @@ class AiohttpConnection(HostedConnection):
         """What the connection is waiting for; a body has a deadline of its own, where it is read."""
         if self.guest.is_answering:
             return Phase.RESPONSE
-        if self._has_begun:
-            return Phase.REQUEST
-        self.connections.hold(self, 0)
-        return Phase.IDLE
+        return Phase.REQUEST if self._has_begun else Phase.IDLE
 
 
 def guest_of(request: web.BaseRequest) -> AiohttpGuest:

@@ -8,6 +8,9 @@ from bidstream_svc.server.media_type import JSON
 
 _OK = int(HTTPStatus.OK)  # a plain number: comparing with the enum costs ten times as much
 
+# A connection ends with these.
+_LAST = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE})
+
 
 def closing_response(answer: Answer) -> bytes:
     """The bytes of an answer with which its connection ends."""
@@ -48,7 +51,7 @@ class _Starts(dict[int, bytes]):
         self._closes = closes
 
     def __missing__(self, code: int) -> bytes:
-        closes = self._closes or code == HTTPStatus.REQUEST_TIMEOUT
+        closes = self._closes or code in _LAST
         start = self[code] = _start(code, self._date, closes=closes)
         return start
 
