@@ -10,6 +10,8 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics.cells import RefusalReason
@@ -21,6 +23,8 @@ _log = get_logger(__name__)
 # A rush of new connections must not keep those that are open waiting.
 _MAX_ACCEPTED_PER_ITERATION = 64
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+# How long nothing is accepted when not even the spare descriptor is left.
+PAUSE_S = 0.1
 
 
 class Acceptor:
@@ -49,23 +53,36 @@ class Acceptor:
         self._tls = tls
         self._opening: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        # Given up for a moment to accept, and refuse, a connection for which there is no descriptor left.
-        self._spare_descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        # Its descriptor is given up for a moment to accept, and refuse, a connection for which there is none left.
+        self._spare = ExitStack()
         listening.setblocking(False)
-        self._loop.add_reader(listening, self._accept)
+        self._start()
 
     def stop(self) -> None:
         """Accept no more, and close the socket; connections stay."""
         if self._listening.fileno() >= 0:
             self._loop.remove_reader(self._listening)
             self._listening.close()
-            os.close(self._spare_descriptor)
+            self._spare.close()
 
     def close(self) -> None:
         """Stop, and end handshakes."""
         self.stop()
         for task in self._opening:
             task.cancel()
+
+    def _start(self) -> None:
+        """Accept from now on; without a descriptor to spare, a little later."""
+        if self._listening.fileno() < 0:
+            return
+        try:
+            self._spare.enter_context(Path(os.devnull).open("rb"))
+        except OSError:
+            # Another thread was faster. The loop would report what cannot be accepted again and again.
+            self._loop.remove_reader(self._listening)
+            self._loop.call_later(PAUSE_S, self._start)
+        else:
+            self._loop.add_reader(self._listening, self._accept)
 
     def _accept(self) -> None:
         for _ in range(_MAX_ACCEPTED_PER_ITERATION):
@@ -110,7 +127,7 @@ class Acceptor:
             protocol.connection_lost(None)
 
     def _refuse_for_descriptors(self) -> None:
-        os.close(self._spare_descriptor)
+        self._spare.close()
         try:
             accepted, _address = self._listening.accept()
         except OSError:
@@ -121,4 +138,4 @@ class Acceptor:
                 if self._tls is None:
                     accepted.setblocking(False)
                     self._refusals.answer_at_once(accepted)
-        self._spare_descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._start()

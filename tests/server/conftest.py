@@ -1,8 +1,10 @@
 """One operator and one service for each module; every test of HTTP runs on the fast path and on aiohttp alone."""
 
+import ssl
 from collections.abc import Iterator
 
 import pytest
+import trustme
 
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from tests.support.operator import operator_in_thread
@@ -29,3 +31,25 @@ def has_fast_path(request: pytest.FixtureRequest) -> bool:
 def service(operator: DevOperator, *, has_fast_path: bool) -> Iterator[RunningService]:
     with service_in_thread(has_fast_path=has_fast_path, **operator_settings(operator)) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def tls_files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("tls")
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(directory / "key.pem")
+    for number, blob in enumerate(certificate.cert_chain_pems):
+        blob.write_to_path(directory / "cert.pem", append=number > 0)
+    return {"tls_cert": str(directory / "cert.pem"), "tls_key": str(directory / "key.pem")}
+
+
+@pytest.fixture
+def client_tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context

@@ -438,9 +438,13 @@ def test_a_body_that_does_not_end_is_closed_by_the_admin_plane(operator: DevOper
 def test_a_client_of_the_admin_plane_that_does_not_read_is_aborted(operator: DevOperator) -> None:
     with service_in_thread(idle_timeout=0.1, **operator_settings(operator)) as service, Client(service.admin) as client:
         with pytest.raises(ConnectionError):
-            while True:
-                client.send(make_request("/openapi.yaml", method="GET"))
+            send_for_ever(client)
         wait_until(lambda: admin_connections(service) == 0, "the connection to be aborted")
+
+
+def send_for_ever(client: Client) -> None:
+    while True:
+        client.send(make_request("/openapi.yaml", method="GET"))
 
 
 def test_the_admin_plane_has_room_for_256_connections(operator: DevOperator) -> None:
