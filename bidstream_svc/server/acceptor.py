@@ -6,12 +6,10 @@ handshake, and so that running out of file descriptors is noticed and answered.
 
 import asyncio
 import errno
-import os
 import socket
 import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics.cells import RefusalReason
@@ -76,7 +74,7 @@ class Acceptor:
         if self._listening.fileno() < 0:
             return
         try:
-            self._spare.enter_context(Path(os.devnull).open("rb"))
+            self._spare.enter_context(socket.socket())
         except OSError:
             # Another thread was faster. The loop would report what cannot be accepted again and again.
             self._loop.remove_reader(self._listening)
