@@ -7,13 +7,14 @@ from benchmarks.goals import GOALS
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """All tables of what was measured; a section that was not measured is left out."""
+    """Return all tables; a section that was not measured is left out."""
     parts: dict[str, Callable[[Any], Iterator[str]]] = {
         "core": _core,
         "stall": _stall,
         "http": _http,
         "sweeps": _sweeps,
         "memory": _memory,
+        "against": _against,
     }
     blocks = [_table("Machine", ("what", "value"), list(results["machine"].items()))]
     goals = list(_goals(results))
@@ -26,7 +27,7 @@ def render(results: Mapping[str, Any]) -> str:
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table, its columns aligned; numbers with three significant digits."""
+    """Return a Markdown table with aligned columns; numbers have three significant digits."""
     cells = [tuple(head), *(tuple(_text(cell) for cell in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
@@ -110,3 +111,12 @@ def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
     head = ("server", "RSS at start, MB", "PSS", "RSS with every key used, MB", "PSS")
     rows = [(name, *row["start"].values(), *row["used"].values()) for name, row in memory.items()]
     yield _table("Memory with 5,000 keys and 20,000 site domains", head, rows)
+
+
+def _against(against: Mapping[str, Any]) -> Iterator[str]:
+    rates = against["throughput"]
+    rows = [
+        (kind, rates[f"{kind}, this"]["rps"], rates[f"{kind}, other"]["rps"], ratio)
+        for kind, ratio in against["ratios"].items()
+    ]
+    yield _table("Against another build", ("requests", "this, 1/s", "other, 1/s", "ratio"), rows)

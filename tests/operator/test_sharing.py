@@ -1,4 +1,4 @@
-"""Raw uids into tokens and back: the pure part, and the clients that hold keys."""
+"""Raw uids to tokens and back: the pure part, and the clients that hold keys."""
 
 import base64
 import json
@@ -102,14 +102,14 @@ def test_newest_active_key_of_the_key_set_is_used() -> None:
         (snapshot([key(1, 1), key(2, 2)], caller_site_id=None), EncryptionStatus.ENCRYPTION_FAILURE),
     ],
 )
-def test_keys_that_do_not_do(keys: KeySnapshot | None, status: EncryptionStatus) -> None:
+def test_unusable_keys(keys: KeySnapshot | None, status: EncryptionStatus) -> None:
     assert encrypt_raw_uid(UID, keys, NOW_MS, **IVS) == Encryption(status)
 
 
 @pytest.mark.parametrize(
     "uid", ["", "AAAA", UID[:-4], UID + "AAAA", "not base64", UID.rstrip("=")[:-1], "é", None, b"\xff"]
 )
-def test_what_is_no_raw_uid(uid: Any) -> None:
+def test_invalid_raw_uids(uid: Any) -> None:
     keys = snapshot([key(1, 1), key(2, 2)])
     assert encrypt_raw_uid(uid, keys, NOW_MS, **IVS) == Encryption(EncryptionStatus.ENCRYPTION_FAILURE)
 
