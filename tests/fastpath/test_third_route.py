@@ -19,7 +19,7 @@ from bidstream_svc.server.answers import Answer, statuses_in_answer
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import ConnectionLimits
 from bidstream_svc.server.data_server import DataServer
-from bidstream_svc.server.handlers import Handler, Judge, LongAnswer, TokenJudge, answer_decrypt
+from bidstream_svc.server.handlers import DecryptToJson, Handler, LongAnswer, TokenDecryptor, answer_decrypt
 from bidstream_svc.server.routes import ROUTES, Route, labels_of
 from bidstream_svc.server.sockets import open_listeners
 from bidstream_svc.tracing import Tracer
@@ -31,24 +31,24 @@ PATH = "/another"
 MARK = b'{"another":true,'
 
 
-def answer_another(judge: Judge, body: bytes, now_ms: int) -> Answer:
+def answer_another(decrypt: DecryptToJson, body: bytes, now_ms: int) -> Answer:
     """The answer of /decrypt, marked."""
-    code, content = answer_decrypt(judge, body, now_ms)
+    code, content = answer_decrypt(decrypt, body, now_ms)
     return code, MARK + content[1:]
 
 
-def answer_over_iterations(judge: Judge, body: bytes, now_ms: int) -> LongAnswer:
+def answer_over_iterations(decrypt: DecryptToJson, body: bytes, now_ms: int) -> LongAnswer:
     yield
     yield
-    answer = answer_another(judge, body, now_ms)
+    answer = answer_another(decrypt, body, now_ms)
     yield
     return answer
 
 
-def answer_in_one_step(judge: Judge, body: bytes, now_ms: int) -> LongAnswer:
+def answer_in_one_step(decrypt: DecryptToJson, body: bytes, now_ms: int) -> LongAnswer:
     """A generator that does not yield."""
     yield from ()
-    return answer_another(judge, body, now_ms)
+    return answer_another(decrypt, body, now_ms)
 
 
 HANDLERS: dict[str, Handler] = {
@@ -236,7 +236,7 @@ async def test_a_sampled_request_is_a_span_of_its_route(handle: Handler, *, has_
     side, routes = Side(), routes_with(handle)
     side.close()
     metrics = MetricCells(labels_of(routes))
-    judge = TokenJudge(side.store, metrics, on_unknown_key=lambda: None)
+    decrypt = TokenDecryptor(side.store, metrics, on_unknown_key=lambda: None)
     with running_collector() as collector:
         tracer = Tracer(collector.url)
         listeners = open_listeners([TcpAddress("127.0.0.1", 0)])
@@ -244,7 +244,7 @@ async def test_a_sampled_request_is_a_span_of_its_route(handle: Handler, *, has_
         assert isinstance(address, TcpAddress)
         settings = load_settings(operator_url="http://127.0.0.1:9", api_key="key", client_secret=STATE.client_secret)
         server = DataServer(
-            settings, listeners, judge, metrics, tracer=tracer, has_fast_path=has_fast_path, routes=routes
+            settings, listeners, decrypt, metrics, tracer=tracer, has_fast_path=has_fast_path, routes=routes
         )
         async with server:
             reader, writer = await asyncio.open_connection(address.host, address.port)

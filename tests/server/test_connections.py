@@ -333,6 +333,15 @@ async def test_one_that_holds_more_than_the_budget_by_itself_is_refused(side: Si
     assert side.counted_with(400) == 0
 
 
+async def test_what_is_complete_is_answered_before_a_refusal(fast_path: FastPathSide) -> None:
+    old, new, large = (fast_path.connect() for _ in range(3))
+    new.feed(GOOD + HALF)
+    old.feed(HALF)
+    large.feed(GOOD + GOOD + make(b"{" + b" " * MAX_BUFFERED_BYTES)[:-1])
+    await settle()
+    assert (old.statuses, new.statuses, large.statuses) == ([], [200, 503], [200, 200, 503])
+
+
 async def test_what_comes_whole_but_is_too_much_is_not_begun_by_aiohttp(aiohttp: Side) -> None:
     transport = aiohttp.connect()
     await settle()

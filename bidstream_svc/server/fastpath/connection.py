@@ -139,6 +139,7 @@ class FastPathConnection(Connection):
 
     def refuse(self) -> None:
         """Answer 503 and close the connection, because buffered input exceeds its limit."""
+        self._iteration.answer()  # the complete requests before it are answered first
         self._send_counted(self.reader.route, OVERLOADED)
         if self.transport is not None:
             self.transport.close()
