@@ -379,7 +379,7 @@ async def test_bytes_are_released_with_a_connection(side: Side) -> None:
 
 async def test_bytes_are_counted_once_across_a_hand_over(fast_path: FastPathSide) -> None:
     odd = make(b"{" + b" " * 699, "Expect: 100-continue")
-    for _ in range(5):
+    for _ in range(20):
         transport = fast_path.connect()
         for piece in (odd[:50], odd[50:-100], odd[-100:]):
             transport.feed(piece)
