@@ -11,7 +11,7 @@ from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, CONNECTIONS, CONNECTIONS_REFUSED, RefusalReason
 from bidstream_svc.server.connections import Connection, ConnectionLimits, Phase
 from tests.fastpath.corpus import CHUNKED, GOOD, LARGE_BATCH, make
-from tests.fastpath.support import FakeTransport, FastPathSide, Side, cut, settle, split_answers
+from tests.fastpath.support import HOSTS, FakeTransport, FastPathSide, Side, cut, settle, split_answers
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import Connection as Client
 from tests.support.raw_http import make_request
@@ -149,6 +149,17 @@ async def test_an_idle_connection_is_closed(side: Side, before: bytes) -> None:
     assert transport.is_lost
     assert not transport.is_aborted
     assert transport.written == written
+
+
+async def test_a_handshake_has_no_deadline_here(side: Side) -> None:
+    """The acceptor ends it."""
+    connection = side.connect_to(HOSTS)
+    assert side.connections.admit(connection)
+    await sweep(side, IDLE_SWEEPS + REQUEST_SWEEPS + 2)
+    transport = FakeTransport(connection)
+    transport.feed(GOOD)
+    await settle()
+    assert transport.statuses == [200]
 
 
 @pytest.mark.parametrize("before", [b"", CHUNKED], ids=["new", "used"])
@@ -297,6 +308,15 @@ async def test_above_the_budget_the_newest_is_refused_and_the_older_are_answered
     assert refusals(fast_path, RefusalReason.MEMORY) == 1
 
 
+async def test_the_budget_may_be_used_up(fast_path: FastPathSide) -> None:
+    first, second = fast_path.connect(), fast_path.connect()
+    first.feed(BAD[: HEAD_BYTES + 600])
+    second.feed(BAD[: HEAD_BYTES + 400])
+    assert refusals(fast_path, RefusalReason.MEMORY) == 0
+    second.feed(BAD[HEAD_BYTES + 400 : HEAD_BYTES + 401])
+    assert (first.statuses, second.statuses) == ([], [503])
+
+
 async def test_the_newest_is_refused_whichever_goes_above_the_budget(fast_path: FastPathSide) -> None:
     old, new = fast_path.connect(), fast_path.connect()
     new.feed(HALF)
@@ -315,7 +335,7 @@ async def test_as_many_are_refused_as_it_takes(fast_path: FastPathSide) -> None:
     await settle()
     assert [transport.statuses for transport in transports] == [[]] * 6 + [[503]] * 3
     transports[0].feed(BAD[HEAD_BYTES + 150 : HEAD_BYTES + 450])
-    await settle()
+    # At once, and not when the first of them is gone.
     assert [transport.statuses for transport in transports] == [[]] * 4 + [[503]] * 5
     assert refusals(fast_path, RefusalReason.MEMORY) == 5
 
