@@ -17,6 +17,7 @@ from bidstream_svc.server.acceptor import PAUSE_S, Acceptor
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.connections import Connection
 from bidstream_svc.server.refusal import Refusals
+from bidstream_svc.server.sockets import make_tls_context
 from tests.fastpath.support import HOSTS, Side
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import Connection as Client
@@ -168,12 +169,14 @@ def no_descriptors() -> Iterator[None]:
 class Door:
     """An acceptor in this loop, for aiohttp's connections."""
 
-    def __init__(self, on_answer: Callable[[Answer], None] = lambda _answer: None) -> None:
+    def __init__(
+        self, on_answer: Callable[[Answer], None] = lambda _answer: None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.side = Side()
         self.listening = CountingSocket()
         self.listening.bind(("127.0.0.1", 0))
         self.listening.listen()
-        self.acceptor = Acceptor(self.listening, self.side.connections, self.connect, Refusals(on_answer))
+        self.acceptor = Acceptor(self.listening, self.side.connections, self.connect, Refusals(on_answer), tls)
         self.address = "{}:{}".format(*self.listening.getsockname())
 
     def connect(self) -> Connection:
@@ -191,6 +194,19 @@ class Door:
 async def turn(times: int = 100) -> None:
     for _ in range(times):
         await asyncio.sleep(0)
+
+
+async def test_an_acceptor_that_is_closed_ends_its_handshakes(tls_files: dict[str, str]) -> None:
+    door = Door(tls=make_tls_context(Path(tls_files["tls_cert"]), Path(tls_files["tls_key"]), None))
+    with Client(door.address) as silent:
+        await turn()
+        assert len(door.side.connections) == 1
+        door.acceptor.close()
+        await turn()
+        assert len(door.side.connections) == 0
+        assert silent.is_closed_by_peer()
+    assert door.side.failures == []
+    door.close()
 
 
 async def test_each_connection_without_a_descriptor_is_refused_once() -> None:
