@@ -1,12 +1,15 @@
 """One operator and one service per module; every HTTP test runs with the fast path and with aiohttp alone."""
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import trustme
 
 from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.metrics.cells import CONNECTIONS
+from bidstream_svc.server.connections import ConnectionLimits
+from tests.fastpath.support import FastPathSide, Side, settle
 from tests.support.operator import operator_in_thread
 from tests.support.sidecar import RunningService, operator_settings, service_in_thread
 
@@ -53,3 +56,29 @@ def client_tls(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context
+
+
+@pytest.fixture(params=[FastPathSide, Side], ids=["fast path", "aiohttp"])
+async def side(request: pytest.FixtureRequest, limits: ConnectionLimits) -> AsyncIterator[Side]:
+    side = request.param(limits=limits)
+    yield side
+    side.close()
+    await settle()
+    assert side.failures == []
+    assert side.metrics.row[CONNECTIONS] == 0
+
+
+@pytest.fixture
+async def aiohttp(limits: ConnectionLimits) -> AsyncIterator[Side]:
+    side = Side(limits=limits)
+    yield side
+    side.close()
+    assert side.failures == []
+
+
+@pytest.fixture
+async def fast_path(limits: ConnectionLimits) -> AsyncIterator[FastPathSide]:
+    side = FastPathSide(limits=limits)
+    yield side
+    side.close()
+    assert side.failures == []

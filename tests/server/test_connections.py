@@ -1,56 +1,22 @@
-"""Limits of connections: phases and deadlines by sweeps, and the budget of bytes; on the fast path and on aiohttp."""
+"""Phases and deadlines of connections, on the fast path and on aiohttp; time passes here by sweeps."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from typing import cast
 
 import pytest
 
-from bidstream_svc.devoperator import DevOperator
-from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, CONNECTIONS, CONNECTIONS_REFUSED, RefusalReason
 from bidstream_svc.server.connections import Connection, ConnectionLimits, Phase
 from tests.fastpath.corpus import CHUNKED, GOOD, LARGE_BATCH, make
-from tests.fastpath.support import HOSTS, FakeTransport, FastPathSide, Side, cut, settle, split_answers
-from tests.support.metrics_page import scrape
-from tests.support.raw_http import Connection as Client
-from tests.support.raw_http import make_request
-from tests.support.sidecar import RunningService, operator_settings, service_in_thread, wait_until
+from tests.fastpath.support import HOSTS, FakeTransport, FastPathSide, Side, settle, split_answers
 
 # One sweep a second.
 IDLE_SWEEPS, REQUEST_SWEEPS = 10, 4
-MAX_BUFFERED_BYTES = 1_000
-LIMITS = ConnectionLimits(1_000, IDLE_SWEEPS, REQUEST_SWEEPS, MAX_BUFFERED_BYTES)
 NOWHERE = make(target="/nowhere")
-BAD = make(b"{" + b" " * 699)
-HEAD_BYTES = BAD.index(b"{")
-HALF, OTHER_HALF = BAD[:-100], BAD[-100:]  # one fits the budget, two do not
-
-
-@pytest.fixture(params=[FastPathSide, Side], ids=["fast path", "aiohttp"])
-async def side(request: pytest.FixtureRequest) -> AsyncIterator[Side]:
-    side = request.param(limits=LIMITS)
-    yield side
-    side.close()
-    await settle()
-    assert side.failures == []
-    assert side.metrics.row[CONNECTIONS] == 0
 
 
 @pytest.fixture
-async def aiohttp() -> AsyncIterator[Side]:
-    side = Side(limits=LIMITS)
-    yield side
-    side.close()
-    assert side.failures == []
-
-
-@pytest.fixture
-async def fast_path() -> AsyncIterator[FastPathSide]:
-    side = FastPathSide(limits=LIMITS)
-    yield side
-    side.close()
-    assert side.failures == []
+def limits() -> ConnectionLimits:
+    return ConnectionLimits(1_000, IDLE_SWEEPS, REQUEST_SWEEPS)
 
 
 async def sweep(side: Side, times: int = 1) -> None:
@@ -61,10 +27,6 @@ async def sweep(side: Side, times: int = 1) -> None:
 
 def connection_of(transport: FakeTransport) -> Connection:
     return cast("Connection", transport.get_protocol())
-
-
-def refusals(side: Side, reason: RefusalReason) -> int:
-    return side.metrics.row[CONNECTIONS_REFUSED[reason]]
 
 
 # Phases.
@@ -284,210 +246,3 @@ async def test_a_drain_lets_a_request_under_way_end(side: Side, before: bytes, s
     assert transport.statuses == ([200, 200] if before else [200])
     assert b"Connection: close" in split_answers(transport.sent)[-1].headers
     assert transport.is_lost
-
-
-# The budget of bytes.
-
-
-async def test_above_the_budget_the_newest_is_refused_and_the_older_are_answered(fast_path: FastPathSide) -> None:
-    old, idle, new = (fast_path.connect() for _ in range(3))
-    old.feed(HALF)
-    new.feed(HALF)
-    await settle()
-    (answer,) = split_answers(new.sent)
-    assert answer.status == 503
-    assert b"Connection: close" in answer.headers
-    assert new.is_lost
-    assert not new.is_aborted
-    assert refusals(fast_path, RefusalReason.MEMORY) == 1
-    assert fast_path.metrics.row[fast_path.metrics.http_requests["/decrypt", 503]] == 1
-    old.feed(OTHER_HALF)
-    idle.feed(GOOD)
-    await settle()
-    assert (old.statuses, idle.statuses) == ([400], [200])
-    assert refusals(fast_path, RefusalReason.MEMORY) == 1
-
-
-async def test_the_budget_may_be_used_up(fast_path: FastPathSide) -> None:
-    first, second = fast_path.connect(), fast_path.connect()
-    first.feed(BAD[: HEAD_BYTES + 600])
-    second.feed(BAD[: HEAD_BYTES + 400])
-    assert refusals(fast_path, RefusalReason.MEMORY) == 0
-    second.feed(BAD[HEAD_BYTES + 400 : HEAD_BYTES + 401])
-    assert (first.statuses, second.statuses) == ([], [503])
-
-
-async def test_the_newest_is_refused_whichever_goes_above_the_budget(fast_path: FastPathSide) -> None:
-    old, new = fast_path.connect(), fast_path.connect()
-    new.feed(HALF)
-    old.feed(HALF)
-    await settle()
-    assert (old.statuses, new.statuses) == ([], [503])
-    old.feed(OTHER_HALF)
-    await settle()
-    assert old.statuses == [400]
-
-
-async def test_as_many_are_refused_as_it_takes(fast_path: FastPathSide) -> None:
-    transports = [fast_path.connect() for _ in range(9)]
-    for transport in transports:
-        transport.feed(BAD[: HEAD_BYTES + 150])
-    await settle()
-    assert [transport.statuses for transport in transports] == [[]] * 6 + [[503]] * 3
-    transports[0].feed(BAD[HEAD_BYTES + 150 : HEAD_BYTES + 450])
-    # At once, and not when the first of them is gone.
-    assert [transport.statuses for transport in transports] == [[]] * 4 + [[503]] * 5
-    assert refusals(fast_path, RefusalReason.MEMORY) == 5
-
-
-async def test_one_that_holds_more_than_the_budget_by_itself_is_refused(side: Side) -> None:
-    transport = side.connect()
-    await settle()
-    request = make(b"{" + b" " * 2 * MAX_BUFFERED_BYTES)
-    for piece in cut(request, range(0, len(request), 600)):
-        transport.feed(piece)
-        await settle()
-    assert transport.is_lost
-    assert transport.statuses == ([503] if isinstance(side, FastPathSide) else [])
-    assert refusals(side, RefusalReason.MEMORY) == 1
-    assert side.counted_with(400) == 0
-
-
-async def test_what_is_complete_is_answered_before_a_refusal(fast_path: FastPathSide) -> None:
-    old, new, large = (fast_path.connect() for _ in range(3))
-    new.feed(GOOD + HALF)
-    old.feed(HALF)
-    large.feed(GOOD + GOOD + make(b"{" + b" " * MAX_BUFFERED_BYTES)[:-1])
-    await settle()
-    assert (old.statuses, new.statuses, large.statuses) == ([], [200, 503], [200, 200, 503])
-
-
-async def test_what_comes_whole_but_is_too_much_is_not_begun_by_aiohttp(aiohttp: Side) -> None:
-    transport = aiohttp.connect()
-    await settle()
-    transport.feed(make({"token": "abcd", "more": " " * MAX_BUFFERED_BYTES}))
-    await settle()
-    assert transport.is_lost
-    assert transport.statuses == []
-    assert refusals(aiohttp, RefusalReason.MEMORY) == 1
-    assert aiohttp.counted_with(200) == 0
-
-
-async def test_bytes_are_released_with_the_end_of_a_request(side: Side) -> None:
-    for _ in range(3):
-        transport = side.connect()
-        await settle()
-        for _ in range(3):
-            transport.feed(HALF)
-            await settle()
-            transport.feed(OTHER_HALF)
-            await settle()
-        assert transport.statuses == [400] * 3
-    assert refusals(side, RefusalReason.MEMORY) == 0
-
-
-async def test_bytes_are_released_with_a_connection(side: Side) -> None:
-    for _ in range(5):
-        transport = side.connect()
-        await settle()
-        transport.feed(HALF)
-        await settle()
-        transport.lose()
-        await settle()
-    assert refusals(side, RefusalReason.MEMORY) == 0
-
-
-async def test_bytes_are_counted_once_across_a_hand_over(fast_path: FastPathSide) -> None:
-    odd = make(b"{" + b" " * 699, "Expect: 100-continue")
-    for _ in range(20):
-        transport = fast_path.connect()
-        for piece in (odd[:50], odd[50:-100], odd[-100:]):
-            transport.feed(piece)
-            await settle()
-        assert transport.statuses == [100, 400]
-    assert refusals(fast_path, RefusalReason.MEMORY) == 0
-
-
-@pytest.mark.parametrize(
-    "refused", [NOWHERE, make(b"", method="GET", length=None), make(b"{}", "Content-Type: text/plain")]
-)
-async def test_bytes_of_a_request_whose_body_is_not_read_are_released(aiohttp: Side, refused: bytes) -> None:
-    transport = aiohttp.connect()
-    for _ in range(50):
-        transport.feed(refused)
-        await settle()
-    assert len(transport.statuses) == 50
-    assert refusals(aiohttp, RefusalReason.MEMORY) == 0
-
-
-# The admin plane, on sockets.
-
-
-def admin_connections(service: RunningService) -> int:
-    return service.service._metrics.row[ADMIN_CONNECTIONS]
-
-
-@pytest.fixture
-def has_fast_path() -> bool:
-    return True
-
-
-def test_an_idle_connection_of_the_admin_plane_is_closed(operator: DevOperator) -> None:
-    with (
-        service_in_thread(idle_timeout=0.1, **operator_settings(operator)) as service,
-        Client(service.admin) as new,
-        Client(service.admin) as used,
-    ):
-        assert used.ask("/livez", method="GET").status == 200
-        for client in (new, used):
-            assert client.is_closed_by_peer()
-        wait_until(lambda: admin_connections(service) == 0, "the end of both")
-
-
-@pytest.mark.parametrize("beginning", [b"GET /li", b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: "])
-def test_a_head_that_does_not_end_is_closed_by_the_admin_plane(operator: DevOperator, beginning: bytes) -> None:
-    with (
-        service_in_thread(request_timeout=0.1, **operator_settings(operator)) as service,
-        Client(service.admin) as client,
-    ):
-        client.send(beginning)
-        assert client.is_closed_by_peer()
-
-
-def test_a_body_that_does_not_end_is_closed_by_the_admin_plane(operator: DevOperator) -> None:
-    with (
-        service_in_thread(request_timeout=0.1, **operator_settings(operator)) as service,
-        Client(service.admin) as client,
-    ):
-        client.send(make_request("/livez", method="GET", headers={"Content-Length": "9"}) + b"half")
-        assert client.receive().status == 200
-        assert client.is_closed_by_peer()
-
-
-def test_a_client_of_the_admin_plane_that_does_not_read_is_aborted(operator: DevOperator) -> None:
-    with service_in_thread(idle_timeout=0.1, **operator_settings(operator)) as service, Client(service.admin) as client:
-        with pytest.raises(ConnectionError):
-            send_for_ever(client)
-        wait_until(lambda: admin_connections(service) == 0, "the connection to be aborted")
-
-
-def send_for_ever(client: Client) -> None:
-    while True:
-        client.send(make_request("/openapi.yaml", method="GET"))
-
-
-def test_the_admin_plane_has_room_for_256_connections(operator: DevOperator) -> None:
-    with service_in_thread(**operator_settings(operator)) as service:
-        with ExitStack() as stack:
-            clients = [stack.enter_context(Client(service.admin)) for _ in range(256)]
-            wait_until(lambda: admin_connections(service) == 256, "the connections")
-            with Client(service.admin) as refused:
-                assert refused.ask("/livez", method="GET").status == 503
-                assert refused.is_closed_by_peer()
-            assert clients[0].ask("/livez", method="GET").status == 200
-            # It has nothing to do with the data plane.
-            assert service.decrypt("abcd")["status"] == "VERSION_NOT_SUPPORTED"
-        wait_until(lambda: admin_connections(service) == 0, "the end of all")
-        page = scrape(service.admin)
-        assert page.value("bidstream_connections_refused_total", reason="max_connections") == 1
-        assert page.value("bidstream_connections") == 0
