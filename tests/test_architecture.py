@@ -43,10 +43,16 @@ IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "__import__", "breakpo
 IMPURE_ATTRIBUTES = {"generate_key", "urandom", "now", "utcnow", "today", "environ", "getenv"}
 IMPURE_PACKAGES = {"asyncio", "logging", "socket", "ssl", "aiohttp", "uvloop", "structlog"}
 
+# Of the server: only these know aiohttp, and only the first its private members.
+AIOHTTP_MODULES = {"aiohttp_guest", "data_plane", "admin_plane"}
+# What accepts, limits, reads and answers without it.
+MODULES_WITHOUT_AIOHTTP = {"acceptor", "connections", "fastpath", "handlers", "refusal", "routes"}
+
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 400
 
 TREES = {path: ast.parse(path.read_text(), path) for path in sorted(ROOT.rglob("*.py"))}
+SERVER_TREES = {path: tree for path, tree in TREES.items() if path.is_relative_to(ROOT / "server")}
 CORE_TREES = {path: tree for path, tree in TREES.items() if path.is_relative_to(ROOT / "core")}
 
 
@@ -117,6 +123,29 @@ def test_core_loads_nothing_impure() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
     assert f"{PACKAGE}.core.decrypt" in loaded
     assert set(loaded) & IMPURE_PACKAGES == set()
+
+
+def test_sockets_and_fast_path_know_no_aiohttp() -> None:
+    parts = {
+        part for path, tree in SERVER_TREES.items() if "aiohttp" in _imported_modules(tree) for part in [path.stem]
+    }
+    assert parts == AIOHTTP_MODULES
+    for path, tree in SERVER_TREES.items():
+        if _part(path, ROOT / "server") in MODULES_WITHOUT_AIOHTTP:
+            assert _imported_parts(tree, f"{PACKAGE}.server", ROOT / "server") & AIOHTTP_MODULES == set(), path
+    assert {_part(path, ROOT / "server") for path in SERVER_TREES} > MODULES_WITHOUT_AIOHTTP
+
+
+def test_private_members_of_aiohttp_are_used_in_one_file() -> None:
+    """Elsewhere nothing is derived from its classes, and ruff's SLF001 is switched off nowhere in the server."""
+    for path, tree in SERVER_TREES.items():
+        assert "SLF001" not in path.read_text(), path
+        if path.stem in AIOHTTP_MODULES - {"aiohttp_guest"}:
+            nodes = list(ast.walk(tree))
+            bases = [ast.unparse(base) for node in nodes if isinstance(node, ast.ClassDef) for base in node.bases]
+            assert [base for base in bases if base.startswith(("web.", "aiohttp."))] == [], path
+            attributes = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr.startswith("_")]
+            assert {ast.unparse(node.value) for node in attributes} <= {"self"}, path
 
 
 def test_file_names_are_unique() -> None:

@@ -6,10 +6,10 @@ handshake, and running out of file descriptors is detected and answered.
 
 import asyncio
 import errno
-import os
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics.cells import RefusalReason
@@ -21,6 +21,8 @@ _log = get_logger(__name__)
 # Limits how long a burst of new connections delays the open ones.
 _MAX_ACCEPTED_PER_ITERATION = 64
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+# The pause in accepting when there is no spare descriptor.
+PAUSE_S = 0.1
 
 
 class Acceptor:
@@ -50,22 +52,35 @@ class Acceptor:
         self._opening: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         # Closed for a moment when no descriptor is left, so that a connection can be accepted and refused.
-        self._spare_descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._spare = ExitStack()
         listening.setblocking(False)
-        self._loop.add_reader(listening, self._accept)
+        self._start()
 
     def stop(self) -> None:
         """Stop accepting and close the listening socket. Open connections are not affected."""
         if self._listening.fileno() >= 0:
             self._loop.remove_reader(self._listening)
             self._listening.close()
-            os.close(self._spare_descriptor)
+            self._spare.close()
 
     def close(self) -> None:
         """Stop accepting and cancel the handshakes in progress."""
         self.stop()
         for task in self._opening:
             task.cancel()
+
+    def _start(self) -> None:
+        """Accept connections from now on, or after a pause if there is no spare descriptor."""
+        if self._listening.fileno() < 0:
+            return
+        try:
+            self._spare.enter_context(socket.socket())
+        except OSError:
+            # Another thread has taken it. A reader of a socket that cannot be accepted from would keep the loop busy.
+            self._loop.remove_reader(self._listening)
+            self._loop.call_later(PAUSE_S, self._start)
+        else:
+            self._loop.add_reader(self._listening, self._accept)
 
     def _accept(self) -> None:
         for _ in range(_MAX_ACCEPTED_PER_ITERATION):
@@ -110,7 +125,7 @@ class Acceptor:
             protocol.connection_lost(None)
 
     def _refuse_for_descriptors(self) -> None:
-        os.close(self._spare_descriptor)
+        self._spare.close()
         try:
             accepted, _address = self._listening.accept()
         except OSError:
@@ -121,4 +136,4 @@ class Acceptor:
                 if self._tls is None:
                     accepted.setblocking(False)
                     self._refusals.answer_at_once(accepted)
-        self._spare_descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._start()

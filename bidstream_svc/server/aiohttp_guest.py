@@ -52,7 +52,7 @@ class GuestServer(web.Server):
         lingering_s: float,
     ) -> None:
         super().__init__(
-            answer,
+            self._answer_and_release,
             keepalive_timeout=_NEVER_S,
             lingering_time=lingering_s,
             max_line_size=_MAX_HEAD_LINE_BYTES,
@@ -62,6 +62,7 @@ class GuestServer(web.Server):
             auto_decompress=False,
             access_log=None,
         )
+        self._answer_request = answer
         self.respond = respond
 
     def connect(self, connections: Connections, hosts: HostCheck) -> "AiohttpConnection":
@@ -69,6 +70,12 @@ class GuestServer(web.Server):
         guest = AiohttpGuest(self, loop=self._loop, **self._kwargs)
         connection = guest.connection = AiohttpConnection(connections, guest, hosts)
         return connection
+
+    async def _answer_and_release(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._answer_request(request)
+        finally:
+            guest_of(request).connection.request_is_read()  # also if its body was not read
 
 
 class AiohttpGuest(web.RequestHandler):
@@ -103,12 +110,6 @@ class AiohttpGuest(web.RequestHandler):
         # The task would otherwise start the next request and fail, because the transport is gone.
         if task is not None:
             task.cancel()
-
-    def close_if_idle(self) -> None:
-        """Close the connection if no request is in flight."""
-        # aiohttp's own `close` would drop the rest of the body of a request in flight.
-        if self._current_request is None:
-            self.close()
 
     def handle_error(
         self,
@@ -154,14 +155,7 @@ class AiohttpConnection(HostedConnection):
         """See Connection. The deadline of a body is enforced by the code that reads it."""
         if self.guest.is_answering:
             return Phase.RESPONSE
-        if self._has_begun:
-            return Phase.REQUEST
-        self.connections.hold(self, 0)
-        return Phase.IDLE
-
-    def close_if_idle(self) -> None:
-        """Close the connection if no request is in flight; otherwise the request is answered first."""
-        self.guest.close_if_idle()
+        return Phase.REQUEST if self._has_begun else Phase.IDLE
 
 
 def guest_of(request: web.BaseRequest) -> AiohttpGuest:

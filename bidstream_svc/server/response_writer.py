@@ -8,6 +8,9 @@ from bidstream_svc.server.media_type import JSON
 
 _OK = int(HTTPStatus.OK)  # an int: comparing with the enum takes ten times as long
 
+# Statuses whose response closes the connection.
+_LAST = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE})
+
 
 def closing_response(answer: Answer) -> bytes:
     """Return a response with `Connection: close`."""
@@ -48,7 +51,7 @@ class _Starts(dict[int, bytes]):
         self._closes = closes
 
     def __missing__(self, code: int) -> bytes:
-        closes = self._closes or code == HTTPStatus.REQUEST_TIMEOUT
+        closes = self._closes or code in _LAST
         start = self[code] = _start(code, self._date, closes=closes)
         return start
 

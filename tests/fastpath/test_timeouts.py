@@ -97,6 +97,25 @@ async def test_every_request_has_its_own_time_to_arrive(side: FastPathSide) -> N
     assert transport.statuses == [200] * 10
 
 
+async def test_behind_a_body_that_came_in_pieces_a_connection_is_idle(side: FastPathSide) -> None:
+    transport, other = side.connect(), side.connect()
+    for each in (transport, other):
+        for piece in (GOOD[:-5], GOOD[-5:-2], GOOD[-2:]):
+            each.feed(piece)
+    await sweep(side, IDLE_SWEEPS)
+    assert not transport.is_closing()
+    other.feed(GOOD[:-5])
+    other.feed(GOOD[-5:])
+    await sweep(side)
+    assert transport.is_lost
+    assert transport.statuses == [200]
+    assert not other.is_closing()
+    side.close_idle()
+    await settle()
+    assert other.is_lost
+    assert other.statuses == [200, 200]
+
+
 async def test_a_batch_under_way_is_not_late(side: FastPathSide) -> None:
     transport = side.connect()
     transport.feed(LARGE_BATCH + GOOD[:5])

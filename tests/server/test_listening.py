@@ -136,28 +136,6 @@ def test_ipv6_and_several_addresses_at_once(operator: DevOperator) -> None:
 # TLS.
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def tls_files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    directory = tmp_path_factory.mktemp("tls")
-    certificate = authority.issue_cert("localhost")
-    certificate.private_key_pem.write_to_path(directory / "key.pem")
-    for number, blob in enumerate(certificate.cert_chain_pems):
-        blob.write_to_path(directory / "cert.pem", append=number > 0)
-    return {"tls_cert": str(directory / "cert.pem"), "tls_key": str(directory / "key.pem")}
-
-
-@pytest.fixture
-def client_tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
-
-
 def test_tls_on_tcp_and_none_on_unix(
     operator: DevOperator, tls_files: dict[str, str], client_tls: ssl.SSLContext, tmp_path: Path, *, has_fast_path: bool
 ) -> None:

@@ -178,6 +178,18 @@ def test_a_killed_worker_is_replaced_and_no_counter_goes_down(sidecar: Sidecar, 
     assert [(line["exit_code"], line["level"]) for line in exits] == [(-signal.SIGKILL, "error")] * WORKERS
 
 
+def test_the_cap_on_connections_holds_over_all_workers(operator: DevOperator, tmp_path: Path) -> None:
+    with sidecar_of(tmp_path, operator, max_connections=MANY) as sidecar, ExitStack() as stack:
+        for _ in range(MANY):
+            assert stack.enter_context(Connection(sidecar.data)).ask("/decrypt", GOOD).status == 200
+        for _ in range(MANY):
+            with Connection(sidecar.data) as refused:
+                assert refused.ask("/decrypt", GOOD).status == 503
+        page = scrape(sidecar.admin)
+        assert page.value("bidstream_connections") == MANY
+        assert page.value("bidstream_connections_refused_total", reason="max_connections") == MANY
+
+
 # What ends it.
 
 

@@ -120,7 +120,8 @@ class FastPathConnection(Connection):
         self._long_route, self._long_answer = route, steps
         self._began_ns = time.perf_counter_ns()
         self._pause_or_resume_reading()
-        self._continue_long_answer()
+        # Not at once: a step that ends the answer may hand the connection over, with requests of this iteration open.
+        asyncio.get_running_loop().call_soon(self._continue_long_answer)
 
     # Called by Connections.
 
@@ -138,6 +139,7 @@ class FastPathConnection(Connection):
 
     def refuse(self) -> None:
         """Answer 503 and close the connection, because buffered input exceeds its limit."""
+        self._iteration.answer()  # the complete requests before it are answered first
         self._send_counted(self.reader.route, OVERLOADED)
         if self.transport is not None:
             self.transport.close()

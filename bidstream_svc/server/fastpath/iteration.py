@@ -82,7 +82,6 @@ class Iteration:
                 _log.exception("request failed")
                 answer = INTERNAL_ERROR
             if not isinstance(answer, tuple):
-                self._send(unsent)  # keeps the order of answers
                 connection.start_long_answer(route, answer)
                 continue
             answered += 1

@@ -1,0 +1,255 @@
+"""Accepting, on real sockets: connections count before their handshake, and a lack of descriptors is survived."""
+
+import asyncio
+import os
+import resource
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from bidstream_svc.devoperator import DevOperator
+from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, RefusalReason
+from bidstream_svc.server.acceptor import PAUSE_S, Acceptor
+from bidstream_svc.server.answers import Answer
+from bidstream_svc.server.connections import Connection
+from bidstream_svc.server.refusal import Refusals
+from bidstream_svc.server.sockets import make_tls_context
+from tests.fastpath.support import HOSTS, Side
+from tests.support.metrics_page import scrape
+from tests.support.raw_http import Connection as Client
+from tests.support.raw_http import ask, make_request
+from tests.support.sidecar import DEADLINE_S, RunningService, Sidecar, operator_settings, service_in_thread, wait_until
+
+GOOD = {"token": "abcd"}
+MANY = 50
+
+
+def open_descriptors(process: int | str = "self") -> set[int]:
+    return {int(path.name) for path in Path(f"/proc/{process}/fd").iterdir()}
+
+
+def connections(service: RunningService) -> float:
+    return scrape(service.admin).value("bidstream_connections")
+
+
+def refused(admin: str, reason: RefusalReason) -> float:
+    return scrape(admin).value("bidstream_connections_refused_total", reason=reason)
+
+
+# Before the handshake.
+
+
+def test_connections_count_before_their_handshake(
+    operator: DevOperator, tls_files: dict[str, str], client_tls: ssl.SSLContext
+) -> None:
+    settings = operator_settings(operator) | tls_files | {"max_connections": MANY, "request_timeout": 600}
+    with service_in_thread(**settings) as service:
+        assert ask(service.data, "/decrypt", GOOD, tls=client_tls).status == 200
+        wait_until(lambda: connections(service) == 0, "the end of the first")
+        before = len(open_descriptors())
+        with ExitStack() as stack:
+            for _ in range(MANY):
+                stack.enter_context(Client(service.data))
+            wait_until(lambda: connections(service) == MANY, "the connections")
+            assert ask(service.data, "/decrypt", GOOD, tls=client_tls).status == 503
+            with Client(service.data) as silent:
+                assert silent.is_closed_by_peer()
+        wait_until(lambda: connections(service) == 0, "the end of all")
+        wait_until(lambda: len(open_descriptors()) <= before, "their descriptors to be closed")
+        assert refused(service.admin, RefusalReason.MAX_CONNECTIONS) == 2
+        # Neither a refused one nor one whose client went away.
+        assert refused(service.admin, RefusalReason.HANDSHAKE_TIMEOUT) == 0
+        assert ask(service.data, "/decrypt", GOOD, tls=client_tls).status == 200
+
+
+def test_a_handshake_that_does_not_end_is_closed_and_counted(operator: DevOperator, tls_files: dict[str, str]) -> None:
+    settings = operator_settings(operator) | tls_files | {"request_timeout": 0.2}
+    with service_in_thread(**settings) as service:
+        connections(service)
+        before = len(open_descriptors())
+        with ExitStack() as stack:
+            clients = [stack.enter_context(Client(service.data)) for _ in range(MANY)]
+            for client in clients[::2]:
+                client.send(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a ClientHello
+            for client in clients:
+                assert client.is_closed_by_peer()
+            wait_until(lambda: connections(service) == 0, "the end of all")
+            assert refused(service.admin, RefusalReason.HANDSHAKE_TIMEOUT) == MANY
+            assert refused(service.admin, RefusalReason.MAX_CONNECTIONS) == 0
+        wait_until(lambda: len(open_descriptors()) <= before, "their descriptors to be closed")
+
+
+@pytest.mark.parametrize("sent", [make_request("/decrypt", GOOD), b"\0" * 100, b"\x16\x03\x01\x02\x00\x01"])
+def test_a_handshake_that_fails_is_no_timeout(operator: DevOperator, tls_files: dict[str, str], sent: bytes) -> None:
+    settings = operator_settings(operator) | tls_files | {"request_timeout": 600}
+    with service_in_thread(**settings) as service:
+        for _ in range(3):
+            with Client(service.data) as client:
+                wait_until(lambda: connections(service) == 1, "the connection")
+                client.send(sent)
+                client.socket.shutdown(socket.SHUT_WR)
+                client.socket.recv(100)
+            wait_until(lambda: connections(service) == 0, "its end")
+        assert refused(service.admin, RefusalReason.HANDSHAKE_TIMEOUT) == 0
+
+
+def test_the_end_of_a_service_ends_handshakes(operator: DevOperator, tls_files: dict[str, str]) -> None:
+    before = len(open_descriptors())
+    with ExitStack() as stack:
+        settings = operator_settings(operator) | tls_files | {"request_timeout": 600}
+        with service_in_thread(**settings) as service:
+            clients = [stack.enter_context(Client(service.data)) for _ in range(3)]
+            wait_until(lambda: connections(service) == 3, "the connections")
+        for client in clients:
+            assert client.is_closed_by_peer()
+    wait_until(lambda: len(open_descriptors()) <= before, "all descriptors to be closed")
+
+
+# Out of descriptors.
+
+
+def test_a_process_without_descriptors_refuses_and_recovers(operator: DevOperator, tmp_path: Path) -> None:
+    with Sidecar(tmp_path, **operator_settings(operator)) as sidecar:
+        process = sidecar.wait_ready().process.pid
+        assert ask(sidecar.data, "/decrypt", GOOD).status == 200
+        _, hard_limit = resource.prlimit(process, resource.RLIMIT_NOFILE)
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (max(open_descriptors(process)) + 5, hard_limit))
+        with ExitStack() as stack:
+            clients = [stack.enter_context(Client(sidecar.data)) for _ in range(100)]
+            for client in clients[50:]:
+                answer = client.receive()  # before it has asked anything
+                assert (answer.status, answer.error, answer.closes) == (503, "overloaded", True)
+                assert client.is_closed_by_peer()
+            # Those that were accepted before are served.
+            assert clients[0].ask("/decrypt", GOOD).status == 200
+        wait_until(lambda: answers(sidecar.admin), "a descriptor for the admin plane")
+        wait_until(lambda: scrape(sidecar.admin).value("bidstream_connections") == 0, "the end of all")
+        assert ask(sidecar.data, "/decrypt", GOOD).status == 200
+        page = scrape(sidecar.admin)
+        assert page.value("bidstream_connections_refused_total", reason="no_file_descriptor") >= 50
+        assert page.value("bidstream_http_requests_total", route="other", code="503") >= 50
+        assert [line for line in sidecar.log if line["level"] == "error"] == []
+        assert sidecar.stop() == 0
+
+
+def answers(admin: str) -> bool:
+    try:
+        return ask(admin, "/livez", method="GET").status == 200
+    except (ConnectionError, EOFError):
+        return False
+
+
+class CountingSocket(socket.socket):
+    """Counts how often it was asked for a connection."""
+
+    accepts = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.accepts += 1
+        return super().accept()
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Door:
+    """An acceptor in this loop, for aiohttp's connections."""
+
+    def __init__(
+        self, on_answer: Callable[[Answer], None] = lambda _answer: None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.side = Side()
+        self.listening = CountingSocket()
+        self.listening.bind(("127.0.0.1", 0))
+        self.listening.listen()
+        self.acceptor = Acceptor(self.listening, self.side.connections, self.connect, Refusals(on_answer), tls)
+        self.address = "{}:{}".format(*self.listening.getsockname())
+
+    def connect(self) -> Connection:
+        return self.side.plane.connect(HOSTS)
+
+    @property
+    def refused(self) -> int:
+        return self.side.metrics.row[CONNECTIONS_REFUSED[RefusalReason.NO_FILE_DESCRIPTOR]]
+
+    def close(self) -> None:
+        self.acceptor.close()
+        self.side.close()
+
+
+async def turn(times: int = 100) -> None:
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+async def test_an_acceptor_that_is_closed_ends_its_handshakes(tls_files: dict[str, str]) -> None:
+    door = Door(tls=make_tls_context(Path(tls_files["tls_cert"]), Path(tls_files["tls_key"]), None))
+    with Client(door.address) as silent:
+        await turn()
+        assert len(door.side.connections) == 1
+        door.acceptor.close()
+        await turn()
+        assert len(door.side.connections) == 0
+        assert silent.is_closed_by_peer()
+    assert door.side.failures == []
+    door.close()
+
+
+async def test_each_connection_without_a_descriptor_is_refused_once() -> None:
+    door = Door()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(door.address)) for _ in range(5)]
+        with no_descriptors():
+            await turn()
+        assert door.refused == 5
+        assert door.listening.accepts <= 3 * 5  # and not again and again
+        for client in clients:
+            assert client.receive().status == 503
+    door.close()
+
+
+async def test_a_spare_descriptor_that_is_lost_to_another_thread_is_waited_for() -> None:
+    """As when the refresh of keys opens a connection in the moment in which the spare one is given up."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    door = Door(lambda _answer: resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard)))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(door.address)) for _ in range(3)]
+        with no_descriptors():
+            await turn()
+        assert door.refused == 1
+        assert door.listening.accepts <= 3  # and not again and again
+        async with asyncio.timeout(DEADLINE_S):
+            while door.side.metrics.row[CONNECTIONS] < 2:  # noqa: ASYNC110 - a counter has no event
+                await asyncio.sleep(0.01)
+        for client in clients[1:]:
+            client.send(make_request("/decrypt", GOOD))
+            assert (await asyncio.to_thread(client.receive)).status == 200
+        assert door.refused == 1
+        assert door.side.failures == []
+    door.close()
+
+
+async def test_an_acceptor_that_waits_for_a_descriptor_can_be_closed() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = open_descriptors()
+    door = Door(lambda _answer: resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard)))
+    with Client(door.address), no_descriptors():
+        await turn()
+        door.close()
+    await asyncio.sleep(2 * PAUSE_S)
+    assert open_descriptors() == before
+    assert door.side.failures == []

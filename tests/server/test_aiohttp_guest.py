@@ -1,0 +1,218 @@
+"""What is used of aiohttp's private members, one test each: it says which of them no longer means what it did."""
+
+import asyncio
+import tomllib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from packaging.requirements import Requirement
+from packaging.version import Version
+from structlog.testing import capture_logs
+
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.server.aiohttp_guest import AiohttpGuest, GuestServer, guest_of, send_continue
+from bidstream_svc.server.answers import Answer
+from bidstream_svc.server.connections import ConnectionLimits, Connections
+from tests.fastpath.corpus import BODY, GOOD, make
+from tests.fastpath.support import HOSTS, FakeTransport, settle
+
+REPOSITORY = Path(__file__).parents[2]
+LIMITS = ConnectionLimits(max_connections=10, idle_timeout_s=60, request_timeout_s=60)
+
+
+class Host:
+    """A server that answers with the body of the request, once it may.
+
+    Attributes:
+        begun: the requests that `answer` was called with.
+        has_more: for each answer, whether further requests were complete.
+        may_answer: clear it to hold the answers.
+        failures: what the loop was told.
+    """
+
+    def __init__(self) -> None:
+        self.begun: list[web.BaseRequest] = []
+        self.has_more: list[bool] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: self.failures.append(context))
+        self.connections = Connections(LIMITS, MetricCells())
+        self.server = GuestServer(self.answer, respond, lingering_s=60)
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.begun.append(request)
+        await self.may_answer.wait()
+        self.has_more.append(guest_of(request).has_more_requests)
+        return web.Response(body=await request.read())
+
+    def connect(self) -> tuple[AiohttpGuest, FakeTransport]:
+        connection = self.server.connect(self.connections, HOSTS)
+        assert self.connections.admit(connection)
+        return connection.guest, FakeTransport(connection)
+
+
+def respond(answer: Answer) -> web.Response:
+    return web.Response(status=answer[0], body=answer[1])
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    host = Host()
+    yield host
+    host.connections.close()
+    await settle()
+    assert host.failures == []
+
+
+def test_aiohttp_is_capped_below_the_next_minor_version() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    (wanted,) = [line for line in map(Requirement, project["dependencies"]) if line.name == "aiohttp"]
+    locks = [path.read_text().splitlines() for path in (REPOSITORY / "requirements").glob("*.txt")]
+    locked = {
+        Version(line.split()[0].partition("==")[2]) for lines in locks for line in lines if line[:9] == "aiohttp=="
+    }
+    (version,) = locked
+    assert version in wanted.specifier
+    for newer in (f"{version.major}.{version.minor + 1}", f"{version.major}.{version.minor + 1}.0b1"):
+        assert not wanted.specifier.contains(newer, prereleases=True), "private members are used: see aiohttp_guest"
+    assert wanted.specifier.contains(f"{version.major}.{version.minor}.999"), "a patch must be able to come in"
+
+
+async def test_loop_of_a_server(host: Host) -> None:
+    guest, transport = host.connect()
+    assert host.server._loop is asyncio.get_running_loop(), "web.Server._loop is not the loop that it was made in"
+    assert guest._loop is host.server._loop, "RequestHandler does not run in the loop that it was made with"
+    transport.feed(GOOD)
+    await settle()
+    assert transport.statuses == [200]
+
+
+async def test_kwargs_of_a_server(host: Host) -> None:
+    message = "web.Server._kwargs no longer holds what its RequestHandlers are made with: {} is ignored"
+    _, transport = host.connect()
+    transport.feed(make(BODY, *[f"X-{number}: x" for number in range(62)]))
+    await settle()
+    assert transport.statuses == [200]
+    too_many, too_long = [f"X-{number}: x" for number in range(63)], ["X: " + "x" * 8_191]
+    for name, lines in {"max_headers": too_many, "max_field_size": too_long}.items():
+        _, transport = host.connect()
+        transport.feed(make(BODY, *lines))
+        await settle()
+        assert transport.statuses == [400], message.format(name)
+    _, transport = host.connect()
+    transport.feed(make(BODY, target="/" + "x" * 8_191))
+    await settle()
+    assert transport.statuses == [400], message.format("max_line_size")
+    _, transport = host.connect()
+    transport.feed(make(b"not gzip", "Content-Encoding: gzip"))
+    await settle()
+    assert transport.sent.endswith(b"\r\n\r\nnot gzip"), message.format("auto_decompress")
+    guest, _ = host.connect()
+    assert guest.keepalive_timeout == 1e6, message.format("keepalive_timeout")
+
+
+async def test_messages_of_a_handler(host: Host) -> None:
+    _, transport = host.connect()
+    host.may_answer.clear()
+    transport.feed(GOOD * 3)
+    await settle()
+    assert len(host.begun) == 1
+    host.may_answer.set()
+    await settle()
+    assert transport.statuses == [200] * 3
+    assert host.has_more == [True, True, False], "RequestHandler._messages is not the queue of complete requests"
+
+
+async def test_messages_of_a_handler_before_the_first_is_begun(host: Host) -> None:
+    guest, transport = host.connect()
+    await settle()
+    transport.feed(GOOD)
+    assert guest.is_answering, "RequestHandler._messages does not hold a request that is complete and not begun"
+
+
+async def test_waiter_of_a_handler(host: Host) -> None:
+    guest, transport = host.connect()
+    host.may_answer.clear()
+    transport.feed(GOOD)
+    await settle()
+    assert guest.is_answering, "RequestHandler._waiter is set while a request is being answered"
+    host.may_answer.set()
+    await settle()
+    assert transport.statuses == [200]
+    assert not guest.is_answering, "RequestHandler._waiter is not set while it waits for the next request"
+
+
+async def test_request_count_of_a_handler(host: Host) -> None:
+    guest, transport = host.connect()
+    # It waits for nothing yet, where tasks do not start eagerly.
+    assert not guest.is_answering, "RequestHandler._request_count is not 0 before the first request"
+    transport.feed(GOOD[:-3])
+    await settle()
+    assert guest.is_answering, "RequestHandler._request_count does not count a request whose head is complete"
+
+
+async def test_current_request_of_a_handler(host: Host) -> None:
+    guest, transport = host.connect()
+    host.may_answer.clear()
+    transport.feed(GOOD)
+    await settle()
+    assert guest._current_request is host.begun[0], "RequestHandler._current_request is not the one being answered"
+    transport.lose()
+    host.may_answer.set()
+    await settle()
+    assert host.has_more == [False], "RequestHandler._current_request is None while a request is being answered"
+
+
+async def test_task_of_a_handler(host: Host) -> None:
+    guest, transport = host.connect()
+    await settle()
+    task = guest._task_handler
+    assert isinstance(task, asyncio.Task), "RequestHandler._task_handler is not the task that begins requests"
+    transport.feed(GOOD)
+    transport.lose()
+    await settle()
+    assert host.begun == [], "RequestHandler._task_handler does not begin the requests: one was begun after its end"
+    assert task.cancelled()
+
+
+async def test_size_of_an_answer_that_has_not_begun() -> None:
+    """After an interim answer there is room for an error."""
+
+    async def fail(request: web.BaseRequest) -> web.StreamResponse:
+        await send_continue(request)
+        raise RuntimeError
+
+    transport = connect(fail)
+    with capture_logs():
+        transport.feed(make(BODY, "Expect: 100-continue"))
+        await settle()
+    assert transport.statuses == [100, 500], "request.writer.output_size counts an interim answer as a begun one"
+
+
+async def test_size_of_an_answer_that_has_begun() -> None:
+    """Behind a part of an answer there is none for another."""
+
+    async def fail(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(b"a part")
+        raise RuntimeError
+
+    transport = connect(fail)
+    with capture_logs():
+        transport.feed(GOOD)
+        await settle()
+    assert transport.sent.count(b"HTTP/1.1 ") == 1, "request.writer.output_size is 0 although an answer has begun"
+    assert transport.sent.endswith(b"a part")
+    assert transport.is_lost
+
+
+def connect(answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> FakeTransport:
+    """A connection of a server that answers so."""
+    connections = Connections(LIMITS, MetricCells())
+    connection = GuestServer(answer, respond, lingering_s=60).connect(connections, HOSTS)
+    assert connections.admit(connection)
+    return FakeTransport(connection)
