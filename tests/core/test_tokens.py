@@ -18,7 +18,7 @@ from bidstream_svc.core.decrypt import Verdict, decrypt
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
-from bidstream_svc.core.token import TokenContent, TokenKey, build_v3, build_v4
+from bidstream_svc.core.token import TokenContent, build_v3, build_v4
 from bidstream_svc.core.token.v2 import parse_site_layer
 from tests.core.assemble import spellings, standard, url_safe
 from tests.core.reference import Refused, decode_text

@@ -1,4 +1,4 @@
-"""Tests of deploy/ that need tools beyond requirements/dev.txt have a marker, by which only `make deploy-check` selects them.
+"""Tests marked `needs_tools` need tools beyond requirements/dev.txt; only `make deploy-check` selects them.
 
 A missing tool fails such a test if REQUIRE_TOOLS is 1, and skips it otherwise.
 """

@@ -56,7 +56,10 @@ def parameters(method: Callable[..., Any]) -> list[str]:
     return [name for name in inspect.signature(method).parameters if name != "self"]
 
 
-@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda kind: kind.__name__)
+EACH_PAIR = pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda kind: kind.__name__)
+
+
+@EACH_PAIR
 def test_methods_have_the_published_parameters_first(ours: type, theirs: type) -> None:
     for name, method in public_methods(theirs):
         own = parameters(getattr(ours, name))
@@ -65,7 +68,7 @@ def test_methods_have_the_published_parameters_first(ours: type, theirs: type) -
         assert len(own) == len(parameters(method)) or extra[0].default is None
 
 
-@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda kind: kind.__name__)
+@EACH_PAIR
 def test_properties_are_there(ours: type, theirs: type) -> None:
     own = {
         *dir(ours),
