@@ -69,6 +69,10 @@ fuzz: $(VENV)/fuzz.installed  ## fuzz each of FUZZ_TARGETS for FUZZ_SECONDS, gui
 	  $(BIN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 || exit 1; \
 	done
 
+MUTANTS ?= core
+mutants: $(VENV)/mutants.installed  ## list small changes of MUTANTS that no test notices; ENDING=37 tries a fifth; see tests/mutants.py
+	$(BIN)/python -m tests.mutants $(MUTANTS) $(if $(ENDING),--ending $(ENDING))
+
 # Each check is a line. What cannot be checked for want of a tool fails; with REQUIRE_TOOLS=0 it is skipped.
 REQUIRE_TOOLS ?= 1
 deploy-check: $(VENV)/deploy.installed $(if $(shell command -v helm),,$(BIN)/helm)  ## run all tests of the Dockerfile, deploy/ and the API description, with the tools that they need
@@ -80,6 +84,7 @@ lock: $(VENV)/lock.installed  ## renew requirements/*.txt from pyproject.toml; U
 	$(UV_COMPILE) $(UPGRADE) --group lock --output-file requirements/lock.txt
 	$(UV_COMPILE) $(UPGRADE) --group fuzz --output-file requirements/fuzz.txt
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml --group dev --output-file requirements/dev.txt
+	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) --group mutants --output-file requirements/mutants.txt
 	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) pyproject.toml --group deploy --output-file requirements/deploy.txt
 	rm -f requirements/run.txt requirements/build.txt requirements/otel.txt  # parts of dev.txt, which alone decides
 	$(UV_COMPILE) --constraint requirements/dev.txt pyproject.toml --output-file requirements/run.txt
@@ -87,7 +92,7 @@ lock: $(VENV)/lock.installed  ## renew requirements/*.txt from pyproject.toml; U
 	$(UV_COMPILE) --constraint requirements/dev.txt --group build --output-file requirements/build.txt
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* mutants
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
@@ -121,6 +126,11 @@ $(VENV)/lock.installed: requirements/lock.txt | $(VENV)/bin/python
 
 $(VENV)/fuzz.installed: requirements/fuzz.txt $(VENV)/dev.installed
 	$(INSTALL_LOCKED) -r requirements/fuzz.txt
+	$(PIP) check
+	@touch $@
+
+$(VENV)/mutants.installed: requirements/mutants.txt $(VENV)/dev.installed
+	$(INSTALL_LOCKED) -r requirements/mutants.txt
 	$(PIP) check
 	@touch $@
 

@@ -19,6 +19,7 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.core.token import TokenContent, build_v3, build_v4
+from bidstream_svc.core.token.text import is_padded_standard
 from bidstream_svc.core.token.v2 import parse_site_layer
 from tests.core.assemble import spellings, standard, url_safe
 from tests.core.reference import Refused, decode_text
@@ -287,6 +288,11 @@ def test_text_of_v4_has_no_fifth_spelling(end: str) -> None:
         assert _verdict(token)[3] is not FailureReason.BAD_ENCODING
 
 
-@pytest.mark.parametrize("length", [1, 256, 257, 5000])
+def test_only_padded_standard_base64_is_taken_for_v2_and_v3() -> None:
+    assert all(is_padded_standard(text) for text in ("AAAA", "A+/A", "AA==", "AAA="))
+    assert not any(is_padded_standard(text) for text in ("A-AA", "A_AA", "AA", "AAA"))
+
+
+@pytest.mark.parametrize("length", [0, 1, 256, 257, 5000])
 def test_an_id_of_v2_may_have_any_length(length: int) -> None:
     assert _verdict(_build(2, replace(DEFAULTS, raw_uid="x" * length)))[1] == "x" * length

@@ -47,8 +47,10 @@ def cache(tmp_path: Path, secret: bytes) -> KeyCache:
 
 
 def test_what_is_saved_is_loaded(cache: KeyCache, wire: bytes, operator: DevOperator) -> None:
-    cache.save(wire)
-    snapshot = cache.load()
+    with capture_logs() as log:
+        cache.save(wire)
+        snapshot = cache.load()
+    assert log == []
     assert snapshot is not None
     assert set(snapshot.keys) == {key.key_id for key in operator.state.keys.listed(operator.state.now_s())}
 

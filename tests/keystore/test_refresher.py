@@ -196,13 +196,14 @@ def test_back_off_uses_all_of_its_range() -> None:
     for failures, limit_s in [(1, 1), (2, 2), (4, 8), (7, 60), (50, 60)]:
         waits_s = [KeyRefresher._back_off_s(failures) for _ in range(500)]
         assert min(waits_s) < limit_s / 4
-        assert max(waits_s) > limit_s * 3 / 4
+        assert limit_s * 3 / 4 < max(waits_s) <= limit_s
 
 
-@given(interval_s=st.floats(0.01, 1e6))
-def test_the_interval_is_spread_by_a_tenth(interval_s: float) -> None:
-    refresher = KeyRefresher(asyncio.Future, KeyStore(), MetricCells(), interval_s=interval_s)
-    assert 0.9 * interval_s <= refresher._spread_interval_s() <= 1.1 * interval_s
+def test_the_interval_is_spread_by_a_tenth() -> None:
+    refresher = KeyRefresher(asyncio.Future, KeyStore(), MetricCells(), interval_s=1000)
+    waits_s = [refresher._spread_interval_s() for _ in range(500)]
+    assert 900 <= min(waits_s) < 920
+    assert 1080 < max(waits_s) <= 1100
 
 
 @asynccontextmanager
