@@ -1,14 +1,14 @@
-"""What pyproject.toml cannot say: with COMPILE_HOT_PATH=1, the hot path is compiled into the wheel.
+"""Optional compilation of the hot path: COMPILE_HOT_PATH=1 adds extension modules to the wheel.
 
-From the same source: Cython translates it to C with annotations ignored, so that it means what it means to the
-interpreter. The `.py` files stay beside it, for tracebacks; the interpreter prefers what is compiled.
+Cython translates the same source to C and ignores annotations, so that the behaviour is the interpreter's. The `.py`
+files are installed as well, for tracebacks; Python imports the extension modules first.
 """
 
 import os
 
 from setuptools import Extension, setup
 
-NATIVE = "bidstream_svc/core/token/native.pyx"  # has twins in Python: token/text.py and token/v3.py
+NATIVE = "bidstream_svc/core/token/native.pyx"  # the Python versions are in token/text.py and token/v3.py
 FLAGS = ["-O2", "-g0"]
 HOT_PATH = (
     "bidstream_svc/core/crypto.py",
@@ -16,19 +16,20 @@ HOT_PATH = (
     "bidstream_svc/core/domains.py",
     "bidstream_svc/metrics/cells.py",
     "bidstream_svc/server/answers.py",
-    "bidstream_svc/server/handler.py",
-    "bidstream_svc/server/lane/connection.py",
-    "bidstream_svc/server/lane/heads.py",
-    "bidstream_svc/server/lane/turn.py",
-    "bidstream_svc/server/wire.py",
+    "bidstream_svc/server/fastpath/connection.py",
+    "bidstream_svc/server/fastpath/heads.py",
+    "bidstream_svc/server/fastpath/iteration.py",
+    "bidstream_svc/server/fastpath/reader.py",
+    "bidstream_svc/server/handlers.py",
+    "bidstream_svc/server/response_writer.py",
     "bidstream_svc/core/token/text.py",
     "bidstream_svc/core/token/v2.py",
 )
 
 
 def compiled() -> list[Extension]:
-    """The modules of the hot path, translated."""
-    from Cython.Build import cythonize  # noqa: PLC0415 - needed only to compile
+    """Return the extension modules of the hot path."""
+    from Cython.Build import cythonize  # noqa: PLC0415 - installed only for compilation
 
     extensions = [
         Extension(path.rpartition(".")[0].replace("/", "."), [path], libraries=libraries, extra_compile_args=FLAGS)
@@ -40,5 +41,5 @@ def compiled() -> list[Extension]:
 
 wanted = os.environ.get("COMPILE_HOT_PATH", "0")
 if wanted not in {"0", "1"}:
-    raise SystemExit("COMPILE_HOT_PATH is 1 or 0")
+    raise SystemExit("COMPILE_HOT_PATH is neither 0 nor 1")
 setup(ext_modules=compiled() if wanted == "1" else [])

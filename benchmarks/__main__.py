@@ -1,8 +1,7 @@
-"""`python -m benchmarks [core|stall|http|sweep|memory|all|readme] [--quick]`; `make bench` measures all."""
+"""`python -m benchmarks [core|stall|http|sweep|memory|all] [--quick]`; `make bench` measures all."""
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.core import measure_core
+from benchmarks.figures import KEPT
 from benchmarks.machine import describe, raise_file_limit
 from benchmarks.memory import measure_memory
 from benchmarks.plot import plot
@@ -19,17 +19,11 @@ from benchmarks.shots import FULL, QUICK
 from benchmarks.stall import measure_stall
 from benchmarks.sweeps import measure_sweeps
 
-_HERE = Path(__file__).parent
-_KEPT = _HERE / "results"
-_CACHE = _HERE / ".cache" / "results"  # of runs that are not worth keeping
-_README_RESULTS = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.DOTALL)
+_CACHE = Path(__file__).parent / ".cache" / "results"  # of runs that are not worth keeping
 
 
 def main() -> None:
     arguments = _parse_arguments()
-    if arguments.what == "readme":
-        _write_readme()
-        return
     raise_file_limit()
     results: dict[str, Any] = {"machine": describe()}
     failed = False
@@ -42,14 +36,13 @@ def main() -> None:
             print(f"{section} FAILED: {error}", file=sys.stderr)
             failed = True
     is_complete = arguments.what == "all" and not arguments.quick and not failed
-    _keep(results, _KEPT if is_complete else _CACHE)
+    _keep(results, KEPT if is_complete else _CACHE)
     sys.exit(failed)
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure; see benchmarks/README.md.")
-    choices = ["core", "stall", "http", "sweep", "memory", "all", "readme"]
-    parser.add_argument("what", nargs="?", default="all", choices=choices, help="readme: put the results kept into it")
+    parser.add_argument("what", nargs="?", default="all", choices=["core", "stall", "http", "sweep", "memory", "all"])
     parser.add_argument("--quick", action="store_true", help="under a minute; shows that it works, not how fast")
     parser.add_argument("--keys", type=int, default=5_000, help="stall: keys in the response")
     parser.add_argument("--domains", type=int, nargs="+", default=[20_000, 60_000], help="stall: site domains in it")
@@ -76,13 +69,8 @@ def _keep(results: dict[str, Any], directory: Path) -> None:
     if "http" in results:
         plot(results["http"], results["machine"], directory / "latest.png")
     print("\n" + render(results) + f"\nkept in {directory}")
-
-
-def _write_readme() -> None:
-    results = json.loads((_KEPT / "latest.json").read_text(encoding="utf-8"))
-    readme = _HERE / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(_README_RESULTS.sub(lambda _: "\n" + render(results) + "\n", text), encoding="utf-8")
+    if directory == KEPT:
+        print("`make figures` puts them into the documents")
 
 
 if __name__ == "__main__":

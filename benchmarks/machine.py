@@ -50,7 +50,7 @@ def describe() -> dict[str, str]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": _cpu_model(),
         "cores": f"{len(_CPUS)}; {cores}",
-        "load before": f"{os.getloadavg()[0]:.2f} processes in the last minute; more than 0.2 is somebody else's work",
+        "load before": f"{os.getloadavg()[0]:.2f} processes in the last minute; more than 0.2 is other work",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_version()} ({platform.python_compiler()}; {_python_build()})",
         "bidstream_svc": f"hot path compiled by Cython {version('cython')}" if is_compiled() else "interpreted",

@@ -1,4 +1,4 @@
-"""Results as Markdown tables: for the terminal, and for README.md."""
+"""Results as Markdown tables: for the terminal, and for the documents."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,13 +25,18 @@ def render(results: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def format_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table, its columns aligned; numbers with three significant digits."""
     cells = [tuple(head), *(tuple(_text(cell) for cell in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
     lines = [f"| {' | '.join(row)} |" for row in padded]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return f"**{title}**\n\n" + "\n".join(lines)
+    return "\n".join(lines)
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return f"**{title}**\n\n{format_table(head, rows)}"
 
 
 def _text(cell: object) -> str:
@@ -52,10 +57,10 @@ def _goals(results: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
 
 def _core(core: Mapping[str, Any]) -> Iterator[str]:
     rows = [(kind, row["ours_us"], row["uid2_client_us"], row["ratio"]) for kind, row in core["decrypt"].items()]
-    yield _table("In-process decryption of a token", ("token", "ours, µs", "uid2-client, µs", "ratio"), rows)
+    yield _table("In-process decryption of a token", ("token", "service, µs", "uid2-client, µs", "ratio"), rows)
     for key, title in (("by_keys", "keys"), ("by_domains", "site domains, every domain checked")):
         costs = [(int(size), row["ours_us"], row["cost_to_first"]) for size, row in core[key].items()]
-        yield _table(f"In-process, v4, by {title}", (title.partition(",")[0], "µs", "cost to the first"), costs)
+        yield _table(f"In-process, v4, by {title}", (title.partition(",")[0], "µs", "relative to the first"), costs)
 
 
 def _stall(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -68,7 +73,7 @@ _QUANTILES = ("p50", "p90", "p99", "p99.9", "max")
 _SUMMARY_HEAD = (
     "requests/s",
     *(f"{name}, µs" for name in _QUANTILES),
-    "CPU a request, µs",
+    "CPU per request, µs",
     "server core",
     "generator core",
 )
@@ -88,7 +93,7 @@ def _http(http: Mapping[str, Any]) -> Iterator[str]:
     for name, points in http["curve"].items():
         rows = [(point["rate"], *(point["quantiles_us"][q] for q in _QUANTILES)) for point in points]
         head = ("offered/s", *(f"{q}, µs" for q in _QUANTILES))
-        yield _table(f"Open loop, latency from when a request fell due: {name}", head, rows)
+        yield _table(f"Open loop, latency from the due time: {name}", head, rows)
 
 
 def _sweeps(sweeps: Mapping[str, Any]) -> Iterator[str]:
@@ -98,7 +103,7 @@ def _sweeps(sweeps: Mapping[str, Any]) -> Iterator[str]:
             yield _table("Service by batch size", (name, "tokens/s", "to single requests", *_SUMMARY_HEAD), table)
         else:
             table = [(value, row["rps_to_first"], *_summary(row)) for value, row in rows.items()]
-            yield _table(f"Service by {name}", (name, "rate to the first", *_SUMMARY_HEAD), table)
+            yield _table(f"Service by {name}", (name, "relative to the first", *_SUMMARY_HEAD), table)
 
 
 def _memory(memory: Mapping[str, Any]) -> Iterator[str]:

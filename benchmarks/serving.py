@@ -80,7 +80,7 @@ def _targets(directory: Path, effort: Effort) -> Iterator[dict[str, Aim]]:
         if yardstick is not None:
             aims["nginx, Unix socket"] = Aim(yardstick, yardstick.unix, static)
         aims |= {f"service, Unix socket{kind}": Aim(server, server.unix, requests) for kind, server in servers.items()}
-        plain = stack.enter_context(service(directory, url, _API_KEY, with_lane=False))
+        plain = stack.enter_context(service(directory, url, _API_KEY, with_fast_path=False))
         aims["aiohttp application"] = Aim(plain, plain.tcp, requests)
         user = stack.enter_context(fastapi_client(directory, url, _API_KEY))
         aims["FastAPI + uid2-client"] = Aim(user, user.tcp, requests)

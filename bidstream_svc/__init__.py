@@ -1,6 +1,6 @@
-"""Raw ids out of UID2/EUID advertising tokens: a sidecar for bidders, and the SDK around it.
+"""Decryption of UID2 and EUID advertising tokens: a sidecar for bidders, and an SDK.
 
-What is here is described in docs/sdk.md. The clients are asynchronous; `bidstream_svc.sdk` has synchronous ones.
+docs/sdk.md describes these names. The clients are asynchronous; `bidstream_svc.sdk` has synchronous ones.
 """
 
 from importlib import import_module
@@ -25,7 +25,8 @@ from bidstream_svc.core.errors import (
     OperatorUnauthorizedError,
 )
 from bidstream_svc.core.identity import Identity, IdentityKind
-from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.core.sharing import Encryption, EncryptionStatus
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 
@@ -92,10 +93,10 @@ __all__ = [
     "parse_key_response",
 ]
 
-if not TYPE_CHECKING:  # a type checker would take any name for one that is here
+if not TYPE_CHECKING:  # with a `__getattr__`, a type checker accepts any name
 
     def __getattr__(name: str) -> object:
-        """Import the clients, and aiohttp with them, when the first is asked for: decrypting needs neither."""
+        """Import the clients, and aiohttp with them, on first use: decryption needs neither."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value = getattr(import_module("bidstream_svc.operator"), name)

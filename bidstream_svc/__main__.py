@@ -1,4 +1,4 @@
-"""`python -m bidstream_svc`: the same as the command `bidstream-svc`."""
+"""`python -m bidstream_svc`, the same as the command `bidstream-svc`."""
 
 from bidstream_svc.cli import main
 

@@ -1,4 +1,4 @@
-"""The one place that holds the version, and tells how this installation was built."""
+"""The version, and whether this installation is compiled."""
 
 from importlib.util import find_spec
 
@@ -6,6 +6,6 @@ __version__ = "0.1.0"
 
 
 def is_compiled() -> bool:
-    """Whether the hot path runs as compiled code rather than in the interpreter; see setup.py."""
+    """Whether the hot path is compiled; see setup.py."""
     spec = find_spec("bidstream_svc.core.decrypt")
     return spec is not None and not str(spec.origin).endswith(".py")

@@ -1,4 +1,4 @@
-"""Addresses as settings spell them: TCP and Unix sockets to listen on, and the base URL of an operator."""
+"""Listening addresses (TCP, Unix sockets, sockets from systemd) and the base URL of an operator."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -16,45 +16,45 @@ _MAX_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class TcpAddress:
-    """A host (a name or an IP address, IPv6 without brackets) and a port; port 0 lets the system choose."""
+    """Host name or IP address (IPv6 without brackets) and port. With port 0 the system chooses a free one."""
 
     host: str
     port: int
 
     @property
     def is_private(self) -> bool:
-        """Whether only programs on this host reach it."""
+        """Whether only programs on this host can connect."""
         return is_loopback_host(self.host)
 
     def __str__(self) -> str:
-        """As in a URL: `127.0.0.1:8080`, `[::1]:8080`."""
+        """Format as in a URL: `127.0.0.1:8080`, `[::1]:8080`."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """A Unix socket's path."""
+    """Path of a Unix socket."""
 
     path: Path
 
     @property
     def is_private(self) -> bool:
-        """Always: the file system says who may connect."""
+        """True: file permissions decide who can connect."""
         return True
 
     def __str__(self) -> str:
-        """As settings spell it: `unix:/run/bidstream.sock`."""
+        """Format as in settings: `unix:/run/bidstream.sock`."""
         return f"{_UNIX_PREFIX}{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
 class SystemdAddress:
-    """The sockets that systemd passes under a name (`FileDescriptorName=` of the socket unit)."""
+    """Name of sockets that systemd passes (`FileDescriptorName=` of the socket unit)."""
 
     name: str
 
     def __str__(self) -> str:
-        """As settings spell it: `systemd:data`."""
+        """Format as in settings: `systemd:data`."""
         return f"{_SYSTEMD_PREFIX}{self.name}"
 
 
@@ -63,7 +63,7 @@ ListenAddress: TypeAlias = BoundAddress | SystemdAddress
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether a host is `localhost` or a loopback IP address; other names are not looked up."""
+    """Whether a host is `localhost` or a loopback IP address. Other names are not resolved."""
     if host.lower() == "localhost":
         return True
     try:
@@ -77,21 +77,21 @@ def check_base_url(
     *,
     allow_insecure: bool = False,
     name: str = "operator URL",
-    permission: str = "give allow_insecure=True",
+    hint: str = "pass allow_insecure=True",
 ) -> str:
-    """Check an operator's base URL; returns it without blanks around it and without a slash at its end.
+    """Check an operator's base URL and return it without surrounding whitespace and trailing slashes.
 
     Args:
         text: such as `https://prod.euid.eu`.
-        allow_insecure: accept plain http to any host, not only to a loopback address.
-        name: what an error calls the URL.
-        permission: how an error says that plain http can be allowed.
+        allow_insecure: accept plain http to any host, not only to loopback.
+        name: the name of the URL in errors.
+        hint: how to allow plain http, for errors.
 
     Raises:
-        ConfigurationError: it will not do; the message does not repeat it, because it may hold a password.
+        ConfigurationError: the URL is not accepted. The message does not contain it, because it may hold a password.
     """
     try:
-        url = URL(text.strip())  # what aiohttp reads it with: another parser might see another host
+        url = URL(text.strip())  # aiohttp's parser: another one might find another host
         host = url.host
     except ValueError:
         url, host = URL(), None
@@ -102,29 +102,29 @@ def check_base_url(
             f"{name}: has a user name, query or fragment; only scheme, host, port and path are accepted"
         )
     if url.scheme == "http" and not allow_insecure and not is_loopback_host(host):
-        raise ConfigurationError(f"{name}: plain http to another host; use https, or {permission}")
+        raise ConfigurationError(f"{name}: plain http to another host; use https, or {hint}")
     return str(url).rstrip("/")
 
 
 def parse_listen_addresses(text: str) -> tuple[ListenAddress, ...]:
-    """Read a comma list of `HOST:PORT`, `[IPV6]:PORT`, `unix:/path` and `systemd:NAME`; empty text is the empty list.
+    """Parse a comma-separated list of `HOST:PORT`, `[IPV6]:PORT`, `unix:/path` and `systemd:NAME`; it may be empty.
 
     Raises:
-        ValueError: an entry is none of these.
+        ValueError: an entry has another format.
     """
-    return tuple(_parse(entry.strip()) for entry in text.split(",")) if text.strip() else ()
+    return tuple(_parse_address(entry.strip()) for entry in text.split(",")) if text.strip() else ()
 
 
-def _parse(entry: str) -> ListenAddress:
+def _parse_address(entry: str) -> ListenAddress:
     if entry.startswith(_UNIX_PREFIX):
         path = entry.removeprefix(_UNIX_PREFIX)
         if not path.startswith("/"):
-            raise ValueError(f"{entry!r} has no absolute path")
+            raise ValueError(f"{entry!r} is not an absolute path")
         return UnixAddress(Path(path))
     if entry.startswith(_SYSTEMD_PREFIX):
         name = entry.removeprefix(_SYSTEMD_PREFIX)
         if not name:
-            raise ValueError(f"{entry!r} names no sockets")
+            raise ValueError(f"{entry!r} has no name")
         return SystemdAddress(name)
     host, colon, port = entry.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")

@@ -1,8 +1,8 @@
-"""The wall clock, in the unit that the protocol counts in."""
+"""The wall clock."""
 
 import time
 
 
 def wall_clock_ms() -> int:
-    """Unix milliseconds."""
+    """Return the current time in Unix milliseconds."""
     return time.time_ns() // 1_000_000

@@ -1,8 +1,9 @@
-"""Settings: from the environment and from flags, checked once at the start, frozen afterwards.
+"""Settings from environment variables and flags, validated at start and immutable.
 
-Every setting is described once, in its field: default, what is accepted, how its text is read. The flags of `serve`
-and the table in the README come from there. No error repeats a value that may be secret. (A dataclass, and no settings
-library: the usual one took 14 MB of every worker and 0.2 s of every start.)
+A field of `Settings` is the only declaration of a setting: its default, its description and its parser. The flags of
+`serve` and the documented table of settings derive from it. No error contains a value that may be secret.
+
+This is a plain dataclass because the usual settings library costs 14 MB per worker and 0.2 s per start.
 """
 
 import os
@@ -24,36 +25,36 @@ from bidstream_svc.addresses import (
 from bidstream_svc.core.errors import ConfigurationError
 
 ENV_PREFIX = "BIDSTREAM_"
-# Never flags: what is in argv, everybody on the host can read.
-SECRET_FIELDS = frozenset({"api_key", "client_secret"})
+# Not available as flags: every user of the host can read the command line of a process.
+SECRET_FIELDS = ("api_key", "client_secret")
 
 _MAX_WORKERS = 256
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 class Setting(NamedTuple):
-    """What is known of a setting.
+    """Declaration of a setting.
 
     Attributes:
         default: as text; "" for none.
-        description: what it means and what is accepted.
-        read: text -> value; raises ValueError with what is wrong.
+        description: meaning and accepted values.
+        parse: text to value; raises ValueError with the problem.
     """
 
     default: str
     description: str
-    read: Callable[[str], Any]
+    parse: Callable[[str], Any]
 
     @property
     def is_switch(self) -> bool:
-        """Whether it is on or off."""
-        return self.read is _boolean
+        """Whether it is a boolean."""
+        return self.parse is _boolean
 
 
-def _setting(default: str, description: str, read: Callable[[str], Any]) -> Any:
-    """A field of Settings."""
-    value = read(default) if default or read in {_addresses, _names} else None
-    return field(default=value, repr=read is not _secret, metadata={"setting": Setting(default, description, read)})
+def _setting(default: str, description: str, parse: Callable[[str], Any]) -> Any:
+    """Declare a field of Settings."""
+    value = parse(default) if default or parse in {_addresses, _names} else None
+    return field(default=value, repr=parse is not _secret, metadata={"setting": Setting(default, description, parse)})
 
 
 def _text(text: str) -> str | None:
@@ -69,7 +70,7 @@ def _path(text: str) -> Path | None:
 
 
 def _collector(text: str) -> str | None:
-    # No user name, query or fragment: the collector's headers are settings of the SDK.
+    # No user name, query or fragment: OpenTelemetry's own variables set headers.
     if text and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", text):
         raise ValueError("not an http or https URL")
     return text or None
@@ -145,100 +146,135 @@ def _log_format(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What `serve` runs by; times are seconds. See `load_settings`."""
+    """Settings of `serve`, made by `load_settings`. Times are in seconds."""
 
-    operator_url: str | None = _setting("", "the operator, e.g. https://prod.euid.eu", _text)
-    allow_insecure_operator: bool = _setting("0", "1 allows plain http to an operator elsewhere", _boolean)
-    api_key: str | None = _setting("", "the operator's API key; never a flag", _secret)
-    api_key_file: Path | None = _setting("", "a file that holds the API key, read at every refresh", _path)
-    client_secret: str | None = _setting("", "the client secret in base64; never a flag", _secret)
-    client_secret_file: Path | None = _setting("", "a file that holds it, read at every refresh", _path)
+    operator_url: str | None = _setting("", "base URL of the operator, e.g. https://prod.euid.eu", _text)
+    allow_insecure_operator: bool = _setting("0", "1 allows plain http to an operator on another host", _boolean)
+    api_key: str | None = _setting("", "API key; not available as a flag", _secret)
+    api_key_file: Path | None = _setting("", "file with the API key, read at every refresh", _path)
+    client_secret: str | None = _setting("", "client secret in base64; not available as a flag", _secret)
+    client_secret_file: Path | None = _setting("", "file with the client secret, read at every refresh", _path)
     listen: tuple[ListenAddress, ...] = _setting(
-        "127.0.0.1:8080", "data plane; HOST:PORT, unix:/path or systemd:NAME, comma list", _addresses
+        "127.0.0.1:8080",
+        "addresses of the data plane: HOST:PORT, unix:/path or systemd:NAME, comma-separated",
+        _addresses,
     )
     admin_listen: tuple[ListenAddress, ...] = _setting(
-        "127.0.0.1:9464", "metrics and health; as above; empty turns it off", _addresses
+        "127.0.0.1:9464", "addresses of the admin plane, as above; empty turns it off", _addresses
     )
-    refresh_interval: float = _setting("3600", "seconds between key refreshes, drawn from ±10 % of it", _positive)
-    key_cache: Path | None = _setting("", "a file for the last key response, as the operator encrypted it", _path)
-    workers: int = _setting("1", "processes that share the listening sockets, 1 to 256; auto is one a core", _workers)
-    auth_token_file: Path | None = _setting("", "a file with the bearer token that the data plane asks for", _path)
-    allow_unauthenticated: bool = _setting("0", "1 allows to listen to the network without a bearer token", _boolean)
-    tls_cert: Path | None = _setting("", "certificate chain (PEM) for the data plane's TCP listeners", _path)
-    tls_key: Path | None = _setting("", "its private key (PEM)", _path)
-    tls_client_ca: Path | None = _setting("", "CA (PEM) whose client certificates are then required", _path)
+    refresh_interval: float = _setting(
+        "3600", "mean seconds between key refreshes; each interval varies by up to 10 %", _positive
+    )
+    key_cache: Path | None = _setting("", "file for the last key response, encrypted as the operator sent it", _path)
+    workers: int = _setting("1", "number of worker processes, 1 to 256; auto is one per CPU core", _workers)
+    auth_token_file: Path | None = _setting("", "file with the bearer token that the data plane requires", _path)
+    allow_unauthenticated: bool = _setting("0", "1 allows listening on the network without a bearer token", _boolean)
+    tls_cert: Path | None = _setting("", "PEM certificate chain for the data plane's TCP listeners", _path)
+    tls_key: Path | None = _setting("", "PEM private key of that certificate", _path)
+    tls_client_ca: Path | None = _setting(
+        "", "PEM CA certificates; clients must present a certificate issued by one of them", _path
+    )
     allowed_hosts: frozenset[str] = _setting(
-        "", "further names that a Host header may carry on loopback listeners, comma list; * allows any", _names
+        "", "additional Host header names that loopback listeners accept, comma-separated; * accepts any", _names
     )
-    max_connections: int = _setting("10000", "further connections get a 503 and are closed", _count)
+    max_connections: int = _setting(
+        "10000", "maximum number of open connections; further ones get a 503 and are closed", _count
+    )
     idle_timeout: float = _setting(
-        "75", "seconds an idle connection stays, or one whose client does not read its answers", _positive
+        "75",
+        "seconds after which an idle connection, or one whose client does not read its answers, is closed",
+        _positive,
     )
-    request_timeout: float = _setting("5", "seconds a started request may take to arrive", _positive)
-    drain_timeout: float = _setting("10", "seconds that requests in flight get after SIGTERM", _not_negative)
+    request_timeout: float = _setting("5", "seconds in which a request must arrive once it has begun", _positive)
+    drain_timeout: float = _setting("10", "seconds that requests in flight get to finish after SIGTERM", _not_negative)
     otlp_endpoint: str | None = _setting(
-        "", "a collector for traces over OTLP/HTTP, e.g. http://127.0.0.1:4318; needs the extra otel", _collector
+        "", "collector for traces over OTLP/HTTP, e.g. http://127.0.0.1:4318; requires the extra otel", _collector
     )
-    log_level: str = _setting("info", "debug, info, warning, error", _log_level)
-    log_format: str | None = _setting("", "json or console; console on a terminal, else json", _log_format)
+    log_level: str = _setting("info", "debug, info, warning or error", _log_level)
+    log_format: str | None = _setting("", "json or console; by default console on a terminal, else json", _log_format)
 
-    def contradictions(self) -> Iterator[str]:
-        """What no field can say alone; each names the variable to change."""
-        for name in ("api_key", "client_secret"):
+    def validate(self) -> None:
+        """Check what depends on several settings.
+
+        Raises:
+            ConfigurationError: one line; each problem names the variable to change.
+        """
+        if problems := list(self._problems()):
+            raise ConfigurationError("; ".join(problems))
+
+    def _problems(self) -> Iterator[str]:
+        for name in SECRET_FIELDS:
             if getattr(self, name) and getattr(self, f"{name}_file"):
-                yield f"{env_name(name)}: given together with {env_name(name)}_FILE; give one of them"
+                yield f"{env_name(name)}: set together with {env_name(name)}_FILE; set only one of them"
         if self.operator_url is not None:
-            yield from _url_problems(self.operator_url, allow_insecure=self.allow_insecure_operator)
+            try:
+                check_operator_url(
+                    env_name("operator_url"), self.operator_url, allow_insecure=self.allow_insecure_operator
+                )
+            except ConfigurationError as problem:
+                yield str(problem)
         if not self.listen:
-            yield f"{env_name('listen')}: empty; at least one address is needed"
-        # What systemd passes shows its address only when it is taken over; see server/listeners.py.
+            yield f"{env_name('listen')}: empty; at least one address is required"
+        # The addresses of systemd's sockets are known only once they are opened; see server/listeners.py.
         yield from self.exposures(address for address in self.listen if not isinstance(address, SystemdAddress))
         if bool(self.tls_cert) != bool(self.tls_key):
-            yield f"{env_name('tls_cert')}: certificate and {env_name('tls_key')} go together"
+            yield f"{env_name('tls_cert')}: must be set together with {env_name('tls_key')}"
         if self.tls_client_ca and not self.tls_cert:
-            yield f"{env_name('tls_client_ca')}: needs {env_name('tls_cert')} and {env_name('tls_key')}"
+            yield f"{env_name('tls_client_ca')}: requires {env_name('tls_cert')} and {env_name('tls_key')}"
 
     def exposures(self, addresses: Iterable[BoundAddress]) -> Iterator[str]:
-        """Which of these addresses the data plane must not be served on, because anybody could ask; one line each."""
+        """Describe each of these data plane addresses that is open to the network without authentication."""
         if self.auth_token_file or self.allow_unauthenticated:
             return
         for address in addresses:
             if not address.is_private:
                 yield (
-                    f"{env_name('listen')}: {address} is open to the network; give {env_name('auth_token_file')},"
+                    f"{env_name('listen')}: {address} is open to the network; set {env_name('auth_token_file')},"
                     f" listen on loopback or a Unix socket, or set {env_name('allow_unauthenticated')}=1"
                 )
 
     def require_operator(self) -> None:
-        """Check what only a service against a real operator needs.
+        """Check that an operator and credentials are configured.
 
         Raises:
             ConfigurationError: no URL or no credentials.
         """
         if not self.operator_url:
             raise ConfigurationError(f"{env_name('operator_url')}: missing; e.g. https://prod.euid.eu")
-        for name in ("api_key", "client_secret"):
+        self.require_credentials()
+
+    def require_credentials(self) -> None:
+        """Check that credentials are configured.
+
+        Raises:
+            ConfigurationError: no API key or no client secret.
+        """
+        for name in SECRET_FIELDS:
             if not getattr(self, name) and not getattr(self, f"{name}_file"):
-                raise ConfigurationError(f"{env_name(name)}: missing; give it or {env_name(name)}_FILE")
+                raise ConfigurationError(f"{env_name(name)}: missing; set it or {env_name(name)}_FILE")
 
 
-# By the field's name, in the order of the fields.
+# By field name, in declaration order.
 SETTINGS: Mapping[str, Setting] = {entry.name: entry.metadata["setting"] for entry in fields(Settings)}
 
 
 def env_name(field_name: str) -> str:
-    """The environment variable of a field: `BIDSTREAM_LISTEN` for `listen`."""
+    """Return the environment variable of a field: `BIDSTREAM_LISTEN` for `listen`."""
     return ENV_PREFIX + field_name.upper()
 
 
 def load_settings(**flags: object) -> Settings:
-    """Read the environment; flags given here win. A flag's value is text, or what gives that text; None for unset.
+    """Load settings from the environment. Flags override it.
+
+    Args:
+        flags: by field name; a value is text or has it as its `str`. None unsets a variable.
 
     Raises:
-        ConfigurationError: one line: for each problem the variable, what is wrong, what is accepted.
+        ConfigurationError: one line; for each problem the variable, the problem, and what is accepted.
+        TypeError: a flag is not a setting.
     """
-    if strangers := flags.keys() - SETTINGS.keys():
-        raise TypeError(f"no such settings: {sorted(strangers)}")
+    if unknown_names := flags.keys() - SETTINGS.keys():
+        raise TypeError(f"unknown settings: {sorted(unknown_names)}")
     values: dict[str, Any] = {}
     problems: list[str] = []
     for name, setting in SETTINGS.items():
@@ -246,27 +282,24 @@ def load_settings(**flags: object) -> Settings:
         if text is None:
             continue
         try:
-            values[name] = setting.read(str(text))
+            values[name] = setting.parse(str(text))
         except ValueError as problem:
             problems.append(f"{env_name(name)}: {problem}; accepted: {setting.description}")
     if problems:
         raise ConfigurationError("; ".join(problems))
     settings = Settings(**values)
-    if contradictions := list(settings.contradictions()):
-        raise ConfigurationError("; ".join(contradictions))
+    settings.validate()
     return settings
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
-    """The `BIDSTREAM_*` variables that no setting knows, each with the nearest known name or None."""
+    """Return the `BIDSTREAM_*` variables that are not settings, each with the most similar known name or None."""
     known = [env_name(name) for name in SETTINGS]
-    strangers = [name for name in environment if name.startswith(ENV_PREFIX) and name not in known]
-    return {name: next(iter(get_close_matches(name, known, n=1)), None) for name in sorted(strangers)}
+    unknown_names = [name for name in environment if name.startswith(ENV_PREFIX) and name not in known]
+    return {name: next(iter(get_close_matches(name, known, n=1)), None) for name in sorted(unknown_names)}
 
 
-def _url_problems(url: str, *, allow_insecure: bool) -> Iterator[str]:
-    permission = f"set {env_name('allow_insecure_operator')}=1"
-    try:
-        check_base_url(url, allow_insecure=allow_insecure, name=env_name("operator_url"), permission=permission)
-    except ConfigurationError as problem:
-        yield str(problem)
+def check_operator_url(name: str, url: str, *, allow_insecure: bool) -> str:
+    """Check an operator's URL as `check_base_url` does. Errors name the setting that allows plain http."""
+    hint = f"set {env_name('allow_insecure_operator')}=1"
+    return check_base_url(url, allow_insecure=allow_insecure, name=name, hint=hint)

@@ -1,7 +1,7 @@
-"""Logs: one JSON object a line on stderr, or coloured text on a terminal.
+"""Logging: one JSON object per line on stderr, or coloured text on a terminal.
 
-What other libraries log passes through the same renderer. A traceback is reduced to the exception's type and to
-where it passed: an exception's message and a frame's values may hold a token or a uid.
+Other libraries' records go through the same renderer. An exception is logged as its type and the places in its
+traceback, because its message and its frames' values may contain a token or a uid.
 """
 
 import logging
@@ -19,7 +19,7 @@ _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger whose events take key-value pairs."""
+    """Return a logger whose events take key-value pairs."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
 
@@ -30,7 +30,7 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO = sys.s
     Args:
         level: debug, info, warning or error.
         log_format: "json", "console", or None for console on a terminal and json elsewhere.
-        stream: where the lines go.
+        stream: where to write.
     """
     is_console = log_format == "console" or (log_format is None and stream.isatty())
     shared: list[Processor] = [
@@ -62,27 +62,27 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO = sys.s
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # aiohttp's own access log would name every path; asyncio's debug lines name sockets.
+    # aiohttp's access log contains paths; asyncio's debug records contain sockets.
     logging.getLogger("aiohttp.access").disabled = True
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 def _reduce_exception(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Replace an exception by its type, our own message if it is ours, and the places it passed."""
+    """Replace an exception by its type, its message if it is a BidstreamError, and its traceback."""
     exc_info = event.pop("exc_info", None)
     if not exc_info:
         return event
-    error = exc_info if isinstance(exc_info, BaseException) else _error_of(exc_info)
+    error = exc_info if isinstance(exc_info, BaseException) else _exception_of(exc_info)
     if error is not None:
         event["exception"] = type(error).__qualname__
         if isinstance(error, BidstreamError):
             event["error"] = str(error)
-        event["passed"] = [
+        event["traceback"] = [
             f"{frame.filename.rpartition('site-packages/')[2]}:{frame.lineno} {frame.name}"
             for frame in traceback.extract_tb(error.__traceback__)
         ]
     return event
 
 
-def _error_of(exc_info: _ExcInfo | bool) -> BaseException | None:  # noqa: FBT001 - logging's own convention
+def _exception_of(exc_info: _ExcInfo | bool) -> BaseException | None:  # noqa: FBT001 - logging's own convention
     return exc_info[1] if isinstance(exc_info, tuple) else sys.exception()

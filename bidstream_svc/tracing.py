@@ -1,20 +1,19 @@
-"""Spans to an OpenTelemetry collector: requests that the bidder samples, and every key refresh.
+"""Spans for an OpenTelemetry collector: requests whose trace the bidder samples, and every key refresh.
 
-Off, nothing of OpenTelemetry is imported and no request is looked at twice. The packages come with the extra `otel`.
-A span is made once its work is done: nothing is carried along, and what is not sampled costs nothing.
+OpenTelemetry is an optional dependency (the extra `otel`), imported only if tracing is on. A span is made when its work
+is done, so that nothing has to be passed along and a request that is not sampled costs nothing.
 """
 
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from bidstream_svc._version import __version__
 from bidstream_svc.core.errors import ConfigurationError
-from bidstream_svc.metrics import RefreshResult, Route
+from bidstream_svc.metrics import RefreshResult
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -23,48 +22,39 @@ if TYPE_CHECKING:
 TRACEPARENT = "traceparent"
 
 _TRACES_PATH = "/v1/traces"
-# At the end, spans may wait so long for the collector; less than a supervisor waits for its workers.
+# How long `close` waits for the collector; less than a supervisor waits for its workers.
 _FLUSH_S = 2.0
-_SERVER_ERROR = 500
-# https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags, the lowest bit of which says "sampled".
+# https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags. The lowest flag is "sampled".
 _SAMPLED = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][13579bdf](?:-[!-~]*)?")
 
 
-class _Verdict(msgspec.Struct):
-    status: str
-
-
-class _Verdicts(msgspec.Struct):
-    results: list[_Verdict]
-
-
 def is_sampled(traceparent: bytes) -> bool:
-    """Whether the value of a `traceparent` header says that its trace is recorded."""
+    """Whether the value of a `traceparent` header is valid and its trace is sampled."""
     return _SAMPLED.fullmatch(traceparent) is not None
 
 
 def require_opentelemetry() -> None:
-    """Import what tracing needs.
+    """Import the packages that tracing requires.
 
     Raises:
-        ConfigurationError: it is not installed.
+        ConfigurationError: they are not installed.
     """
     try:
         import opentelemetry.exporter.otlp.proto.http.trace_exporter
-        import opentelemetry.sdk.trace.export  # noqa: F401 - whether they are there is the question
+        import opentelemetry.sdk.trace.export  # noqa: F401 - only checks that they exist
     except ImportError:
         raise ConfigurationError(
-            "BIDSTREAM_OTLP_ENDPOINT: tracing needs packages that are not installed; install bidstream-svc[otel]"
+            "BIDSTREAM_OTLP_ENDPOINT: OpenTelemetry is not installed; install bidstream-svc[otel]"
         ) from None
 
 
 class Tracer:
-    """Makes spans, and sends them from a thread of its own; in a forked process, to be made after the fork.
+    """Makes spans and sends them from a background thread. A forked process must make its own.
 
-    Apart from the endpoint, the SDK's own variables hold, e.g. OTEL_SERVICE_NAME and OTEL_EXPORTER_OTLP_HEADERS.
+    OpenTelemetry's variables configure the rest, e.g. OTEL_SERVICE_NAME and OTEL_EXPORTER_OTLP_HEADERS.
 
     Args:
-        endpoint: base URL of a collector that takes OTLP over HTTP.
+        endpoint: base URL of an OTLP/HTTP collector.
 
     Raises:
         ConfigurationError: the packages are not installed.
@@ -86,40 +76,43 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def parent_of(self, headers: Mapping[str, str]) -> "Context | None":
-        """The span of the bidder that a request belongs to; None if its trace is not recorded."""
+        """Return the bidder's span that a request belongs to, or None if its trace is not sampled."""
         value = headers.get(TRACEPARENT, "")
         if not is_sampled(value.encode("utf-8", "surrogateescape")):
             return None
-        # Empty if the value is sampled by its looks only, such as one with a trace id of zeros.
+        # Empty for what only OpenTelemetry finds invalid, such as a trace id of zeros.
         return self._propagator.extract(headers) or None
 
     def record_request(
-        self, parent: "Context", route: Route, duration_ns: int, answer: tuple[int, bytes] | None
+        self, parent: "Context", route: str, duration_ns: int, http_status: int | None, statuses: Sequence[str]
     ) -> None:
-        """Make the span of a request that ends now.
+        """Record the span of a request that ends now.
 
         Args:
-            parent: what `parent_of` gave.
-            route: where it went, by POST.
-            duration_ns: since its head was read.
-            answer: HTTP status and JSON body, as in `server.answers`; None if it got none.
+            parent: result of `parent_of`.
+            route: path of the POST request.
+            duration_ns: time since its head was read.
+            http_status: HTTP status of the response; None if there was none.
+            statuses: statuses of the tokens in the response.
         """
         attributes: dict[str, str | int] = {"http.request.method": "POST", "http.route": route}
-        if answer is not None:
-            code, body = answer
-            attributes["http.response.status_code"] = code
-            if code == 200:  # noqa: PLR2004 - HTTP's own number
-                attributes |= _describe(route, body)
-        is_error = answer is None or answer[0] >= _SERVER_ERROR
+        if http_status is not None:
+            attributes["http.response.status_code"] = http_status
+        if statuses:
+            attributes["bidstream.token_count"] = len(statuses)
+            attributes["bidstream.success_count"] = statuses.count("SUCCESS")
+        if len(set(statuses)) == 1:
+            attributes["bidstream.status"] = statuses[0]
+        is_error = http_status is None or http_status >= HTTPStatus.INTERNAL_SERVER_ERROR
         self._record(f"POST {route}", duration_ns, attributes, parent=parent, is_error=is_error)
 
     def record_refresh(self, duration_ns: int, result: RefreshResult) -> None:
-        """Make the span of a key refresh that ends now."""
+        """Record the span of a key refresh that ends now."""
         attributes = {"bidstream.refresh.result": result.value}
         self._record("key refresh", duration_ns, attributes, is_error=result is not RefreshResult.SUCCESS)
 
     def close(self) -> None:
-        """Send what is left, unless the collector takes too long."""
+        """Send the remaining spans; gives up after `_FLUSH_S`."""
         flush = threading.Thread(target=self._provider.shutdown, name="flush-spans", daemon=True)
         flush.start()
         flush.join(_FLUSH_S)
@@ -135,16 +128,3 @@ class Tracer:
         if is_error:
             span.set_status(StatusCode.ERROR)
         span.end(end_ns)
-
-
-def _describe(route: Route, body: bytes) -> dict[str, str | int]:
-    """How many tokens came to which status; nothing else of an answer is looked at."""
-    if route is Route.DECRYPT:
-        statuses = [msgspec.json.decode(body, type=_Verdict).status]
-    else:
-        statuses = [verdict.status for verdict in msgspec.json.decode(body, type=_Verdicts).results]
-    counts: dict[str, str | int] = {
-        "bidstream.token_count": len(statuses),
-        "bidstream.success_count": statuses.count("SUCCESS"),
-    }
-    return counts | ({"bidstream.status": statuses[0]} if len(set(statuses)) == 1 else {})

@@ -27,11 +27,11 @@ LAYERS = (
 )
 # The same within the core.
 CORE_LAYERS = (
-    {"errors", "status"},
+    {"errors", "status", "units"},
     {"crypto", "domains", "identity"},
     {"token"},
     {"keys"},
-    {"decrypt", "sharing"},
+    {"decrypt", "key_response", "sharing"},
 )
 
 # Bytes and numbers in, a value out: no clock, environment, files, randomness, logging or event loop.

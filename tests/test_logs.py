@@ -88,7 +88,7 @@ def test_an_exception_is_its_type_and_its_way(configure: Configure, log_format: 
     assert text.count("it failed") == text.count("ValueError") == 6
     assert text.count("test_logs.py") >= 6
     if log_format == "json":
-        assert [line["passed"][-1].rpartition(" ")[2] for line in lines(stream)] == ["fail_with"] * 6
+        assert [line["traceback"][-1].rpartition(" ")[2] for line in lines(stream)] == ["fail_with"] * 6
 
 
 def test_an_exception_of_ours_keeps_its_message(configure: Configure) -> None:
@@ -107,7 +107,7 @@ def test_an_exception_that_never_was_raised_has_no_way(configure: Configure) -> 
     new_logger().error("not raised", exc_info=ValueError("kept-secret"))
     without, unraised = lines(stream)
     assert "exception" not in without
-    assert (unraised["exception"], unraised["passed"]) == ("ValueError", [])
+    assert (unraised["exception"], unraised["traceback"]) == ("ValueError", [])
 
 
 class _Terminal(StringIO):

@@ -9,7 +9,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from bidstream_svc import DecryptionStatus, FailureReason
-from bidstream_svc.metrics import MetricCells, RefreshResult, Route, build_registry, cells
+from bidstream_svc.metrics import MetricCells, RefreshResult, build_registry, cells
 from bidstream_svc.metrics.cells import HistogramCells, RefusalReason
 from tests.support.metrics_page import Scrape
 
@@ -52,11 +52,11 @@ def test_every_failure_counts_once_as_status_and_once_as_reason(reason: FailureR
 
 
 def test_a_scrape_sums_over_the_rows_of_all_workers() -> None:
-    metrics = MetricCells(workers=3)
+    metrics = MetricCells(["/decrypt"], workers=3)
     for worker in range(3):
         metrics.take_row(worker)
         for _ in range(worker + 1):
-            metrics.count_request(Route.DECRYPT, 200)
+            metrics.count_request("/decrypt", 200)
             metrics.add(cells.KEY_REFRESHES[RefreshResult.NETWORK])
             metrics.add(cells.CONNECTIONS_REFUSED[RefusalReason.MAX_CONNECTIONS])
             metrics.observe(cells.REQUEST_DURATION_NS, 1_000_000)

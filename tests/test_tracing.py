@@ -14,8 +14,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from bidstream_svc.addresses import TcpAddress
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.faults import Fault
+from bidstream_svc.server.fastpath.heads import PlainHeads
 from bidstream_svc.server.hosts import HostCheck
-from bidstream_svc.server.lane.heads import HeadMemo
+from bidstream_svc.server.routes import ROUTES
 from bidstream_svc.tracing import is_sampled
 from tests.support.collector import Collector, attributes, running_collector
 from tests.support.operator import operator_in_thread
@@ -226,8 +227,7 @@ def test_asked_for_without_its_packages_it_says_so(operator: DevOperator, comman
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "bidstream-svc: BIDSTREAM_OTLP_ENDPOINT: tracing needs packages that are not installed;"
-        " install bidstream-svc[otel]\n"
+        "bidstream-svc: BIDSTREAM_OTLP_ENDPOINT: OpenTelemetry is not installed; install bidstream-svc[otel]\n"
     )
 
 
@@ -255,12 +255,12 @@ def test_sampled_or_not(value: str, expected: bool) -> None:  # noqa: FBT001 - a
 @pytest.mark.parametrize("line", ["traceparent: {}", "TraceParent: {}", "traceparent:{}", "traceparent:  {} "])
 @pytest.mark.parametrize("is_traced", [False, True])
 @pytest.mark.parametrize("flags", ["00", "01"])
-def test_the_lane_leaves_a_head_only_if_it_is_sampled_and_traced(
+def test_the_fast_path_leaves_a_head_only_if_it_is_sampled_and_traced(
     line: str,
     is_traced: bool,  # noqa: FBT001 - a parameter of the test
     flags: str,
 ) -> None:
-    memo = HeadMemo(None, HostCheck(TcpAddress("127.0.0.1", 80), frozenset()), is_traced=is_traced)
+    memo = PlainHeads(ROUTES, None, HostCheck(TcpAddress("127.0.0.1", 80), frozenset()), is_traced=is_traced)
     lines = ["POST /decrypt HTTP/1.1", "Host: localhost", "Content-Length: 2"]
     assert memo.find("\r\n".join([*lines, "", ""]).encode()) is not None
     for trace_id in (TRACE, TRACE[::-1]):

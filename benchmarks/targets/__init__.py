@@ -1,6 +1,6 @@
 """The servers that are compared, each a process on a core of its own.
 
-`nginx` gives a static answer; `service` is ours, with or without the hot lane; `fastapi_client` is what a user would
+`nginx` gives a static answer; `service` is ours, with or without the fast path; `fastapi_client` is what a user would
 write with the published SDK. `key_server` feeds the last two.
 """
 
@@ -25,8 +25,8 @@ _ROOT = Path(__file__).parents[2]
 # The package that this process runs, be it compiled or the checkout's own, and nothing out of the working directory.
 _SAME_PACKAGE = {"PYTHONSAFEPATH": "1", "PYTHONPATH": f"{Path(bidstream_svc.__file__).parents[1]}:{_ROOT}"}
 _INTERPRETED = {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(_ROOT)}
-_WITH_LANE = [sys.executable, "-m", "bidstream_svc", "serve"]
-_WITHOUT_LANE = [sys.executable, "-m", "benchmarks.targets.without_lane"]
+_WITH_FAST_PATH = [sys.executable, "-m", "bidstream_svc", "serve"]
+_WITHOUT_FAST_PATH = [sys.executable, "-m", "benchmarks.targets.without_fast_path"]
 
 _NGINX_CONFIG = """
 worker_processes 1;
@@ -88,7 +88,7 @@ def service(
     operator_url: str,
     api_key: str,
     *,
-    with_lane: bool = True,
+    with_fast_path: bool = True,
     interpreted: bool = False,
     refresh_interval_s: float = 3600,
 ) -> Iterator[Server]:
@@ -104,7 +104,7 @@ def service(
         "BIDSTREAM_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
         "BIDSTREAM_REFRESH_INTERVAL": str(refresh_interval_s),
     } | (_INTERPRETED if interpreted else _SAME_PACKAGE)
-    command = _WITH_LANE if with_lane else _WITHOUT_LANE
+    command = _WITH_FAST_PATH if with_fast_path else _WITHOUT_FAST_PATH
     ready_url = f"http://127.0.0.1:{admin_port}/readyz"
     with running(command, environment, directory / f"{name}.log", lambda: _answers_200(ready_url)) as pid:
         yield Server(pid, f"127.0.0.1:{port}", f"unix:{socket_path}")

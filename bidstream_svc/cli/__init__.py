@@ -1,4 +1,4 @@
-"""The command line: parse, call one thing, print."""
+"""The command line interface."""
 
 from bidstream_svc.cli.main import main
 

@@ -1,10 +1,10 @@
-"""One call to the operator of the settings."""
+"""A single call to the configured operator."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from bidstream_svc.cli.options import given
+from bidstream_svc.cli.options import provided
 from bidstream_svc.config import load_settings
 from bidstream_svc.operator import OperatorTransport
 from bidstream_svc.operator.from_settings import make_transport
@@ -13,14 +13,14 @@ _T = TypeVar("_T")
 
 
 def call_operator(flags: dict[str, Any], call: Callable[[OperatorTransport], Awaitable[_T]]) -> _T:
-    """What `call` answers over a transport that the environment and these flags of a command describe.
+    """Return the result of `call` with a transport made from the environment and a command's flags.
 
     Raises:
-        BidstreamError: the settings or the call.
+        BidstreamError: the settings are invalid, or the call failed.
     """
 
     async def run() -> _T:
-        async with make_transport(load_settings(**given(flags))) as transport:
+        async with make_transport(load_settings(**provided(flags))) as transport:
             return await call(transport)
 
     return asyncio.run(run())

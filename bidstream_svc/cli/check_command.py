@@ -6,34 +6,35 @@ from typing import Any
 import click
 
 from bidstream_svc.cli.key_source import fetch_once
-from bidstream_svc.cli.options import given, setting_options
+from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.config import Settings, load_settings, unknown_variables
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.listeners import make_tls_context
+from bidstream_svc.server.sockets import make_tls_context
 from bidstream_svc.tracing import require_opentelemetry
 
 
 @click.command()
-@click.option("--online", is_flag=True, help="also fetch keys once")
+@click.option("--online", is_flag=True, help="also fetch keys from the operator")
 @setting_options()
 def check(*, online: bool, **flags: Any) -> None:
-    """Check the configuration of `serve`; says what is wrong in one line."""
-    settings = load_settings(**given(flags))
+    """Check the configuration of `serve`."""
+    settings = load_settings(**provided(flags))
     check_files(settings)
     for name, nearest in unknown_variables(os.environ).items():
-        click.echo(f"warning: {name} is no setting" + (f"; is {nearest} meant?" if nearest else ""), err=True)
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        click.echo(f"warning: {name} is not a setting{hint}", err=True)
     click.echo("configuration is good")
     if online:
-        snapshot = fetch_once(**given(flags))
+        snapshot = fetch_once(**provided(flags))
         click.echo(f"operator is good: {len(snapshot.keys)} keys, {len(snapshot.sites)} sites, {snapshot.scope.name}")
 
 
 def check_files(settings: Settings) -> None:
-    """Check what stands in the files that settings name, that there is an operator with credentials, and the extras.
+    """Check that an operator, credentials and optional packages are there, and that the configured files are valid.
 
     Raises:
-        ConfigurationError: something is missing, or cannot be read or used.
+        ConfigurationError: one of these is missing, unreadable or invalid.
     """
     settings.require_operator()
     credentials_reader(settings)()

@@ -1,25 +1,26 @@
-"""`bidstream-svc health`: asks the service on this host how it is; a container's health check.
+"""`bidstream-svc health`: queries a health endpoint of the service on this host, for a container's health check.
 
-Run every few seconds, it has to start fast: it does without asyncio, and without what serves.
+It runs every few seconds and must start fast, so it imports neither asyncio nor the server.
 """
 
 import json
 import socket
 from collections.abc import Iterable
 from contextlib import closing
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 import click
 
 from bidstream_svc.addresses import BoundAddress, ListenAddress, TcpAddress, UnixAddress
-from bidstream_svc.cli.options import given, setting_options
+from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.config import env_name, load_settings
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 
 _TIMEOUT_S = 2.0
 _MAX_ANSWER_BYTES = 65_536
-# Where to connect to what listens on every address.
+# Where to connect to a service that listens on all addresses.
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens here
 
 
@@ -29,46 +30,48 @@ _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing lis
     type=click.Choice(["/livez", "/startupz", "/readyz"]),
     default="/readyz",
     show_default=True,
-    help="what to ask",
+    help="the endpoint to query",
 )
 @setting_options("admin_listen")
 def health(*, endpoint: str, **flags: Any) -> None:
-    """Ask the service on this host whether it is well.
+    """Query a health endpoint of the service on this host, and print the reason in its answer.
 
-    Prints its reason. Exit status 1 if it is not well, or does not answer within 2 seconds.
+    The exit status is 1 if the answer is not 200, or does not arrive within 2 seconds.
     """
-    address = _reachable(load_settings(**given(flags)).admin_listen)
+    address = _reachable(load_settings(**provided(flags)).admin_listen)
     try:
-        status, reason = _ask(address, endpoint)
+        status, reason = _get(address, endpoint)
     except OSError as error:
         raise BidstreamError(f"{endpoint} at {address}: no answer: {error.strerror or error}") from None
     except HTTPException:
-        raise BidstreamError(f"{endpoint} at {address}: another program answers there") from None
-    if status != 200:  # noqa: PLR2004 - as HTTP writes it
+        raise BidstreamError(f"{endpoint} at {address}: the answer is not from bidstream-svc") from None
+    if status != HTTPStatus.OK:
         raise BidstreamError(f"{endpoint} at {address}: {status}: {reason}")
     click.echo(f"{endpoint} at {address}: {reason}")
 
 
 def _reachable(addresses: Iterable[ListenAddress]) -> BoundAddress:
-    """The first address that says where to connect.
+    """Return the first address that can be connected to.
 
     Raises:
-        ConfigurationError: none does.
+        ConfigurationError: there is none, such as with port 0 only.
     """
     for address in addresses:
         if isinstance(address, UnixAddress):
             return address
         if isinstance(address, TcpAddress) and address.port:
             return TcpAddress(_LOOPBACK_OF.get(address.host, address.host), address.port)
-    raise ConfigurationError(f"{env_name('admin_listen')}: names nothing to ask; HOST:PORT or unix:/path is needed")
+    raise ConfigurationError(
+        f"{env_name('admin_listen')}: no address to connect to; HOST:PORT or unix:/path is required"
+    )
 
 
-def _ask(address: BoundAddress, path: str) -> tuple[int, str]:
-    """The status of a page, and the reason in it.
+def _get(address: BoundAddress, path: str) -> tuple[int, str]:
+    """Return the HTTP status of a health endpoint, and the reason in its answer.
 
     Raises:
         OSError: no answer.
-        HTTPException: not an answer of this service.
+        HTTPException: the answer is not from this service.
     """
     with closing(_connect(address)) as connection:
         connection.request("GET", path)

@@ -1,38 +1,36 @@
-"""`bidstream-svc identity`: an advertiser's calls."""
+"""`bidstream-svc identity`: an advertiser's requests."""
 
-import csv
+import asyncio
 import itertools
 import sys
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TypeAlias
 
 import click
-import orjson
 
-from bidstream_svc.cli.inputs import kind_option, open_stdin
-from bidstream_svc.cli.lookup import Found, look_up
-from bidstream_svc.cli.options import OPERATOR_FIELDS, given, setting_options
-from bidstream_svc.cli.rows import FORMATS, LineReader, Row, format_of, read_rows
+from bidstream_svc.cli.inputs import kind_option, open_input
+from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
+from bidstream_svc.cli.rows import INPUT_FORMATS, OUTPUT_FORMATS, LineReader, Row, RowWriter, format_of, read_rows
 from bidstream_svc.config import load_settings
-from bidstream_svc.core.errors import BidstreamError, ConfigurationError
-from bidstream_svc.operator import MappedIdentity, MappedIdentityV3
+from bidstream_svc.core.errors import BidstreamError, EnvelopeError, OperatorError
+from bidstream_svc.core.identity import Identity, IdentityKind
+from bidstream_svc.operator import IdentityMapClient, IdentityMapResult, IdentityMapV3Result, OperatorTransport
+from bidstream_svc.operator.batches import MAX_BATCH, MAX_CONCURRENCY
 from bidstream_svc.operator.from_settings import make_transport
 
-_MAX_PROBLEMS_TOLD = 20
-_FIELDS = {
-    "2": ("row", "raw_uid", "bucket_id", "reason"),
-    "3": ("row", "raw_uid", "previous_raw_uid", "refresh_from_s", "reason"),
-}
+WINDOW_ROWS = MAX_BATCH * MAX_CONCURRENCY  # what the client sends at a time
+
+_Batches: TypeAlias = AsyncGenerator[tuple[Sequence[Identity], Sequence[IdentityMapResult | IdentityMapV3Result]]]
 
 
 @click.group()
 def identity() -> None:
-    """An advertiser's calls: raw uids for lists of people."""
+    """An advertiser's requests: raw uids for e-mail addresses and phone numbers."""
 
 
-def _to_delimiter(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+def _check_delimiter(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     if len(value) != 1 or value in '"\r\n':
         raise click.BadParameter("one character is needed, and no quote or line end")
     return value
@@ -40,142 +38,126 @@ def _to_delimiter(_context: click.Context, _parameter: click.Parameter, value: s
 
 @identity.command("map")
 @click.argument("identities", nargs=-1, metavar="[IDENTITY]...")
-@click.option("--input", "path", type=click.Path(path_type=Path), help="a file of any size, instead of stdin")
-@click.option("--input-format", type=click.Choice(list(FORMATS)), help="by default what the file's name says, or text")
-@click.option("--column", help="the column of CSV or field of NDJSON to take; by default it has the name of the kind")
-@click.option("--delimiter", default=",", callback=_to_delimiter, help="between the cells of CSV")
+@click.option("--input", "path", type=click.Path(path_type=Path), help="file of any size to read instead of stdin")
+@click.option("--input-format", type=click.Choice(INPUT_FORMATS), help="default: by the suffix of the file, else text")
+@click.option("--column", help="column of CSV or field of NDJSON to read; default: the name of the kind")
+@click.option("--delimiter", default=",", callback=_check_delimiter, help="separator of CSV cells")
 @kind_option()
-@click.option("--api", type=click.Choice(list(_FIELDS)), default="3", show_default=True, help="version of the endpoint")
-@click.option("--output-format", type=click.Choice(["ndjson", "csv"]), default="ndjson", show_default=True)
-@click.option("--start-row", type=click.IntRange(1), default=1, help="leave out what is before, to go on after a stop")
+@click.option("--api", type=click.Choice(["2", "3"]), default="3", show_default=True, help="endpoint version")
+@click.option("--output-format", type=click.Choice(OUTPUT_FORMATS), default="ndjson", show_default=True)
+@click.option("--start-row", type=click.IntRange(1), default=1, help="first row to map; to continue after a failure")
 @setting_options(*OPERATOR_FIELDS)
 def map_identities(
     *,
     identities: tuple[str, ...],
     path: Path | None,
+    input_format: str | None,
+    column: str | None,
+    delimiter: str,
     kind: str,
     api: str,
     output_format: str,
     start_row: int,
-    **options: Any,
+    **flags: Any,
 ) -> None:
-    """Look up the raw uids of people, one row each, in order.
+    """Map e-mail addresses, phone numbers or hashes of them to raw uids, row by row.
 
-    They come from stdin or a file: one a line (text), CSV with a header, or NDJSON. They may also be arguments, for
-    tests with made-up people: arguments are visible to every user of this host and stay in the shell's history. Only
-    hashes leave this machine.
+    The input is stdin or a file: text with one identity a line, CSV with a header, or NDJSON. Identities can also be
+    arguments, for tests with made-up ones: every user of this host can read arguments, and the shell's history keeps
+    them. Only hashes are sent.
 
-    A row of output has the number of its row of input (in CSV, 1 is the first below the header) and never repeats it.
-    `reason` says why there is no raw uid: optout, or invalid identifier. Invalid rows are also told on stderr. If a
-    request fails, what was found before is printed, and the exit status is 1.
+    Output rows are in the order of the input. Each has the number of its input row (in CSV, 1 is the first below the
+    header) and does not repeat the identity. `reason` says why there is no raw uid: optout, or invalid identifier.
+    Invalid rows are also listed on stderr. If a request fails, the results before it are printed, an error says with
+    which --start-row to continue, and the exit status is 1.
     """
     if identities and path is not None:
         raise click.UsageError("give identities as arguments or in --input, not both")
-    read_options = {name: options.pop(name) for name in ("input_format", "column", "delimiter")}
-    transport = make_transport(load_settings(**given(options)))
-    output = _Output(output_format, api, has_header=start_row == 1)
+    transport = make_transport(load_settings(**provided(flags)))
+    writer = RowWriter(output_format, api, start_row)
     with ExitStack() as stack:
-        rows: Iterable[Row]
+        rows: Iterator[Row]
         if identities:
             lines, rows = None, itertools.starmap(Row, enumerate(identities, 1))
         else:
-            lines = LineReader(open_stdin() if path is None else stack.enter_context(_open(path)))
-            file_format = read_options["input_format"] or format_of(path)
-            rows = read_rows(file_format, lines, read_options["column"] or kind, read_options["delimiter"])
-        rows = (row for row in rows if row.number >= start_row)
+            lines = LineReader(stack.enter_context(open_input(path)))
+            rows = read_rows(input_format or format_of(path), lines, column or kind, delimiter)
+        rows = itertools.dropwhile(lambda row: row.number < start_row, rows)
+        _write_all(look_up(transport, rows, IdentityKind(kind), api), writer, lines)
+
+
+def look_up(transport: OperatorTransport, rows: Iterator[Row], kind: IdentityKind, api: str) -> Generator[list[Row]]:
+    """Fill in identities and results; yields the rows in order, at most WINDOW_ROWS at a time.
+
+    Rows are read and yielded while no request is in flight. So Ctrl-C takes effect while the input is waited for, and
+    neither a slow input nor a slow reader of the output makes a request time out.
+
+    Args:
+        transport: not entered; this enters it, and leaves it when it is exhausted or closed.
+        rows: in any number, as read.
+        kind: of all rows.
+        api: version of the endpoint, "2" or "3".
+
+    Raises:
+        OperatorError, EnvelopeError: a request failed; the rows up to the last result before it have been yielded.
+    """
+    client = IdentityMapClient(transport)
+    with asyncio.Runner() as runner:
+        runner.run(transport.__aenter__())
         try:
-            with _progress(lines) as bar, closing(look_up(transport, rows, kind, api)) as windows:
-                for found in windows:
-                    output.write(found)
-                    bar.update(0 if lines is None else lines.done_bytes - bar.pos)
-        except KeyboardInterrupt:
-            raise BidstreamError(f"interrupted {output.place}") from None
-        except BrokenPipeError:
-            click.echo(f"bidstream-svc: nobody reads the output any more, stopped {output.place}", err=True)
-            raise
+            while window := list(itertools.islice(rows, WINDOW_ROWS)):
+                for row in window:
+                    row.identify(kind)
+                try:
+                    runner.run(_fill_in_results(window, client, api))
+                except (OperatorError, EnvelopeError):
+                    while window and window[-1].result is None:
+                        window.pop()
+                    yield window
+                    raise
+                yield window
         finally:
-            output.tell_problems()
-    if not output.total:
-        output.write([])
+            runner.run(transport.__aexit__(None, None, None))
+
+
+async def _fill_in_results(rows: list[Row], client: IdentityMapClient, api: str) -> None:
+    identities = [row.identity for row in rows if row.identity is not None]
+    unanswered = iter([row for row in rows if row.identity is not None])
+    batches: _Batches = client.map_batches(identities) if api == "2" else client.map_batches_v3(identities)
+    async for _, results in batches:
+        for result in results:
+            next(unanswered).result = result
+
+
+def _write_all(windows: Generator[list[Row]], writer: RowWriter, lines: LineReader | None) -> None:
+    """Write rows as they come; if something stops that, the error says with which row to continue."""
+    try:
+        with _progress_bar(lines) as bar, closing(windows):
+            for rows in windows:
+                writer.write(rows)
+                bar.update(0 if lines is None else lines.done_bytes - bar.pos)
+    except KeyboardInterrupt:
+        raise BidstreamError(f"interrupted after row {writer.last_row}; {writer.resume_hint}") from None
+    except BrokenPipeError:
+        click.echo(
+            f"bidstream-svc: nobody reads the output any more, stopped after row {writer.last_row}; "
+            f"{writer.resume_hint}",
+            err=True,
+        )
+        raise
+    except (OperatorError, EnvelopeError) as error:
+        raise BidstreamError(f"{error}; stopped before row {writer.last_row + 1}, {writer.resume_hint}") from None
+    finally:
+        writer.report_invalid()
+    if not writer.total:
+        writer.write_header()
         click.echo("bidstream-svc: no identities in the input", err=True)
 
 
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _progress(lines: LineReader | None) -> Any:
-    """A bar on stderr if that is a terminal, and the output is not on one, too."""
+def _progress_bar(lines: LineReader | None) -> Any:
+    """A bar on stderr, hidden unless stderr is a terminal and stdout is not."""
     is_shown = lines is not None and sys.stderr.isatty() and not sys.stdout.isatty()
     size_bytes = lines.size_bytes if lines is not None else None
     return click.progressbar(
         itertools.count(), length=size_bytes, label="looking up", file=sys.stderr, hidden=not is_shown
     )
-
-
-class _Output:
-    """Prints what was found, and counts what was not looked up.
-
-    Attributes:
-        total: rows so far.
-    """
-
-    def __init__(self, output_format: str, api: str, *, has_header: bool) -> None:
-        self._fields = _FIELDS[api]
-        self._is_csv = output_format == "csv"
-        self._has_header = has_header
-        self.total = 0
-        self._invalid = 0
-        self._problems: list[str] = []
-        self._last_row = 0
-
-    @property
-    def place(self) -> str:
-        """How far the output is complete."""
-        return f"after row {self._last_row}; go on with --start-row {self._last_row + 1}"
-
-    def write(self, found: list[Found]) -> None:
-        """Print rows, and see that they are on their way."""
-        rows = [self._row(each) for each in found]
-        if self._is_csv:
-            writer = csv.writer(sys.stdout, lineterminator="\n")
-            if self._has_header:
-                writer.writerow(self._fields)
-                self._has_header = False
-            writer.writerows(rows)
-        else:
-            for row in rows:
-                sys.stdout.write(orjson.dumps(dict(zip(self._fields, row, strict=True))).decode() + "\n")
-        sys.stdout.flush()
-        self._last_row = found[-1].number if found else self._last_row
-        self._count(found)
-
-    def tell_problems(self) -> None:
-        """Say on stderr which rows were invalid: the first of them, and how many."""
-        for problem in self._problems:
-            click.echo(f"bidstream-svc: {problem}", err=True)
-        if self._invalid:
-            click.echo(
-                f"bidstream-svc: {self._invalid} of {self.total} rows are invalid and were not looked up", err=True
-            )
-
-    def _count(self, found: list[Found]) -> None:
-        self.total += len(found)
-        for each in found:
-            if each.problem is not None:
-                self._invalid += 1
-                if len(self._problems) < _MAX_PROBLEMS_TOLD:
-                    self._problems.append(f"row {each.number}: {each.problem}")
-
-    def _row(self, found: Found) -> tuple[str | int | None, ...]:
-        match found.result:
-            case MappedIdentity(raw_uid, bucket_id):
-                return found.number, raw_uid, bucket_id, None
-            case MappedIdentityV3(raw_uid, previous_raw_uid, refresh_from_s):
-                return found.number, raw_uid, previous_raw_uid, refresh_from_s, None
-            case unmapped:
-                nothing = (None,) * (len(self._fields) - 2)
-                return found.number, *nothing, unmapped.reason

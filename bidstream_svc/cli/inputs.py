@@ -1,7 +1,8 @@
-"""What commands are told elsewhere than in argv, which every user of a host can read: on stdin, or in a file."""
+"""Input that commands read from stdin or a file, because every user of a host can read arguments."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -19,17 +20,17 @@ _AN_IDENTITY = "an identity in JSON as `token generate` prints it"
 
 
 class InputError(BidstreamError):
-    """What a command was given to read will not do; the message does not repeat it."""
+    """The input of a command is malformed or cannot be read; the message does not repeat it."""
 
 
 class RefreshPair(NamedTuple):
-    """A refresh token, and the key (AES; empty if there is none) that opens the answer to it."""
+    """A refresh token, and the AES key that decrypts the answer to it (empty if the answer is not encrypted)."""
 
     refresh_token: str
     response_key: bytes
 
     def __repr__(self) -> str:
-        """Neither."""
+        """Without token and key."""
         return "RefreshPair()"
 
 
@@ -43,7 +44,7 @@ class _Wrapped(msgspec.Struct):
 
 
 def refuse_arguments(advice: str) -> Callable[[_Command], _Command]:
-    """Let a command refuse what is left in argv, without repeating it, and say where it belongs."""
+    """Make a command reject positional arguments with `advice`, which does not repeat them."""
 
     def refuse(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> None:
         if values:
@@ -53,45 +54,57 @@ def refuse_arguments(advice: str) -> Callable[[_Command], _Command]:
 
 
 def kind_option(*kinds: IdentityKind) -> Callable[[_Command], _Command]:
-    """`--kind`, one of some kinds (all four if none is named), by default an e-mail address."""
+    """The option `--kind`: one of `kinds` (of all four if none is listed), by default `email`."""
     return click.option(
         "--kind",
         type=click.Choice([kind.value for kind in kinds or IdentityKind]),
         default=IdentityKind.EMAIL.value,
         show_default=True,
-        help="what is given; hashes are base64 of the SHA-256 of a normalised address or number",
+        help="what the input holds; hashes are the base64 of the SHA-256 of a normalised address or number",
     )
 
 
-def open_stdin() -> BinaryIO:
-    """Stdin in bytes; says on a terminal that it is being read."""
-    if sys.stdin is None:  # started with it closed
+@contextmanager
+def open_input(path: Path | None) -> Iterator[BinaryIO]:
+    """A file, closed at the end of the `with`; or stdin for None, with a hint on stderr if it is a terminal.
+
+    Raises:
+        ConfigurationError: the file cannot be opened.
+        InputError: stdin is closed.
+    """
+    if path is not None:
+        with _open_file(path) as file:
+            yield file
+        return
+    if sys.stdin is None:  # the process was started with it closed
         raise InputError("stdin is closed")
     if sys.stdin.isatty():
         click.echo("reading the terminal; Ctrl-D ends the input", err=True)
-    return sys.stdin.buffer
+    yield sys.stdin.buffer
 
 
 def read_bytes(path: Path | None) -> bytes:
     """All of a file, or of stdin for None.
 
     Raises:
-        ConfigurationError: the file cannot be read.
-        InputError: stdin cannot.
+        ConfigurationError, InputError: as for `open_input`, or a read fails.
     """
-    if path is None:
-        return open_stdin().read()
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+    with open_input(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise _cannot_read(path, error) from None
 
 
 def read_text(path: Path | None, what: str) -> str:
-    """The text of a file, or of stdin for None, without byte order mark and blanks around it; `what` is told if empty.
+    """The text of a file, or of stdin for None, without a byte order mark and surrounding whitespace.
+
+    Args:
+        path: of the file.
+        what: a description of the expected text, for the error if there is none.
 
     Raises:
-        ConfigurationError, InputError: it cannot be read, is no UTF-8, or is empty.
+        ConfigurationError, InputError: it cannot be read, is not UTF-8, or is empty.
     """
     try:
         text = read_bytes(path).decode("utf-8-sig").strip()
@@ -103,7 +116,7 @@ def read_text(path: Path | None, what: str) -> str:
 
 
 def read_identity(kind: str, path: Path | None) -> Identity:
-    """One person's address, number or hash out of a file or stdin.
+    """One user's address, number or hash from a file or stdin.
 
     Raises:
         ConfigurationError, InputError: as for `read_text`, or more than one line.
@@ -116,22 +129,22 @@ def read_identity(kind: str, path: Path | None) -> Identity:
 
 
 def read_tokens(path: Path | None) -> IdentityTokens:
-    """An identity in JSON as `token generate` prints it, or as `body` of an operator's answer.
+    """An identity in JSON as `token generate` prints it, or as the `body` of an operator's answer.
 
     Raises:
-        ConfigurationError, InputError: as for `read_text`, or there is no such thing in it.
+        ConfigurationError, InputError: as for `read_text`, or the text is not such an identity.
     """
     return _parse_tokens(read_text(path, _AN_IDENTITY), path)
 
 
 def read_advertising_token(path: Path | None) -> str:
-    """An advertising token, alone or in an identity as `read_tokens` reads it; raises the same."""
+    """An advertising token, alone or in an identity in JSON; raises as `read_tokens`."""
     text = read_text(path, "an advertising token")
     return _parse_tokens(text, path).advertising_token if text.startswith("{") else text
 
 
 def read_refresh_pair(path: Path | None) -> RefreshPair:
-    """A refresh token and its response key: as `read_tokens` reads them, or one a line in this order.
+    """A refresh token and its response key, from an identity in JSON or on two lines in this order.
 
     Raises:
         ConfigurationError, InputError: as for `read_tokens`, or the key is not base64.
@@ -171,3 +184,14 @@ def _unwrap(text: str) -> bytes:
 
 def _name(path: Path | None) -> str:
     return "stdin" if path is None else str(path)
+
+
+def _open_file(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise _cannot_read(path, error) from None
+
+
+def _cannot_read(path: Path | None, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"cannot read {_name(path)}: {error.strerror}")

@@ -1,31 +1,28 @@
-"""Where a command gets its keys from."""
+"""Sources of keys for commands: a file, or the operator."""
 
 from pathlib import Path
 
 from bidstream_svc.cli.calls import call_operator
-from bidstream_svc.core.errors import ConfigurationError
-from bidstream_svc.core.keys import KeySnapshot, parse_key_response
+from bidstream_svc.cli.inputs import read_bytes
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.operator import fetch_keys
 
 
 def read_key_file(path: Path) -> KeySnapshot:
-    """Keys out of a file that holds a key response in JSON.
+    """Read keys from a file that contains a key response in JSON.
 
     Raises:
-        ConfigurationError: it cannot be read.
-        KeyResponseError: it holds something else.
+        ConfigurationError: the file cannot be read.
+        KeyResponseError: its content is not a valid key response.
     """
-    try:
-        response = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    return parse_key_response(response)
+    return parse_key_response(read_bytes(path))
 
 
 def fetch_once(**flags: object) -> KeySnapshot:
-    """Fetch keys from the operator of the settings.
+    """Fetch keys from the configured operator.
 
     Raises:
-        BidstreamError: the settings or the call.
+        BidstreamError: the settings are invalid, or the call failed.
     """
     return call_operator(flags, fetch_keys).snapshot

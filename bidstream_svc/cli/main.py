@@ -1,6 +1,6 @@
-"""The command `bidstream-svc`, and what its commands have in common.
+"""The command `bidstream-svc`.
 
-Exit status: 0 good; 1 what was asked for failed; 2 wrong usage or configuration. Errors are one line on stderr.
+Exit status: 0 for success, 1 for a failed operation, 2 for wrong usage or configuration. Errors are one line on stderr.
 """
 
 import sys
@@ -16,12 +16,12 @@ from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-# Each is defined in the module `<name>_command` beside this one.
+# Each is defined in the module `<name>_command`.
 _NAMES = ("serve", "operator", "decrypt", "request", "token", "identity", "check", "health")
 
 
 class _Commands(UserDict[str, click.Command]):
-    """The commands by name; a module is imported when its command is asked for, so that none waits for the others."""
+    """The commands by name. A command's module is imported on first use, so that each command starts fast."""
 
     def __getitem__(self, name: str) -> click.Command:
         if name not in _NAMES:
@@ -43,19 +43,19 @@ class _Commands(UserDict[str, click.Command]):
 @click.version_option(__version__, prog_name="bidstream-svc")
 @click.pass_context
 def commands(context: click.Context) -> None:
-    """Raw ids out of UID2/EUID advertising tokens: a sidecar for bidders, and the tools around it."""
+    """Decryption of UID2 and EUID advertising tokens: a sidecar for bidders, and related tools."""
     if context.invoked_subcommand == "health":
         return
     from bidstream_svc.logs import configure_logging  # noqa: PLC0415 - `health` starts faster without
 
-    # Or repeated calls to an operator would be told on stdout, amid what was asked for. `serve` sets up its own.
+    # Without this, retries of calls would be logged on stdout, amid the output. `serve` configures logging again.
     configure_logging("error", None)
 
 
 def main() -> None:
     """Run the command line and exit."""
     try:
-        # Where a command asks click to exit, it returns the status; else None, which is 0.
+        # click returns the exit status, or None for 0.
         sys.exit(commands.main(prog_name="bidstream-svc", standalone_mode=False))
     except click.Abort:
         click.echo("bidstream-svc: interrupted", err=True)

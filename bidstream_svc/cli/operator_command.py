@@ -1,4 +1,4 @@
-"""`bidstream-svc operator`."""
+"""`bidstream-svc operator`: the embedded operator by itself."""
 
 import asyncio
 import signal
@@ -19,16 +19,16 @@ def _to_address(_context: click.Context, _parameter: click.Parameter, value: str
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
     if len(addresses) != 1 or not isinstance(addresses[0], TcpAddress):
-        raise click.BadParameter("one HOST:PORT is needed")
+        raise click.BadParameter("one HOST:PORT is required")
     return addresses[0]
 
 
 @click.command()
-@click.option("--listen", default="127.0.0.1:0", callback=_to_address, help="HOST:PORT; port 0 picks a free one")
-@click.option("--seed", type=int, help="makes keys, credentials and raw uids repeat from run to run")
+@click.option("--listen", default="127.0.0.1:0", callback=_to_address, help="HOST:PORT; port 0 chooses a free one")
+@click.option("--seed", type=int, help="makes keys, credentials and raw uids deterministic")
 @click.option("--scope", type=click.Choice([scope.name for scope in IdentityScope]), default="UID2")
 def operator(*, listen: TcpAddress, seed: int | None, scope: str) -> None:
-    """Run the embedded operator alone, for integration work; never for production.
+    """Run the embedded operator by itself, for development and tests. Not for production.
 
     Prints {"url", "api_key", "client_secret"} as one line of JSON once it listens.
     """
@@ -36,12 +36,12 @@ def operator(*, listen: TcpAddress, seed: int | None, scope: str) -> None:
 
 
 async def _serve(state: OperatorState, listen: TcpAddress) -> None:
-    leave = asyncio.Event()
+    stopping = asyncio.Event()
     try:
-        with signals_handled([signal.SIGTERM, signal.SIGINT], leave.set):
+        with signals_handled([signal.SIGTERM, signal.SIGINT], stopping.set):
             async with DevOperator(state, listen.host, listen.port) as server:
                 line = {"url": server.url, "api_key": state.api_key, "client_secret": state.client_secret}
                 click.echo(orjson.dumps(line))
-                await leave.wait()
+                await stopping.wait()
     except OSError as error:
         raise ListenError(f"cannot listen on {listen}: {error.strerror or error}") from None

@@ -1,4 +1,4 @@
-"""Options that several commands take: a flag for every setting that is no secret, and none for those that are."""
+"""Options of several commands: a flag for every setting except secrets."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ OPERATOR_FIELDS = ("operator_url", "allow_insecure_operator", "api_key_file", "c
 
 
 def setting_options(*fields: str) -> Callable[[_Command], _Command]:
-    """Give a command the flags of these settings; all settings if none is named."""
+    """Add the flags of these settings to a command; by default of all settings."""
 
     def decorate(command: _Command) -> _Command:
         for field in reversed(fields or tuple(SETTINGS)):
@@ -24,14 +24,14 @@ def setting_options(*fields: str) -> Callable[[_Command], _Command]:
     return decorate
 
 
-def given(flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags that were given; the others are left to the environment."""
+def provided(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that were set on the command line; the environment decides the others."""
     return {name: value for name, value in flags.items() if value is not None}
 
 
 def refuse_secrets(command: _Command) -> _Command:
-    """Refuse flags that would carry a secret, with a line that says where it belongs instead."""
-    for field in sorted(SECRET_FIELDS):
+    """Add hidden flags for secrets that fail with a hint to the environment variable."""
+    for field in SECRET_FIELDS:
         command = click.option(_flag(field), hidden=True, expose_value=False, callback=_refuse)(command)
     return command
 

@@ -1,18 +1,18 @@
-"""`bidstream-svc request`: one call to any endpoint, as the script uid2_request.py of the reference makes it."""
+"""`bidstream-svc request`: one call to any endpoint, with the output format of the reference script uid2_request.py."""
 
 import asyncio
 import json
 import os
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bidstream_svc.addresses import check_base_url
 from bidstream_svc.cli.inputs import read_bytes, read_refresh_pair, refuse_arguments
-from bidstream_svc.cli.options import given, setting_options
+from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.clock import wall_clock_ms
-from bidstream_svc.config import Settings, env_name, load_settings
+from bidstream_svc.config import Settings, check_operator_url, env_name, load_settings
 from bidstream_svc.core.crypto import GCM_IV_LENGTH, NONCE_LENGTH
 from bidstream_svc.core.errors import OperatorAnswerError
 from bidstream_svc.operator import OperatorTransport
@@ -28,10 +28,8 @@ from bidstream_svc.operator.messages import (
     read_plain_answer,
 )
 
-_HERE = Endpoint("")  # the URL given is the whole of it
+_ENDPOINT = Endpoint("")  # the URL is complete
 _UTF8_BOM = b"\xef\xbb\xbf"
-_HTTP_OK = 200
-_HTTP_UNAUTHORIZED = 401
 
 
 @click.command()
@@ -40,33 +38,32 @@ _HTTP_UNAUTHORIZED = 401
     "--refresh-token",
     "is_refresh",
     is_flag=True,
-    help="send a refresh token; it and its refresh_response_key come from stdin or --identity, "
-    "as an identity in JSON or one a line",
+    help="send a refresh token; read it and its refresh_response_key from stdin or --identity, "
+    "as an identity in JSON or one per line",
 )
-@click.option("--identity", type=click.Path(path_type=Path), help="with --refresh-token: a file, instead of stdin")
-@click.option("--json", "only_json", is_flag=True, help="print the answer's JSON alone, on one line")
-@click.option("--echo", is_flag=True, help="repeat the request in the output; it may hold personal data")
+@click.option("--identity", type=click.Path(path_type=Path), help="with --refresh-token: file to read instead of stdin")
+@click.option("--json", "only_json", is_flag=True, help="print only the answer's JSON, on one line")
+@click.option("--echo", is_flag=True, help="print the request, too; it may contain personal data")
 @refuse_arguments(
     "API keys, client secrets and refresh tokens are not taken from the command line, where every user of this host "
-    f"can read them; use {env_name('api_key')} and {env_name('client_secret')} or their ..._FILE twins, "
+    f"can read them; use {env_name('api_key')} and {env_name('client_secret')} or their _FILE variants, "
     "and stdin or --identity for a refresh token"
 )
 @setting_options("allow_insecure_operator", "api_key_file", "client_secret_file")
 def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: bool, echo: bool, **flags: Any) -> None:
     """Encrypt JSON from stdin, post it to URL, decrypt the answer and print it.
 
-    URL is a whole endpoint, such as https://prod.euid.eu/v2/token/generate. Nothing is sent twice.
+    URL is that of an endpoint, such as https://prod.euid.eu/v2/token/generate. There are no retries.
     """
     if identity is not None and not is_refresh:
-        raise click.UsageError("--identity goes with --refresh-token")
-    settings = load_settings(**given(flags))
-    permission = f"set {env_name('allow_insecure_operator')}=1"
-    url = check_base_url(url, allow_insecure=settings.allow_insecure_operator, name="URL", permission=permission)
-    prepared, told = _prepare_refresh(identity, url) if is_refresh else _prepare(settings, url, echo=echo)
+        raise click.UsageError("--identity requires --refresh-token")
+    settings = load_settings(**provided(flags))
+    url = check_operator_url("URL", url, allow_insecure=settings.allow_insecure_operator)
+    prepared, notice = _prepare_refresh(identity, url) if is_refresh else _prepare(settings, url, echo=echo)
     if not only_json:
-        click.echo(told)
+        click.echo(notice)
     answer = asyncio.run(_post(settings, url, prepared))
-    if answer.status != _HTTP_OK:
+    if answer.status != HTTPStatus.OK:
         if not only_json:
             _print_error(answer)
         raise_for_status(answer)
@@ -74,24 +71,24 @@ def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: boo
     try:
         value = json.loads(opened)
     except ValueError:
-        raise OperatorAnswerError("operator's answer opens, but is not JSON") from None
+        raise OperatorAnswerError("operator's decrypted answer is not JSON") from None
     click.echo(json.dumps(value) if only_json else "Response JSON:\n" + json.dumps(value, indent=4))
 
 
 def _prepare(settings: Settings, url: str, *, echo: bool) -> tuple[OperatorRequest, str]:
-    """The request for what stands on stdin, and what the script says about it; stdin may be empty."""
+    """Build the request from stdin, which may be empty, and the notice that the script prints."""
     credentials = credentials_reader(settings)()
     payload = read_bytes(None).removeprefix(_UTF8_BOM)
     nonce, iv = os.urandom(NONCE_LENGTH), os.urandom(GCM_IV_LENGTH)
-    sealed = build_request(_HERE, payload, credentials, now_ms=wall_clock_ms(), nonce=nonce, iv=iv)
-    # With its line end, and so with as many lines as the script's: somebody may count them.
+    sealed = build_request(_ENDPOINT, payload, credentials, now_ms=wall_clock_ms(), nonce=nonce, iv=iv)
+    # With the line end, so that the output has as many lines as the script's.
     shown = payload.decode("utf-8", "replace") if echo else f"[{len(payload)} bytes]\n"
     return sealed, f"\nRequest: Encrypting and sending to {url} : {shown}"
 
 
 def _prepare_refresh(identity: Path | None, url: str) -> tuple[OperatorRequest, str]:
     pair = read_refresh_pair(identity)
-    prepared = build_plain_request(_HERE, pair.refresh_token.encode(), pair.response_key)
+    prepared = build_plain_request(_ENDPOINT, pair.refresh_token.encode(), pair.response_key)
     return prepared, f"\nRequest: Sending refresh_token to {url}\n"
 
 
@@ -102,6 +99,6 @@ async def _post(settings: Settings, url: str, prepared: OperatorRequest) -> Http
 
 
 def _print_error(answer: HttpAnswer) -> None:
-    advice = ", check api_key" if answer.status == _HTTP_UNAUTHORIZED else ""
+    advice = ", check api_key" if answer.status == HTTPStatus.UNAUTHORIZED else ""
     click.echo(f"Response: Error HTTP status code {answer.status}{advice}")
     click.echo(answer.body.decode("utf-8", "replace"))

@@ -1,46 +1,80 @@
-"""Rows out of a file of any size, one at a time: plain lines, CSV with a header, NDJSON.
+"""Rows of `identity map`: read from text, CSV or NDJSON of any size, and written as CSV or NDJSON.
 
-A row that will not do is a row with a problem, so that one bad row does not stop a million. No problem repeats what the
-row holds.
+A row that cannot be read is a row with a problem, so that one of them does not stop the rest. No problem repeats what
+the row holds.
 """
 
 import csv
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
+import click
 import msgspec
+import orjson
 
 from bidstream_svc.cli.inputs import InputError
-from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.errors import ConfigurationError, IdentityError
+from bidstream_svc.core.identity import Identity, IdentityKind
+from bidstream_svc.operator import IdentityMapResult, IdentityMapV3Result, UnmappedIdentity
 
+INPUT_FORMATS = ("text", "csv", "ndjson")
+OUTPUT_FORMATS = ("ndjson", "csv")
 MAX_LINE_BYTES = 256 * 1024
+_MAX_PROBLEMS_SHOWN = 20
+_INVALID = UnmappedIdentity("invalid identifier")  # in the operator's words
+# For each version of the endpoint: the row's number, and the attributes of its results in the order of the output.
+_FIELDS = {
+    "2": ("row", "raw_uid", "bucket_id", "reason"),
+    "3": ("row", "raw_uid", "previous_raw_uid", "refresh_from_s", "reason"),
+}
 _UTF8_BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _FORMAT_OF_SUFFIX = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 
 
-class Row(NamedTuple):
-    """A row: its number from 1 (in CSV, the first below the header), its text, or what is wrong with it."""
+@dataclass(slots=True)
+class Row:
+    """One row of the input, filled in until it is a row of the output.
+
+    Attributes:
+        number: from 1; in CSV, row 1 is the first below the header.
+        text: an address, a number or a hash, as read.
+        problem: why the row is invalid, without its text; None in a valid row.
+        identity: what the operator is asked for; None before `identify`, and in an invalid row.
+        result: what the operator answered; None before that, and in an invalid row.
+    """
 
     number: int
-    text: str
+    text: str = field(default="", repr=False)
     problem: str | None = None
+    identity: Identity | None = None
+    result: IdentityMapResult | IdentityMapV3Result | None = None
+
+    def identify(self, kind: IdentityKind) -> None:
+        """Set `identity`, or `problem` if the text is malformed for this kind."""
+        if self.problem is None:
+            try:
+                self.identity = Identity.parse(kind, self.text)
+            except IdentityError as error:
+                self.problem = str(error)
 
 
 class LineReader:
-    """Iterates over the lines of a file, as text with their ends, and tells how far it is.
+    """Iterates over the lines of a file, as text with their line ends, and counts the bytes read.
 
-    Bytes that are no UTF-8 come as lone surrogates, which no identity may hold: they make a row bad, not the file.
+    Invalid UTF-8 becomes lone surrogates, which no identity may hold: it makes its row invalid, not the file.
 
     Attributes:
-        size_bytes: of the whole file, or None for a pipe or a terminal.
+        size_bytes: of the file, or None for a pipe or a terminal.
         done_bytes: read so far.
 
     Raises:
-        InputError: while iterating: UTF-16, or a line of more than MAX_LINE_BYTES.
+        InputError: while iterating: UTF-16, or a line of MAX_LINE_BYTES or more.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -64,44 +98,51 @@ class LineReader:
 
 
 def format_of(path: Path | None) -> str:
-    """The format that a file's name says it has; text for others and for stdin."""
+    """The format for the suffix of a file's name; `text` for other suffixes and for stdin (None)."""
     return _FORMAT_OF_SUFFIX.get(path.suffix.lower(), "text") if path is not None else "text"
 
 
-def read_rows(file_format: str, lines: Iterable[str], field: str, delimiter: str) -> Iterator[Row]:
-    """The rows of an input, empty ones left out but counted.
+def read_rows(file_format: str, lines: Iterable[str], column: str, delimiter: str) -> Iterator[Row]:
+    """Rows with their number and either a text or a problem; empty rows are left out but counted.
 
     Args:
-        file_format: one of FORMATS.
+        file_format: one of INPUT_FORMATS.
         lines: the input.
-        field: the column or JSON field to take, upper and lower case alike in CSV.
+        column: the column of CSV, matched without case, or the field of NDJSON that holds the text.
         delimiter: between the cells of CSV.
 
     Raises:
-        ConfigurationError: CSV whose header lacks the column.
+        ConfigurationError: while iterating: the CSV header lacks the column.
     """
-    return FORMATS[file_format](lines, field, delimiter)
+    match file_format:
+        case "csv":
+            return _csv_rows(lines, column, delimiter)
+        case "ndjson":
+            return _ndjson_rows(lines, column)
+        case _:
+            return _text_rows(lines)
 
 
-def _text_rows(lines: Iterable[str], _field: str, _delimiter: str) -> Iterator[Row]:
+def _text_rows(lines: Iterable[str]) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         if text := line.strip():
             yield Row(number, text)
 
 
-def _ndjson_rows(lines: Iterable[str], field: str, _delimiter: str) -> Iterator[Row]:
-    """A row is a text, or an object that has one in `field`."""
-    for row in _text_rows(lines, "", ""):
+def _ndjson_rows(lines: Iterable[str], field_name: str) -> Iterator[Row]:
+    """Each line is a string, or an object that has a string in the field."""
+    for row in _text_rows(lines):
         try:
             value = msgspec.json.decode(row.text)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            yield Row(row.number, "", "not JSON")
-            continue
-        text = value.get(field) if isinstance(value, dict) else value
-        if isinstance(text, str):
-            yield Row(row.number, text.strip())
+            row.problem = "not JSON"
         else:
-            yield Row(row.number, "", f"no text in field {field!r}")
+            text = value.get(field_name) if isinstance(value, dict) else value
+            if isinstance(text, str):
+                row.text = text.strip()
+            else:
+                row.problem = f"no text in field {field_name!r}"
+        yield row
 
 
 def _csv_rows(lines: Iterable[str], column: str, delimiter: str) -> Iterator[Row]:
@@ -110,7 +151,7 @@ def _csv_rows(lines: Iterable[str], column: str, delimiter: str) -> Iterator[Row
     if not header:
         return
     if column.casefold() not in header:
-        # The header is not quoted: in a file without one, its first line is somebody's data.
+        # The header is not quoted: in a file without one, the first line is personal data.
         raise ConfigurationError(
             f"no column {column!r} among the {len(header)} of the first line; name another with --column, "
             "or another --delimiter"
@@ -124,16 +165,76 @@ def _csv_rows(lines: Iterable[str], column: str, delimiter: str) -> Iterator[Row
         except StopIteration:
             return
         except csv.Error:
-            yield Row(number, "", "not CSV: a field is too long; is a quote missing?")
+            yield Row(number, problem="not CSV: a field is too long; is a quote missing?")
             continue
         if index < len(cells):
             yield Row(number, cells[index].strip())
         elif cells:
-            yield Row(number, "", f"no column {column!r}")
+            yield Row(number, problem=f"no column {column!r}")
 
 
-FORMATS: dict[str, Callable[[Iterable[str], str, str], Iterator[Row]]] = {
-    "text": _text_rows,
-    "csv": _csv_rows,
-    "ndjson": _ndjson_rows,
-}
+class RowWriter:
+    """Writes rows to stdout, and counts the invalid ones.
+
+    Args:
+        output_format: one of OUTPUT_FORMATS.
+        api: version of the endpoint that the results are from, "2" or "3".
+        start_row: number of the first row; CSV has a header only if it is 1, as others continue an earlier output.
+
+    Attributes:
+        total: rows written.
+        last_row: number of the last row written, or of the row before `start_row`.
+    """
+
+    def __init__(self, output_format: str, api: str, start_row: int) -> None:
+        self._fields = _FIELDS[api]
+        self._csv = csv.writer(sys.stdout, lineterminator="\n") if output_format == "csv" else None
+        self._needs_header = self._csv is not None and start_row == 1
+        self._invalid = 0
+        self._problems: list[str] = []
+        self.total = 0
+        self.last_row = start_row - 1
+
+    @property
+    def resume_hint(self) -> str:
+        """The option that continues behind the last row written."""
+        return f"go on with --start-row {self.last_row + 1}"
+
+    def write_header(self) -> None:
+        """Write the CSV header if there is one and it has not been written."""
+        if self._csv is not None and self._needs_header:
+            self._csv.writerow(self._fields)
+            self._needs_header = False
+
+    def write(self, rows: list[Row]) -> None:
+        """Write rows, with the header before the first, and flush stdout."""
+        if not rows:
+            return
+        self.write_header()
+        for row in rows:
+            self._write_row(row)
+        sys.stdout.flush()
+        self.last_row = rows[-1].number
+        self.total += len(rows)
+        for row in rows:
+            if row.problem is not None:
+                self._invalid += 1
+                if self._invalid <= _MAX_PROBLEMS_SHOWN:
+                    self._problems.append(f"row {row.number}: {row.problem}")
+
+    def _write_row(self, row: Row) -> None:
+        result = _INVALID if row.result is None else row.result
+        values = [row.number, *[getattr(result, name, None) for name in self._fields[1:]]]
+        if self._csv is not None:
+            self._csv.writerow(values)
+        else:
+            sys.stdout.write(orjson.dumps(dict(zip(self._fields, values, strict=True))).decode() + "\n")
+
+    def report_invalid(self) -> None:
+        """Print the first problems on stderr, and how many rows had one."""
+        for problem in self._problems:
+            click.echo(f"bidstream-svc: {problem}", err=True)
+        if self._invalid:
+            click.echo(
+                f"bidstream-svc: {self._invalid} of {self.total} rows are invalid and were not looked up", err=True
+            )

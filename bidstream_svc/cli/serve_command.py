@@ -1,4 +1,4 @@
-"""`bidstream-svc serve`."""
+"""`bidstream-svc serve`: the sidecar."""
 
 import os
 from typing import Any
@@ -7,7 +7,7 @@ import click
 
 from bidstream_svc.cli.check_command import check_files
 from bidstream_svc.cli.dev import serve_dev
-from bidstream_svc.cli.options import given, setting_options
+from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.config import Settings, load_settings, unknown_variables
 from bidstream_svc.logs import configure_logging, get_logger
 from bidstream_svc.server.service import run
@@ -15,14 +15,14 @@ from bidstream_svc.server.workers import serve_all
 
 
 @click.command()
-@click.option("--dev", is_flag=True, help="run on an embedded operator, with keys and tokens made on the spot")
+@click.option("--dev", is_flag=True, help="run with an embedded operator and synthetic keys")
 @setting_options()
 def serve(*, dev: bool, **flags: Any) -> None:
-    """Run the sidecar: POST /decrypt and /decrypt/batch, with metrics and health on a port of their own."""
+    """Run the sidecar: POST /decrypt and /decrypt/batch, with metrics and health on a separate port."""
     if dev:
-        run(serve_dev(given(flags), _prepare))
+        run(serve_dev(provided(flags), _prepare))
     else:
-        settings = load_settings(**given(flags))
+        settings = load_settings(**provided(flags))
         check_files(settings)
         _prepare(settings)
         serve_all(settings)

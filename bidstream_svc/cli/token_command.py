@@ -1,4 +1,4 @@
-"""`bidstream-svc token`: a publisher's calls."""
+"""`bidstream-svc token`: calls for publishers."""
 
 from pathlib import Path
 from typing import Any
@@ -19,31 +19,31 @@ from bidstream_svc.core.errors import BidstreamError
 from bidstream_svc.core.identity import Identity, IdentityKind
 from bidstream_svc.operator import IdentityTokens, PublisherClient
 
-_TEST_ADDRESS = "validate@example.com"  # the only one that operators answer for
+_TEST_ADDRESS = "validate@example.com"  # operators before 2025-11-28 answer for this one only
 _FILE = click.Path(path_type=Path)
 _NOT_IN_ARGV = "is not taken from the command line, where every user of this host can read it; use stdin or"
 
 
 @click.group()
 def token() -> None:
-    """A publisher's calls: tokens for users.
+    """Calls for publishers: generate, refresh and validate tokens.
 
-    Addresses, numbers and tokens come from stdin or from files, never from the command line, where every user of
-    this host could read them and the shell would remember them.
+    Addresses, numbers and tokens are read from stdin or files, never from the command line, where every user of this
+    host could read them and the shell would store them.
     """
 
 
 @token.command()
 @kind_option()
-@click.option("--user-file", type=_FILE, help="a file with the user's address, number or hash, instead of stdin")
-@click.option("--tcf-consent-file", type=_FILE, help="a file with the user's TCF consent string")
+@click.option("--user-file", type=_FILE, help="file with the user's address, number or hash, instead of stdin")
+@click.option("--tcf-consent-file", type=_FILE, help="file with the user's TCF consent string")
 @refuse_arguments(f"a user's address, number or hash {_NOT_IN_ARGV} --user-file")
 @setting_options(*OPERATOR_FIELDS)
 def generate(*, kind: str, user_file: Path | None, tcf_consent_file: Path | None, **flags: Any) -> None:
     """Generate tokens for the user whose e-mail address, phone number or hash is on stdin.
 
-    Prints the identity as one line of JSON, to keep for `token refresh`. Only a hash leaves this machine. Exit
-    status 1, and no output, if the user has opted out.
+    Prints the identity as one line of JSON, for `token refresh`. Only a hash is sent. If the user has opted out, the
+    exit status is 1 and there is no output.
     """
     user = read_identity(kind, user_file)
     consent = None if tcf_consent_file is None else read_text(tcf_consent_file, "a TCF consent string")
@@ -55,13 +55,13 @@ def generate(*, kind: str, user_file: Path | None, tcf_consent_file: Path | None
 
 
 @token.command()
-@click.option("--identity", type=_FILE, help="a file with the identity, instead of stdin")
+@click.option("--identity", type=_FILE, help="file with the identity, instead of stdin")
 @refuse_arguments(f"an identity {_NOT_IN_ARGV} --identity")
 @setting_options(*OPERATOR_FIELDS)
 def refresh(*, identity: Path | None, **flags: Any) -> None:
-    """Exchange the identity on stdin, in JSON as `token generate` prints it, for a fresh one.
+    """Refresh the identity on stdin, in JSON as `token generate` prints it.
 
-    Exit status 1, and no output, if the user has opted out.
+    If the user has opted out, the exit status is 1 and there is no output.
     """
     tokens = read_tokens(identity)
     _print(call_operator(flags, lambda transport: PublisherClient(transport).refresh_token(tokens)))
@@ -69,13 +69,13 @@ def refresh(*, identity: Path | None, **flags: Any) -> None:
 
 @token.command()
 @kind_option(IdentityKind.EMAIL, IdentityKind.EMAIL_HASH)
-@click.option("--user-file", type=_FILE, help=f"a file with an address or hash, instead of {_TEST_ADDRESS}")
+@click.option("--user-file", type=_FILE, help=f"file with an address or hash, instead of {_TEST_ADDRESS}")
 @refuse_arguments(f"a token {_NOT_IN_ARGV} --user-file for the user")
 @setting_options(*OPERATOR_FIELDS)
 def validate(*, kind: str, user_file: Path | None, **flags: Any) -> None:
     """Print whether the token on stdin, alone or in an identity, was generated for validate@example.com.
 
-    That is the address operators have for tests; for any other they answer false. Exit status 1 if false.
+    That is the operators' test address; many answer false for any other. The exit status is 1 for false.
     """
     user = Identity.from_email(_TEST_ADDRESS) if user_file is None else read_identity(kind, user_file)
     advertising_token = read_advertising_token(None)

@@ -1,1 +1,1 @@
-"""The pure part: bytes, numbers and time in, a value out; no clock, no I/O, no event loop, no log."""
+"""Pure functions and data: no clock, no I/O, no event loop, no logging."""

@@ -1,7 +1,8 @@
-"""AES-GCM, AES-CBC with checked padding, and the envelope around every call to an operator.
+"""AES-GCM, AES-CBC with checked padding, and the envelopes of requests and responses.
 
-Randomness and time are parameters: who seals chooses iv, nonce and `now_ms`. Sources: PROTOCOL sections 1 and 3 in
-docs/protocol.md.
+Randomness and time are parameters: the caller provides iv, nonce and `now_ms`.
+
+Source: docs/protocol.md, sections 1 and 3.
 """
 
 from collections.abc import Callable
@@ -23,13 +24,13 @@ GCM_TAG_LENGTH = 16
 NONCE_LENGTH = 8
 
 _REQUEST_VERSION = 1
-_BODY_OFFSET = 8 + NONCE_LENGTH  # behind timestamp_ms and nonce
+_BODY_OFFSET = 8 + NONCE_LENGTH  # after timestamp_ms and nonce
 _MIN_CBC_LENGTH = 2 * CBC_BLOCK_LENGTH
 _PADDING_OF_LAST_BYTE = {length: bytes([length]) * length for length in range(1, CBC_BLOCK_LENGTH + 1)}
 
 
 def seal_gcm(secret: bytes, iv: bytes, plaintext: bytes) -> bytes:
-    """Encrypt to `iv | ciphertext | tag`; iv is 12 bytes and never used twice with one secret."""
+    """Encrypt to `iv | ciphertext | tag`. The iv is 12 bytes; never reuse it with the same secret."""
     return iv + AESGCM(secret).encrypt(iv, plaintext, None)
 
 
@@ -37,38 +38,38 @@ def open_gcm(secret: bytes, sealed: bytes) -> bytes:
     """Decrypt `iv | ciphertext | tag`.
 
     Raises:
-        EnvelopeError: it is too short, or the tag does not fit.
+        EnvelopeError: too short, or the tag does not match.
     """
-    view = memoryview(sealed)  # megabytes at times: not copied to be cut
+    view = memoryview(sealed)  # up to megabytes: slices must not copy
     try:
         return AESGCM(secret).decrypt(view[:GCM_IV_LENGTH], view[GCM_IV_LENGTH:], None)
     except (InvalidTag, ValueError) as error:
-        raise EnvelopeError("message does not open: another secret, truncated, or tampered with") from error
+        raise EnvelopeError("message cannot be decrypted: wrong secret, truncated, or tampered with") from error
 
 
 def cbc_encrypt(secret: bytes, iv: bytes, plaintext: bytes) -> bytes:
-    """Encrypt with PKCS#7 padding; returns the ciphertext without the iv (16 bytes)."""
+    """Encrypt with PKCS#7 padding. The iv is 16 bytes; the result does not include it."""
     padding = _PADDING_OF_LAST_BYTE[CBC_BLOCK_LENGTH - len(plaintext) % CBC_BLOCK_LENGTH]
     encryptor = Cipher(AES(secret), CBC(iv)).encryptor()
     return encryptor.update(plaintext + padding) + encryptor.finalize()
 
 
 def make_cbc_decrypt(secret: bytes) -> Callable[[bytes], bytes]:
-    """A function that decrypts `iv | ciphertext` and takes the PKCS#7 padding off; for one thread at a time.
+    """Make a function that decrypts `iv | ciphertext` and removes the PKCS#7 padding. It is not thread-safe.
 
     Making a cipher context costs more than decrypting a token. In CBC a block's plaintext depends only on its
-    ciphertext and the block before, so one endless context serves every message: feed it `iv | ciphertext`, drop the
-    first block.
+    ciphertext and the previous block, so one context serves all messages: it decrypts `iv | ciphertext`, and the first
+    block is dropped.
 
     The function raises ValueError: not whole blocks, no ciphertext, or a padding other than n bytes of value n,
     1 <= n <= 16.
     """
-    # The iv given here only touches the block that is dropped from the first message.
+    # This iv affects only the block that is dropped.
     update = Cipher(AES(secret), CBC(bytes(CBC_BLOCK_LENGTH))).decryptor().update
 
     def decrypt(iv_and_ciphertext: bytes) -> bytes:
         length = len(iv_and_ciphertext)
-        # Checked before: what is not a whole block would stay in the context and spoil the next message.
+        # Checked first: a partial block would stay in the context and corrupt the next message.
         if length % CBC_BLOCK_LENGTH or length < _MIN_CBC_LENGTH:
             raise ValueError("not whole blocks")
         padded = update(iv_and_ciphertext)
@@ -84,14 +85,14 @@ def make_cbc_decrypt(secret: bytes) -> Callable[[bytes], bytes]:
 
 
 class Envelope(NamedTuple):
-    """What an envelope holds: when it was sealed (Unix ms), the 8-byte nonce, and the JSON body in UTF-8."""
+    """Content of an envelope: time of encryption in Unix ms, 8-byte nonce, JSON body in UTF-8."""
 
     timestamp_ms: int
     nonce: bytes
     body: bytes
 
     def __repr__(self) -> str:
-        """Without the body."""
+        """Omit the body."""
         return f"Envelope(timestamp_ms={self.timestamp_ms}, {len(self.body)} bytes)"
 
 
@@ -101,16 +102,16 @@ def _pack(timestamp_ms: int, nonce: bytes, body: bytes) -> bytes:
 
 def _unpack(plaintext: bytes) -> Envelope:
     if len(plaintext) < _BODY_OFFSET:
-        raise EnvelopeError("message opens, but is too short for timestamp and nonce")
+        raise EnvelopeError("decrypted message is too short for timestamp and nonce")
     timestamp_ms = int.from_bytes(plaintext[:8], "big", signed=True)
     return Envelope(timestamp_ms, plaintext[8:_BODY_OFFSET], plaintext[_BODY_OFFSET:])
 
 
 def decode_base64(text: bytes) -> bytes:
-    """Decode the standard base64 of a sealed message; blanks around it are allowed.
+    """Decode standard base64; surrounding whitespace is ignored.
 
     Raises:
-        EnvelopeError: it is none.
+        EnvelopeError: not base64.
     """
     try:
         return pybase64.b64decode(text.strip(), validate=True)
@@ -119,38 +120,38 @@ def decode_base64(text: bytes) -> bytes:
 
 
 def seal_request(secret: bytes, iv: bytes, content: Envelope, *, binary: bool = False) -> bytes:
-    """Seal a request: `0x01 | iv | ciphertext | tag`, as base64 unless `binary`."""
+    """Encrypt a request to `0x01 | iv | ciphertext | tag`, in base64 unless `binary`."""
     sealed = bytes([_REQUEST_VERSION]) + seal_gcm(secret, iv, _pack(*content))
     return sealed if binary else pybase64.b64encode(sealed)
 
 
 def open_request(secret: bytes, wire: bytes, *, binary: bool = False) -> Envelope:
-    """Open what `seal_request` sealed; the operator's side.
+    """Decrypt the result of `seal_request`, as an operator does.
 
     Raises:
-        EnvelopeError: not base64, another version, or it does not open.
+        EnvelopeError: not base64, an unknown version, or it cannot be decrypted.
     """
     sealed = wire if binary else decode_base64(wire)
     if sealed[:1] != bytes([_REQUEST_VERSION]):
-        raise EnvelopeError("request envelope is not of version 1")
+        raise EnvelopeError("request envelope does not have version 1")
     return _unpack(open_gcm(secret, sealed[1:]))
 
 
 def seal_response(secret: bytes, iv: bytes, content: Envelope, *, binary: bool = False) -> bytes:
-    """Seal a response: `iv | ciphertext | tag`, as base64 unless `binary`; the operator's side."""
+    """Encrypt a response to `iv | ciphertext | tag`, in base64 unless `binary`, as an operator does."""
     sealed = seal_gcm(secret, iv, _pack(*content))
     return sealed if binary else pybase64.b64encode(sealed)
 
 
 def open_response(secret: bytes, wire: bytes, nonce: bytes | None, *, binary: bool = False) -> Envelope:
-    """Open what `seal_response` sealed.
+    """Decrypt the result of `seal_response` and compare its nonce with that of the request.
 
-    Without a nonce, where that of the request is gone, an answer proves who sealed it, not when.
+    With None, for a stored response, the nonce is not checked. The response is then authentic but may be old.
 
     Raises:
-        EnvelopeError: not base64, it does not open, or its nonce is not that of the request.
+        EnvelopeError: not base64, it cannot be decrypted, or the nonce does not match.
     """
     envelope = _unpack(open_gcm(secret, wire if binary else decode_base64(wire)))
     if nonce is not None and envelope.nonce != nonce:
-        raise EnvelopeError("response carries another nonce than the request: replayed or mixed up")
+        raise EnvelopeError("response nonce does not match the request: replayed or mixed up")
     return envelope

@@ -1,11 +1,11 @@
-"""(token, domain, snapshot, now_ms) -> verdict: the one function all of this exists for.
+"""Decryption of an advertising token: (token, domain, snapshot, now_ms) -> verdict.
 
-The checks and their order are those of docs/protocol.md, "The verdict"; the numbers in comments are its lines.
-Nothing here raises, whatever the token.
+The checks and their order are those of docs/protocol.md, "The verdict"; the numbers in comments are its lines. No
+token raises.
 
-This is the module where speed shapes the code. For each snapshot, closures are made once that hold everything
-they need as local names; a verdict is a plain tuple, a tenth of the cheapest class; failures are made once and handed
-out. The plain way to say the same is tests/core/reference.py, and a property says that both always agree.
+This is the hot path, and is written for speed. `bind_decrypt` makes closures over a snapshot once, so that everything
+is a local name. A verdict is a plain tuple, at a tenth of the cost of the cheapest class. Failures are constants.
+tests/core/reference.py is a plain implementation, and a property test compares the two.
 """
 
 from collections.abc import Callable
@@ -48,11 +48,15 @@ def decrypt(token: object, domain: object, keys: KeySnapshot | None, now_ms: int
     """Decrypt an advertising token out of a bid request.
 
     Args:
-        token: the token's text; what is no text is INVALID_PAYLOAD.
-        domain: the site's domain or the app's bundle id, or None; looked at only for tokens generated on the client
-            side. Upper case, a trailing dot and, for a host name, subdomains are forgiven.
-        keys: the operator's keys, or None before any were loaded.
-        now_ms: the time to judge by, Unix ms.
+        token: the token's text; anything but a string is INVALID_PAYLOAD.
+        domain: the site's domain or the app's bundle id, or None. It is checked only for tokens generated on the
+            client side. Case, surrounding whitespace, a trailing dot and subdomains are ignored.
+        keys: the operator's keys, or None before the first were loaded.
+        now_ms: the current time, Unix ms.
+
+    Returns:
+        (status, raw uid, established in Unix ms, reason). Raw uid and established are None except on SUCCESS, where
+        reason is None.
     """
     if keys is None:  # 1
         return _NO_KEYS
@@ -64,12 +68,12 @@ def decrypt(token: object, domain: object, keys: KeySnapshot | None, now_ms: int
 
 
 def decrypt_without_keys(_token: object, _domain: object, _now_ms: int) -> Verdict:
-    """`decrypt` before any keys were loaded."""
+    """`decrypt` before the first keys were loaded."""
     return _NO_KEYS
 
 
 def bind_decrypt(keys: KeySnapshot) -> BoundDecrypt:
-    """Make `decrypt` for one snapshot; to be called by one thread at a time, because v2's ciphers have a state."""
+    """Bind `decrypt` to a snapshot. The result is not thread-safe: the CBC ciphers of v2 are stateful."""
     last_expiry_ms = keys.last_expiry_ms
     decrypt_gcm, decrypt_v2 = _bind_gcm(keys), _bind_v2(keys)
     v2_prefix, v3_version, v4_version = v2.PREFIX, v3.VERSION, v4.VERSION
@@ -86,7 +90,7 @@ def bind_decrypt(keys: KeySnapshot) -> BoundDecrypt:
         version = raw[1] if len(raw) > 1 else None  # 4
         if version == v4_version and raw[0] != v2_prefix:
             return decrypt_gcm(raw, domain, now_ms)
-        # Only v4 may be spelt in base64url, or without padding.
+        # base64url and missing padding are valid in v4 only.
         if raw[0] == v2_prefix:
             return decrypt_v2(raw, domain, now_ms) if is_padded_standard(token) else _BAD_ENCODING
         if version == v3_version:
@@ -132,7 +136,7 @@ def _bind_v2(keys: KeySnapshot) -> _DecryptBytes:
             failure = _check_domain(domain, site_id, keys)
             if failure is not None:
                 return failure
-        # v2 does not say when it was generated: now stands in its place, and is never in the future.
+        # v2 has no generation time. The current time takes its place, so it is never in the future.
         if expires_ms - now_ms > max_lifetime_ms:  # 12
             return _LIFETIME_TOO_LONG
         return _SUCCESS, raw_uid, established_ms, None
@@ -141,7 +145,7 @@ def _bind_v2(keys: KeySnapshot) -> _DecryptBytes:
 
 
 class _CbcCiphers(dict[int, Callable[[bytes], bytes]]):
-    """Key id -> AES-CBC decrypt function, made on first use; KeyError for an unknown id."""
+    """Cache of AES-CBC decrypt functions by key id, filled on first use. An unknown id raises KeyError."""
 
     def __init__(self, keys: KeySnapshot) -> None:
         super().__init__()
@@ -153,13 +157,13 @@ class _CbcCiphers(dict[int, Callable[[bytes], bytes]]):
 
 
 def _rules_of_use(keys: KeySnapshot) -> tuple[int, float, int]:
-    """(privacy bits that ask for a registered domain, longest lifetime in ms, allowed clock skew in ms)."""
+    """(privacy bits that require a registered domain, maximum lifetime in ms, allowed clock skew in ms)."""
     bits_to_check = CLIENT_SIDE_GENERATED if keys.checks_domains else 0
     return bits_to_check, inf if keys.max_lifetime_ms is None else keys.max_lifetime_ms, keys.clock_skew_ms
 
 
 def _check_domain(domain: object, site_id: int, keys: KeySnapshot) -> Verdict | None:
-    """Whether the site has registered `domain`; None if so."""
+    """Check that the site has registered `domain`. Returns the failure, or None."""
     name = normalise_domain(domain) if isinstance(domain, str) else ""
     if not name:
         return _DOMAIN_MISSING

@@ -1,4 +1,4 @@
-"""Domain and app names as bid requests spell them, compared with those a site has registered."""
+"""Normalisation of domain and app names, so that those of a bid request compare with those of a site."""
 
 from functools import cache
 
@@ -6,21 +6,23 @@ from publicsuffixlist import PublicSuffixList
 
 
 def normalise_domain(name: str) -> str:
-    """Trim, lower-case and drop one trailing dot: `" Example.COM. "` becomes `"example.com"`."""
+    """Strip whitespace, lower-case, and drop one trailing dot: `" Example.COM. "` becomes `"example.com"`."""
     return name.strip().lower().removesuffix(".")
 
 
 @cache
 def load_public_suffixes() -> PublicSuffixList:
-    """Read the Public Suffix List that the package ships (about 80 ms, once); call it before the first token."""
+    """Load the bundled Public Suffix List. The first call takes about 80 ms, so make it before serving."""
     return PublicSuffixList(accept_unknown=False)
 
 
 def registrable_domain(name: str) -> str | None:
-    """The part of a normalised host name that somebody can register: `news.bbc.co.uk` gives `bbc.co.uk`.
+    """Return the registrable domain of a normalised host name: `bbc.co.uk` for `news.bbc.co.uk`.
 
-    None where the list knows no suffix of the name: most bundle ids (`com.acme.shooter`; not `com.acme.game`,
-    whose last part happens to be a top-level domain), IP addresses, `localhost`.
+    None if the name has no public suffix: IP addresses, `localhost`, and most bundle ids, such as `com.acme.shooter`
+    (but not `com.acme.game`, because `game` is a top-level domain).
+
+    Source: https://publicsuffix.org.
     """
     domain: str | None = load_public_suffixes().privatesuffix(name)
     return domain

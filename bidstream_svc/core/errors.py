@@ -1,55 +1,38 @@
-"""Faults of configuration, of the operator and of the caller's input.
+"""Exceptions: faults of the configuration, of the operator and of the caller's input.
 
-What is wrong with a *token* is no exception: it is a `DecryptionStatus` (see `status`), because a batch must not
-stop at one bad token. The tree::
+An invalid *token* raises nothing. Its outcome is a value, a `DecryptionStatus` (see `status`), because a batch must not
+stop at one bad token.
 
-    BidstreamError
-    ├── ConfigurationError       a setting is wrong or missing; the message names it, never its value if secret
-    ├── ListenError              an address to listen on is in use or not allowed
-    ├── WorkersError             worker processes died again and again
-    ├── IdentityError            an e-mail address or phone number is malformed; the message does not repeat it
-    ├── EnvelopeError            a sealed request or response does not open, or its nonce is not ours
-    ├── KeyResponseError         a key response is not what the protocol says
-    └── OperatorError            a call to an operator failed
-        ├── OperatorNetworkError     no complete answer: refused, reset, TLS
-        │   ├── OperatorTimeoutError     it did not come in time
-        │   └── OperatorOversizeError    it is larger than we take
-        ├── OperatorHttpError        an answer with another status than 200; has `http_status`, `api_status`
-        │   ├── OperatorUnauthorizedError    401: the API key is wrong or lacks the permission
-        │   ├── OperatorRateLimitedError     429: too many requests; has `retry_after_s`
-        │   └── OperatorRedirectError        3xx: redirects are not followed
-        └── OperatorAnswerError      the answer opened, but is not what the protocol says
-
-No message holds a key, a secret, a token, a raw uid, a domain or personal data.
+No message contains a key, a secret, a token, a raw uid, a domain or personal data.
 """
 
 
 class BidstreamError(Exception):
-    """Base of every exception that this package raises on purpose."""
+    """Base class of this package's exceptions."""
 
 
 class ConfigurationError(BidstreamError):
-    """A setting is wrong or missing."""
+    """A setting is invalid or missing. The message names it, and never contains a secret's value."""
 
 
 class ListenError(BidstreamError):
-    """An address cannot be listened on."""
+    """A listening address is in use or not allowed."""
 
 
 class WorkersError(BidstreamError):
-    """Worker processes died again and again."""
+    """A worker process died several times in a row right after its start."""
 
 
 class IdentityError(BidstreamError, ValueError):
-    """An e-mail address, phone number or hash of one is malformed."""
+    """An e-mail address, a phone number or a hash of one is malformed. The message does not contain it."""
 
 
 class EnvelopeError(BidstreamError):
-    """A sealed request or response does not open."""
+    """An encrypted request or response cannot be decrypted, or its nonce does not match."""
 
 
 class KeyResponseError(BidstreamError):
-    """A key response does not hold what the protocol says."""
+    """A key response violates the protocol, or is worse than the keys in use."""
 
 
 class OperatorError(BidstreamError):
@@ -57,10 +40,10 @@ class OperatorError(BidstreamError):
 
 
 class OperatorNetworkError(OperatorError):
-    """The operator gave no complete answer.
+    """No complete answer arrived: connection refused or reset, a TLS failure.
 
     Attributes:
-        may_have_arrived: False only if the request certainly never reached the operator.
+        may_have_arrived: False only if the request cannot have reached the operator.
     """
 
     def __init__(self, message: str, *, may_have_arrived: bool = True) -> None:
@@ -69,11 +52,11 @@ class OperatorNetworkError(OperatorError):
 
 
 class OperatorTimeoutError(OperatorNetworkError):
-    """The operator did not answer in time."""
+    """No complete answer arrived in time."""
 
 
 class OperatorOversizeError(OperatorNetworkError):
-    """The operator's answer is larger than we take."""
+    """The answer is larger than the limit."""
 
 
 class OperatorHttpError(OperatorError):
@@ -81,7 +64,7 @@ class OperatorHttpError(OperatorError):
 
     Attributes:
         http_status: the HTTP status code.
-        api_status: the `status` of the operator's JSON (`client_error`, ...), or None if it sent no such JSON.
+        api_status: the `status` in the answer's JSON (`client_error`, ...), or None without one.
     """
 
     def __init__(self, message: str, http_status: int, api_status: str | None = None) -> None:
@@ -91,14 +74,14 @@ class OperatorHttpError(OperatorError):
 
 
 class OperatorUnauthorizedError(OperatorHttpError):
-    """The operator answered 401."""
+    """The operator answered 401: the API key is invalid or lacks the role."""
 
 
 class OperatorRateLimitedError(OperatorHttpError):
-    """The operator answered 429.
+    """The operator answered 429: too many requests.
 
     Attributes:
-        retry_after_s: the seconds that the operator asks to wait, or None.
+        retry_after_s: seconds to wait, from the `Retry-After` header, or None.
     """
 
     def __init__(
@@ -109,8 +92,8 @@ class OperatorRateLimitedError(OperatorHttpError):
 
 
 class OperatorRedirectError(OperatorHttpError):
-    """The operator answered 3xx; following would show the API key to whoever it names."""
+    """The operator answered 3xx. Redirects are not followed: the target would receive the API key."""
 
 
 class OperatorAnswerError(OperatorError):
-    """The operator's answer does not hold what the protocol says."""
+    """A decrypted answer violates the protocol."""

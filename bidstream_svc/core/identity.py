@@ -1,7 +1,9 @@
-"""Who an id stands for: scopes, identity types, and e-mail addresses and phone numbers made comparable.
+"""Identities: scopes, types, and the normalisation and hashing of e-mail addresses and phone numbers.
 
-Both programmes, UID2 and EUID, define the same rules (docs/protocol.md, "Normalisation"), so that every participant
-arrives at the same hash for the same person. No message of an error here repeats the address or number.
+UID2 and EUID define the same rules, so that every participant computes the same hash for a person. No error message
+here contains the address or number.
+
+Source: docs/protocol.md, "Normalisation".
 """
 
 import re
@@ -16,14 +18,14 @@ from bidstream_svc.core.errors import IdentityError
 
 
 class IdentityScope(IntEnum):
-    """The programme an id belongs to; the value is bit 4 of a v3 or v4 token's first byte."""
+    """The programme of a uid. The value is bit 4 of the first byte of a v3 or v4 token."""
 
     UID2 = 0
     EUID = 1
 
 
 class IdentityType(IntEnum):
-    """What an id was made from; the value is bits 2-3 of a v3 or v4 token's first byte."""
+    """What a uid was derived from. The value is bits 2-3 of the first byte of a v3 or v4 token."""
 
     EMAIL = 0
     PHONE = 1
@@ -35,58 +37,60 @@ _SHA256_LENGTH = 32
 
 
 def normalise_email(address: str) -> str:
-    """Bring an e-mail address into the one spelling that is hashed.
+    """Normalise an e-mail address for hashing.
 
-    Trims, lower-cases ASCII letters and, for gmail.com, drops dots and `+suffix` from the local part.
+    Strips whitespace, lower-cases ASCII letters and, for gmail.com, drops dots and `+suffix` from the local part.
 
     Raises:
-        IdentityError: not exactly one `@`, or nothing on one side of it.
+        IdentityError: not exactly one `@`, or an empty side of it.
     """
     local, at, domain = address.strip().translate(_ASCII_LOWER).partition("@")
     if domain == "gmail.com":
         local = local.partition("+")[0].replace(".", "")
     if not at or not local or not domain or "@" in domain:
-        raise IdentityError("not an e-mail address: exactly one @ and something on both sides are needed")
+        raise IdentityError("not an e-mail address: exactly one @ between two non-empty parts is required")
     return f"{local}@{domain}"
 
 
 def normalise_phone(number: str) -> str:
-    """Check that a phone number is in E.164, `+` and 10 to 15 digits, which is its one spelling.
+    """Return a phone number that is in E.164 format, `+` and 10 to 15 digits, unchanged.
+
+    Other formats are not converted: a wrong guess at the country would give another person's number.
 
     Raises:
-        IdentityError: it is not; guessing a country or dropping punctuation could make it another person's.
+        IdentityError: the number is in another format.
     """
     if not _PHONE.fullmatch(number):
-        raise IdentityError("phone number is not in E.164: + and 10 to 15 digits, nothing else")
+        raise IdentityError("phone number is not in E.164 format: + and 10 to 15 digits are required")
     return number
 
 
 def hash_identity(normalised: str) -> str:
-    """Base64 of the SHA-256 of a normalised address or number: 44 characters.
+    """Return the base64 of the SHA-256 of a normalised address or number: 44 characters.
 
     Raises:
-        IdentityError: it holds a lone surrogate and so has no UTF-8.
+        IdentityError: it contains a lone surrogate, which UTF-8 cannot encode.
     """
     try:
         encoded = normalised.encode()
     except UnicodeEncodeError:
-        # Not chained: that exception carries the text.
+        # Not chained: that exception contains the text.
         raise IdentityError("identity is not valid Unicode text") from None
     return pybase64.b64encode_as_string(sha256(encoded).digest())
 
 
 def is_identity_hash(text: str) -> bool:
-    """Whether `text` can be what `hash_identity` returns."""
+    """Whether `text` has the format that `hash_identity` returns."""
     try:
         digest = pybase64.b64decode(text, validate=True)
     except ValueError:
         return False
-    # Encoded again, because several texts decode to one digest and only one of them is the hash.
+    # Encoded again because several texts decode to the same digest.
     return len(digest) == _SHA256_LENGTH and pybase64.b64encode_as_string(digest) == text
 
 
 class IdentityKind(StrEnum):
-    """The four ways to name a person; the value is the field's name in an operator's JSON."""
+    """How a person is identified. The value is the field name in an operator's JSON."""
 
     EMAIL = "email"
     EMAIL_HASH = "email_hash"
@@ -96,10 +100,10 @@ class IdentityKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One person, as an operator is told; a repr shows only the kind.
+    """A person, as sent to an operator. The repr shows only the kind.
 
     Attributes:
-        kind: what `value` is.
+        kind: the kind of `value`.
         value: a normalised address or number, or the base64 of the SHA-256 of one.
     """
 
@@ -108,7 +112,7 @@ class Identity:
 
     @classmethod
     def parse(cls, kind: IdentityKind, text: str) -> Self:
-        """An identity that does not reveal the person: addresses and numbers are normalised and hashed.
+        """Make a hashed identity: addresses and numbers are normalised and hashed, hashes are checked.
 
         Raises:
             IdentityError: `text` is malformed for its kind.
@@ -125,42 +129,42 @@ class Identity:
 
     @classmethod
     def from_email(cls, address: str) -> Self:
-        """The hash of an e-mail address, normalised first. Raises IdentityError if it is malformed."""
+        """Normalise and hash an e-mail address. Raises IdentityError if it is malformed."""
         return cls(IdentityKind.EMAIL_HASH, hash_identity(normalise_email(address)))
 
     @classmethod
     def from_phone(cls, number: str) -> Self:
-        """The hash of a phone number in E.164. Raises IdentityError if it is in another form."""
+        """Hash a phone number in E.164 format. Raises IdentityError if it is in another format."""
         return cls(IdentityKind.PHONE_HASH, hash_identity(normalise_phone(number)))
 
     @classmethod
     def from_email_hash(cls, email_hash: str) -> Self:
-        """Base64 of the SHA-256 of a normalised address. Raises IdentityError if it cannot be one."""
+        """Take the base64 of the SHA-256 of a normalised address. Raises IdentityError if it is malformed."""
         return cls(IdentityKind.EMAIL_HASH, _check_hash(email_hash))
 
     @classmethod
     def from_phone_hash(cls, phone_hash: str) -> Self:
-        """Base64 of the SHA-256 of a number in E.164. Raises IdentityError if it cannot be one."""
+        """Take the base64 of the SHA-256 of a number in E.164 format. Raises IdentityError if it is malformed."""
         return cls(IdentityKind.PHONE_HASH, _check_hash(phone_hash))
 
     @classmethod
     def from_unhashed_email(cls, address: str) -> Self:
-        """A normalised address that the operator itself hashes. Raises IdentityError if it is malformed."""
+        """Normalise an address, for the operator to hash. Raises IdentityError if it is malformed."""
         return cls(IdentityKind.EMAIL, normalise_email(address))
 
     @classmethod
     def from_unhashed_phone(cls, number: str) -> Self:
-        """A number in E.164 that the operator itself hashes. Raises IdentityError if it is in another form."""
+        """Take a number in E.164 format, for the operator to hash. Raises IdentityError if it is in another format."""
         return cls(IdentityKind.PHONE, normalise_phone(number))
 
     @property
     def identity_type(self) -> IdentityType:
-        """Whether it is an e-mail address or a phone number, hashed or not."""
+        """EMAIL or PHONE, hashed or not."""
         is_email = self.kind in {IdentityKind.EMAIL, IdentityKind.EMAIL_HASH}
         return IdentityType.EMAIL if is_email else IdentityType.PHONE
 
 
 def _check_hash(text: str) -> str:
     if not is_identity_hash(text):
-        raise IdentityError("identity hash is not the base64 of a SHA-256: 44 characters are needed")
+        raise IdentityError("identity hash is not the base64 of a SHA-256: 44 characters are required")
     return text

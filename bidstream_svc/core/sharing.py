@@ -1,7 +1,7 @@
-"""Raw uids into sharing tokens: (raw uid, snapshot, now_ms, two ivs) -> (status, token).
+"""Encryption of raw uids into sharing tokens: (raw uid, snapshot, now_ms, two ivs) -> (status, token).
 
-The other direction is `decrypt` with a snapshot made for `KeyPurpose.SHARING`. Like a verdict, the outcome is a value:
-a list of raw uids must not stop at one that does not encrypt.
+Sharing tokens are decrypted by `decrypt` with a snapshot made for `KeyPurpose.SHARING`. The outcome is a value, so that
+a list does not stop at one bad raw uid.
 """
 
 from enum import StrEnum
@@ -12,17 +12,17 @@ import pybase64
 from bidstream_svc.core.identity import IdentityType
 from bidstream_svc.core.keys import Key, KeySnapshot
 from bidstream_svc.core.token import TokenContent, TokenKey, build_v4
+from bidstream_svc.core.units import MS_PER_S
 
 DEFAULT_TOKEN_LIFETIME_S = 30 * 24 * 3600
-_MS_PER_S = 1000
 _RAW_UID_LENGTHS = frozenset({32, 33})
-_PREFIXED_RAW_UID_LENGTH = 33  # the first byte of these says what they were made from
+_PREFIXED_RAW_UID_LENGTH = 33  # the first byte of these contains the identity type
 _PHONE_BIT = 0b100
 _PUBLIC_OPERATOR = 1
 
 
 class EncryptionStatus(StrEnum):
-    """What became of a raw uid; the names are those of the published SDKs."""
+    """Outcome of an encryption, named as in the published SDKs."""
 
     SUCCESS = "SUCCESS"
     NOT_INITIALIZED = "NOT_INITIALIZED"
@@ -33,13 +33,13 @@ class EncryptionStatus(StrEnum):
 
 
 class Encryption(NamedTuple):
-    """A status, and the token on SUCCESS, else None."""
+    """Status and, on SUCCESS, the token."""
 
     status: EncryptionStatus
     token: str | None = None
 
     def __repr__(self) -> str:
-        """Without the token."""
+        """Omit the token."""
         return f"Encryption({self.status})"
 
 
@@ -52,15 +52,15 @@ def encrypt_raw_uid(
     site_iv: bytes,
     keyset_id: int | None = None,
 ) -> Encryption:
-    """Encrypt a raw uid into a v4 token for whoever may use a key set.
+    """Encrypt a raw uid into a v4 token for the participants that may use a key set.
 
     Args:
         raw_uid: standard base64 of 32 or 33 bytes; anything else is ENCRYPTION_FAILURE.
-        keys: the answer of /v2/key/sharing, or None before any came.
-        now_ms: Unix ms; the token counts as made and established then.
-        master_iv: 12 random bytes for the outer layer, never used twice.
-        site_iv: the same for the inner layer.
-        keyset_id: the key set to encrypt for; None for the caller's default one.
+        keys: the answer of /v2/key/sharing, or None before the first.
+        now_ms: Unix ms; the token's time of generation and of establishment.
+        master_iv: 12 random bytes for the outer layer; never reuse them.
+        site_iv: 12 random bytes for the inner layer; never reuse them.
+        keyset_id: the key set to encrypt for; None for the caller's default.
     """
     if keys is None:
         return Encryption(EncryptionStatus.NOT_INITIALIZED)
@@ -79,7 +79,7 @@ def encrypt_raw_uid(
     content = TokenContent(
         raw_uid=raw_uid,
         site_id=keys.caller_site_id,
-        expires_ms=now_ms + lifetime_s * _MS_PER_S,
+        expires_ms=now_ms + lifetime_s * MS_PER_S,
         generated_ms=now_ms,
         established_ms=now_ms,
         refreshed_ms=now_ms,
@@ -94,8 +94,8 @@ def encrypt_raw_uid(
 
 
 def _find_active_key(keys: KeySnapshot, keyset_id: int | None, now_ms: int) -> Key | None:
-    """The key of a set that was activated last, among those that are active now."""
-    now_s = now_ms / _MS_PER_S
+    """Return the most recently activated key of a key set among those active now, or None."""
+    now_s = now_ms / MS_PER_S
     active = [
         key
         for key in keys.keys.values()
@@ -105,7 +105,7 @@ def _find_active_key(keys: KeySnapshot, keyset_id: int | None, now_ms: int) -> K
 
 
 def _identity_type(raw_uid: str) -> IdentityType | None:
-    """What a raw uid was made from, as far as it says so; None if it is no raw uid."""
+    """Return the identity type of a raw uid, EMAIL if it has no prefix byte; None if it is not a raw uid."""
     try:
         raw = pybase64.b64decode(raw_uid, validate=True)
     except (ValueError, TypeError):

@@ -1,11 +1,14 @@
-"""What can become of a token: nine statuses for callers, and finer reasons for whoever has to find out why."""
+"""Outcomes of a decryption: nine statuses for callers, and finer reasons for diagnosis.
+
+Source: docs/protocol.md, "The verdict".
+"""
 
 from enum import StrEnum
 from typing import Self
 
 
 class DecryptionStatus(StrEnum):
-    """The nine statuses of the reference documents; the value is the name that goes over HTTP."""
+    """The nine statuses of the protocol. The value is the name used over HTTP."""
 
     SUCCESS = "SUCCESS"
     NOT_AUTHORIZED_FOR_KEY = "NOT_AUTHORIZED_FOR_KEY"
@@ -19,15 +22,16 @@ class DecryptionStatus(StrEnum):
 
 
 class FailureReason(StrEnum):
-    """Why a token did not decrypt; `status` is the DecryptionStatus that callers see for it.
+    """Why a token was not decrypted, in the order of the checks. The values are those of a metric's `reason` label.
 
-    In the order in which they are checked. The values are the `reason` label of a metric: keep them few.
+    Attributes:
+        status: the DecryptionStatus that callers get for it.
     """
 
     status: DecryptionStatus
 
     def __new__(cls, value: str, status: DecryptionStatus) -> Self:
-        """Give each reason its status, in the line that declares it."""
+        """Store the status beside the value."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.status = status

@@ -1,13 +1,13 @@
-"""An operator to develop and test against: every endpoint, seeded or random keys, faults on request.
+"""An embedded operator for development and tests: every endpoint, seeded or random keys, fault injection.
 
-It speaks the real protocol over a real socket, with real encryption; only its data is made up. Its state is in memory::
+It implements the protocol with encryption over a socket. Its data is synthetic and in memory::
 
     state = OperatorState(seed=1)
     async with DevOperator(state) as operator:
         ...  # operator.url, state.api_key, state.client_secret
 
-Endpoints are plain functions, `(state, body) -> answer`, in a module per role (`key_endpoints`, `publisher`,
-`advertiser`); `app` wraps them in envelopes and HTTP. Not for production: anyone who knows the seed knows the keys.
+Endpoints are plain functions, `(state, body) -> answer`, in one module per role: `key_endpoints`, `token_endpoints`,
+`identity_endpoints`. `app` adds envelopes and HTTP. Not for production: the seed determines the keys.
 """
 
 from bidstream_svc.devoperator.faults import Fault, Faults

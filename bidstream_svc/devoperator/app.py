@@ -1,4 +1,4 @@
-"""HTTP and envelopes around the endpoints."""
+"""The aiohttp application: envelopes and HTTP around the endpoints."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -11,14 +11,14 @@ from aiohttp import web
 from bidstream_svc.core.crypto import GCM_IV_LENGTH, Envelope, open_request, seal_gcm, seal_response
 from bidstream_svc.core.errors import EnvelopeError
 from bidstream_svc.devoperator import identity_endpoints, key_endpoints, token_endpoints
-from bidstream_svc.devoperator.misbehave import Sealing, answer_with_fault, spoil_sealing
+from bidstream_svc.devoperator.fault_injection import Sealing, alter_sealing, answer_with_fault
 from bidstream_svc.devoperator.replies import Answer, Body, RequestRefusedError, client_error
 from bidstream_svc.devoperator.state import OperatorState
 
 Endpoint = Callable[[OperatorState, Body], Answer]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# All in envelopes; the refresh endpoint, which is not, is apart.
+# Endpoints with envelopes. The refresh endpoint has none.
 ENDPOINTS: dict[str, Endpoint] = {
     "/v2/key/bidstream": key_endpoints.bidstream_keys,
     "/v2/key/sharing": key_endpoints.sharing_keys,
@@ -37,10 +37,10 @@ _MAX_TIME_OFF_MS = 60_000
 
 
 def make_app(state: OperatorState) -> web.Application:
-    """The aiohttp application that serves `state`."""
+    """Make the aiohttp application that serves `state`."""
 
     @web.middleware
-    async def count_and_spoil(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def count_and_inject(request: web.Request, handler: Handler) -> web.StreamResponse:
         state.calls[request.path] += 1
         fault = state.faults.take(request.path)
         return await (handler(request) if fault is None else answer_with_fault(fault, request, handler))
@@ -54,7 +54,7 @@ def make_app(state: OperatorState) -> web.Application:
     async def handle_refresh(request: web.Request) -> web.StreamResponse:
         return await _serve_refresh(state, request)
 
-    app = web.Application(middlewares=[_errors_as_json, count_and_spoil], client_max_size=_MAX_REQUEST_BYTES)
+    app = web.Application(middlewares=[_errors_as_json, count_and_inject], client_max_size=_MAX_REQUEST_BYTES)
     app.router.add_post(REFRESH_PATH, handle_refresh)
     for path, endpoint in ENDPOINTS.items():
         app.router.add_post(path, in_envelope(endpoint))
@@ -82,7 +82,7 @@ async def _serve_in_envelope(state: OperatorState, endpoint: Endpoint, request: 
     binary = _is_binary(request)
     envelope = _open(state, await request.read(), binary=binary)
     answer = endpoint(state, _parse(envelope.body))
-    secret, nonce, body = spoil_sealing(
+    secret, nonce, body = alter_sealing(
         request, Sealing(pybase64.b64decode(state.client_secret), envelope.nonce, orjson.dumps(answer))
     )
     sealed = seal_response(secret, os.urandom(GCM_IV_LENGTH), Envelope(state.now_ms(), nonce, body), binary=binary)
@@ -91,21 +91,21 @@ async def _serve_in_envelope(state: OperatorState, endpoint: Endpoint, request: 
 
 async def _serve_refresh(state: OperatorState, request: web.Request) -> web.Response:
     answer, response_key = token_endpoints.refresh_token(state, await request.read())
-    secret, _, body = spoil_sealing(request, Sealing(response_key, b"", orjson.dumps(answer)))
+    secret, _, body = alter_sealing(request, Sealing(response_key, b"", orjson.dumps(answer)))
     sealed = seal_gcm(secret, os.urandom(GCM_IV_LENGTH), body)
     return web.Response(body=pybase64.b64encode(sealed), content_type="text/plain")
 
 
 def _is_binary(request: web.Request) -> bool:
-    # Not `request.content_type`: that takes a missing header for octet-stream, and scripts send base64 without one.
+    # `request.content_type` defaults to octet-stream, but scripts send base64 without the header.
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower() == _BINARY
 
 
 def _check_bearer(state: OperatorState, request: web.Request) -> None:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    # Bytes: a header may hold what is no ASCII, which compare_digest refuses as text.
-    known = compare_digest(key.strip().encode("utf-8", "surrogateescape"), state.api_key.encode())
-    if scheme.lower() != "bearer" or not known:
+    # Bytes, because compare_digest refuses text that is not ASCII.
+    is_known = compare_digest(key.strip().encode("utf-8", "surrogateescape"), state.api_key.encode())
+    if scheme.lower() != "bearer" or not is_known:
         raise RequestRefusedError(401, "unauthorized", "API key is missing, unknown, or lacks the permission")
 
 
@@ -117,7 +117,7 @@ def _open(state: OperatorState, wire: bytes, *, binary: bool) -> Envelope:
     except EnvelopeError as error:
         raise client_error(f"Request body: {error}") from None
     if abs(state.now_ms() - envelope.timestamp_ms) > _MAX_TIME_OFF_MS:
-        raise client_error("Request timestamp is more than 60 seconds off: too old, or the clocks differ")
+        raise client_error("Request timestamp differs from the operator's clock by more than 60 seconds")
     return envelope
 
 
@@ -127,7 +127,7 @@ def _parse(text: bytes) -> Body:
     try:
         body = orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise client_error("Request envelope does not hold JSON") from None
+        raise client_error("Request envelope does not contain JSON") from None
     if not isinstance(body, dict):
-        raise client_error("Request envelope does not hold a JSON object")
+        raise client_error("Request envelope does not contain a JSON object")
     return body

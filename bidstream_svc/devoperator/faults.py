@@ -1,28 +1,28 @@
-"""Misbehaviour on request: what an operator, or something between it and its client, may do wrong."""
+"""The faults that can be injected: of an operator, or of a proxy before it."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
 
 class Fault(Enum):
-    """A way to answer wrongly."""
+    """A kind of wrong answer."""
 
     SERVER_ERROR = auto()  # 500
     UNAUTHORIZED = auto()  # 401
     TOO_MANY_REQUESTS = auto()  # 429
     REDIRECT = auto()  # 302 to a path that does not exist
-    HTML_ERROR = auto()  # 502 with a page of a proxy
-    HTML_PAGE = auto()  # 200 with a page of a proxy
-    HANG_BEFORE_ANSWER = auto()  # until the client goes away
-    HANG_IN_BODY = auto()  # headers and half of the body, then nothing until the client goes away
+    HTML_ERROR = auto()  # 502 with a proxy's HTML page
+    HTML_PAGE = auto()  # 200 with a proxy's HTML page
+    HANG_BEFORE_ANSWER = auto()  # no answer until the client disconnects
+    HANG_IN_BODY = auto()  # headers and half of the body, then nothing until the client disconnects
     RESET = auto()  # TCP RST instead of an answer
-    CUT_BODY = auto()  # the connection ends in the middle of the body
-    TRUNCATED_BODY = auto()  # a complete answer whose envelope lacks its end
+    CUT_BODY = auto()  # the connection is closed in the middle of the body
+    TRUNCATED_BODY = auto()  # a complete answer with a truncated envelope
     GARBAGE_BODY = auto()  # 200 with bytes that are neither base64 nor an envelope
     HUGE_BODY = auto()  # 17 MiB and no Content-Length
     WRONG_NONCE = auto()  # an envelope with another nonce
-    WRONG_SECRET = auto()  # an envelope under another secret
-    NOT_JSON = auto()  # an envelope around something else
+    WRONG_SECRET = auto()  # an envelope encrypted with another secret
+    NOT_JSON = auto()  # an envelope that does not contain JSON
     EXPIRED_KEYS = auto()  # key endpoints: all keys have expired
     EMPTY_KEYS = auto()  # key endpoints: no keys
     OTHER_SCOPE = auto()  # key endpoints: the other identity scope
@@ -33,7 +33,7 @@ _KEY_PATHS = {"/v2/key/bidstream", "/v2/key/sharing"}
 
 
 @dataclass(slots=True)
-class _Order:
+class _Injection:
     fault: Fault
     path: str | None
     times: int | None
@@ -43,26 +43,26 @@ class _Order:
 
 
 class Faults:
-    """What goes wrong next; orders are served first in, first out, each for its endpoint."""
+    """A queue of faults to inject. The first that applies to an endpoint is used."""
 
     def __init__(self) -> None:
-        self._orders: list[_Order] = []
+        self._injections: list[_Injection] = []
 
     def inject(self, fault: Fault, *, path: str | None = None, times: int | None = 1) -> None:
-        """Let the next `times` answers (None: all) of `path` (None: any endpoint) go wrong."""
-        self._orders.append(_Order(fault, path, times))
+        """Inject a fault into the next `times` answers (None: all) of `path` (None: any endpoint)."""
+        self._injections.append(_Injection(fault, path, times))
 
     def clear(self) -> None:
-        """Behave again."""
-        self._orders.clear()
+        """Inject no further faults."""
+        self._injections.clear()
 
     def take(self, path: str) -> Fault | None:
-        """What to do wrong with a request for `path` that just came; counts as one time."""
-        for order in self._orders:
-            if order.is_for(path):
-                if order.times is not None:
-                    order.times -= 1
-                    if order.times <= 0:
-                        self._orders.remove(order)
-                return order.fault
+        """Return the fault for a request to `path`, or None, and count it."""
+        for injection in self._injections:
+            if injection.is_for(path):
+                if injection.times is not None:
+                    injection.times -= 1
+                    if injection.times <= 0:
+                        self._injections.remove(injection)
+                return injection.fault
         return None

@@ -5,6 +5,7 @@ from typing import Any
 
 from bidstream_svc.core.errors import IdentityError
 from bidstream_svc.core.identity import Identity
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.devoperator.replies import MAX_ITEMS, Answer, Body, client_error, success
 from bidstream_svc.devoperator.state import OperatorState
 from bidstream_svc.devoperator.well_known import IDENTIFIER_FIELDS, parse_identifier
@@ -14,7 +15,7 @@ _OPTOUT = "optout"
 
 
 def identity_map(state: OperatorState, body: Body) -> Answer:
-    """Raw uids and bucket ids, version 2: one list, and what does not map in a list of its own."""
+    """Map one list of identifiers to raw uids and bucket ids; unmapped ones get a list of their own."""
     lists = _identifier_lists(body)
     if len(lists) != 1:
         raise client_error(f"Exactly one parameter is required of: {', '.join(IDENTIFIER_FIELDS)}")
@@ -32,7 +33,7 @@ def identity_map(state: OperatorState, body: Body) -> Answer:
 
 
 def identity_map_v3(state: OperatorState, body: Body) -> Answer:
-    """Raw uids, version 3: any of the lists, answered in order, with the previous uid and when to ask again."""
+    """Map any of the four lists to raw uids, previous raw uids and times of the next change, in order."""
     lists = _identifier_lists(body)
     if not lists:
         raise client_error(f"At least one parameter is required of: {', '.join(IDENTIFIER_FIELDS)}")
@@ -45,7 +46,7 @@ def identity_map_v3(state: OperatorState, body: Body) -> Answer:
 
 
 def identity_buckets(state: OperatorState, body: Body) -> Answer:
-    """The buckets whose salt was rotated at or after a time."""
+    """Return the buckets whose salt was rotated at or after a time."""
     since_ms = _parse_utc_ms(body.get("since_timestamp"))
     return success(
         [
@@ -57,11 +58,11 @@ def identity_buckets(state: OperatorState, body: Body) -> Answer:
 
 
 def optout_status(state: OperatorState, body: Body) -> Answer:
-    """Which of some raw uids, current or previous ones, belong to somebody who opted out."""
-    asked = body.get("advertising_ids")
-    if not isinstance(asked, list):
+    """Return the raw uids, current or previous ones, of users who have opted out."""
+    raw_uids = body.get("advertising_ids")
+    if not isinstance(raw_uids, list):
         raise client_error("Required parameter missing: advertising_ids, a list")
-    _check_length(len(asked))
+    _check_length(len(raw_uids))
     since_by_uid: dict[object, int] = {}
     for identity, since_ms in state.opted_out_since_ms.items():
         since_by_uid[state.salts.raw_uid(identity)] = since_ms
@@ -70,7 +71,7 @@ def optout_status(state: OperatorState, body: Body) -> Answer:
         {
             "opted_out": [
                 {"advertising_id": raw_uid, "opted_out_since": since_by_uid[raw_uid]}
-                for raw_uid in asked
+                for raw_uid in raw_uids
                 if isinstance(raw_uid, str) and raw_uid in since_by_uid
             ]
         }
@@ -92,7 +93,7 @@ def _check_length(items: int) -> None:
 
 
 def _look_up(state: OperatorState, field_name: str, identifier: object) -> Identity | str:
-    """The identity behind an identifier, or the reason why it does not map."""
+    """Return the identity of an identifier, or the reason why it is unmapped."""
     try:
         identity = parse_identifier(field_name, identifier)
     except IdentityError:
@@ -108,7 +109,7 @@ def _map_v3(state: OperatorState, field_name: str, identifier: object) -> dict[s
     return {
         "u": state.salts.raw_uid(found),
         "p": state.salts.previous_raw_uid(found, now_ms),
-        "r": state.salts.bucket_of(found).refresh_from_ms(now_ms) // 1000,
+        "r": state.salts.bucket_of(found).refresh_from_ms(now_ms) // MS_PER_S,
     }
 
 
@@ -117,11 +118,11 @@ def _parse_utc_ms(text: object) -> int:
         if isinstance(text, str) and "T" in text:
             moment = datetime.fromisoformat(text)
             if moment.tzinfo is None:
-                return round(moment.replace(tzinfo=UTC).timestamp() * 1000)
+                return round(moment.replace(tzinfo=UTC).timestamp() * MS_PER_S)
     except ValueError:
         pass
-    raise client_error("Invalid since_timestamp: ISO 8601 date and time in UTC without a zone is needed")
+    raise client_error("Invalid since_timestamp: ISO 8601 date and time in UTC without a zone is required")
 
 
 def _format_utc(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
+    return datetime.fromtimestamp(time_ms / MS_PER_S, UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")

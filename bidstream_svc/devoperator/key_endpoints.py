@@ -10,7 +10,7 @@ from bidstream_svc.devoperator.state import OperatorState
 
 
 def bidstream_keys(state: OperatorState, _body: Body) -> Answer:
-    """Keys for a bidder: all that open tokens, and the names that sites have registered."""
+    """Return a bidder's keys, and the registered names of sites."""
     answer = _common(state) | {"max_bidstream_lifetime_seconds": state.lifetimes.max_bidstream_s}
     site_data = [
         {"id": site.site_id, "domain_names": list(site.domain_names)}
@@ -24,13 +24,13 @@ def bidstream_keys(state: OperatorState, _body: Body) -> Answer:
 
 
 def sharing_keys(state: OperatorState, _body: Body) -> Answer:
-    """Keys for a sharer: also which of them to encrypt with."""
+    """Return a sharer's keys, with the key sets to encrypt with."""
     answer = _common(state) | {
         "max_sharing_lifetime_seconds": state.lifetimes.max_sharing_s,
         "caller_site_id": state.caller_site_id,
         "master_keyset_id": MASTER_KEYSET_ID,
         "default_keyset_id": state.keyset_of(state.caller_site_id),
-        "token_expiry_seconds": str(state.lifetimes.sharing_token_s),  # text, as operators do
+        "token_expiry_seconds": str(state.lifetimes.sharing_token_s),  # a string, as operators send it
     }
     answer["keys"] = [_to_json(key) | {"keyset_id": key.keyset_id} for key in state.keys.listed(state.now_s())]
     return success(answer)

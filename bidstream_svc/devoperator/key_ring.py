@@ -1,4 +1,4 @@
-"""The operator's keys: one key set for the master key, one for each site, and their rotation."""
+"""The operator's keys and their rotation: a key set for the master key, and one for each site."""
 
 import os
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from itertools import count
 MASTER_KEYSET_ID = 1
 
 _KEY_LENGTH = 32
-_FIRST_UNLISTED_ID = 900_000_000  # far from those in use, so that no rotation ever reaches it
-_HEAD_START_S = 3600  # first keys are older than the operator, or a client whose clock is behind could not use them
+_FIRST_UNLISTED_ID = 900_000_000  # no rotation reaches this id
+_HEAD_START_S = 3600  # age of the first keys, so that a client whose clock is behind can use them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class OperatorKey:
 
 
 class KeyRing:
-    """Key sets `MASTER_KEYSET_ID` and up, each with a current key and older ones that have not expired yet."""
+    """Key sets with ids from MASTER_KEYSET_ID on, each with a current key and older ones."""
 
     def __init__(self, randbytes: Callable[[int], bytes], keyset_count: int, lifetime_s: int, now_s: int) -> None:
         self._randbytes = randbytes
@@ -37,18 +37,18 @@ class KeyRing:
         self.rotate(now_s - _HEAD_START_S)
 
     def rotate(self, now_s: int) -> None:
-        """Give every key set a new key; the old ones stay listed until they expire."""
+        """Make a new current key for every key set. Old keys stay listed until they expire."""
         for keyset_id in self._keyset_ids:
             key = self._make(next(self._ids), keyset_id, self._randbytes(_KEY_LENGTH), now_s)
             self._current[keyset_id] = key
             self._keys.append(key)
 
     def expire(self, now_s: int) -> None:
-        """Let every key there is expire at once; `current` still answers with them."""
+        """Expire all keys now. `current` still returns them."""
         self._keys = [replace(key, expires_s=min(key.expires_s, now_s)) for key in self._keys]
 
     def current(self, keyset_id: int) -> OperatorKey:
-        """The newest key of a key set, expired or not.
+        """Return the newest key of a key set, expired or not.
 
         Raises:
             KeyError: there is no such key set.
@@ -56,12 +56,12 @@ class KeyRing:
         return self._current[keyset_id]
 
     def listed(self, now_s: int) -> list[OperatorKey]:
-        """The keys that have not expired, oldest first."""
+        """Return the keys that have not expired, oldest first."""
         return [key for key in self._keys if key.expires_s > now_s]
 
     def make_unlisted(self, now_s: int) -> OperatorKey:
-        """Make a key that no client is ever told about."""
-        # Not from the stream of the listed keys: those that come after must not depend on it.
+        """Make a key that no key response lists."""
+        # Not from `randbytes`: later listed keys must not depend on it.
         return self._make(next(self._unlisted_ids), MASTER_KEYSET_ID, os.urandom(_KEY_LENGTH), now_s)
 
     def _make(self, key_id: int, keyset_id: int, secret: bytes, now_s: int) -> OperatorKey:

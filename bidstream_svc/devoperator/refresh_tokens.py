@@ -1,7 +1,7 @@
 """Refresh tokens: opaque, self-contained, 388 base64 characters.
 
-The token is the base64 of iv 12 | AES-GCM under the operator's own key | tag 16; inside, big endian, filled with zeros
-to the length that makes 388 characters::
+The token is the base64 of iv 12 | AES-GCM under the operator's own key | tag 16. The plaintext is big endian, padded
+with zeros::
 
     identity type u8 | site id u32 | established_ms i64 | expires_ms i64 | SHA-256 of the identity 32 | response key 32
 """
@@ -25,7 +25,7 @@ _PLAINTEXT_LENGTH = REFRESH_TOKEN_CHARACTERS * 3 // 4 - GCM_IV_LENGTH - GCM_TAG_
 
 
 class RefreshToken(NamedTuple):
-    """Whom to make a new token for, until when, and the key that its response is sealed with."""
+    """The content of a refresh token: the user, its times in Unix ms, and the key that encrypts the response."""
 
     identity: Identity
     site_id: int
@@ -34,12 +34,12 @@ class RefreshToken(NamedTuple):
     response_key: bytes
 
     def __repr__(self) -> str:
-        """Without the key."""
+        """Omit the identity and the key."""
         return f"RefreshToken(site_id={self.site_id}, expires_ms={self.expires_ms})"
 
 
 def seal_refresh_token(secret: bytes, token: RefreshToken) -> str:
-    """Write it as the text that a publisher stores."""
+    """Encrypt a refresh token to the text that a publisher stores."""
     identity, site_id, established_ms, expires_ms, response_key = token
     plaintext = _LAYOUT.pack(
         identity.identity_type, site_id, established_ms, expires_ms, pybase64.b64decode(identity.value), response_key
@@ -48,10 +48,10 @@ def seal_refresh_token(secret: bytes, token: RefreshToken) -> str:
 
 
 def open_refresh_token(secret: bytes, text: bytes) -> RefreshToken:
-    """Read what `seal_refresh_token` wrote.
+    """Decrypt the result of `seal_refresh_token`.
 
     Raises:
-        EnvelopeError: it is something else.
+        EnvelopeError: not base64, or it cannot be decrypted.
     """
     try:
         sealed = pybase64.b64decode(text.strip(), validate=True)

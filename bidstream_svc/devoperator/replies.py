@@ -1,4 +1,4 @@
-"""What endpoints give back: an answer to seal, or a refusal in plain JSON."""
+"""Results of endpoints: an answer to encrypt, or an error in plain JSON."""
 
 from typing import Any, TypeAlias
 
@@ -11,7 +11,7 @@ MAX_ITEMS = 5000  # of a list in one request
 
 
 class RequestRefusedError(BidstreamError):
-    """An answer other than 200; the message goes to the caller and repeats nothing of the request's content."""
+    """An answer other than 200. The message is sent to the client and contains nothing of the request."""
 
     def __init__(self, http_status: int, api_status: str, message: str) -> None:
         super().__init__(message)
@@ -20,10 +20,10 @@ class RequestRefusedError(BidstreamError):
 
 
 def client_error(message: str) -> RequestRefusedError:
-    """400 with the status that nearly every bad request gets."""
+    """Make a 400 with the status `client_error`."""
     return RequestRefusedError(400, "client_error", message)
 
 
 def success(body: object) -> Answer:
-    """An answer with a body."""
+    """Make an answer with a body."""
     return {"body": body, "status": "success"}

@@ -1,11 +1,11 @@
-"""Salted raw uids: the same for an identity until its salt bucket is rotated.
+"""Salted raw uids: stable for an identity until its salt bucket is rotated.
 
     first level   SHA-256(base64 of the identity's hash | first level salt); its first bytes choose the bucket
     raw uid       scope and identity type u8 | SHA-256(first level | salt of the bucket)
 
-The operator knows two forms of a raw uid, 32 bytes without and 33 with the leading byte. This one always makes 33: so
-an e-mail address and a phone number never share a uid, uid2-client reads the identity type from the text's first
-letter, and a receiver that cuts a uid to 32 bytes is found out.
+Operators issue raw uids of 32 bytes, and of 33 with the type byte. This one always issues 33 bytes. So an e-mail
+address and a phone number never share a uid, uid2-client can read the identity type from the first letter, and a
+receiver that truncates to 32 bytes is detected.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ import pybase64
 
 from bidstream_svc.core.identity import Identity, IdentityScope
 
-BUCKET_COUNT = 1024  # the real operator has a million; enough for two identities to differ in theirs
+BUCKET_COUNT = 1024  # production operators have a million
 
 _SALT_LENGTH = 32
 _BUCKET_ID_LENGTH = 9  # bytes; 12 characters
@@ -35,13 +35,13 @@ class SaltBucket:
     previous_salt: bytes | None = field(default=None, repr=False)
 
     def refresh_from_ms(self, now_ms: int) -> int:
-        """When uids of this bucket may change: a year after the last time, or tomorrow if that is over."""
+        """Return when uids of this bucket may change: a year after the last rotation, or in a day if that is past."""
         due_ms = self.last_updated_ms + _ROTATION_MS
         return due_ms if due_ms > now_ms else now_ms + _DAY_MS
 
 
 class Salts:
-    """All salt buckets, and raw uids made with them."""
+    """All salt buckets, and the raw uids derived from them."""
 
     def __init__(self, randbytes: Callable[[int], bytes], scope: IdentityScope, now_ms: int) -> None:
         self._randbytes = randbytes
@@ -57,22 +57,22 @@ class Salts:
         ]
 
     def bucket_of(self, identity: Identity) -> SaltBucket:
-        """The bucket that an identity falls into, for ever."""
+        """Return the bucket of an identity, which never changes."""
         return self.buckets[int.from_bytes(self._first_level(identity)[:8], "big") % BUCKET_COUNT]
 
     def raw_uid(self, identity: Identity) -> str:
-        """Base64 of the identity's uid: 44 characters."""
+        """Return the base64 of the identity's raw uid: 44 characters."""
         return self._salted(identity, self.bucket_of(identity).salt)
 
     def previous_raw_uid(self, identity: Identity, now_ms: int) -> str | None:
-        """The uid before the last rotation, for 90 days after it."""
+        """Return the raw uid before the last rotation, or None 90 days after it."""
         bucket = self.bucket_of(identity)
         if bucket.previous_salt is None or bucket.last_updated_ms + _PREVIOUS_KEPT_MS <= now_ms:
             return None
         return self._salted(identity, bucket.previous_salt)
 
     def rotate(self, buckets: Iterable[SaltBucket], now_ms: int) -> None:
-        """Give these buckets new salts."""
+        """Replace the salts of these buckets."""
         for bucket in buckets:
             bucket.previous_salt = bucket.salt
             bucket.salt = self._randbytes(_SALT_LENGTH)

@@ -1,4 +1,4 @@
-"""The embedded operator on a socket."""
+"""The embedded operator's HTTP server."""
 
 from ssl import SSLContext
 from types import TracebackType
@@ -9,15 +9,15 @@ from aiohttp import web
 from bidstream_svc.devoperator.app import make_app
 from bidstream_svc.devoperator.state import OperatorState
 
-# Requests take milliseconds; what is still there at the end hangs on purpose.
+# Requests take milliseconds; what still runs at shutdown is an injected hang.
 _SHUTDOWN_TIMEOUT_S = 0.1
 
 
 class DevOperator:
-    """Serves a state over HTTP, or over HTTPS with an `ssl_context`, inside an `async with`.
+    """Serves a state over HTTP, or over HTTPS with an `ssl_context`, while entered.
 
     Attributes:
-        url: base URL without a trailing slash; known once it listens. Port 0 picks a free one.
+        url: base URL without a trailing slash; set once it listens. Port 0 chooses a free port.
     """
 
     def __init__(

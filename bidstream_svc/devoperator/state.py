@@ -1,4 +1,4 @@
-"""What the embedded operator knows: credentials, sites, keys, salts, opt-outs. In memory, repeatable with a seed."""
+"""The state of the embedded operator: credentials, sites, keys, salts, opt-outs. A seed makes it deterministic."""
 
 import os
 from collections import Counter
@@ -12,6 +12,7 @@ from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.crypto import CBC_BLOCK_LENGTH, GCM_IV_LENGTH
 from bidstream_svc.core.identity import Identity, IdentityScope
 from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, TokenContent, TokenKey, build_v2, build_v3, build_v4
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.devoperator.faults import Faults
 from bidstream_svc.devoperator.key_ring import MASTER_KEYSET_ID, KeyRing, OperatorKey
 from bidstream_svc.devoperator.salts import Salts
@@ -24,13 +25,13 @@ _BUILDERS = {2: build_v2, 3: build_v3, 4: build_v4}
 
 @dataclass(frozen=True, slots=True)
 class OperatorSite:
-    """A site; without `domain_names` it has no `site_data`, so nothing generated on the client side passes for it."""
+    """A site. Without `domain_names` it has no `site_data`, and its client-side tokens fail the domain check."""
 
     site_id: int
     domain_names: tuple[str, ...] | None = None
 
 
-# The first is the caller's own.
+# The first is the caller's site.
 DEFAULT_SITES = (
     OperatorSite(101, ("example.com", "example.org")),
     OperatorSite(102, ("com.example.app", "123456789")),
@@ -40,7 +41,7 @@ DEFAULT_SITES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetimes:
-    """How long things last, in seconds; None as a maximum means that the operator sends none."""
+    """Lifetimes in seconds. None for a limit: the key response does not contain it."""
 
     token_s: int = 4 * _HOUR_S
     refresh_after_s: int = _HOUR_S
@@ -49,32 +50,32 @@ class Lifetimes:
     max_bidstream_s: int | None = 3 * _DAY_S
     max_sharing_s: int | None = 90 * _DAY_S
     clock_skew_s: int | None = 1800
-    key_s: int = 365 * _DAY_S  # nothing rotates by itself, and a development operator may run for long
+    key_s: int = 365 * _DAY_S  # there is no automatic rotation
 
 
 class OperatorState:
-    """Everything the operator answers from; change it while it serves.
+    """The state that the operator serves. It may be changed while it is served.
 
-    With a seed, credentials, keys, salts and raw uids repeat exactly, whatever else is asked in between. Tokens and
-    envelopes never do: their ivs are always random, for a repeated iv under a repeated key would give the key away.
+    With a seed, credentials, keys, salts and raw uids are deterministic, whatever requests come in between. Tokens and
+    envelopes are not: their ivs are always random, because reusing an iv with the same key breaks AES-GCM.
 
     Args:
-        seed: makes the state repeatable; None draws from the system.
-        scope: the programme that this operator belongs to.
+        seed: makes the state deterministic; None for random.
+        scope: the operator's programme.
         now_ms: the clock, Unix ms.
-        sites: the participants; the first is the caller's own. Each has a key set.
-        lifetimes: how long tokens and keys last.
-        token_version: the version that /v2/token/generate makes: 2, 3 or 4.
+        sites: the participants; the first is the caller's site. Each has a key set.
+        lifetimes: lifetimes of tokens and keys.
+        token_version: the version of tokens from /v2/token/generate: 2, 3 or 4.
 
     Attributes:
         api_key, client_secret: the caller's credentials; the secret is base64 of 32 bytes.
         sites: by site id.
         caller_site_id: the site whose tokens /v2/token/generate makes.
         keys, salts: see KeyRing and Salts.
-        faults: what to do wrong next; see Faults.
-        calls: how often each path was asked for.
-        opted_out_since_ms: identities that opted out, and when.
-        optout_on_refresh: identities for which only a refresh answers optout.
+        faults: see Faults.
+        calls: number of requests by path.
+        opted_out_since_ms: time of the opt-out by identity, Unix ms.
+        optout_on_refresh: identities that are opted out for refreshes only.
     """
 
     def __init__(
@@ -106,42 +107,42 @@ class OperatorState:
         self.optout_on_refresh = {identity_of(OPTED_OUT_ON_REFRESH_EMAIL)}
 
     def now_s(self) -> int:
-        """The clock in whole Unix seconds."""
-        return self.now_ms() // 1000
+        """Return the clock in whole Unix seconds."""
+        return self.now_ms() // MS_PER_S
 
     def _randomness(self, purpose: str) -> Callable[[int], bytes]:
-        # A stream a purpose: so that, say, a rotation of salts does not change the keys that come after it.
+        # One stream per purpose, so that, for example, a rotation of salts does not affect later keys.
         return os.urandom if self._seed is None else Random(f"{self._seed} {purpose}").randbytes  # noqa: S311 - see seed
 
     def rotate_credentials(self) -> None:
-        """Replace API key and client secret at once; the old ones are refused from now on."""
+        """Replace API key and client secret. The old ones are refused from now on."""
         prefix = f"{self.scope.name}-C-L-{self.caller_site_id}-"
         self.api_key = prefix + pybase64.b64encode_as_string(self._credential_bytes(33))
         self.client_secret = pybase64.b64encode_as_string(self._credential_bytes(32))
 
     def rotate_keys(self) -> None:
-        """Make a new master key and a new key for each site; old ones stay listed until they expire."""
+        """Make a new master key and a new key for each site. Old keys stay listed until they expire."""
         self.keys.rotate(self.now_s())
 
     def expire_keys(self) -> None:
-        """Let every key expire now; until the next `rotate_keys`, key responses have no keys."""
+        """Expire all keys now. Until the next `rotate_keys`, key responses have no keys."""
         self.keys.expire(self.now_s())
 
     def rotate_salts(self, identity: str | None = None) -> None:
-        """Change the raw uids of all, or of those in the bucket of one address or number."""
+        """Rotate all salt buckets, or the bucket of one address or number."""
         buckets = self.salts.buckets if identity is None else [self.salts.bucket_of(identity_of(identity))]
         self.salts.rotate(buckets, self.now_ms())
 
     def opt_out(self, identity: str) -> None:
-        """Record that the owner of an address or number opts out now."""
+        """Opt the owner of an address or number out, as of now."""
         self.opted_out_since_ms[identity_of(identity)] = self.now_ms()
 
     def raw_uid(self, identity: str) -> str:
-        """The raw uid of an address or number, opted out or not: base64 of 33 bytes."""
+        """Return the raw uid of an address or number, opted out or not: base64 of 33 bytes."""
         return self.salts.raw_uid(identity_of(identity))
 
     def keyset_of(self, site_id: int) -> int:
-        """The key set of a site.
+        """Return the key set of a site.
 
         Raises:
             KeyError: there is no such site.
@@ -149,7 +150,7 @@ class OperatorState:
         return self._keyset_ids[site_id]
 
     def make_unlisted_key(self) -> OperatorKey:
-        """Make a key that no key response will ever list, to build tokens with that nobody can open."""
+        """Make a key that no key response lists, for tokens that clients cannot decrypt."""
         return self.keys.make_unlisted(self.now_s())
 
     def mint_token(
@@ -165,18 +166,18 @@ class OperatorState:
         master_key: OperatorKey | None = None,
         site_key: OperatorKey | None = None,
     ) -> str:
-        """Make a token as /v2/token/generate would, or one that is wrong in a chosen way.
+        """Make a token as /v2/token/generate does, or an invalid one.
 
         Args:
             version: 2, 3 or 4.
             identity: e-mail address or phone number.
-            site_id: defaults to the caller's.
-            lifetime_s: from `generated_ms` on; negative gives one that ended before it began.
+            site_id: defaults to the caller's site.
+            lifetime_s: counted from `generated_ms`; negative for an expired token.
             generated_ms: Unix ms; defaults to now.
             established_ms: Unix ms; defaults to `generated_ms`.
-            client_side: whether it says that it was generated on the client side.
-            master_key: instead of the current one, such as `make_unlisted_key()`.
-            site_key: likewise.
+            client_side: whether to mark it as generated on the client side.
+            master_key: a key to use instead of the current one, such as `make_unlisted_key()`.
+            site_key: as `master_key`.
         """
         generated_ms = self.now_ms() if generated_ms is None else generated_ms
         content = self.token_content(
@@ -199,11 +200,11 @@ class OperatorState:
         established_ms: int,
         privacy_bits: int = 0,
     ) -> TokenContent:
-        """What a token for an identity says."""
+        """Return the content of a token for an identity."""
         return TokenContent(
             raw_uid=self.salts.raw_uid(identity),
             site_id=site_id,
-            expires_ms=generated_ms + round(lifetime_s * 1000),
+            expires_ms=generated_ms + round(lifetime_s * MS_PER_S),
             established_ms=established_ms,
             generated_ms=generated_ms,
             refreshed_ms=generated_ms,
@@ -220,10 +221,10 @@ class OperatorState:
         master_key: OperatorKey | None = None,
         site_key: OperatorKey | None = None,
     ) -> str:
-        """Build a token of any content, under the current keys unless others are given.
+        """Build a token with any content, under the current keys by default.
 
         Raises:
-            KeyError: no such version, or no such site and no `site_key`.
+            KeyError: unknown version, or unknown site without a `site_key`.
         """
         iv_length = CBC_BLOCK_LENGTH if version == 2 else GCM_IV_LENGTH  # noqa: PLR2004 - v2
         master, site = (

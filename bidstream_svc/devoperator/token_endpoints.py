@@ -8,7 +8,9 @@ import pybase64
 from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import EnvelopeError, IdentityError
 from bidstream_svc.core.identity import Identity
-from bidstream_svc.core.keys import KeyPurpose, parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeyPurpose
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.devoperator.key_endpoints import sharing_keys
 from bidstream_svc.devoperator.refresh_tokens import (
     RESPONSE_KEY_LENGTH,
@@ -25,7 +27,7 @@ _VALIDATE_IDENTITY = identity_of(VALIDATE_EMAIL)
 
 
 def generate_token(state: OperatorState, body: Body) -> Answer:
-    """Make the first tokens for a user of the caller's site."""
+    """Generate tokens for a user of the caller's site."""
     field_name = _only_one_of(body, IDENTIFIER_FIELDS)
     try:
         identity = parse_identifier(field_name, body[field_name])
@@ -37,7 +39,7 @@ def generate_token(state: OperatorState, body: Body) -> Answer:
 
 
 def refresh_token(state: OperatorState, text: bytes) -> tuple[Answer, bytes]:
-    """Make the next tokens; returns the answer and the key to seal it with.
+    """Refresh tokens. Returns the answer and the key to encrypt it with.
 
     Raises:
         RequestRefusedError: 400 with the status `invalid_token` or `expired_token`.
@@ -55,7 +57,7 @@ def refresh_token(state: OperatorState, text: bytes) -> tuple[Answer, bytes]:
 
 
 def validate_token(state: OperatorState, body: Body) -> Answer:
-    """Whether an advertising token is one for `validate@example.com`, which is the only address this answers for."""
+    """Whether an advertising token was generated for `validate@example.com`; False for other addresses."""
     token = body.get("token")
     if not isinstance(token, str):
         raise client_error("Required parameter missing: token")
@@ -68,10 +70,10 @@ def validate_token(state: OperatorState, body: Body) -> Answer:
 
 
 def _only_one_of(body: Body, field_names: tuple[str, ...]) -> str:
-    given = [name for name in field_names if body.get(name) is not None]
-    if len(given) != 1:
+    present = [name for name in field_names if body.get(name) is not None]
+    if len(present) != 1:
         raise client_error(f"Exactly one parameter is required of: {', '.join(field_names)}")
-    return given[0]
+    return present[0]
 
 
 def _identity_tokens(
@@ -87,20 +89,20 @@ def _identity_tokens(
         established_ms=established_ms,
     )
     response_key = os.urandom(RESPONSE_KEY_LENGTH)
-    refresh_expires_ms = now_ms + lifetimes.refresh_token_s * 1000
+    refresh_expires_ms = now_ms + lifetimes.refresh_token_s * MS_PER_S
     refresh = RefreshToken(identity, site_id, established_ms, refresh_expires_ms, response_key)
     return {
         "advertising_token": state.mint(content, state.token_version),
         "refresh_token": seal_refresh_token(state.refresh_token_key, refresh),
         "identity_expires": content.expires_ms,
         "refresh_expires": refresh_expires_ms,
-        "refresh_from": now_ms + lifetimes.refresh_after_s * 1000,
+        "refresh_from": now_ms + lifetimes.refresh_after_s * MS_PER_S,
         "refresh_response_key": pybase64.b64encode_as_string(response_key),
     }
 
 
 def _raw_uid_in(state: OperatorState, token: str) -> str | None:
-    # As a sharer reads it: where a token was generated does not matter here.
+    # With sharing keys: domains are not checked here.
     keys = parse_key_response(orjson.dumps(sharing_keys(state, {})), KeyPurpose.SHARING)
     _, raw_uid, _, _ = decrypt(token, None, keys, state.now_ms())
     return raw_uid

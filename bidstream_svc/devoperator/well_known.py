@@ -1,4 +1,4 @@
-"""The test identities that every operator treats in a special way, and identities out of a request's fields."""
+"""Test identities with a special meaning at every operator, and the parsing of identifiers in requests."""
 
 from bidstream_svc.core.errors import IdentityError
 from bidstream_svc.core.identity import Identity, IdentityKind
@@ -7,12 +7,12 @@ VALIDATE_EMAIL = "validate@example.com"  # the only one that /v2/token/validate 
 OPTED_OUT_EMAIL = "optout@example.com"
 OPTED_OUT_ON_REFRESH_EMAIL = "refresh-optout@example.com"  # a token is generated, but its refresh answers optout
 
-# The names under which every endpoint takes identifiers.
+# Names of the fields that contain identifiers, in every endpoint.
 IDENTIFIER_FIELDS = tuple(kind.value for kind in IdentityKind)
 
 
 def parse_identifier(field_name: str, identifier: object) -> Identity:
-    """The hashed identity of an identifier that came in under one of IDENTIFIER_FIELDS.
+    """Make the hashed identity of an identifier in one of IDENTIFIER_FIELDS.
 
     Raises:
         IdentityError: it is not a string, or malformed.
@@ -23,7 +23,7 @@ def parse_identifier(field_name: str, identifier: object) -> Identity:
 
 
 def identity_of(text: str) -> Identity:
-    """The hashed identity of an address, or of a number if it begins with `+`.
+    """Make the hashed identity of an address, or of a number if it begins with `+`.
 
     Raises:
         IdentityError: it is malformed.

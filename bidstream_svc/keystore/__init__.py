@@ -1,1 +1,1 @@
-"""Keys kept fresh: fetched from an operator, checked, swapped in; with a copy on disk for the next start."""
+"""The keys in use: periodic refresh from an operator, checks, and a cache on disk for the next start."""

@@ -1,6 +1,6 @@
-"""The last good key response on disk, sealed as the operator sealed it, so that a start during an outage can serve.
+"""A cache on disk of the last good key response, for a start while the operator cannot be reached.
 
-Nothing in the file is in the clear: without the client secret it is noise.
+The file holds the response as the operator encrypted it. Without the client secret it cannot be decrypted.
 """
 
 import os
@@ -18,11 +18,11 @@ _FILE_MODE = 0o600
 
 
 class KeyCache:
-    """One file; neither loading nor saving ever raises, a cache is a convenience.
+    """The cache file. Loading and saving log failures and never raise.
 
     Args:
         path: the file; its directory must exist.
-        client_secret: returns the secret (32 bytes) that opens the response; may raise a BidstreamError.
+        client_secret: returns the secret (32 bytes) that decrypts the response; may raise a BidstreamError.
     """
 
     def __init__(self, path: Path, client_secret: Callable[[], bytes]) -> None:
@@ -30,7 +30,7 @@ class KeyCache:
         self._client_secret = client_secret
 
     def load(self) -> KeySnapshot | None:
-        """The keys in the file; None, and one line in the log, if there is none or it does not open."""
+        """Load the keys. Returns None if the file is missing or cannot be read or decrypted."""
         try:
             return open_cached_keys(self._path.read_bytes(), self._client_secret())
         except FileNotFoundError:
@@ -42,8 +42,8 @@ class KeyCache:
         return None
 
     def save(self, wire: bytes) -> None:
-        """Replace the file in one step: whoever reads it, also after a crash, sees the old or the new response."""
-        # Workers save the same response at about the same time: each needs a file of its own to rename.
+        """Replace the file atomically: readers see the old or the new response, even after a crash."""
+        # Several workers may save at the same time, so each has its own temporary file.
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)

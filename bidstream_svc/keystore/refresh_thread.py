@@ -1,4 +1,4 @@
-"""A thread for key refreshes, away from the loop that serves bidders."""
+"""The thread that refreshes keys, so that refreshes do not block the event loop that serves requests."""
 
 import asyncio
 import sys
@@ -10,24 +10,23 @@ from contextlib import AbstractAsyncContextManager
 from bidstream_svc.keystore.refresher import KeyRefresher
 
 MIN_EARLY_REFRESH_INTERVAL_S = 60.0
-# How long the serving loop waits for the interpreter while the refresh thread computes; Python's default is ten times
-# that, and would be the longest stall of a refresh.
+# How long the serving loop waits for the GIL while the refresh thread computes. Python's default is ten times as long.
 _SWITCH_INTERVAL_S = 0.0005
 
 
 class RefreshThread:
-    """Runs a refresher in a thread with an event loop of its own.
+    """Runs a refresher in a thread with its own event loop.
 
-    So a slow name look-up, a handshake or parsing takes no turn of the serving loop, and a connect that is cancelled
-    on a time-out is cancelled far from the sockets of bidders.
+    DNS look-ups, TLS handshakes and parsing then do not delay requests, and a timed-out connection attempt is cancelled
+    in a loop that has no client sockets.
 
     Args:
-        open_refresher: makes the refresher, inside the thread's loop, and closes what it holds at the end.
+        open_refresher: an asynchronous context manager for the refresher, entered and exited in the thread's loop.
     """
 
     def __init__(self, open_refresher: Callable[[], AbstractAsyncContextManager[KeyRefresher]]) -> None:
         self._open_refresher = open_refresher
-        # Not the serving loop's kind on purpose: a plain loop closes only descriptors of its own.
+        # Not uvloop, where a cancelled connection attempt could close a descriptor of another loop.
         self._loop = asyncio.SelectorEventLoop()
         self._refresher: KeyRefresher | None = None
         self._stopping = asyncio.Event()
@@ -35,24 +34,24 @@ class RefreshThread:
         self._thread = threading.Thread(target=self._run, name="key-refresh", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; the first refresh begins at once."""
+        """Start the thread, which begins with a refresh."""
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._thread.start()
 
     def refresh_soon(self) -> None:
-        """Ask for a refresh now; from any thread, no effect before the thread runs or after `stop`."""
+        """Request a refresh now. Thread-safe; no effect before the thread runs or after `stop`."""
         if self._refresher is not None:
             self._loop.call_soon_threadsafe(self._refresher.wake)
 
     def refresh_for_unknown_key(self) -> None:
-        """Ask for a refresh because a token's key is unknown: at most once a minute, however many tokens ask."""
+        """Request a refresh because a token named an unknown key; at most one per MIN_EARLY_REFRESH_INTERVAL_S."""
         now_s = time.monotonic()
         if now_s >= self._next_early_refresh_s:
             self._next_early_refresh_s = now_s + MIN_EARLY_REFRESH_INTERVAL_S
             self.refresh_soon()
 
     def stop(self) -> None:
-        """Cancel whatever it is doing and wait for the thread's end; call once, after `start`."""
+        """Cancel a running refresh and join the thread. Call once, after `start`."""
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
 

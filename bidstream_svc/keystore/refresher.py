@@ -1,7 +1,7 @@
-"""Keeps keys fresh: fetch, build a snapshot, swap one reference; wait; again.
+"""The refresh loop: fetch keys, check them, replace the snapshot in use, wait.
 
-A failed refresh keeps the keys that are there. Waits are monotonic, so a wall clock that jumps neither storms the
-operator nor stops refreshing.
+A failed refresh keeps the keys in use. Waits use the monotonic clock, so that changes of the wall clock do not affect
+them.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from bidstream_svc.core.errors import (
     OperatorUnauthorizedError,
 )
 from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.logs import get_logger
@@ -37,20 +38,20 @@ from bidstream_svc.tracing import Tracer
 
 _log = get_logger(__name__)
 
-INTERVAL_SPREAD = 0.1
+INTERVAL_JITTER = 0.1
 MAX_BACK_OFF_S = 60.0
 
 
 class KeyRefresher:
-    """Fetches keys into a store, now and again.
+    """Refreshes the keys in a store.
 
     Args:
-        fetch: one call to the operator; raises a BidstreamError.
-        store: receives snapshots.
-        metrics: counts refreshes.
-        cache: keeps the last good answer on disk, for the next start.
-        tracer: makes a span of each refresh.
-        interval_s: mean time between two refreshes; each wait is drawn from ±10 % of it.
+        fetch: calls the operator; raises a BidstreamError.
+        store: receives the snapshots.
+        metrics: receives counts, durations and gauges.
+        cache: stores each good answer; None for no cache.
+        tracer: records a span for each refresh; None for no tracing.
+        interval_s: mean interval between two refreshes; each is drawn from ±10 % of it.
         now_ms: the wall clock, Unix ms.
     """
 
@@ -75,30 +76,30 @@ class KeyRefresher:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Refresh until cancelled; begins with what the cache holds, if anything."""
+        """Load the cache, then refresh until cancelled."""
         self._load_cache()
         failures = 0
         while True:
             failures = 0 if await self.refresh() else failures + 1
-            wait_s = self._back_off_s(failures) if failures else self._spread_interval_s()
-            self._store.next_refresh_ms = self._now_ms() + int(wait_s * 1000)
+            wait_s = self._back_off_s(failures) if failures else self._jittered_interval_s()
+            self._store.next_refresh_ms = self._now_ms() + int(wait_s * MS_PER_S)
             await self._sleep(wait_s)
 
     def wake(self) -> None:
-        """End the wait that is under way: refresh now. To be called in the loop of `run`."""
+        """End the current wait, so that a refresh begins. Call it in the event loop of `run`."""
         self._wake.set()
 
     async def refresh(self) -> bool:
-        """Fetch once; whether keys were swapped in."""
+        """Fetch once. Returns whether the new keys are in use."""
         started_ns = time.monotonic_ns()
         try:
             fetched = await self._fetch()
-            self._refuse_worse(fetched.snapshot)
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong, the keys stay and the next try comes
-            result = self._note_failure(error)
+            self._reject_worse(fetched.snapshot)
+        except Exception as error:  # noqa: BLE001 - any failure keeps the keys, and is retried
+            result = self._record_failure(error)
         else:
             result = RefreshResult.SUCCESS
-            self._swap_in(fetched.snapshot)
+            self._use(fetched.snapshot)
             self._store.last_success_ms = self._now_ms()
             self._store.last_error = None
             self._metrics.set(LAST_REFRESH_SUCCESS_MS, self._store.last_success_ms)
@@ -111,21 +112,21 @@ class KeyRefresher:
             self._tracer.record_refresh(duration_ns, result)
         return result is RefreshResult.SUCCESS
 
-    def _refuse_worse(self, snapshot: KeySnapshot) -> None:
-        """Raise KeyResponseError for a response that would take more than it brings."""
+    def _reject_worse(self, snapshot: KeySnapshot) -> None:
+        """Raise KeyResponseError for a response worse than the keys in use."""
         held = self._store.snapshot
         if not snapshot.keys:
-            raise KeyResponseError("key response: refused, it holds no keys")
+            raise KeyResponseError("key response rejected: it has no keys")
         if snapshot.last_expiry_ms <= self._now_ms():
-            raise KeyResponseError("key response: refused, all its keys have expired")
+            raise KeyResponseError("key response rejected: all its keys have expired")
         if held is None:
             return
         if snapshot.scope is not held.scope:
-            raise KeyResponseError("key response: refused, it is of another identity scope than the keys held")
-        now_s = self._now_ms() / 1000
+            raise KeyResponseError("key response rejected: its identity scope differs from that of the keys in use")
+        now_s = self._now_ms() / MS_PER_S
         masters = [key_id for key_id in tuple(held.master_gcm_ciphers) if held.keys[key_id].expires_s > now_s]
         if masters and snapshot.keys.keys().isdisjoint(masters):
-            raise KeyResponseError("key response: refused, it has none of the master keys that tokens are using")
+            raise KeyResponseError("key response rejected: it has none of the master keys that recent tokens use")
 
     def _load_cache(self) -> None:
         snapshot = None if self._cache is None else self._cache.load()
@@ -134,35 +135,35 @@ class KeyRefresher:
         if snapshot.last_expiry_ms <= self._now_ms():
             _log.warning("key cache ignored", error="all its keys have expired")
             return
-        self._swap_in(snapshot, is_from_cache=True)
+        self._use(snapshot, is_from_cache=True)
 
-    def _swap_in(self, snapshot: KeySnapshot, *, is_from_cache: bool = False) -> None:
-        is_news = self._store.snapshot is None or self._store.is_from_cache
+    def _use(self, snapshot: KeySnapshot, *, is_from_cache: bool = False) -> None:
+        is_first = self._store.snapshot is None or self._store.is_from_cache
         self._store.snapshot = snapshot
         self._store.is_from_cache = is_from_cache
         self._metrics.set(KEYS, len(snapshot.keys))
         self._metrics.set(SITES, len(snapshot.sites))
         self._metrics.set(KEYS_EXPIRY_MS, snapshot.last_expiry_ms)
         self._metrics.set(KEYS_FROM_CACHE, int(is_from_cache))
-        log = _log.info if is_news else _log.debug
+        log = _log.info if is_first else _log.debug
         log("keys loaded", keys=len(snapshot.keys), sites=len(snapshot.sites), from_cache=is_from_cache)
 
-    def _note_failure(self, error: Exception) -> RefreshResult:
+    def _record_failure(self, error: Exception) -> RefreshResult:
         result = classify_failure(error)
-        is_ours = isinstance(error, BidstreamError)
-        # The message of an exception that is not ours may hold anything.
-        reason = str(error) if is_ours else type(error).__qualname__
+        is_expected = isinstance(error, BidstreamError)
+        # The message of another exception may contain secrets.
+        reason = str(error) if is_expected else type(error).__qualname__
         self._store.last_error = reason
         has_keys = self._store.snapshot is not None
-        _log.warning("key refresh failed", result=result, error=reason, has_keys=has_keys, exc_info=not is_ours)
+        _log.warning("key refresh failed", result=result, error=reason, has_keys=has_keys, exc_info=not is_expected)
         return result
 
-    def _spread_interval_s(self) -> float:
-        return self._interval_s * random.uniform(1 - INTERVAL_SPREAD, 1 + INTERVAL_SPREAD)  # noqa: S311 - no secret
+    def _jittered_interval_s(self) -> float:
+        return self._interval_s * random.uniform(1 - INTERVAL_JITTER, 1 + INTERVAL_JITTER)  # noqa: S311 - no secret
 
     @staticmethod
     def _back_off_s(failures: int) -> float:
-        """Full jitter: anywhere up to 1 s after the first failure, doubling to 60 s."""
+        """Back off with full jitter: a random wait up to a limit of 1 s, which doubles with each failure to 60 s."""
         return random.uniform(0, min(MAX_BACK_OFF_S, 2.0 ** min(failures - 1, 10)))  # noqa: S311 - no secret
 
     async def _sleep(self, wait_s: float) -> None:
@@ -175,7 +176,7 @@ class KeyRefresher:
 
 
 def classify_failure(error: Exception) -> RefreshResult:
-    """The result to count for what a refresh raised."""
+    """Return the result to count for an exception that a refresh raised."""
     match error:
         case OperatorNetworkError():
             return RefreshResult.NETWORK

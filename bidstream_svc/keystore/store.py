@@ -1,23 +1,23 @@
-"""The keys in use; one writer, many readers."""
+"""The store of the keys in use."""
 
 from dataclasses import dataclass
 
 from bidstream_svc.core.keys import KeySnapshot
 
-# Between steps of parsing of 0.1 ms, so that the serving loop keeps nearly all of its turns.
+# Between parsing steps of 0.1 ms, so that the serving loop gets nearly all of the time.
 _PARSING_PAUSE_S = 0.005
 
 
 @dataclass(slots=True)
 class KeyStore:
-    """The keys in use, and how they came; one writer, many readers.
+    """The keys in use and the state of their refresh. One thread writes; any thread reads.
 
     Attributes:
-        snapshot: None until keys were loaded; replaced whole, never changed.
-        is_from_cache: whether the keys in use came from the key cache and not from the operator.
-        last_success_ms: when keys were last fetched, Unix ms.
-        next_refresh_ms: when the next refresh is due, Unix ms.
-        last_error: what went wrong with the last refresh; None if nothing did.
+        snapshot: None before the first keys; replaced as a whole, never modified.
+        is_from_cache: whether the keys were loaded from the key cache.
+        last_success_ms: Unix ms of the last successful refresh, or None.
+        next_refresh_ms: Unix ms at which the next refresh is due, or None.
+        last_error: message of the last refresh if it failed, else None.
     """
 
     snapshot: KeySnapshot | None = None
@@ -28,5 +28,5 @@ class KeyStore:
 
     @property
     def parsing_pause_s(self) -> float:
-        """How long to pause between steps of parsing new keys; not at all while there are none to serve from."""
+        """Seconds to pause between steps of parsing new keys; 0 while there are no keys to serve with."""
         return 0.0 if self.snapshot is None else _PARSING_PAUSE_S

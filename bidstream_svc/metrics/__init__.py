@@ -1,6 +1,6 @@
-"""Counters that cost the hot path one addition each, and the collector that Prometheus scrapes."""
+"""Counters in shared memory, and the collector that exports them to Prometheus."""
 
-from bidstream_svc.metrics.cells import MetricCells, RefreshResult, Route
+from bidstream_svc.metrics.cells import MetricCells, RefreshResult
 from bidstream_svc.metrics.collector import build_registry
 
-__all__ = ["MetricCells", "RefreshResult", "Route", "build_registry"]
+__all__ = ["MetricCells", "RefreshResult", "build_registry"]

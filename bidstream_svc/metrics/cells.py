@@ -1,11 +1,11 @@
-"""Every number the service counts, as 64-bit integers in one flat shared memory map, one row a worker.
+"""All metric values, as 64-bit integers in shared memory, one row per worker.
 
-The map is anonymous and made before workers are forked. A worker writes only its own row, so nothing is locked, and
-a row outlives its worker: whoever takes its place goes on counting in it, so no counter ever goes down. Adding to a
-cell costs a fiftieth of what `labels(...).inc()` does.
+The memory is mapped before workers are forked. A worker writes only to its own row, so no lock is needed. A row
+outlives its worker and the replacement continues in it, so no counter decreases. An addition costs a fiftieth of
+`labels(...).inc()` of prometheus_client.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from itertools import count, product
 from mmap import mmap
@@ -13,16 +13,8 @@ from mmap import mmap
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 
 
-class Route(StrEnum):
-    """The `route` label: the data plane's paths, and all other paths together."""
-
-    DECRYPT = "/decrypt"
-    BATCH = "/decrypt/batch"
-    OTHER = "other"
-
-
 class RefreshResult(StrEnum):
-    """What became of a key refresh."""
+    """Outcome of a key refresh: values of the `result` label."""
 
     SUCCESS = "success"
     NETWORK = "network"
@@ -33,9 +25,12 @@ class RefreshResult(StrEnum):
 
 
 class RefusalReason(StrEnum):
-    """Why a connection was not served."""
+    """Why a connection was refused: values of the `reason` label."""
 
     MAX_CONNECTIONS = "max_connections"
+    MEMORY = "memory"
+    NO_FILE_DESCRIPTOR = "no_file_descriptor"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
 
 
 HTTP_CODES = (200, 400, 401, 404, 405, 408, 413, 415, 417, 500, 503)
@@ -45,11 +40,11 @@ _new_cell = count().__next__
 
 
 class HistogramCells:
-    """A histogram with a bucket for each power of two: a bucket's number is the value's `bit_length`.
+    """A histogram with one bucket per power of two: the bucket of a value is its `bit_length`.
 
     Attributes:
-        first: the cell of bucket 0; bucket n counts values v with 2**(n-1) <= v < 2**n.
-        sum: the cell with the sum of all values.
+        first: cell of bucket 0; bucket n counts values v with 2**(n-1) <= v < 2**n.
+        sum: cell with the sum of all values.
     """
 
     BUCKETS = 48
@@ -61,12 +56,12 @@ class HistogramCells:
         self.sum = _new_cell()
 
 
-# Where each number lives in a row. Durations are in ns, timestamps in Unix ms.
+# The cell of each value within a row. Durations are in ns, timestamps in Unix ms.
 DECRYPTIONS = {status: _new_cell() for status in DecryptionStatus}
 DECRYPT_FAILURES = {reason: _new_cell() for reason in FailureReason}
-HTTP_REQUESTS = {key: _new_cell() for key in product(Route, HTTP_CODES)}
 REQUEST_DURATION_NS = HistogramCells()
 CONNECTIONS = _new_cell()
+ADMIN_CONNECTIONS = _new_cell()
 CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
 KEY_REFRESHES = {result: _new_cell() for result in RefreshResult}
 KEY_REFRESH_DURATION_NS = HistogramCells()
@@ -77,43 +72,51 @@ KEYS_FROM_CACHE = _new_cell()
 LAST_REFRESH_SUCCESS_MS = _new_cell()
 EVENT_LOOP_LAG_NS = _new_cell()
 WORKER_RESTARTS = _new_cell()  # written by the parent while the worker is down
-_ROW_CELLS = _new_cell()
+_FIXED_CELLS = _new_cell()  # the cells of HTTP requests follow; their number depends on the routes
 
-_GAUGES = (CONNECTIONS, KEYS, SITES, KEYS_EXPIRY_MS, KEYS_FROM_CACHE, EVENT_LOOP_LAG_NS)
+_GAUGES = (CONNECTIONS, ADMIN_CONNECTIONS, KEYS, SITES, KEYS_EXPIRY_MS, KEYS_FROM_CACHE, EVENT_LOOP_LAG_NS)
 _FAILURE_CELLS = {reason: (DECRYPTIONS[reason.status], DECRYPT_FAILURES[reason]) for reason in FailureReason}
 
 
 class MetricCells:
-    """The numbers of all workers, and this process's row to write to.
+    """The values of all workers.
 
     Args:
-        workers: how many rows to make.
+        route_labels: values of the `route` label.
+        workers: number of rows.
+
+    Attributes:
+        http_requests: (route label, HTTP status) -> cell.
+        rows: one for each worker.
+        row: the row that this process writes to.
     """
 
-    def __init__(self, workers: int = 1) -> None:
-        self._map = mmap(-1, workers * _ROW_CELLS * _CELL_BYTES)
+    def __init__(self, route_labels: Iterable[str] = (), workers: int = 1) -> None:
+        self.http_requests = {key: _FIXED_CELLS + place for place, key in enumerate(product(route_labels, HTTP_CODES))}
+        row_cells = _FIXED_CELLS + len(self.http_requests)
+        self._map = mmap(-1, workers * row_cells * _CELL_BYTES)
         cells = memoryview(self._map).cast("q")
-        self.rows = [cells[start : start + _ROW_CELLS] for start in range(0, len(cells), _ROW_CELLS)]
+        self.rows = [cells[start : start + row_cells] for start in range(0, len(cells), row_cells)]
         self.row = self.rows[0]
 
     def take_row(self, worker: int) -> None:
-        """Make this process worker number `worker`: counters go on, gauges start anew."""
+        """Write to the row of worker number `worker` from now on: its counters continue, its gauges are reset."""
         self.row = self.rows[worker]
         for cell in _GAUGES:
             self.row[cell] = 0
 
     def count_failure(self, reason: FailureReason) -> None:
-        """Count a token that did not decrypt."""
+        """Count a token that was not decrypted."""
         status_cell, reason_cell = _FAILURE_CELLS[reason]
         self.row[status_cell] += 1
         self.row[reason_cell] += 1
 
-    def count_request(self, route: Route, code: int) -> None:
+    def count_request(self, route_label: str, code: int) -> None:
         """Count an answered HTTP request."""
-        self.row[HTTP_REQUESTS[route, code]] += 1
+        self.row[self.http_requests[route_label, code]] += 1
 
     def observe(self, histogram: HistogramCells, duration_ns: int, times: int = 1) -> None:
-        """Add a duration to a histogram, as often as `times` says."""
+        """Add a duration to a histogram, `times` times."""
         bucket = min(duration_ns.bit_length(), HistogramCells.BUCKETS - 1)
         self.row[histogram.first + bucket] += times
         self.row[histogram.sum] += duration_ns * times
@@ -127,5 +130,5 @@ class MetricCells:
         self.row[cell] = value
 
     def over_workers(self, cell: int, merge: Callable[[Iterator[int]], int] = sum) -> int:
-        """One number out of all workers' cells: their sum, or what `merge` makes of them."""
+        """Aggregate a cell over all workers: the sum, or the result of `merge`."""
         return merge(row[cell] for row in self.rows)

@@ -1,4 +1,4 @@
-"""From cells to Prometheus: one custom collector that reads the shared numbers at scrape time."""
+"""The Prometheus collector: reads the cells in shared memory at scrape time."""
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
@@ -17,18 +17,17 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from bidstream_svc._version import __version__
+from bidstream_svc.core.units import MS_PER_S, NS_PER_S
 from bidstream_svc.metrics import cells
 from bidstream_svc.metrics.cells import HistogramCells, MetricCells
 
-_NS_PER_S = 1_000_000_000
-_MS_PER_S = 1_000
-# Histogram buckets that are told apart: all up to 2**10 ns (1 us) is in the first, all from 2**34 ns (17 s) in +Inf.
+# Exported histogram buckets: the first is up to 2**10 ns (1 us), and values from 2**34 ns (17 s) on are in +Inf.
 _FIRST_BUCKET = 10
 _LAST_BUCKET = 34
 
 
 def build_registry(metrics: MetricCells) -> CollectorRegistry:
-    """A registry with the service's own metrics and those of the process."""
+    """Make a registry with the metrics of the service and of the process."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_CellCollector(metrics))
     ProcessCollector(registry=registry)
@@ -43,37 +42,37 @@ class _CellCollector(Collector):
         self._metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        """All families; every series is there from the first scrape on."""
+        """Yield all families. Every series is exported from the first scrape on."""
         yield from self._decryptions()
         yield from self._connections()
         yield from self._keys()
         yield self._gauge(
             "bidstream_event_loop_lag_seconds",
-            "How late the event loop last ran a timer; the worst worker.",
+            "Delay of the event loop's last timer; maximum over workers.",
             cells.EVENT_LOOP_LAG_NS,
-            _NS_PER_S,
+            NS_PER_S,
             merge=max,
         )
         restarts = self._metrics.over_workers(cells.WORKER_RESTARTS)
-        yield CounterMetricFamily("bidstream_worker_restarts", "Workers started again after they died.", value=restarts)
+        yield CounterMetricFamily("bidstream_worker_restarts", "Workers restarted after they exited.", value=restarts)
         build = InfoMetricFamily("bidstream_build", "Version of the service and of Python.")
         build.add_metric([], {"version": __version__, "python": python_version()})
         yield build
 
     def _decryptions(self) -> Iterator[Metric]:
-        yield self._counter("bidstream_decryptions", "Tokens by verdict.", ["status"], cells.DECRYPTIONS)
+        yield self._counter("bidstream_decryptions", "Tokens by status.", ["status"], cells.DECRYPTIONS)
         yield self._counter(
-            "bidstream_decrypt_failures", "Tokens that did not decrypt, by reason.", ["reason"], cells.DECRYPT_FAILURES
+            "bidstream_decrypt_failures", "Tokens not decrypted, by reason.", ["reason"], cells.DECRYPT_FAILURES
         )
         yield self._histogram(
             "bidstream_request_duration_seconds",
-            "From receipt of a complete request to handing the answer to the socket.",
+            "Time from receipt of a complete request to handing the answer to the socket.",
             cells.REQUEST_DURATION_NS,
         )
         requests = CounterMetricFamily(
             "bidstream_http_requests", "Data plane requests answered.", labels=["route", "code"]
         )
-        for (route, code), cell in cells.HTTP_REQUESTS.items():
+        for (route, code), cell in self._metrics.http_requests.items():
             requests.add_metric([route, str(code)], self._metrics.over_workers(cell))
         yield requests
 
@@ -81,7 +80,7 @@ class _CellCollector(Collector):
         yield self._gauge("bidstream_connections", "Open data plane connections.", cells.CONNECTIONS)
         yield self._counter(
             "bidstream_connections_refused",
-            "Connections not served, by reason.",
+            "Connections refused, by reason.",
             ["reason"],
             cells.CONNECTIONS_REFUSED,
         )
@@ -90,27 +89,30 @@ class _CellCollector(Collector):
         yield self._counter("bidstream_key_refreshes", "Key refreshes by result.", ["result"], cells.KEY_REFRESHES)
         yield self._histogram(
             "bidstream_key_refresh_duration_seconds",
-            "From asking the operator to having the keys in use, failures included.",
+            "Duration of key refreshes, failures included.",
             cells.KEY_REFRESH_DURATION_NS,
         )
-        # Each worker has its own keys: report the one that is worst off.
-        yield self._gauge("bidstream_keys", "Keys held.", cells.KEYS, merge=min)
-        yield self._gauge("bidstream_sites", "Sites with registered names held.", cells.SITES, merge=min)
+        # Each worker has its own keys: report the worst value.
+        yield self._gauge("bidstream_keys", "Keys in use.", cells.KEYS, merge=min)
+        yield self._gauge("bidstream_sites", "Sites with registered domains.", cells.SITES, merge=min)
         yield self._gauge(
             "bidstream_keys_expiry_timestamp_seconds",
-            "When the last key expires, Unix time; 0 without keys.",
+            "Unix time at which the last key expires; 0 without keys.",
             cells.KEYS_EXPIRY_MS,
-            _MS_PER_S,
+            MS_PER_S,
             merge=min,
         )
         yield self._gauge(
-            "bidstream_keys_from_cache", "1 while a worker serves from the key cache.", cells.KEYS_FROM_CACHE, merge=max
+            "bidstream_keys_from_cache",
+            "1 while a worker uses cached keys.",
+            cells.KEYS_FROM_CACHE,
+            merge=max,
         )
         yield self._gauge(
             "bidstream_key_refresh_last_success_timestamp_seconds",
-            "When keys were last fetched, Unix time; 0 for never.",
+            "Unix time of the last successful key refresh; 0 before the first.",
             cells.LAST_REFRESH_SUCCESS_MS,
-            _MS_PER_S,
+            MS_PER_S,
             merge=min,
         )
 
@@ -129,8 +131,7 @@ class _CellCollector(Collector):
         counts = [self._metrics.over_workers(histogram.first + bucket) for bucket in range(HistogramCells.BUCKETS)]
         cumulative = list(accumulate(counts))
         buckets = [
-            (repr(2**bucket / _NS_PER_S), float(cumulative[bucket]))
-            for bucket in range(_FIRST_BUCKET, _LAST_BUCKET + 1)
+            (repr(2**bucket / NS_PER_S), float(cumulative[bucket])) for bucket in range(_FIRST_BUCKET, _LAST_BUCKET + 1)
         ]
-        total_s = self._metrics.over_workers(histogram.sum) / _NS_PER_S
+        total_s = self._metrics.over_workers(histogram.sum) / NS_PER_S
         return HistogramMetricFamily(name, text, buckets=[*buckets, ("+Inf", float(cumulative[-1]))], sum_value=total_s)

@@ -1,4 +1,4 @@
-"""Asynchronous calls to an operator: keys, tokens for publishers, identity maps; one transport under all of them.
+"""Asynchronous clients of an operator: keys, tokens for publishers, identity maps. They share a transport.
 
 ::
 

@@ -1,47 +1,79 @@
-"""Long lists, sent in pieces: so many elements a request, so many requests at a time, results in order."""
+"""Lists of any length, sent to an operator in batches.
+
+This is the one place that limits the size of a request and the number of requests in flight.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TypeAlias, TypeVar
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from itertools import islice
+from typing import Any, TypeAlias, TypeVar
 
-MAX_BATCH = 5000  # what an operator takes in one request
-MAX_CONCURRENCY = 4  # enough to hide the way there and back, and not enough to be told to slow down
+MAX_BATCH = 5000  # elements that an operator accepts in one request
+MAX_CONCURRENCY = 4  # hides the latency of a request; more would risk answers of 429
 
-Progress: TypeAlias = Callable[[int, int], None]  # (elements done, elements in all)
+Progress: TypeAlias = Callable[[int, int], None]  # (elements done, elements in total)
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-async def map_in_batches(
-    items: Sequence[_T],
+async def send_in_batches(
+    items: Iterable[_T],
     send: Callable[[Sequence[_T]], Awaitable[Sequence[_R]]],
     *,
     max_concurrency: int = MAX_CONCURRENCY,
-    progress: Progress | None = None,
-) -> list[_R]:
-    """Send `items` in pieces of at most MAX_BATCH; what `send` returns for each, joined in the order of the items.
+) -> AsyncGenerator[tuple[Sequence[_T], Sequence[_R]]]:
+    """Send items in batches; yields each batch with what `send` returned for it, in the order of the items.
 
-    `progress` is called after each piece, in the event loop. The first failure stops everything and is raised.
+    At most `max_concurrency` batches are taken from `items` and not yet yielded, so memory is bounded. Once a request
+    has failed, no further batch is taken: the batches before it are yielded, those behind it are cancelled, and its
+    error is raised.
     """
-    answers: list[Sequence[_R]] = [()] * -(-len(items) // MAX_BATCH)
-    pieces = iter(range(len(answers)))
-    done = 0
+    batches = _split(items)
+    in_flight: deque[tuple[Sequence[_T], asyncio.Future[Sequence[_R]]]] = deque()
+    try:
+        while True:
+            while (
+                len(in_flight) < max_concurrency
+                and not any(request.done() and request.exception() for _, request in in_flight)
+                and (batch := next(batches, None))
+            ):
+                in_flight.append((batch, asyncio.ensure_future(send(batch))))
+            if not in_flight:
+                return
+            first, request = in_flight.popleft()
+            yield first, await request
+    finally:
+        for _, request in in_flight:
+            request.cancel()
+        await asyncio.gather(*(request for _, request in in_flight), return_exceptions=True)
 
-    async def work(pieces: Iterator[int]) -> None:
-        nonlocal done
-        for piece in pieces:  # shared by all workers: each piece goes to one
-            batch = items[piece * MAX_BATCH : (piece + 1) * MAX_BATCH]
-            answers[piece] = await send(batch)
+
+async def collect_results(
+    batches: AsyncGenerator[tuple[Sequence[Any], Sequence[_R]]], total: int, progress: Progress | None = None
+) -> list[_R]:
+    """The results of all batches in one list.
+
+    Args:
+        batches: from `send_in_batches`.
+        total: elements in all batches, for `progress`.
+        progress: called in the event loop for each batch, in order.
+    """
+    results: list[_R] = []
+    done = 0
+    async with aclosing(batches):
+        async for batch, batch_results in batches:
+            results += batch_results
             done += len(batch)
             if progress is not None:
-                progress(done, len(items))
+                progress(done, total)
+    return results
 
-    workers = [asyncio.ensure_future(work(pieces)) for _ in range(min(max_concurrency, len(answers)))]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    return [result for answer in answers for result in answer]
+
+def _split(items: Iterable[_T]) -> Iterator[Sequence[_T]]:
+    # A limit on the bytes of a request belongs here, too.
+    iterator = iter(items)
+    while batch := tuple(islice(iterator, MAX_BATCH)):
+        yield batch

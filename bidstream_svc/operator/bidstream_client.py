@@ -1,4 +1,4 @@
-"""Keys that are refreshed when asked to, and what is done with them: bidders decrypt, sharers also encrypt."""
+"""Clients that hold keys: bidders decrypt, sharers also encrypt."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from bidstream_svc.operator.transport import OperatorTransport
 
 
 class _KeyedClient:
-    """Holds the last keys that came; a refresh that fails leaves them in place."""
+    """Holds the latest keys. A failed refresh keeps them."""
 
     _purpose: KeyPurpose
 
@@ -23,21 +23,21 @@ class _KeyedClient:
         self.keys: KeySnapshot | None = None
 
     async def refresh(self) -> KeySnapshot:
-        """Fetch the latest keys and use them from now on.
+        """Fetch the latest keys and replace those in use.
 
         Raises:
-            OperatorError, EnvelopeError, KeyResponseError: the keys at hand stay in use.
+            OperatorError, EnvelopeError, KeyResponseError: the refresh failed; the previous keys stay in use.
         """
-        async with self._refreshing:  # or an older answer might overtake a newer one
+        async with self._refreshing:  # otherwise an older answer could replace a newer one
             self.keys = (await fetch_keys(self._transport, self._purpose)).snapshot
             return self.keys
 
 
 class BidstreamClient(_KeyedClient):
-    """A bidder's client: `await refresh()` at the start and then hourly; `decrypt` never waits.
+    """Client for bidders. Call `refresh()` at start and then hourly; `decrypt` makes no calls.
 
     Args:
-        transport: entered by the caller, and shared with other clients at will.
+        transport: entered by the caller; clients may share it.
 
     Attributes:
         keys: the keys in use, or None before the first refresh.
@@ -46,15 +46,15 @@ class BidstreamClient(_KeyedClient):
     _purpose = KeyPurpose.BIDSTREAM
 
     def decrypt(self, token: str, domain_or_app_name: str | None = None) -> Verdict:
-        """Decrypt a token of a bid request: (status, raw uid, established in Unix ms, reason). From any thread."""
+        """Decrypt a token of a bid request: (status, raw uid, established in Unix ms, reason). Thread-safe."""
         return decrypt(token, domain_or_app_name, self.keys, wall_clock_ms())
 
 
 class SharingClient(_KeyedClient):
-    """A sharer's client: `await refresh()` at the start and then hourly; the others never wait.
+    """Client for sharers. Call `refresh()` at start and then hourly; the other methods make no calls.
 
     Args:
-        transport: entered by the caller, and shared with other clients at will.
+        transport: entered by the caller; clients may share it.
 
     Attributes:
         keys: the keys in use, or None before the first refresh.
@@ -63,11 +63,11 @@ class SharingClient(_KeyedClient):
     _purpose = KeyPurpose.SHARING
 
     def decrypt(self, token: str) -> Verdict:
-        """Decrypt a token that was shared: (status, raw uid, established in Unix ms, reason). From any thread."""
+        """Decrypt a sharing token: (status, raw uid, established in Unix ms, reason). Thread-safe."""
         return decrypt(token, None, self.keys, wall_clock_ms())
 
     def encrypt(self, raw_uid: str, keyset_id: int | None = None) -> Encryption:
-        """Encrypt a raw uid for those who may use a key set, by default the caller's own. From any thread."""
+        """Encrypt a raw uid for the participants that may use a key set, by default the caller's. Thread-safe."""
         master_iv, site_iv = os.urandom(GCM_IV_LENGTH), os.urandom(GCM_IV_LENGTH)
         return encrypt_raw_uid(
             raw_uid, self.keys, wall_clock_ms(), master_iv=master_iv, site_iv=site_iv, keyset_id=keyset_id

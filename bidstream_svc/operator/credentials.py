@@ -1,4 +1,4 @@
-"""What an operator knows a participant by."""
+"""The credentials of a participant."""
 
 import re
 from dataclasses import dataclass, field
@@ -9,43 +9,43 @@ import pybase64
 from bidstream_svc.core.errors import ConfigurationError
 
 CLIENT_SECRET_LENGTH = 32  # AES-256
-_API_KEY = re.compile(r"[!-~]+")  # what an HTTP header takes, without blanks
+_API_KEY = re.compile(r"[!-~]+")  # printable ASCII without spaces: valid in an HTTP header
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """An API key and the client secret that belongs to it; a repr shows neither.
+    """An API key and its client secret. The repr shows neither.
 
     Attributes:
-        api_key: the bearer text.
+        api_key: the bearer token.
         client_secret: 32 bytes.
 
     Raises:
-        ConfigurationError: the API key is empty or holds what no header takes, or the secret is not 32 bytes long.
+        ConfigurationError: the API key is empty or not allowed in a header, or the secret is not 32 bytes long.
     """
 
     api_key: str = field(repr=False)
     client_secret: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        """Check both."""
+        """Validate both."""
         if not _API_KEY.fullmatch(self.api_key):
-            raise ConfigurationError("API key is empty or holds blanks or other characters that no HTTP header takes")
+            raise ConfigurationError("API key is empty or contains whitespace or other characters invalid in a header")
         if len(self.client_secret) != CLIENT_SECRET_LENGTH:
             raise ConfigurationError(
-                f"client secret is {len(self.client_secret)} bytes long; {CLIENT_SECRET_LENGTH} are needed"
+                f"client secret is {len(self.client_secret)} bytes long; {CLIENT_SECRET_LENGTH} are required"
             )
 
     @classmethod
     def from_base64(cls, api_key: str, client_secret: str) -> Self:
-        """Read a pair as it is handed out: the secret in standard base64; blanks around either are dropped.
+        """Make credentials from text: the secret in standard base64. Surrounding whitespace is ignored.
 
         Raises:
-            ConfigurationError: the secret is not base64, and as for the class; the message repeats neither value.
+            ConfigurationError: the secret is not base64, or as for the class. The message contains neither value.
         """
         try:
             secret = pybase64.b64decode(client_secret.strip(), validate=True)
         except ValueError:
-            # Not chained: the traceback of the other would show the call's argument in some reporters.
+            # Not chained: some error reporters show the arguments of the calls in a traceback.
             raise ConfigurationError("client secret is not base64") from None
         return cls(api_key.strip(), secret)

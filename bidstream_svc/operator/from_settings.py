@@ -1,4 +1,4 @@
-"""The transport and the credentials that the settings ask for."""
+"""Transport and credentials from the settings."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +10,14 @@ from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
 
 
 def credentials_reader(settings: Settings) -> Callable[[], Credentials]:
-    """A function that reads the credentials anew at each call, so that a rotated file needs no restart.
+    """Make a function that reads the credentials at each call, so that rotated files need no restart.
 
-    The function raises ConfigurationError: a file cannot be read, or holds no credentials.
+    The function raises ConfigurationError: credentials are missing or malformed, or a file cannot be read.
     """
 
     def read() -> Credentials:
-        api_key = _value("api_key", settings.api_key, settings.api_key_file)
-        client_secret = _value("client_secret", settings.client_secret, settings.client_secret_file)
+        settings.require_credentials()
+        api_key, client_secret = _read_secret(settings, "api_key"), _read_secret(settings, "client_secret")
         try:
             return Credentials.from_base64(api_key, client_secret)
         except ConfigurationError as error:
@@ -27,10 +27,10 @@ def credentials_reader(settings: Settings) -> Callable[[], Credentials]:
 
 
 def make_transport(settings: Settings, retry: RetryPolicy | None = None) -> OperatorTransport:
-    """A transport to the operator of the settings.
+    """Make a transport to the configured operator.
 
     Raises:
-        ConfigurationError: there is none, or no credentials are given.
+        ConfigurationError: no operator or no credentials are configured.
     """
     settings.require_operator()
     assert settings.operator_url is not None
@@ -42,11 +42,11 @@ def make_transport(settings: Settings, retry: RetryPolicy | None = None) -> Oper
     )
 
 
-def _value(field: str, value: str | None, path: Path | None) -> str:
+def _read_secret(settings: Settings, field: str) -> str:
+    value: str | None = getattr(settings, field)
     if value is not None:
         return value
-    if path is None:
-        raise ConfigurationError(f"{env_name(field)}: missing; give it or {env_name(field)}_FILE")
+    path: Path = getattr(settings, f"{field}_file")
     try:
         return path.read_text(encoding="ascii")
     except OSError as error:

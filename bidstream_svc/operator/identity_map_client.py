@@ -1,6 +1,6 @@
-"""An advertiser's calls: raw uids for lists of people, what changed since, and who has opted out."""
+"""An advertiser's requests: raw uids for identities, the salt buckets that changed, and users who have opted out."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -9,7 +9,7 @@ import msgspec
 
 from bidstream_svc.core.errors import OperatorAnswerError
 from bidstream_svc.core.identity import Identity, IdentityKind
-from bidstream_svc.operator.batches import MAX_CONCURRENCY, Progress, map_in_batches
+from bidstream_svc.operator.batches import MAX_CONCURRENCY, Progress, collect_results, send_in_batches
 from bidstream_svc.operator.messages import Endpoint, decode_answer
 from bidstream_svc.operator.transport import OperatorTransport
 
@@ -17,11 +17,12 @@ _MAP = Endpoint("/v2/identity/map")
 _MAP_V3 = Endpoint("/v3/identity/map", is_binary=True)
 _BUCKETS = Endpoint("/v2/identity/buckets")
 _OPT_OUT_STATUS = Endpoint("/v2/optout/status")
+_INCOMPLETE = "operator's answer leaves out some of the identities"
 
 
 @dataclass(frozen=True, slots=True)
 class MappedIdentity:
-    """A raw uid and the salt bucket it was made in: when the bucket changes, so does the raw uid."""
+    """A raw uid and its salt bucket: when the bucket changes, so does the raw uid."""
 
     raw_uid: str = field(repr=False)
     bucket_id: str | None
@@ -29,7 +30,13 @@ class MappedIdentity:
 
 @dataclass(frozen=True, slots=True)
 class MappedIdentityV3:
-    """A raw uid, the one before it for 90 days after a change (or None), and from when to ask again (Unix s)."""
+    """A raw uid that may change.
+
+    Attributes:
+        raw_uid: base64.
+        previous_raw_uid: the raw uid before the last change, for 90 days after it; else None.
+        refresh_from_s: Unix seconds from which the raw uid may have changed.
+    """
 
     raw_uid: str = field(repr=False)
     previous_raw_uid: str | None = field(repr=False)
@@ -49,7 +56,7 @@ IdentityMapV3Result: TypeAlias = MappedIdentityV3 | UnmappedIdentity
 
 @dataclass(frozen=True, slots=True)
 class IdentityBucket:
-    """A salt bucket that has changed; `last_updated` is ISO 8601 in UTC without a zone, as the operator writes it."""
+    """A salt bucket that has changed; `last_updated` is ISO 8601 in UTC without a zone."""
 
     bucket_id: str
     last_updated: str
@@ -57,7 +64,7 @@ class IdentityBucket:
 
 @dataclass(frozen=True, slots=True)
 class OptedOut:
-    """A raw uid whose person has opted out, and since when (Unix ms)."""
+    """A raw uid whose user has opted out, and since when (Unix ms)."""
 
     raw_uid: str = field(repr=False)
     since_ms: int
@@ -124,14 +131,14 @@ class _OptOutAnswer(msgspec.Struct):
 
 
 class IdentityMapClient:
-    """Raw uids from an operator.
+    """Maps identities to raw uids, and asks which salt buckets have changed and which raw uids are opted out.
 
-    Lists may have any length: they are sent in pieces of 5,000, a few at a time, and come back in order. Every method
-    raises OperatorError or EnvelopeError if a call fails, as drawn in `errors`.
+    Lists may have any length: they are sent in batches of 5,000, several at a time, and results come back in order.
+    Every method raises OperatorError or EnvelopeError if a request fails; see `bidstream_svc.core.errors`.
 
     Args:
-        transport: entered by the caller, and shared with other clients at will.
-        max_concurrency: requests under way at a time.
+        transport: entered by the caller; other clients may share it.
+        max_concurrency: requests in flight at a time.
     """
 
     def __init__(self, transport: OperatorTransport, *, max_concurrency: int = MAX_CONCURRENCY) -> None:
@@ -141,88 +148,88 @@ class IdentityMapClient:
     async def map_identities(
         self, identities: Sequence[Identity], *, progress: Progress | None = None
     ) -> list[IdentityMapResult]:
-        """Map people with /v2/identity/map; one result each, in order.
+        """Map identities with /v2/identity/map; one result each, in order.
 
-        `progress(done, total)` is called in the event loop as answers come in. The endpoint takes one kind of
-        identity a request, so a mixed list is sorted by kind on the way.
+        `progress(done, total)` is called in the event loop after each batch. The endpoint accepts one kind of identity
+        a request, so a batch of several kinds takes several requests.
         """
-        results: list[IdentityMapResult | None] = [None] * len(identities)
-        done = 0
-        for positions in _positions_by_kind(identities).values():
-            told = _shift(progress, done, len(identities))
-            part = [identities[position] for position in positions]
-            answers = await map_in_batches(part, self._map, max_concurrency=self._max_concurrency, progress=told)
-            for position, result in zip(positions, answers, strict=True):
-                results[position] = result
-            done += len(part)
-        return [result for result in results if result is not None]
+        return await collect_results(self.map_batches(identities), len(identities), progress)
 
     async def map_identities_v3(
         self, identities: Sequence[Identity], *, progress: Progress | None = None
     ) -> list[IdentityMapV3Result]:
-        """Map people with /v3/identity/map, which also names the previous raw uid; one result each, in order."""
-        return await map_in_batches(identities, self._map_v3, max_concurrency=self._max_concurrency, progress=progress)
+        """Map identities with /v3/identity/map, which also gives the previous raw uid; one result each, in order."""
+        return await collect_results(self.map_batches_v3(identities), len(identities), progress)
+
+    def map_batches(
+        self, identities: Iterable[Identity]
+    ) -> AsyncGenerator[tuple[Sequence[Identity], Sequence[IdentityMapResult]]]:
+        """As `map_identities`, but yields each batch with its results, in order, and takes any iterable.
+
+        The batches before one that failed are yielded before its error is raised.
+        """
+        return send_in_batches(identities, self._map_batch, max_concurrency=self._max_concurrency)
+
+    def map_batches_v3(
+        self, identities: Iterable[Identity]
+    ) -> AsyncGenerator[tuple[Sequence[Identity], Sequence[IdentityMapV3Result]]]:
+        """As `map_batches`, with /v3/identity/map."""
+        return send_in_batches(identities, self._map_batch_v3, max_concurrency=self._max_concurrency)
 
     async def get_identity_buckets(self, since: datetime) -> list[IdentityBucket]:
-        """The salt buckets that changed after `since` (a naive one is local time): map their people again."""
+        """The salt buckets that changed after `since` (a naive time is local): identities in them need a new map."""
         since_utc = since.astimezone(UTC).replace(tzinfo=None).isoformat()
         answer = await self._transport.call(_BUCKETS, msgspec.json.encode({"since_timestamp": since_utc}))
         buckets = decode_answer(answer.json, _BucketsAnswer).body
         return [IdentityBucket(bucket.bucket_id, bucket.last_updated) for bucket in buckets]
 
     async def get_opt_out_status(self, raw_uids: Sequence[str], *, progress: Progress | None = None) -> list[OptedOut]:
-        """Those of `raw_uids` whose people have opted out, and since when."""
-        return await map_in_batches(
-            raw_uids, self._opt_out_status, max_concurrency=self._max_concurrency, progress=progress
-        )
+        """Those of `raw_uids` whose users have opted out, and since when."""
+        batches = send_in_batches(raw_uids, self._get_opt_out_status, max_concurrency=self._max_concurrency)
+        return await collect_results(batches, len(raw_uids), progress)
 
-    async def _map(self, batch: Sequence[Identity]) -> list[IdentityMapResult]:
-        payload = {batch[0].kind.value: [identity.value for identity in batch]}
-        answer = await self._transport.call(_MAP, msgspec.json.encode(payload))
+    async def _map_batch(self, batch: Sequence[Identity]) -> list[IdentityMapResult]:
+        results = {kind: await self._map_values(kind, values) for kind, values in _values_by_kind(batch).items()}
+        try:
+            return [results[identity.kind][identity.value] for identity in batch]
+        except KeyError:
+            # Not chained: that exception carries the identifier.
+            raise OperatorAnswerError(_INCOMPLETE) from None
+
+    async def _map_values(self, kind: IdentityKind, values: list[str]) -> dict[str, IdentityMapResult]:
+        answer = await self._transport.call(_MAP, msgspec.json.encode({kind: values}))
         body = decode_answer(answer.json, _MapAnswer).body
         results: dict[str, IdentityMapResult] = {
             mapped.identifier: MappedIdentity(mapped.advertising_id, mapped.bucket_id) for mapped in body.mapped or ()
         }
         results.update({unmapped.identifier: UnmappedIdentity(unmapped.reason) for unmapped in body.unmapped or ()})
-        try:
-            return [results[identity.value] for identity in batch]
-        except KeyError:
-            # Not chained: that exception carries the identifier.
-            raise OperatorAnswerError("operator's answer leaves out some of the identities") from None
+        return results
 
-    async def _map_v3(self, batch: Sequence[Identity]) -> list[IdentityMapV3Result]:
-        positions_by_kind = _positions_by_kind(batch)
-        payload = {
-            kind.value: [batch[position].value for position in positions]
-            for kind, positions in positions_by_kind.items()
-        }
-        answer = await self._transport.call(_MAP_V3, msgspec.json.encode(payload))
+    async def _map_batch_v3(self, batch: Sequence[Identity]) -> list[IdentityMapV3Result]:
+        values_by_kind = _values_by_kind(batch)
+        answer = await self._transport.call(_MAP_V3, msgspec.json.encode(values_by_kind))
         body = decode_answer(answer.json, _V3Answer).body
-        results: dict[int, IdentityMapV3Result] = {}
-        for kind, positions in positions_by_kind.items():
-            entries: list[_V3Entry] = getattr(body, kind.value) or []
-            if len(entries) != len(positions):
-                raise OperatorAnswerError("operator's answer leaves out some of the identities")
-            results.update(zip(positions, map(_read_v3_entry, entries), strict=True))
-        return [results[position] for position in range(len(batch))]
+        results: dict[IdentityKind, Iterator[IdentityMapV3Result]] = {}
+        for kind, values in values_by_kind.items():
+            entries: list[_V3Entry] = getattr(body, kind) or []  # in the order of the values
+            if len(entries) != len(values):
+                raise OperatorAnswerError(_INCOMPLETE)
+            results[kind] = map(_read_v3_entry, entries)
+        return [next(results[identity.kind]) for identity in batch]
 
-    async def _opt_out_status(self, batch: Sequence[str]) -> list[OptedOut]:
+    async def _get_opt_out_status(self, batch: Sequence[str]) -> list[OptedOut]:
         payload = {"advertising_ids": batch}
         answer = await self._transport.call(_OPT_OUT_STATUS, msgspec.json.encode(payload))
         opted_out = decode_answer(answer.json, _OptOutAnswer).body.opted_out or ()
         return [OptedOut(entry.advertising_id, entry.opted_out_since) for entry in opted_out]
 
 
-def _positions_by_kind(identities: Sequence[Identity]) -> dict[IdentityKind, list[int]]:
-    positions: dict[IdentityKind, list[int]] = {}
-    for position, identity in enumerate(identities):
-        positions.setdefault(identity.kind, []).append(position)
-    return positions
-
-
-def _shift(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """`progress` for one part of a list, of which `before` elements are done already."""
-    return None if progress is None else lambda done, _: progress(before + done, total)
+def _values_by_kind(identities: Iterable[Identity]) -> dict[IdentityKind, list[str]]:
+    """The `value`s of each kind, in order."""
+    values: dict[IdentityKind, list[str]] = {}
+    for identity in identities:
+        values.setdefault(identity.kind, []).append(identity.value)
+    return values
 
 
 def _read_v3_entry(entry: _V3Entry) -> IdentityMapV3Result:

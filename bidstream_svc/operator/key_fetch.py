@@ -1,10 +1,11 @@
-"""Keys from an operator, and from the sealed copy of its answer that a key cache keeps."""
+"""Fetching keys from an operator, and decrypting a stored answer."""
 
 import asyncio
 from typing import NamedTuple
 
 from bidstream_svc.core.crypto import open_response
-from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_in_steps, parse_key_response
+from bidstream_svc.core.key_response import parse_in_steps, parse_key_response
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.operator.messages import Endpoint
 from bidstream_svc.operator.transport import OperatorTransport
 
@@ -15,13 +16,13 @@ _ENDPOINTS = {
 
 
 class FetchedKeys(NamedTuple):
-    """Keys, and the operator's sealed answer exactly as it came, fit to be kept on a disk."""
+    """Keys, and the operator's encrypted answer exactly as received, for a key cache."""
 
     snapshot: KeySnapshot
     wire: bytes
 
     def __repr__(self) -> str:
-        """Counts only."""
+        """Show counts only."""
         return f"FetchedKeys({self.snapshot!r}, {len(self.wire)} bytes on the wire)"
 
 
@@ -32,22 +33,22 @@ async def fetch_keys(
     previous: KeySnapshot | None = None,
     pause_s: float = 0.0,
 ) -> FetchedKeys:
-    """Fetch the keys that the caller may use: /v2/key/bidstream or /v2/key/sharing.
+    """Fetch the caller's keys from /v2/key/bidstream or /v2/key/sharing.
 
     Args:
-        transport: calls the operator.
-        purpose: what the keys are for.
-        previous: the keys in use, whose ciphers are kept where keys did not change.
-        pause_s: how long to sleep between short steps of parsing, for other threads of this process.
+        transport: the transport to the operator.
+        purpose: what the keys are for; it selects the endpoint.
+        previous: the keys in use; caches of unchanged keys and sites are reused.
+        pause_s: seconds to sleep between short steps of parsing, so that other threads can run.
 
     Raises:
         OperatorError, EnvelopeError: the call failed.
-        KeyResponseError: the answer opened but is no key response.
+        KeyResponseError: the decrypted answer is not a valid key response.
     """
     answer = await transport.call(_ENDPOINTS[purpose])
     steps = parse_in_steps(answer.json, purpose, previous)
     while True:
-        # Opening megabytes is a C call by itself: the first pause is due before parsing begins.
+        # Decrypting the answer was one long call, so pause before the first step, too.
         await asyncio.sleep(pause_s)
         try:
             next(steps)
@@ -56,10 +57,10 @@ async def fetch_keys(
 
 
 def open_cached_keys(wire: bytes, client_secret: bytes, purpose: KeyPurpose = KeyPurpose.BIDSTREAM) -> KeySnapshot:
-    """Open `FetchedKeys.wire` again. The nonce of its request is gone, so it proves who sealed it, not when.
+    """Decrypt and parse a stored `FetchedKeys.wire`. Its nonce cannot be checked: it is authentic but may be old.
 
     Raises:
-        EnvelopeError: not base64, truncated, tampered with, or sealed with another secret.
-        KeyResponseError: it opened but is no key response.
+        EnvelopeError: not base64, truncated, tampered with, or encrypted with another secret.
+        KeyResponseError: the decrypted answer is not a valid key response.
     """
     return parse_key_response(open_response(client_secret, wire, None).body, purpose)

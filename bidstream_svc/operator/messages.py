@@ -1,10 +1,11 @@
-"""Requests to an operator as bytes and answers read back, without any I/O: what every client here is made of.
+"""Requests to an operator and their answers, without I/O. Time, nonce and iv are parameters.
 
-Time, nonce and iv are parameters. Layouts: docs/protocol.md, "Request and response envelopes".
+Source: docs/protocol.md, "Request and response envelopes".
 """
 
 import re
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -25,42 +26,37 @@ BINARY_CONTENT_TYPE = "application/octet-stream"
 CLIENT_VERSION = f"bidstream-svc-{__version__}"
 
 _TEXT_CONTENT_TYPE = "text/plain"
-_HTTP_OK = 200
-_HTTP_MULTIPLE_CHOICES = 300
-_HTTP_BAD_REQUEST = 400
-_HTTP_UNAUTHORIZED = 401
-_HTTP_TOO_MANY_REQUESTS = 429
 _MAX_MESSAGE_CHARACTERS = 200
-# An operator may repeat what it was sent: addresses, phone numbers, and what could be a hash, a token or a key.
+# An operator's message may quote the request: addresses, phone numbers, hashes, tokens, keys.
 _PERSONAL_OR_SECRET = re.compile(r"\S*@\S*|\+?\d{10,}|[A-Za-z0-9+/_=%-]{24,}", re.ASCII)
 
 _T = TypeVar("_T")
 
 
 class Endpoint(NamedTuple):
-    """One call of an operator.
+    """An endpoint of an operator.
 
     Attributes:
-        path: behind the base URL.
-        is_repeatable: whether a request that may have reached the operator can be sent again without harm.
-        is_binary: whether request and answer skip the base64.
+        path: path below the base URL.
+        is_retryable: whether a request that may have reached the operator can safely be sent again.
+        is_binary: whether request and answer are sent without base64.
     """
 
     path: str
-    is_repeatable: bool = True
+    is_retryable: bool = True
     is_binary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorRequest:
-    """A request ready to be posted.
+    """A request to be posted.
 
     Attributes:
-        endpoint: where it goes.
-        headers: among them the API key.
-        body: bytes of the HTTP body.
-        nonce: the 8 bytes that the answer must repeat; empty where the answer has none.
-        secret: the key that opens the answer.
+        endpoint: the endpoint to post to.
+        headers: HTTP headers, with the API key.
+        body: HTTP body.
+        nonce: the 8 bytes that the answer must contain; empty if the answer has no nonce.
+        secret: the key that decrypts the answer; empty if the answer is plain JSON.
     """
 
     endpoint: Endpoint
@@ -72,7 +68,7 @@ class OperatorRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """What came back: status code, `Content-Type` ("" if absent), the complete body, `Retry-After` if given."""
+    """An HTTP answer: status code, `Content-Type` ("" if absent), complete body, `Retry-After` or None."""
 
     status: int
     content_type: str
@@ -88,7 +84,16 @@ class _ErrorBody(msgspec.Struct):
 def build_request(
     endpoint: Endpoint, payload: bytes, credentials: Credentials, *, now_ms: int, nonce: bytes, iv: bytes
 ) -> OperatorRequest:
-    """Seal a JSON payload (UTF-8, may be empty) for an endpoint; nonce 8 bytes, iv 12, neither ever used twice."""
+    """Encrypt a JSON payload for an endpoint.
+
+    Args:
+        endpoint: where to post it.
+        payload: JSON in UTF-8, or empty.
+        credentials: API key and client secret.
+        now_ms: Unix ms; operators refuse old timestamps.
+        nonce: 8 random bytes; never reuse them.
+        iv: 12 random bytes; never reuse them.
+    """
     body = seal_request(credentials.client_secret, iv, Envelope(now_ms, nonce, payload), binary=endpoint.is_binary)
     headers = _headers(BINARY_CONTENT_TYPE if endpoint.is_binary else _TEXT_CONTENT_TYPE)
     headers["Authorization"] = f"Bearer {credentials.api_key}"
@@ -96,7 +101,13 @@ def build_request(
 
 
 def build_plain_request(endpoint: Endpoint, body: bytes, secret: bytes) -> OperatorRequest:
-    """A request that goes out as it is, without a bearer; the answer is sealed with `secret` (/v2/token/refresh)."""
+    """Build a request with a plain body and no bearer token, for /v2/token/refresh.
+
+    Args:
+        endpoint: where to post it.
+        body: HTTP body.
+        secret: the key that decrypts the answer; empty if the answer is plain JSON.
+    """
     return OperatorRequest(endpoint, _headers(_TEXT_CONTENT_TYPE), body, b"", secret)
 
 
@@ -105,39 +116,40 @@ def _headers(content_type: str) -> dict[str, str]:
 
 
 def read_answer(answer: HttpAnswer, request: OperatorRequest) -> bytes:
-    """Open the answer to `build_request`; returns its JSON.
+    """Decrypt the answer to a request from `build_request`; returns its JSON.
 
     Raises:
-        OperatorHttpError: another status than 200.
-        EnvelopeError: a page instead of an envelope, not base64, truncated, another secret, or another nonce.
+        OperatorHttpError: the status is not 200.
+        EnvelopeError: an HTML page, not base64, truncated, encrypted with another secret, or another nonce.
     """
     raise_for_status(answer)
-    # A proxy or an older operator may answer a binary request in base64 all the same, and then says so.
+    # A proxy or an older operator may answer a binary request in base64, with another content type.
     is_binary = request.endpoint.is_binary and answer.content_type in {"", BINARY_CONTENT_TYPE}
     if not is_binary:
-        _refuse_page(answer)
+        _reject_html(answer)
     return open_response(request.secret, answer.body, request.nonce, binary=is_binary).body
 
 
 def read_plain_answer(answer: HttpAnswer, request: OperatorRequest) -> bytes:
-    """Open the answer to `build_plain_request`; returns its JSON.
+    """Decrypt the answer to a request from `build_plain_request`; returns its JSON.
 
-    With an empty secret the answer is JSON as it stands: that is how tokens without a response key are refreshed.
+    With an empty secret the answer is plain JSON: the refresh token came without a response key.
 
     Raises:
-        OperatorHttpError: another status than 200.
+        OperatorHttpError: the status is not 200.
         EnvelopeError: as for `read_answer`.
     """
     raise_for_status(answer)
-    _refuse_page(answer)
+    _reject_html(answer)
     return open_gcm(request.secret, decode_base64(answer.body)) if request.secret else answer.body
 
 
 def decode_answer(json: str | bytes, shape: type[_T]) -> _T:
-    """Read JSON of a known shape; fields that the shape does not have are ignored.
+    """Decode JSON into a msgspec type. Unknown fields are ignored.
 
     Raises:
-        OperatorAnswerError: not JSON, a field is missing or of another type; the message names it, never its value.
+        OperatorAnswerError: not JSON, or a field is missing or has the wrong type. The message names the field, and
+            never contains its value.
     """
     try:
         return msgspec.json.decode(json, type=shape)
@@ -146,35 +158,35 @@ def decode_answer(json: str | bytes, shape: type[_T]) -> _T:
 
 
 def _describe(error: Exception) -> str:
-    # Other exceptions than msgspec's own would carry the text that was to be read.
+    # Exceptions other than msgspec's may contain the text.
     return str(error) if isinstance(error, msgspec.MsgspecError) else f"not JSON ({type(error).__name__})"
 
 
-def _refuse_page(answer: HttpAnswer) -> None:
+def _reject_html(answer: HttpAnswer) -> None:
     if "html" in answer.content_type or answer.body.lstrip().startswith(b"<"):
-        raise EnvelopeError("answer is an HTML page, not a sealed message: is a proxy or another server in between?")
+        raise EnvelopeError("answer is an HTML page, not an encrypted message: check the base URL, and for a proxy")
 
 
 def raise_for_status(answer: HttpAnswer) -> None:
-    """Raise the OperatorHttpError that fits a status other than 200; its message quotes only the JSON `message`."""
+    """Raise the OperatorHttpError for a status other than 200. Its message quotes only the `message` of the JSON."""
     status = answer.status
-    if status == _HTTP_OK:
+    if status == HTTPStatus.OK:
         return
-    if _HTTP_MULTIPLE_CHOICES <= status < _HTTP_BAD_REQUEST:
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         raise OperatorRedirectError(
-            f"operator answered {status}, a redirect, which is not followed: check the base URL", status
+            f"operator answered {status}, and redirects are not followed: check the base URL", status
         )
-    api_status, said = _quote_error(answer.body)
-    message = f"operator answered {status}{said}"
-    if status == _HTTP_UNAUTHORIZED:
+    api_status, quote = _quote_error(answer.body)
+    message = f"operator answered {status}{quote}"
+    if status == HTTPStatus.UNAUTHORIZED:
         raise OperatorUnauthorizedError(message + ": check the API key and its permissions", status, api_status)
-    if status == _HTTP_TOO_MANY_REQUESTS:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         raise OperatorRateLimitedError(message, status, api_status, _seconds(answer.retry_after))
     raise OperatorHttpError(message, status, api_status)
 
 
 def _quote_error(body: bytes) -> tuple[str | None, str]:
-    """The operator's `status`, and " (message)" of at most 200 characters or "" if there is no such JSON."""
+    """Return the JSON's `status` or None, and " (message)" with at most 200 characters, or "" without one."""
     try:
         error = msgspec.json.decode(body, type=_ErrorBody)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -185,10 +197,10 @@ def _quote_error(body: bytes) -> tuple[str | None, str]:
 
 def _quote(text: str) -> str:
     printable = "".join(character if character.isprintable() else " " for character in text)
-    # Cut first: a match costs time that grows with the text. Cut again: a replacement may be longer than its match.
+    # Cut before matching, to bound its time, and after, because a replacement may be longer than the match.
     return _PERSONAL_OR_SECRET.sub("[removed]", printable[: 2 * _MAX_MESSAGE_CHARACTERS])[:_MAX_MESSAGE_CHARACTERS]
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """The seconds of a Retry-After header; None for its other form, a date."""
+    """Return the seconds of a Retry-After header; None for a date, its other form (RFC 9110, section 10.2.3)."""
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None

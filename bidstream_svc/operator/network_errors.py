@@ -1,4 +1,4 @@
-"""What aiohttp raises, as errors of our own: aiohttp's carry the request's headers, and so the API key."""
+"""Translation of aiohttp's exceptions, which contain the request's headers and so the API key."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ class _Explanation(NamedTuple):
     may_have_arrived: bool
 
 
-# The first that fits counts.
+# The first match counts.
 _EXPLANATIONS = (
     _Explanation(
         aiohttp.ConnectionTimeoutError, OperatorTimeoutError, "operator did not accept the connection in time", False
@@ -31,22 +31,27 @@ _EXPLANATIONS = (
         "the operator's TLS certificate is not trusted",
         False,
     ),
-    _Explanation(aiohttp.ClientSSLError, OperatorNetworkError, "no TLS with the operator: is it plain http?", False),
+    _Explanation(
+        aiohttp.ClientSSLError,
+        OperatorNetworkError,
+        "TLS handshake with the operator failed: it may serve plain http",
+        False,
+    ),
     _Explanation(aiohttp.ClientConnectorError, OperatorNetworkError, "cannot connect to the operator", False),
     _Explanation(
         aiohttp.ServerDisconnectedError, OperatorNetworkError, "operator closed the connection without an answer", True
     ),
-    _Explanation(aiohttp.ClientPayloadError, OperatorNetworkError, "operator's answer broke off", True),
+    _Explanation(aiohttp.ClientPayloadError, OperatorNetworkError, "operator's answer ended early", True),
     _Explanation(aiohttp.ClientResponseError, OperatorNetworkError, "operator's answer is not HTTP", True),
-    _Explanation(OSError, OperatorNetworkError, "the connection to the operator broke", True),
-    _Explanation(Exception, OperatorNetworkError, "operator cannot be reached", True),
+    _Explanation(OSError, OperatorNetworkError, "connection to the operator failed", True),
+    _Explanation(Exception, OperatorNetworkError, "call to the operator failed", True),
 )
 
 
 def explain_network_error(error: Exception) -> OperatorNetworkError:
-    """The error to raise in place of one that aiohttp raised: its kind, and the system's reason if there is one."""
-    fits = next(explanation for explanation in _EXPLANATIONS if isinstance(error, explanation.cause))
-    message = fits.message
+    """Return the error to raise in place of one of aiohttp's, with the system's reason if there is one."""
+    explanation = next(each for each in _EXPLANATIONS if isinstance(error, each.cause))
+    message = explanation.message
     if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
         message += f": {os.strerror(error.errno)}"
-    return fits.error(message, may_have_arrived=fits.may_have_arrived)
+    return explanation.error(message, may_have_arrived=explanation.may_have_arrived)

@@ -1,4 +1,4 @@
-"""A publisher's calls: tokens for a user, fresh ones for old ones, and the check of an integration."""
+"""Calls for publishers: generating, refreshing and validating tokens."""
 
 import msgspec
 import pybase64
@@ -10,10 +10,9 @@ from bidstream_svc.operator.tokens import IdentityTokens
 from bidstream_svc.operator.transport import OperatorTransport
 
 _GENERATE = Endpoint("/v2/token/generate")
-# An operator may hold a refresh token to be used up by the first refresh. Were that answer lost, a repeat would be
-# refused and the user lost, although the tokens at hand may have months to live. So it is sent again only when it
-# certainly was not processed: no connection, or 429.
-_REFRESH = Endpoint("/v2/token/refresh", is_repeatable=False)
+# An operator may invalidate a refresh token at its first use. If that answer were lost, a retry would be refused, and
+# the user's tokens would be lost, too. So it is retried only if it was certainly not processed: no connection, or 429.
+_REFRESH = Endpoint("/v2/token/refresh", is_retryable=False)
 _VALIDATE = Endpoint("/v2/token/validate")
 
 
@@ -27,12 +26,10 @@ class _ValidateAnswer(msgspec.Struct):
 
 
 class PublisherClient:
-    """Tokens from an operator.
-
-    Every method raises OperatorError or EnvelopeError if the call fails, as drawn in `errors`.
+    """Client for publishers. Every method raises OperatorError or EnvelopeError if the call fails.
 
     Args:
-        transport: entered by the caller, and shared with other clients at will.
+        transport: entered by the caller; clients may share it.
     """
 
     def __init__(self, transport: OperatorTransport) -> None:
@@ -41,12 +38,12 @@ class PublisherClient:
     async def generate_token(
         self, identity: Identity, *, tcf_consent_string: str | None = None, optout_check: bool = True
     ) -> IdentityTokens | None:
-        """Generate tokens for a user; None if the user has opted out.
+        """Generate tokens for a user. Returns None if the user has opted out.
 
         Args:
-            identity: whom for.
-            tcf_consent_string: the user's consent, for EUID.
-            optout_check: ask for no tokens for users who have opted out. Policy wants it always.
+            identity: the user.
+            tcf_consent_string: the user's TCF consent string, for EUID.
+            optout_check: request no tokens for users who have opted out; required by policy.
         """
         payload: dict[str, object] = {identity.kind.value: identity.value}
         if tcf_consent_string is not None:
@@ -57,13 +54,13 @@ class PublisherClient:
         return _read_tokens(answer.json)
 
     async def refresh_token(self, tokens: IdentityTokens) -> IdentityTokens | None:
-        """Exchange tokens for fresh ones; None if the user has opted out since.
+        """Refresh tokens. Returns None if the user has opted out.
 
         Raises:
-            OperatorAnswerError: there is no refresh token, or its response key is not base64.
+            OperatorAnswerError: `tokens` has no refresh token, or its response key is not base64.
         """
         if not tokens.refresh_token:
-            raise OperatorAnswerError("these tokens came without a refresh token")
+            raise OperatorAnswerError("tokens have no refresh token")
         try:
             secret = pybase64.b64decode(tokens.refresh_response_key or "", validate=True)
         except ValueError:
@@ -72,7 +69,10 @@ class PublisherClient:
         return _read_tokens(answer.json)
 
     async def validate_token(self, advertising_token: str, identity: Identity) -> bool:
-        """Whether a token was generated for an identity; operators answer True for the test identity only."""
+        """Whether a token was generated for an identity.
+
+        Operators before 2025-11-28 return True for the test identity only.
+        """
         payload = {"token": advertising_token, identity.kind.value: identity.value}
         answer = await self._transport.call(_VALIDATE, msgspec.json.encode(payload))
         return decode_answer(answer.json, _ValidateAnswer).body

@@ -1,7 +1,4 @@
-"""The tokens that a publisher keeps for a user: what an operator answers, as JSON for a session, and when to refresh.
-
-All times are Unix milliseconds.
-"""
+"""The tokens that a publisher stores for a user. All times are Unix milliseconds."""
 
 from dataclasses import dataclass, field
 from typing import Self
@@ -22,16 +19,16 @@ class _Fields(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class IdentityTokens:
-    """An advertising token and what it takes to refresh it; a repr shows the times only.
+    """An advertising token and its refresh token. The repr shows the times only.
 
     Attributes:
         advertising_token: for bid requests.
-        refresh_token: for the operator; None if the operator gave none.
-        refresh_response_key: base64 of the key that opens the answer to a refresh, or None.
-        identity_expires_ms: when the advertising token ends, or None if the operator did not say.
-        refresh_expires_ms: when the refresh token ends, or None.
-        refresh_from_ms: from when on a refresh is due, or None.
-        json: the operator's JSON object with these and whatever else it said, to keep in a session.
+        refresh_token: for the operator, or None if it sent none.
+        refresh_response_key: base64 of the key that decrypts the answer to a refresh, or None.
+        identity_expires_ms: when the advertising token expires, or None if unknown.
+        refresh_expires_ms: when the refresh token expires, or None if unknown.
+        refresh_from_ms: when a refresh becomes due, or None if unknown.
+        json: the operator's complete JSON object, for a session.
     """
 
     advertising_token: str = field(repr=False)
@@ -44,10 +41,10 @@ class IdentityTokens:
 
     @classmethod
     def from_json(cls, json: str | bytes) -> Self:
-        """Read the object that `json` held.
+        """Parse the JSON object that is in the attribute `json`.
 
         Raises:
-            OperatorAnswerError: not JSON, no `advertising_token`, or a field of another type.
+            OperatorAnswerError: not JSON, `advertising_token` is missing, or a field has the wrong type.
         """
         fields = decode_answer(json, _Fields)
         return cls(
@@ -61,13 +58,13 @@ class IdentityTokens:
         )
 
     def is_refreshable(self, now_ms: int) -> bool:
-        """Whether the refresh token is there and has not expired; if not, the user's session must forget all this."""
+        """Whether there is a refresh token that has not expired. If not, delete the tokens."""
         return bool(self.refresh_token) and self.refresh_expires_ms is not None and now_ms <= self.refresh_expires_ms
 
     def is_due_for_refresh(self, now_ms: int) -> bool:
-        """Whether it is time to refresh: `refresh_from_ms` is past or unknown, or the identity has expired."""
+        """Whether a refresh is due: `refresh_from_ms` is past or unknown, or the advertising token has expired."""
         return self.refresh_from_ms is None or now_ms > self.refresh_from_ms or self.has_identity_expired(now_ms)
 
     def has_identity_expired(self, now_ms: int) -> bool:
-        """Whether the advertising token has expired; without a time given, it counts as expired."""
+        """Whether the advertising token has expired; True if its expiry is unknown."""
         return self.identity_expires_ms is None or now_ms > self.identity_expires_ms

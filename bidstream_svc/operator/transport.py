@@ -1,9 +1,10 @@
-"""One connection pool to one operator: sends what `messages` builds, and repeats it where that does no harm."""
+"""A connection pool to an operator: posts what `messages` builds, and retries where that is safe."""
 
 import os
 import random
 import ssl
 from collections.abc import Callable
+from http import HTTPStatus
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -33,19 +34,18 @@ from bidstream_svc.operator.messages import (
 from bidstream_svc.operator.network_errors import explain_network_error
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
-_HTTP_SERVER_ERROR = 500
 _CHUNK_BYTES = 256 * 1024
-_ABANDONED: list[object] = []  # kept for ever: what is collected would be closed
+_ABANDONED: list[object] = []  # never collected: a collected session would be closed
 
 
 class RetryPolicy(NamedTuple):
-    """How often and how patiently a call is repeated.
+    """How a call is retried.
 
     Attributes:
-        attempts: calls in all; 1 never repeats.
-        timeout_s: no further attempt begins after so many seconds.
-        wait_initial_s, wait_max_s: the wait doubles from the one to the other.
-        wait_jitter_s: up to so many seconds, drawn anew each time, are added to a wait.
+        attempts: maximum number of attempts; 1 for no retry.
+        timeout_s: no attempt begins after this many seconds.
+        wait_initial_s, wait_max_s: first and longest wait; it doubles each time.
+        wait_jitter_s: a random number of seconds up to this is added to each wait.
     """
 
     attempts: int = 4
@@ -56,32 +56,32 @@ class RetryPolicy(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An opened answer: its JSON, and the body of the HTTP answer exactly as received."""
+    """A decrypted answer: its JSON, and the HTTP body exactly as received."""
 
     json: bytes
     wire: bytes
 
     def __repr__(self) -> str:
-        """Sizes only."""
+        """Show the size only."""
         return f"Answer({len(self.json)} bytes of JSON)"
 
 
 class OperatorTransport:
-    """Calls an operator; an asynchronous context manager that holds one aiohttp session while entered.
+    """Calls an operator. An asynchronous context manager that owns an aiohttp session while entered.
 
     Args:
         base_url: such as `https://prod.euid.eu`; plain http only to loopback unless `allow_insecure`.
-        credentials: or a function that returns them, called for every attempt, so that a rotated secret is picked up.
-        connect_timeout_s: for a connection to stand.
-        read_timeout_s: between two reads.
-        total_timeout_s: for one attempt in all.
-        ssl: a context to verify the operator with; by default the system's certificates.
-        allow_insecure: plain http to any host.
-        retry: how often a call is repeated after 429, 5xx and network errors.
-        max_answer_bytes: larger answers are refused while they arrive.
+        credentials: credentials, or a function that returns them and is called for every attempt.
+        connect_timeout_s: limit for making a connection.
+        read_timeout_s: limit between two reads.
+        total_timeout_s: limit for one attempt.
+        ssl: context that verifies the operator; by default with the system's certificates.
+        allow_insecure: allow plain http to any host.
+        retry: how calls are retried after 429, 5xx and network errors.
+        max_answer_bytes: limit for the body of an answer.
 
     Raises:
-        ConfigurationError: the base URL will not do.
+        ConfigurationError: the base URL is not accepted.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class OperatorTransport:
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
-        """Where to, nothing secret."""
+        """Show the base URL only."""
         return f"OperatorTransport({self.base_url!r})"
 
     async def __aenter__(self) -> Self:
@@ -117,7 +117,7 @@ class OperatorTransport:
             timeout=self._timeout,
             connector=aiohttp.TCPConnector(ssl=self._ssl),
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Sealed bytes hardly shrink; without compression the cap on an answer is a cap on memory.
+            # Encrypted data hardly compresses, and without compression `max_answer_bytes` limits memory.
             headers={"User-Agent": f"bidstream-svc/{__version__}", "Accept-Encoding": "identity"},
             auto_decompress=False,
         )
@@ -133,21 +133,21 @@ class OperatorTransport:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is entered."""
+        """Whether the session is open."""
         return self._session is not None
 
     def abandon(self) -> None:
-        """Forget the session without closing it: in a forked child, its connections belong to the parent."""
+        """Drop the session without closing it: in a forked child, its connections belong to the parent."""
         _ABANDONED.append(self._session)
         self._session = None
 
     async def call(self, endpoint: Endpoint, payload: bytes = b"") -> Answer:
-        """Seal `payload` (JSON in UTF-8, or nothing), post it, open the answer.
+        """Encrypt `payload` (JSON in UTF-8, or empty), post it, and decrypt the answer.
 
-        Every attempt is sealed anew: an operator refuses an old timestamp, and no iv is used twice.
+        Every attempt is encrypted again: operators refuse old timestamps, and an iv must not be reused.
 
         Raises:
-            OperatorError, EnvelopeError: see `errors`; after the last attempt, the error of that one.
+            OperatorError, EnvelopeError: the error of the last attempt.
         """
 
         def build() -> OperatorRequest:
@@ -157,26 +157,26 @@ class OperatorTransport:
             nonce, iv = os.urandom(NONCE_LENGTH), os.urandom(GCM_IV_LENGTH)
             return build_request(endpoint, payload, credentials, now_ms=now_ms, nonce=nonce, iv=iv)
 
-        return await self._repeat(endpoint, build, read_answer)
+        return await self._call_with_retries(endpoint, build, read_answer)
 
     async def call_plain(self, endpoint: Endpoint, body: bytes, secret: bytes) -> Answer:
-        """Post `body` as it is, without a bearer; open the answer with `secret`. Raises as `call` does."""
+        """Post `body` without encryption and bearer token, and decrypt the answer with `secret`. Raises as `call`."""
 
         def build() -> OperatorRequest:
             return build_plain_request(endpoint, body, secret)
 
-        return await self._repeat(endpoint, build, read_plain_answer)
+        return await self._call_with_retries(endpoint, build, read_plain_answer)
 
-    async def _repeat(
+    async def _call_with_retries(
         self,
         endpoint: Endpoint,
         build: Callable[[], OperatorRequest],
         read: Callable[[HttpAnswer, OperatorRequest], bytes],
     ) -> Answer:
         retry = self._retry
-        # The context, not the decorator: stamina logs the arguments of a decorated function.
+        # Not stamina's decorator, which logs the arguments of the function.
         async for attempt in stamina.retry_context(
-            on=lambda error: self._wait_before_repeating(endpoint, error),
+            on=lambda error: self._should_retry(endpoint, error),
             attempts=retry.attempts,
             timeout=retry.timeout_s,
             wait_initial=retry.wait_initial_s,
@@ -189,24 +189,29 @@ class OperatorTransport:
                 return Answer(read(answer, request), answer.body)
         raise AssertionError("stamina either returns or raises")  # pragma: no cover
 
-    def _wait_before_repeating(self, endpoint: Endpoint, error: Exception) -> bool | float:
-        """Whether to repeat after `error`; a number is the seconds to wait, where the operator asked for a pause."""
+    def _should_retry(self, endpoint: Endpoint, error: Exception) -> bool | float:
+        """Decide whether to retry after `error`. A number is the wait in seconds that the operator asked for."""
         match error:
             case OperatorRateLimitedError(retry_after_s=float(wait_s)):
-                # Capped: a wrong header must not put a caller to sleep for a day.
+                # Capped: a wrong header must not block the caller for a day.
                 return min(wait_s, self._retry.wait_max_s) + random.uniform(0, self._retry.wait_jitter_s)  # noqa: S311 - no secret
             case OperatorRateLimitedError():
                 return True
             case OperatorHttpError():
-                return endpoint.is_repeatable and error.http_status >= _HTTP_SERVER_ERROR
+                return endpoint.is_retryable and error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR
             case OperatorOversizeError():
                 return False
             case OperatorNetworkError():
-                return endpoint.is_repeatable or not error.may_have_arrived
+                return endpoint.is_retryable or not error.may_have_arrived
         return False
 
     async def post(self, request: OperatorRequest) -> HttpAnswer:
-        """Post once and bring back whatever the answer is, unread; raises OperatorNetworkError if there is none."""
+        """Post once and return the answer, whatever its status.
+
+        Raises:
+            OperatorNetworkError: no complete answer arrived.
+            RuntimeError: the transport is not entered.
+        """
         if self._session is None:
             raise RuntimeError("the transport is not entered: use `async with`")
         try:
@@ -218,7 +223,7 @@ class OperatorTransport:
             ) as response:
                 body = await self._read_body(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            # Not chained: aiohttp's exceptions carry the request's headers, and so the API key.
+            # Not chained: aiohttp's exceptions contain the request's headers, and so the API key.
             raise explain_network_error(error) from None
         headers = response.headers
         content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()

@@ -1,4 +1,4 @@
-"""Synchronous classes, with the names and signatures of the published SDK for Python; safe to share between threads.
+"""Synchronous, thread-safe clients with the names and signatures of the published SDK for Python.
 
 ::
 
@@ -8,8 +8,8 @@
     client.refresh()
     decrypted = client.decrypt_token_into_raw_uid(token, "example.com")
 
-What goes wrong with an operator raises the exceptions of `bidstream_svc.core.errors`; `refresh`
-returns it instead. No repr or exception shows a token, a raw uid, a secret or personal data.
+Failed calls raise the exceptions of `bidstream_svc.core.errors`; only `refresh` returns the failure instead. No repr or
+exception shows a token, a raw uid, a secret or personal data.
 """
 
 from bidstream_svc.core.sharing import EncryptionStatus

@@ -1,7 +1,7 @@
-"""One event loop in one daemon thread, on which all synchronous clients of a process make their calls.
+"""The event loop, in a daemon thread, on which all synchronous clients of a process make their calls.
 
-So the protocol is written once, for asyncio, and any thread may call any client. After a fork the child starts a loop
-of its own, and its clients connect anew: what the parent has open stays the parent's.
+So the protocol is implemented once, for asyncio, and clients are thread-safe. After a fork, the child starts its own
+loop and opens its own connections.
 """
 
 import asyncio
@@ -25,19 +25,19 @@ class _BackgroundLoop:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a coroutine on the loop and wait for it."""
+        """Run a coroutine on the loop and wait for its result."""
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError("a synchronous client was called from inside one of its own callbacks")
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
-        except BaseException:  # Ctrl-C among them: the call must not go on unseen
+        except BaseException:  # such as KeyboardInterrupt: the call must not continue in the background
             future.cancel()
             raise
 
     def start_closing(self, transport: OperatorTransport) -> None:
-        """Close a transport without waiting for it; from any thread, this one's own included."""
+        """Close a transport without waiting. Any thread may call this, also the loop's."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close_transport(transport)))
 
@@ -46,7 +46,7 @@ class _BackgroundLoop:
         await transport.__aexit__(None, None, None)
 
     def stop(self) -> None:
-        """Close everything, so that no warning of an open connection ends a program."""
+        """Close all transports and the loop, so that the program ends without ResourceWarnings."""
         self.run(self._close_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -91,26 +91,26 @@ os.register_at_fork(after_in_child=_forget_loop_of_parent)
 
 
 class Connection:
-    """A transport on the background loop: opened by the first call, closed with its owner. Safe in any thread."""
+    """A transport on the background loop, opened by the first call and closed with its owner. Thread-safe."""
 
     def __init__(self, transport: OperatorTransport) -> None:
         self._transport = transport
         self._finalizer = weakref.finalize(self, _close_unused, transport)
-        self._finalizer.atexit = False  # _stop_loop does that
+        self._finalizer.atexit = False  # _stop_loop closes it
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Run a call that uses the transport, and wait for it."""
+        """Run a call that uses the transport, and wait for its result."""
         loop = _get_loop()
         return loop.run(self._open_and_run(coroutine, loop))
 
     async def _open_and_run(self, coroutine: Coroutine[Any, Any, _T], loop: _BackgroundLoop) -> _T:
-        if not self._transport.is_open:  # no lock: everything here happens in the loop's thread, and this does not wait
+        if not self._transport.is_open:  # no lock: this runs in the loop's thread, and `__aenter__` does not suspend
             await self._transport.__aenter__()
             loop.open_transports.add(self._transport)
         return await coroutine
 
     def close(self) -> None:
-        """Close the connections; the next call opens new ones."""
+        """Close the connections. The next call opens new ones."""
         if self._transport.is_open:
             loop = _get_loop()
             loop.run(loop.close_transport(self._transport))

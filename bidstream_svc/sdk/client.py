@@ -1,4 +1,4 @@
-"""What all synchronous clients have in common."""
+"""The base class of all synchronous clients."""
 
 from types import TracebackType
 from typing import Self, TypedDict
@@ -8,7 +8,7 @@ from bidstream_svc.sdk.background import Connection
 
 
 class ClientOptions(TypedDict, total=False):
-    """Keyword arguments that every client takes; see OperatorClient."""
+    """Keyword arguments of every client; see OperatorClient."""
 
     timeout_s: float
     retry: RetryPolicy | None
@@ -16,20 +16,20 @@ class ClientOptions(TypedDict, total=False):
 
 
 class OperatorClient:
-    """A client of one operator. Any thread may use it; a call blocks its own thread only.
+    """A synchronous, thread-safe client of an operator.
 
-    Connections are opened by the first call and closed by `close`, at the end of a `with`, or with the object.
+    The first call opens connections. `close`, the end of a `with` block, or the end of the object closes them.
 
     Args:
-        base_url: such as `https://prod.euid.eu`; plain http only to a loopback address, unless `allow_insecure`.
+        base_url: such as `https://prod.euid.eu`; plain http only to loopback unless `allow_insecure`.
         auth_key: the API key.
         secret_key: the client secret in base64.
-        timeout_s: for one attempt of a call.
-        retry: how many attempts are made where a repeat is safe, and how far apart; by default four within 30 s.
-        allow_insecure: plain http to any host.
+        timeout_s: limit for one attempt of a call.
+        retry: how calls are retried where that is safe; by default four attempts within 30 s.
+        allow_insecure: allow plain http to any host.
 
     Raises:
-        ConfigurationError: the URL, the key or the secret will not do; the message does not repeat a secret.
+        ConfigurationError: the URL, the key or the secret is not accepted. The message does not contain a secret.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class OperatorClient:
         self._connection = Connection(self._transport)
 
     def __repr__(self) -> str:
-        """Where to, nothing secret."""
+        """Show the base URL only."""
         return f"{type(self).__name__}({self._transport.base_url!r})"
 
     def close(self) -> None:
-        """Close the connections; a later call opens new ones."""
+        """Close the connections. A later call opens new ones."""
         self._connection.close()
 
     def __enter__(self) -> Self:
-        """Nothing is opened yet."""
+        """Return the client. The first call opens connections."""
         return self
 
     def __exit__(

@@ -17,12 +17,12 @@ from bidstream_svc.sdk.times import from_unix_ms
 
 @dataclass(frozen=True, slots=True)
 class DecryptedToken:
-    """What became of a token.
+    """Outcome of a decryption.
 
     Attributes:
-        status: one of the nine; compare with `DecryptionStatus`.
+        status: one of the nine statuses.
         uid: the raw uid on SUCCESS, else None.
-        established: when the user's id was first made (UTC) on SUCCESS, else None.
+        established: when the user's first token was generated (UTC) on SUCCESS, else None.
     """
 
     status: DecryptionStatus
@@ -31,31 +31,36 @@ class DecryptedToken:
 
     @property
     def success(self) -> bool:
-        """Whether there is a `uid`."""
+        """Whether the status is SUCCESS."""
         return self.status is DecryptionStatus.SUCCESS
 
 
 @dataclass(frozen=True, slots=True)
 class EncryptionDataResponse:
-    """What became of a raw uid: a status, and the token as `encrypted_data` on SUCCESS, else None."""
+    """Outcome of an encryption.
+
+    Attributes:
+        status: SUCCESS or the reason of the failure.
+        encrypted_data: the token on SUCCESS, else None.
+    """
 
     status: EncryptionStatus
     encrypted_data: str | None = field(repr=False)
 
     @property
     def success(self) -> bool:
-        """Whether there is `encrypted_data`."""
+        """Whether the status is SUCCESS."""
         return self.status is EncryptionStatus.SUCCESS
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshResponse:
-    """Whether new keys came.
+    """Outcome of a key refresh.
 
     Attributes:
-        success: True if so; if not, the keys from before stay in use.
-        reason: what went wrong, or None.
-        keys: the new keys, or None.
+        success: whether the keys were replaced; if not, the previous keys stay in use.
+        reason: message of the failure, or None on success.
+        keys: the new keys, or None on failure.
     """
 
     success: bool
@@ -67,7 +72,7 @@ class _KeyedClient(OperatorClient):
     _client: AsyncBidstreamClient | AsyncSharingClient
 
     def refresh(self) -> RefreshResponse:
-        """Fetch the latest keys; never raises for what an operator or the network does."""
+        """Fetch the latest keys. A failed call is returned, not raised."""
         try:
             return RefreshResponse(success=True, reason=None, keys=self._connection.run(self._client.refresh()))
         except BidstreamError as error:
@@ -75,7 +80,7 @@ class _KeyedClient(OperatorClient):
 
 
 class BidstreamClient(_KeyedClient):
-    """Decrypts tokens of bid requests: `refresh()` once at the start and then hourly.
+    """Client for bidders. Call `refresh()` at start and then hourly.
 
     Example:
         client = BidstreamClient(EUID_BASE_URL, EUID_API_KEY, EUID_SECRET_KEY)
@@ -88,29 +93,32 @@ class BidstreamClient(_KeyedClient):
         self._client: AsyncBidstreamClient = AsyncBidstreamClient(self._transport)
 
     def decrypt_token_into_raw_uid(self, token: str, domain_name: str | None) -> DecryptedToken:
-        """Decrypt a token; never raises, whatever the token, and never waits.
+        """Decrypt a token. No token raises, and no call is made.
 
         Args:
             token: the advertising token.
-            domain_name: domain of the site or name of the app that the bid request is for, or None.
+            domain_name: domain of the site or bundle id of the app in the bid request, or None.
         """
         return _decrypted(self._client.decrypt(token, domain_name))
 
 
 class SharingClient(_KeyedClient):
-    """Encrypts raw uids for others and decrypts what they sent: `refresh()` once at the start and then hourly."""
+    """Client for sharers. Call `refresh()` at start and then hourly."""
 
     def __init__(self, base_url: str, auth_key: str, secret_key: str, **options: Unpack[ClientOptions]) -> None:
         super().__init__(base_url, auth_key, secret_key, **options)
         self._client: AsyncSharingClient = AsyncSharingClient(self._transport)
 
     def encrypt_raw_uid_into_token(self, uid2: str, keyset_id: int | None = None) -> EncryptionDataResponse:
-        """Encrypt a raw uid for those who may use a key set, by default the caller's own; never raises or waits."""
+        """Encrypt a raw uid for the participants that may use a key set, by default the caller's.
+
+        No raw uid raises, and no call is made.
+        """
         status, token = self._client.encrypt(uid2, keyset_id)
         return EncryptionDataResponse(status, token)
 
     def decrypt_token_into_raw_uid(self, token: str) -> DecryptedToken:
-        """Decrypt a token; never raises, whatever the token, and never waits."""
+        """Decrypt a token. No token raises, and no call is made."""
         return _decrypted(self._client.decrypt(token))
 
 

@@ -1,100 +1,56 @@
-"""A client for advertisers: raw uids for lists of people, the ones before them too, with /v3/identity/map."""
+"""A client for advertisers: raw uids for lists of identities, and the previous ones, with /v3/identity/map."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import Enum
-from typing import Self, Unpack
+from typing import Self
 
 from bidstream_svc import operator
-from bidstream_svc.core.identity import Identity, IdentityKind
+from bidstream_svc.core.identity import IdentityKind
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.operator import IdentityMapV3Result
-from bidstream_svc.sdk.client import ClientOptions, OperatorClient
+from bidstream_svc.sdk.identity_map_base import MapClient, MapInput, MapResponse
 from bidstream_svc.sdk.times import from_unix_ms
 
-_MS_PER_S = 1000
 
-
-class IdentityMapV3Input:
-    """People to map, given in any mixture of ways, in lists of any length. A repr shows how many.
-
-    `with_` methods add to the object and return it, to be chained. Addresses and numbers are hashed here and do not
-    leave the machine; a malformed one raises IdentityError, which is a ValueError. A malformed hash comes back
-    unmapped, as `invalid identifier`.
-
-    Attributes:
-        given: addresses, numbers or hashes, in the order given.
-        identities: what the operator is told for each.
-    """
-
-    def __init__(self) -> None:
-        self.given: list[str] = []
-        self.identities: list[Identity] = []
-
-    def __repr__(self) -> str:
-        """How many."""
-        return f"IdentityMapV3Input({len(self.given)} identities)"
-
-    @classmethod
-    def from_emails(cls, emails: Iterable[str]) -> Self:
-        """The owners of e-mail addresses, in any spelling."""
-        return cls().with_emails(emails)
-
-    @classmethod
-    def from_phones(cls, phones: Iterable[str]) -> Self:
-        """The owners of phone numbers in E.164."""
-        return cls().with_phones(phones)
-
-    @classmethod
-    def from_hashed_emails(cls, hashed_emails: Iterable[str]) -> Self:
-        """The owners of addresses whose normalised spellings have these SHA-256s in base64."""
-        return cls().with_hashed_emails(hashed_emails)
-
-    @classmethod
-    def from_hashed_phones(cls, hashed_phones: Iterable[str]) -> Self:
-        """The owners of numbers in E.164 that have these SHA-256s in base64."""
-        return cls().with_hashed_phones(hashed_phones)
+class IdentityMapV3Input(MapInput):
+    """Identities of any kinds; see MapInput. `with_` methods add to the object and return it, to be chained."""
 
     def with_email(self, email: str) -> Self:
-        """Add the owner of an address."""
-        return self._add([email], Identity.from_email)
+        """Add an e-mail address, normalised or not."""
+        return self.with_emails([email])
 
     def with_emails(self, emails: Iterable[str]) -> Self:
-        """Add the owners of addresses."""
-        return self._add(emails, Identity.from_email)
+        """Add e-mail addresses."""
+        return self._add(emails, IdentityKind.EMAIL)
 
     def with_phone(self, phone: str) -> Self:
-        """Add the owner of a number."""
-        return self._add([phone], Identity.from_phone)
+        """Add a phone number in E.164."""
+        return self.with_phones([phone])
 
     def with_phones(self, phones: Iterable[str]) -> Self:
-        """Add the owners of numbers."""
-        return self._add(phones, Identity.from_phone)
+        """Add phone numbers."""
+        return self._add(phones, IdentityKind.PHONE)
 
     def with_hashed_email(self, hashed_email: str) -> Self:
-        """Add the owner of a hashed address."""
+        """Add the SHA-256, in base64, of a normalised e-mail address."""
         return self.with_hashed_emails([hashed_email])
 
     def with_hashed_emails(self, hashed_emails: Iterable[str]) -> Self:
-        """Add the owners of hashed addresses."""
-        return self._add(hashed_emails, lambda text: Identity(IdentityKind.EMAIL_HASH, text))
+        """Add hashes of e-mail addresses."""
+        return self._add(hashed_emails, IdentityKind.EMAIL_HASH)
 
     def with_hashed_phone(self, hashed_phone: str) -> Self:
-        """Add the owner of a hashed number."""
+        """Add the SHA-256, in base64, of a phone number in E.164."""
         return self.with_hashed_phones([hashed_phone])
 
     def with_hashed_phones(self, hashed_phones: Iterable[str]) -> Self:
-        """Add the owners of hashed numbers."""
-        return self._add(hashed_phones, lambda text: Identity(IdentityKind.PHONE_HASH, text))
-
-    def _add(self, given: Iterable[str], identify: Callable[[str], Identity]) -> Self:
-        for text in given:
-            self.identities.append(identify(text))  # first: it may raise, and then nothing has been added
-            self.given.append(text)
-        return self
+        """Add hashes of phone numbers."""
+        return self._add(hashed_phones, IdentityKind.PHONE_HASH)
 
 
 class MappedIdentityV3:
-    """A raw uid, the one before it, and when to ask again; a repr shows the time only."""
+    """A raw uid, the previous one, and from when it may change; a repr shows the time only."""
 
     def __init__(self, mapped: operator.MappedIdentityV3) -> None:
         self._mapped = mapped
@@ -115,8 +71,8 @@ class MappedIdentityV3:
 
     @property
     def refresh_from(self) -> datetime:
-        """From when on the raw uid may have changed (UTC)."""
-        return from_unix_ms(self._mapped.refresh_from_s * _MS_PER_S)
+        """The time (UTC) from which the raw uid may have changed."""
+        return from_unix_ms(self._mapped.refresh_from_s * MS_PER_S)
 
 
 class UnmappedIdentityReason(Enum):
@@ -139,57 +95,28 @@ class UnmappedIdentityV3:
 
     @property
     def reason(self) -> UnmappedIdentityReason:
-        """The reason, UNKNOWN if the operator gives one that this version does not know."""
+        """The reason; UNKNOWN for one that is not among the members."""
         try:
             return UnmappedIdentityReason(self.raw_reason)
         except ValueError:
             return UnmappedIdentityReason.UNKNOWN
 
 
-class IdentityMapV3Response:
-    """Who was mapped and who was not, by the address, number or hash exactly as it was given.
+class IdentityMapV3Response(MapResponse[MappedIdentityV3, UnmappedIdentityV3]):
+    """What was mapped and what was not; see MapResponse."""
 
-    Attributes:
-        mapped_identities: raw uids.
-        unmapped_identities: reasons.
-    """
-
-    def __init__(self, given: Sequence[str], results: Sequence[IdentityMapV3Result]) -> None:
-        self.mapped_identities: dict[str, MappedIdentityV3] = {}
-        self.unmapped_identities: dict[str, UnmappedIdentityV3] = {}
-        for text, result in zip(given, results, strict=True):
-            if isinstance(result, operator.MappedIdentityV3):
-                self.mapped_identities[text] = MappedIdentityV3(result)
-            else:
-                self.unmapped_identities[text] = UnmappedIdentityV3(result)
-
-    def __repr__(self) -> str:
-        """How many of each."""
-        mapped, unmapped = len(self.mapped_identities), len(self.unmapped_identities)
-        return f"IdentityMapV3Response({mapped} mapped, {unmapped} unmapped)"
-
-    @property
-    def status(self) -> str:
-        """`success`; anything else raises instead."""
-        return "success"
-
-    def is_success(self) -> bool:
-        """True; anything else raises instead."""
-        return True
+    def __init__(self, provided: Sequence[str], results: Sequence[IdentityMapV3Result]) -> None:
+        super().__init__(provided, results, MappedIdentityV3, UnmappedIdentityV3)
 
 
-class IdentityMapV3Client(OperatorClient):
-    """Raw uids with /v3/identity/map; see OperatorClient for what it takes."""
-
-    def __init__(self, base_url: str, api_key: str, client_secret: str, **options: Unpack[ClientOptions]) -> None:
-        super().__init__(base_url, api_key, client_secret, **options)
-        self._client = operator.IdentityMapClient(self._transport)
+class IdentityMapV3Client(MapClient):
+    """Maps identities with /v3/identity/map; see OperatorClient for its arguments."""
 
     def generate_identity_map(self, identity_map_input: IdentityMapV3Input) -> IdentityMapV3Response:
-        """Map people; lists of more than 5,000 are sent in pieces, a few at a time.
+        """Map identities; more than 5,000 are sent in batches, several at a time.
 
         Raises:
-            OperatorError, EnvelopeError: a call failed.
+            OperatorError, EnvelopeError: a request failed; see `bidstream_svc.core.errors`.
         """
         results = self._connection.run(self._client.map_identities_v3(identity_map_input.identities))
-        return IdentityMapV3Response(identity_map_input.given, results)
+        return IdentityMapV3Response(identity_map_input.provided, results)

@@ -1,4 +1,4 @@
-"""A client for publishers: tokens for users, and fresh ones for old ones."""
+"""The client for publishers: generating and refreshing tokens."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -16,14 +16,14 @@ from bidstream_svc.sdk.times import to_unix_ms
 
 
 class TokenGenerateInput:
-    """Whom to generate a token for. Methods without `from_` change the object and return it, to be chained.
+    """The user to generate a token for. Methods without `from_` modify the object and return it, for chaining.
 
-    Addresses and numbers are hashed before they are sent, unless `do_not_hash`; a malformed one raises IdentityError,
-    which is a ValueError, in `generate_token`. A repr shows none of them.
+    Addresses and numbers are hashed before they are sent, unless `do_not_hash` is called. A malformed one raises
+    IdentityError, a ValueError, in `generate_token`. The repr shows neither.
 
     Attributes:
-        tcf_consent_string: to send along, or None.
-        optout_check: whether to ask for no token if the user has opted out.
+        tcf_consent_string: the user's TCF consent string, or None.
+        optout_check: whether to request no token if the user has opted out.
     """
 
     def __init__(
@@ -37,51 +37,51 @@ class TokenGenerateInput:
         self.optout_check = False
 
     def __repr__(self) -> str:
-        """Whether e-mail or phone, no more."""
+        """Show the identity type only."""
         return f"TokenGenerateInput({self._identity_type.name})"
 
     @classmethod
     def from_email(cls, email: str) -> Self:
-        """For the owner of an e-mail address, in any spelling."""
+        """Identify the user by an e-mail address, which is normalised."""
         return cls(IdentityType.EMAIL, email, need_hash=True, already_hashed=False)
 
     @classmethod
     def from_phone(cls, phone: str) -> Self:
-        """For the owner of a phone number in E.164."""
+        """Identify the user by a phone number in E.164 format."""
         return cls(IdentityType.PHONE, phone, need_hash=True, already_hashed=False)
 
     @classmethod
     def from_hashed_email(cls, hashed_email: str) -> Self:
-        """For the owner of an address whose normalised spelling has this SHA-256 in base64."""
+        """Identify the user by the base64 of the SHA-256 of a normalised address."""
         return cls(IdentityType.EMAIL, hashed_email, need_hash=False, already_hashed=True)
 
     @classmethod
     def from_hashed_phone(cls, hashed_phone: str) -> Self:
-        """For the owner of a number in E.164 that has this SHA-256 in base64."""
+        """Identify the user by the base64 of the SHA-256 of a number in E.164 format."""
         return cls(IdentityType.PHONE, hashed_phone, need_hash=False, already_hashed=True)
 
     def with_transparency_and_consent_string(self, tc_string: str) -> Self:
-        """Send the user's TCF consent string along."""
+        """Send the user's TCF consent string."""
         self.tcf_consent_string = tc_string
         return self
 
     def do_not_hash(self) -> Self:
-        """Let the operator hash the address or number, which it sees then."""
+        """Send the address or number itself, for the operator to hash."""
         self._need_hash = False
         return self
 
     def do_not_generate_tokens_for_opted_out(self) -> Self:
-        """Ask for no token if the user has opted out. Apply it always."""
+        """Request no token if the user has opted out. Policy requires this."""
         self.optout_check = True
         return self
 
     def identity(self) -> Identity:
-        """What the operator is told about the user. Raises IdentityError if that is malformed."""
-        of_email, of_phone = self._readers()
-        read = of_email if self._identity_type is IdentityType.EMAIL else of_phone
-        return read(self._email_or_phone)
+        """Return the identity to send. Raises IdentityError if it is malformed."""
+        from_email, from_phone = self._parsers()
+        parse = from_email if self._identity_type is IdentityType.EMAIL else from_phone
+        return parse(self._email_or_phone)
 
-    def _readers(self) -> tuple[Callable[[str], Identity], Callable[[str], Identity]]:
+    def _parsers(self) -> tuple[Callable[[str], Identity], Callable[[str], Identity]]:
         if self._already_hashed:
             return Identity.from_email_hash, Identity.from_phone_hash
         if self._need_hash:
@@ -90,22 +90,22 @@ class TokenGenerateInput:
 
 
 class IdentityTokens:
-    """A user's tokens, to keep in the session. All times are Unix milliseconds; a repr shows them only.
+    """A user's tokens, to store in the session. Times are Unix ms; the repr shows the times only.
 
     Attributes:
-        tokens: the same for the asynchronous clients.
+        tokens: the asynchronous clients' version of this object.
     """
 
     def __init__(self, tokens: AsyncIdentityTokens) -> None:
         self.tokens = tokens
 
     def __repr__(self) -> str:
-        """The times only."""
+        """Show the times only."""
         return repr(self.tokens)
 
     @classmethod
     def from_json_string(cls, json_string: str | None) -> Self | None:
-        """Read what `get_json_string` gave; None for None, or for text that is no such thing."""
+        """Parse the result of `get_json_string`. Returns None for None and for invalid text."""
         if json_string is None:
             return None
         try:
@@ -115,51 +115,51 @@ class IdentityTokens:
 
     @classmethod
     def from_json(cls, json_obj: dict[str, Any]) -> Self:
-        """Read the object that is in the text of `get_json_string`.
+        """Make tokens from the decoded JSON of `get_json_string`.
 
         Raises:
-            OperatorAnswerError: it is no such thing.
+            OperatorAnswerError: `advertising_token` is missing, or a field has the wrong type.
         """
         return cls(AsyncIdentityTokens.from_json(msgspec.json.encode(json_obj)))
 
     def is_refreshable(self, timestamp: datetime | None = None) -> bool:
-        """Whether the refresh token is still good now (or at `timestamp`); if not, forget this identity."""
-        return self.tokens.is_refreshable(_ms(timestamp))
+        """Whether the refresh token is valid now (or at `timestamp`). If not, delete the tokens."""
+        return self.tokens.is_refreshable(_to_ms(timestamp))
 
     def is_due_for_refresh(self, timestamp: datetime | None = None) -> bool:
-        """Whether it is time to refresh now (or at `timestamp`)."""
-        return self.tokens.is_due_for_refresh(_ms(timestamp))
+        """Whether a refresh is due now (or at `timestamp`)."""
+        return self.tokens.is_due_for_refresh(_to_ms(timestamp))
 
     def has_identity_expired(self, timestamp: datetime | None = None) -> bool:
-        """Whether the advertising token is over now (or at `timestamp`)."""
-        return self.tokens.has_identity_expired(_ms(timestamp))
+        """Whether the advertising token has expired now (or at `timestamp`)."""
+        return self.tokens.has_identity_expired(_to_ms(timestamp))
 
     def get_advertising_token(self) -> str:
-        """The token for bid requests."""
+        """Return the token for bid requests."""
         return self.tokens.advertising_token
 
     def get_refresh_token(self) -> str | None:
-        """The token for the operator."""
+        """Return the refresh token, or None if the operator sent none."""
         return self.tokens.refresh_token
 
     def get_refresh_response_key(self) -> str | None:
-        """Base64 of the key that opens the answer to a refresh."""
+        """Return the base64 of the key that decrypts the answer to a refresh, or None."""
         return self.tokens.refresh_response_key
 
     def get_identity_expires(self) -> int | None:
-        """When the advertising token ends, Unix ms."""
+        """Return the expiry of the advertising token in Unix ms, or None."""
         return self.tokens.identity_expires_ms
 
     def get_refresh_expires(self) -> int | None:
-        """When the refresh token ends, Unix ms."""
+        """Return the expiry of the refresh token in Unix ms, or None."""
         return self.tokens.refresh_expires_ms
 
     def get_refresh_from(self) -> int | None:
-        """From when on a refresh is due, Unix ms."""
+        """Return the time from which a refresh is due in Unix ms, or None."""
         return self.tokens.refresh_from_ms
 
     def get_json_string(self) -> str:
-        """The operator's JSON object, for the session or the client side."""
+        """Return the operator's JSON object, for the session or the client side."""
         return self.tokens.json
 
 
@@ -168,7 +168,7 @@ class _TokenResponse:
         self._identity = None if tokens is None else IdentityTokens(tokens)
 
     def __repr__(self) -> str:
-        """The status."""
+        """Show the status only."""
         return f"{type(self).__name__}({self.status})"
 
     @property
@@ -181,30 +181,30 @@ class _TokenResponse:
         return self._identity is not None
 
     def is_optout(self) -> bool:
-        """Whether there are none because the user has opted out."""
+        """Whether the user has opted out, so that there are no tokens."""
         return self._identity is None
 
     def get_identity(self) -> IdentityTokens | None:
-        """The tokens, or None if the user has opted out."""
+        """Return the tokens, or None if the user has opted out."""
         return self._identity
 
     def get_identity_json_string(self) -> str | None:
-        """The tokens as JSON, to keep in the session; None if the user has opted out: remove the old ones."""
+        """Return the tokens as JSON for the session, or None if the user has opted out: then delete the old ones."""
         return None if self._identity is None else self._identity.get_json_string()
 
 
 class TokenGenerateResponse(_TokenResponse):
-    """The answer to `generate_token`."""
+    """Outcome of `generate_token`."""
 
 
 class TokenRefreshResponse(_TokenResponse):
-    """The answer to `refresh_token`."""
+    """Outcome of `refresh_token`."""
 
 
 class Uid2PublisherClient(OperatorClient):
-    """Generates and refreshes tokens; see OperatorClient for what it takes.
+    """Client for publishers; see OperatorClient for the arguments.
 
-    Both methods raise OperatorError or EnvelopeError if the call fails, as drawn in `bidstream_svc.core.errors`.
+    Both methods raise OperatorError or EnvelopeError if the call fails.
     """
 
     def __init__(self, base_url: str, auth_key: str, secret_key: str, **options: Unpack[ClientOptions]) -> None:
@@ -213,18 +213,17 @@ class Uid2PublisherClient(OperatorClient):
 
     def generate_token(self, token_generate_input: TokenGenerateInput) -> TokenGenerateResponse:
         """Generate tokens for a user. Raises IdentityError, a ValueError, if the address or number is malformed."""
-        wanted = token_generate_input
-        generating = self._client.generate_token(
-            wanted.identity(),
-            tcf_consent_string=wanted.tcf_consent_string,
-            optout_check=wanted.optout_check,
+        call = self._client.generate_token(
+            token_generate_input.identity(),
+            tcf_consent_string=token_generate_input.tcf_consent_string,
+            optout_check=token_generate_input.optout_check,
         )
-        return TokenGenerateResponse(self._connection.run(generating))
+        return TokenGenerateResponse(self._connection.run(call))
 
     def refresh_token(self, current_identity: IdentityTokens) -> TokenRefreshResponse:
-        """Exchange tokens for fresh ones."""
+        """Refresh a user's tokens."""
         return TokenRefreshResponse(self._connection.run(self._client.refresh_token(current_identity.tokens)))
 
 
-def _ms(timestamp: datetime | None) -> int:
+def _to_ms(timestamp: datetime | None) -> int:
     return wall_clock_ms() if timestamp is None else to_unix_ms(timestamp)

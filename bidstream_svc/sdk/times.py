@@ -1,4 +1,4 @@
-"""Unix milliseconds and UTC datetimes, exactly."""
+"""Exact conversion between Unix milliseconds and UTC datetimes."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,12 +9,12 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 
 
 def to_unix_ms(time: datetime) -> int:
-    """Whole milliseconds since 1970; a naive `time` is local."""
+    """Convert a datetime to Unix milliseconds, rounded down. A naive one is local time."""
     return (time.astimezone(UTC) - _EPOCH) // _MS
 
 
 def from_unix_ms(time_ms: int) -> datetime:
-    """The moment in UTC. What lies beyond the years 1 to 9999 becomes the first or last moment that there is."""
+    """Convert Unix milliseconds to a UTC datetime, clamped to the years 1 to 9999."""
     try:
         return _EPOCH + time_ms * _MS
     except OverflowError:

@@ -1,21 +1,29 @@
 """The admin plane: health, information and metrics; never a token, a uid or a secret."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from http import HTTPStatus
 from importlib.resources import files
 
 import orjson
 from aiohttp import web
-from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from bidstream_svc._version import __version__
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.server.aiohttp_guest import SERVER, GuestServer
+from bidstream_svc.server.answers import Answer, error_answer
+from bidstream_svc.server.connections import Connections, HostedConnection
+from bidstream_svc.server.hosts import HostCheck
+from bidstream_svc.server.media_type import JSON
 
-_MS_PER_S = 1000
+_METHODS = ("GET", "HEAD")
 
 
 @dataclass(slots=True)
@@ -60,69 +68,103 @@ class Health:
         }
 
 
-def build_admin_app(health: Health, registry: CollectorRegistry) -> web.Application:
-    """The admin plane's application."""
-    description = files("bidstream_svc").joinpath("openapi.yaml").read_bytes()
+class AdminPlane:
+    """Answers GET and HEAD requests for PAGES.
 
-    async def livez(_request: web.Request) -> web.Response:
-        return _json(200, {"status": "ok", "reason": "the event loop turns"})
+    Args:
+        health: what the health pages look at.
+        registry: what `/metrics` shows.
+        connections: those of the admin plane.
+    """
 
-    async def startupz(_request: web.Request) -> web.Response:
-        return _health(health.not_started(), "keys have been loaded")
+    def __init__(self, health: Health, registry: CollectorRegistry, connections: Connections) -> None:
+        self.health = health
+        self.registry = registry
+        self._connections = connections
+        self._server = GuestServer(self._answer, _respond, lingering_s=connections.limits.request_timeout_s)
 
-    async def readyz(_request: web.Request) -> web.Response:
-        return _health(health.not_ready(), "keys are good")
+    def connect(self, hosts: HostCheck) -> HostedConnection:
+        """A connection of a listener."""
+        return self._server.connect(self._connections, hosts)
 
-    async def info(_request: web.Request) -> web.Response:
-        return _json(200, health.info())
+    async def close(self) -> None:
+        """Cancel the requests under way."""
+        await self._server.shutdown(0)
 
-    async def metrics(request: web.Request) -> web.Response:
-        try:
-            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        except (ValueError, TypeError):  # a version in it is no version
-            encode, content_type = choose_encoder("")
-        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
-
-    async def openapi(_request: web.Request) -> web.Response:
-        return web.Response(body=description, content_type="application/yaml")
-
-    app = web.Application(middlewares=[_errors_as_json])
-    app.on_response_prepare.append(_name_server)
-    app.router.add_get("/livez", livez)
-    app.router.add_get("/startupz", startupz)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/info", info)
-    app.router.add_get("/metrics", metrics)
-    app.router.add_get("/openapi.yaml", openapi)
-    return app
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        page = PAGES.get(request.path)
+        if page is None:
+            return _error(HTTPStatus.NOT_FOUND)
+        if request.method not in _METHODS:
+            response = _error(HTTPStatus.METHOD_NOT_ALLOWED)
+            response.headers["Allow"] = ",".join(_METHODS)
+            return response
+        return page(self, request)
 
 
-async def _name_server(_request: web.Request, response: web.StreamResponse) -> None:
-    # Otherwise aiohttp names its own version and Python's.
-    response.headers["Server"] = "bidstream-svc"
+def _livez(_plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
+    return _json(200, {"status": "ok", "reason": "the event loop turns"})
 
 
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+def _startupz(plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
+    return _describe_health(plane.health.not_started(), "keys have been loaded")
+
+
+def _readyz(plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
+    return _describe_health(plane.health.not_ready(), "keys are good")
+
+
+def _info(plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
+    return _json(200, plane.health.info())
+
+
+def _metrics(plane: AdminPlane, request: web.BaseRequest) -> web.Response:
     try:
-        return await handler(request)
-    except web.HTTPException as error:
-        answer = _json(
-            error.status, {"error": {"code": error.reason.lower().replace(" ", "_"), "message": error.reason}}
-        )
-        if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
-        return answer
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    except (ValueError, TypeError):  # a malformed version
+        encode, content_type = choose_encoder("")
+    return web.Response(body=encode(plane.registry), headers={**SERVER, "Content-Type": content_type})
 
 
-def _health(problem: str | None, good: str) -> web.Response:
+def _openapi(_plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
+    return _response(200, _read_description(), "application/yaml")
+
+
+PAGES: dict[str, Callable[[AdminPlane, web.BaseRequest], web.Response]] = {
+    "/livez": _livez,
+    "/startupz": _startupz,
+    "/readyz": _readyz,
+    "/info": _info,
+    "/metrics": _metrics,
+    "/openapi.yaml": _openapi,
+}
+
+
+@cache
+def _read_description() -> bytes:
+    return files("bidstream_svc").joinpath("openapi.yaml").read_bytes()
+
+
+def _describe_health(problem: str | None, good: str) -> web.Response:
     if problem is None:
         return _json(200, {"status": "ok", "reason": good})
     return _json(503, {"status": "unavailable", "reason": problem})
 
 
+def _error(status: HTTPStatus) -> web.Response:
+    return _respond(error_answer(status, status.phrase.lower().replace(" ", "_"), status.phrase))
+
+
+def _respond(answer: Answer) -> web.Response:
+    return _response(*answer, JSON)
+
+
 def _json(status: int, body: dict[str, object]) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(body), content_type="application/json")
+    return _response(status, orjson.dumps(body), JSON)
+
+
+def _response(status: int, body: bytes, content_type: str) -> web.Response:
+    return web.Response(status=status, body=body, content_type=content_type, headers=SERVER)
 
 
 def _describe_keys(snapshot: KeySnapshot | None, *, is_from_cache: bool) -> dict[str, object] | None:
@@ -139,4 +181,4 @@ def _describe_keys(snapshot: KeySnapshot | None, *, is_from_cache: bool) -> dict
 
 def _iso(time_ms: int | None) -> str | None:
     """ISO 8601 in UTC, to the second."""
-    return None if time_ms is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time_ms / _MS_PER_S))
+    return None if time_ms is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time_ms / MS_PER_S))

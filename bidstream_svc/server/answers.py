@@ -1,5 +1,6 @@
 """The bodies of HTTP answers: verdicts and errors as JSON, made once where they never differ."""
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import msgspec
@@ -38,6 +39,24 @@ def batch_body(verdict_bodies: list[bytes]) -> bytes:
     return b'{"results":[' + b",".join(verdict_bodies) + b"]}"
 
 
+class _Verdict(msgspec.Struct):
+    status: str
+
+
+class _Verdicts(msgspec.Struct):
+    results: list[_Verdict]
+
+
+def statuses_in_answer(body: bytes) -> list[str]:
+    """The status in what `verdict_body` made."""
+    return [msgspec.json.decode(body, type=_Verdict).status]
+
+
+def statuses_in_batch(body: bytes) -> list[str]:
+    """The statuses in what `batch_body` made."""
+    return [verdict.status for verdict in msgspec.json.decode(body, type=_Verdicts).results]
+
+
 def error_answer(http_status: int, code: str, message: str) -> Answer:
     """An answer to a request that is not a decryption problem but a bad request."""
     return http_status, orjson.dumps({"error": {"code": code, "message": message}})
@@ -46,6 +65,11 @@ def error_answer(http_status: int, code: str, message: str) -> Answer:
 def too_large(limit_bytes: int) -> Answer:
     """413 for a body above a route's limit."""
     return error_answer(413, "too_large", f"the body may have {limit_bytes} bytes")
+
+
+def not_found(paths: Iterable[str]) -> Answer:
+    """404; names the paths that exist."""
+    return error_answer(404, "not_found", "there are " + " and ".join(f"POST {path}" for path in paths))
 
 
 UNAUTHORIZED = error_answer(401, "unauthorized", "a valid `Authorization: Bearer` header is required")
@@ -61,4 +85,3 @@ METHOD_NOT_ALLOWED = error_answer(405, "method_not_allowed", "only POST is allow
 UNKNOWN_HOST = error_answer(
     400, "invalid_request", "the Host header names another host; BIDSTREAM_ALLOWED_HOSTS can allow it"
 )
-NOT_FOUND = error_answer(404, "not_found", "there are POST /decrypt and POST /decrypt/batch")

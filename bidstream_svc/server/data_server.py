@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Self
@@ -11,18 +11,21 @@ from bidstream_svc.addresses import UnixAddress
 from bidstream_svc.config import Settings
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
+from bidstream_svc.server.acceptor import Acceptor
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.data_plane import ConnectionLimits, DataPlane
-from bidstream_svc.server.handler import DecryptHandler
+from bidstream_svc.server.connections import ConnectionLimits, Connections
+from bidstream_svc.server.data_plane import DataPlane
+from bidstream_svc.server.fastpath import FastPath
+from bidstream_svc.server.handlers import TokenJudge
 from bidstream_svc.server.hosts import HostCheck
-from bidstream_svc.server.lane import Lane
-from bidstream_svc.server.listeners import BACKLOG, Listener, make_tls_context
+from bidstream_svc.server.refusal import Refusals
+from bidstream_svc.server.routes import OTHER_LABEL, ROUTES, Route
+from bidstream_svc.server.sockets import Listener, make_tls_context
 from bidstream_svc.tracing import Tracer
 
 _log = get_logger(__name__)
 
-_DRAIN_POLL_S = 0.02
-# How long after SIGTERM new connections are still taken: whoever routes traffic needs a moment to notice.
+# How long after SIGTERM new connections are still taken: whatever routes traffic needs a moment to notice.
 FAREWELL_S = 0.5
 
 
@@ -31,8 +34,10 @@ class DataServer:
 
     Args:
         listeners: listening sockets; they are closed at the end, but a Unix socket's file stays.
+        judge: judges the tokens of requests.
         tracer: makes spans of the requests that are sampled.
-        has_lane: False leaves every request to aiohttp; to compare the two, not for production.
+        has_fast_path: False leaves every request to aiohttp; to compare the two, not for production.
+        routes: where requests may go.
 
     Raises:
         ConfigurationError: the bearer token's file cannot be read.
@@ -42,22 +47,25 @@ class DataServer:
         self,
         settings: Settings,
         listeners: Sequence[Listener],
-        handler: DecryptHandler,
+        judge: TokenJudge,
         metrics: MetricCells,
         *,
         tracer: Tracer | None = None,
-        has_lane: bool = True,
+        has_fast_path: bool = True,
+        routes: Iterable[Route] = ROUTES,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
-        self._handler = handler
+        self._judge = judge
         self._metrics = metrics
         self._tracer = tracer
-        self._has_lane = has_lane
+        self._has_fast_path = has_fast_path
+        self._routes = tuple(routes)
         self._bearer = None if settings.auth_token_file is None else BearerToken(settings.auth_token_file)
+        self._connections: Connections
         self._plane: DataPlane
-        self._lane: Lane | None = None
-        self._servers: list[asyncio.Server] = []
+        self._fast_path: FastPath | None = None
+        self._acceptors: list[Acceptor] = []
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -71,22 +79,25 @@ class DataServer:
         if settings.tls_cert is not None and settings.tls_key is not None:
             tls = make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
         limits = ConnectionLimits(settings.max_connections, settings.idle_timeout, settings.request_timeout)
-        self._plane = DataPlane(self._handler, self._metrics, limits, self._bearer, tracer=self._tracer)
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._plane.shutdown, 0)
-            stack.callback(self._plane.close_refused)
-            if self._has_lane:
-                self._lane = Lane(self._plane, self._handler, self._metrics)
-                stack.callback(self._lane.close)
-            loop = asyncio.get_running_loop()
+            self._connections = Connections(limits, self._metrics)
+            self._plane = DataPlane(
+                self._connections, self._routes, self._judge, self._metrics, bearer=self._bearer, tracer=self._tracer
+            )
+            stack.push_async_callback(self._plane.close)
+            stack.callback(self._connections.close)
+            if self._has_fast_path:
+                self._fast_path = self._make_fast_path()
+                stack.callback(self._fast_path.close)
+            refusals = Refusals(lambda answer: self._metrics.count_request(OTHER_LABEL, answer[0]))
+            stack.callback(refusals.close)
             for listener in self._listeners:
                 hosts = HostCheck(listener.address, settings.allowed_hosts)
-                make_protocol = partial((self._lane or self._plane).connect, hosts)
-                # Not create_unix_server, which from Python 3.13 on removes the file even of a socket that others use.
+                connect = partial((self._fast_path or self._plane).connect, hosts)
                 of_listener = None if isinstance(listener.address, UnixAddress) else tls
-                server = await loop.create_server(make_protocol, sock=listener.socket, ssl=of_listener, backlog=BACKLOG)
-                stack.callback(server.close)
-                self._servers.append(server)
+                acceptor = Acceptor(listener.socket, self._connections, connect, refusals, of_listener)
+                stack.callback(acceptor.close)
+                self._acceptors.append(acceptor)
             self._closing = stack.pop_all()
         return self
 
@@ -96,23 +107,35 @@ class DataServer:
 
     def reload_bearer(self) -> None:
         """Read the bearer token's file again, if there is one and it has changed."""
-        if self._bearer is not None and self._bearer.reload() and self._lane is not None:
-            self._lane.forget_heads()
+        if self._bearer is not None and self._bearer.reload() and self._fast_path is not None:
+            self._fast_path.forget_heads()
 
     async def drain(self) -> None:
         """Make each answer the last of its connection, then take no new connections, then wait for the rest."""
         timeout_s = self._settings.drain_timeout
-        deadline_s = time.monotonic() + timeout_s
+        started_s = time.monotonic()
         self._plane.is_draining = True
-        if self._lane is not None:
-            self._lane.drain()
+        if self._fast_path is not None:
+            self._fast_path.drain()
         await asyncio.sleep(min(FAREWELL_S, timeout_s))
-        for server in self._servers:
-            server.close()
-        self._plane.close_idle()
-        if self._lane is not None:
-            self._lane.close_idle()
-        while self._plane.open_connections and time.monotonic() < deadline_s:  # noqa: ASYNC110 - nobody announces the last
-            await asyncio.sleep(_DRAIN_POLL_S)
-        if self._plane.open_connections:
-            _log.warning("drain timed out", connections=self._plane.open_connections)
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        if self._fast_path is not None:
+            self._fast_path.answer_now()
+        self._connections.close_idle()
+        try:
+            async with asyncio.timeout(timeout_s - (time.monotonic() - started_s)):
+                await self._connections.wait_empty()
+        except TimeoutError:
+            _log.warning("drain timed out", connections=len(self._connections))
+
+    def _make_fast_path(self) -> FastPath:
+        return FastPath(
+            self._connections,
+            self._routes,
+            self._judge,
+            self._metrics,
+            bearer=self._bearer,
+            host=self._plane.connect,
+            is_traced=self._tracer is not None,
+        )

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, Self
 
 import uvloop
-from aiohttp import web
 
 from bidstream_svc._version import __version__, is_compiled
 from bidstream_svc.addresses import BoundAddress
@@ -23,19 +22,24 @@ from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells, build_registry
-from bidstream_svc.metrics.cells import EVENT_LOOP_LAG_NS
+from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, EVENT_LOOP_LAG_NS
 from bidstream_svc.operator.from_settings import credentials_reader, make_transport
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
-from bidstream_svc.server.admin_plane import Health, build_admin_app
+from bidstream_svc.server.acceptor import Acceptor
+from bidstream_svc.server.admin_plane import AdminPlane, Health
+from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_server import DataServer
-from bidstream_svc.server.handler import DecryptHandler
-from bidstream_svc.server.listeners import Listeners
+from bidstream_svc.server.handlers import TokenJudge
+from bidstream_svc.server.hosts import HostCheck
+from bidstream_svc.server.refusal import Refusals
+from bidstream_svc.server.sockets import Listeners
 from bidstream_svc.tracing import Tracer
 
 _log = get_logger(__name__)
 
 _HEARTBEAT_S = 0.5
+_MAX_ADMIN_CONNECTIONS = 256
 _POLL_S = 0.02
 
 
@@ -43,7 +47,7 @@ class Service:
     """The sidecar in one process; an asynchronous context manager that serves while entered.
 
     Args:
-        has_lane: see DataServer.
+        has_fast_path: see DataServer.
         key_patience_s: how long to wait for keys before the first connection of the data plane is taken.
 
     Raises:
@@ -56,7 +60,7 @@ class Service:
         listeners: Listeners,
         metrics: MetricCells,
         *,
-        has_lane: bool = True,
+        has_fast_path: bool = True,
         key_patience_s: float = 0.0,
     ) -> None:
         self._settings = settings
@@ -66,10 +70,10 @@ class Service:
         self._store = KeyStore()
         self._health = Health(self._store)
         self._refresh = RefreshThread(self._open_refresher)
-        handler = DecryptHandler(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
+        judge = TokenJudge(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
         self._tracer = None if settings.otlp_endpoint is None else Tracer(settings.otlp_endpoint)
         self._data_server = DataServer(
-            settings, listeners.data, handler, metrics, tracer=self._tracer, has_lane=has_lane
+            settings, listeners.data, judge, metrics, tracer=self._tracer, has_fast_path=has_fast_path
         )
         self._closing = AsyncExitStack()
 
@@ -83,7 +87,7 @@ class Service:
             if self._tracer is not None:
                 stack.callback(self._tracer.close)
             load_public_suffixes()
-            await self._serve_admin_plane(stack)
+            self._serve_admin_plane(stack)
             self._refresh.start()
             stack.callback(self._refresh.stop)
             with suppress(TimeoutError):
@@ -129,13 +133,18 @@ class Service:
         self._health.is_draining = True
         await self._data_server.drain()
 
-    async def _serve_admin_plane(self, stack: AsyncExitStack) -> None:
-        app = build_admin_app(self._health, build_registry(self._metrics))
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
+    def _serve_admin_plane(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        limits = ConnectionLimits(_MAX_ADMIN_CONNECTIONS, settings.idle_timeout, settings.request_timeout)
+        connections = Connections(limits, self._metrics, gauge=ADMIN_CONNECTIONS)
+        plane = AdminPlane(self._health, build_registry(self._metrics), connections)
+        stack.push_async_callback(plane.close)
+        stack.callback(connections.close)
+        refusals = Refusals(lambda _answer: None)
+        stack.callback(refusals.close)
         for listener in self._listeners.admin:
-            await web.SockSite(runner, listener.socket).start()
+            connect = partial(plane.connect, HostCheck(listener.address, settings.allowed_hosts))
+            stack.callback(Acceptor(listener.socket, connections, connect, refusals).close)
 
     @asynccontextmanager
     async def _open_refresher(self) -> AsyncIterator[KeyRefresher]:

@@ -14,8 +14,9 @@ from bidstream_svc.core.domains import load_public_suffixes
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import WORKER_RESTARTS
 from bidstream_svc.server.data_server import FAREWELL_S
-from bidstream_svc.server.listeners import Listeners, open_listeners_each
+from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import run, serve
+from bidstream_svc.server.sockets import Listeners, open_listeners_each
 from bidstream_svc.server.supervisor import Supervisor
 
 # What a worker needs beyond its own drain time-out to end.
@@ -32,7 +33,7 @@ def serve_all(settings: Settings) -> None:
         WorkersError: workers died again and again.
     """
     listeners = open_listeners_each(settings, settings.workers)
-    metrics = MetricCells(settings.workers)
+    metrics = MetricCells(labels_of(ROUTES), settings.workers)
 
     def work(worker: int) -> None:
         metrics.take_row(worker)

@@ -9,25 +9,25 @@ import java.util.concurrent.*;
 import java.util.regex.*;
 import java.util.stream.IntStream;
 
-/** How a bidder in Java asks the sidecar; README.md says what matters and why.
+/** A bidder's client of the sidecar in Java; README.md explains it.
  * {@code java Bidder ADDRESS [TIMEOUT_MS [IDLE_MS]]}
- * Needs JDK 17, and no library. It speaks HTTP on channels, because java.net.http knows no Unix sockets. */
+ * Needs JDK 17 and no library. It implements HTTP on channels, because java.net.http does not support Unix sockets. */
 public final class Bidder {
-    /** What the sidecar says of one token; a uid, else null, only with SUCCESS. */
+    /** The sidecar's answer for one token; uid is null unless the status is SUCCESS. */
     record Verdict(String status, String uid) {}
 
-    /** One for the whole process: it holds the pool of connections. Any number of threads may use it at once. */
+    /** Holds the pool of connections. Use one per process; it is safe for concurrent use. */
     static final class SidecarClient {
-        // These values never hold an escape; use the JSON library that the bidder has for anything more.
+        // These values never contain escapes. For anything more, use the bidder's JSON library.
         private static final Pattern FIELD = Pattern.compile("\"(status|uid)\"\\s*:\\s*(?:\"([^\"\\\\]*)\"|null)");
         private static final Pattern TO_ESCAPE = Pattern.compile("[\"\\\\\\x00-\\x1f]");
-        private final BlockingDeque<Connection> pool = new LinkedBlockingDeque<>(64); // the last used comes first
+        private final BlockingDeque<Connection> pool = new LinkedBlockingDeque<>(64); // most recently used first
         private final ScheduledExecutorService timer = Executors.newSingleThreadScheduledExecutor();
         private final SocketAddress address;
         private final String host;
         private final long timeoutNanos, idleNanos;
 
-        /** Takes http://HOST:PORT or unix:/PATH. */
+        /** Makes a client for http://HOST:PORT or unix:/PATH. */
         SidecarClient(String address, long timeoutMs, long idleMs) {
             URI uri = URI.create(address);
             boolean isUnix = "unix".equals(uri.getScheme());
@@ -38,9 +38,9 @@ public final class Bidder {
             this.idleNanos = idleMs * 1_000_000;
         }
 
-        /** Verdicts for the tokens of one bid request, in their order; never throws, and never takes long. */
+        /** Returns the verdicts for a bid request's tokens, in order. Never throws, and returns within the timeout. */
         List<Verdict> decrypt(String domain, List<String> tokens) {
-            long deadline = System.nanoTime() + timeoutNanos; // for connect, both tries and the answer's body
+            long deadline = System.nanoTime() + timeoutNanos; // covers connecting, both attempts and the response body
             List<String> requests = tokens.stream()
                     .map(token -> "{\"token\":" + quoted(token) + ",\"domain\":" + quoted(domain) + "}").toList();
             try {
@@ -52,8 +52,8 @@ public final class Bidder {
                 }
                 return IntStream.range(0, tokens.size())
                         .mapToObj(i -> new Verdict(statuses.get(i), uids.get(i))).toList();
-            } catch (IOException | RuntimeException e) { // count by reason where there is traffic
-                System.err.println("no verdict: " + (System.nanoTime() < deadline ? e.getMessage() : "time-out"));
+            } catch (IOException | RuntimeException e) { // with real traffic, count by reason
+                System.err.println("no verdict: " + (System.nanoTime() < deadline ? e.getMessage() : "timeout"));
                 return Collections.nCopies(tokens.size(), new Verdict("NO_VERDICT", null));
             }
         }
@@ -70,13 +70,13 @@ public final class Bidder {
                 if (pooled != null) return exchange(pooled, request, deadline);
             } catch (IOException e) {
                 if (System.nanoTime() >= deadline) throw e;
-                // Closed by the sidecar while idle. A request may be repeated: it always gets the same answer.
+                // The sidecar closed the idle connection. Retrying is safe: the answer is the same.
             }
             return exchange(new Connection(address), request, deadline);
         }
 
         private String exchange(Connection connection, byte[] request, long deadline) throws IOException {
-            // Closing a channel ends the call that blocks on it, and a late answer cannot be taken for the next one.
+            // Closing the channel unblocks the call on it, and a late answer cannot be read as the next one.
             Callable<Void> end = () -> { connection.channel.close(); return null; };
             Future<?> alarm = timer.schedule(end, deadline - System.nanoTime(), TimeUnit.NANOSECONDS);
             boolean isKept = false;
@@ -106,7 +106,7 @@ public final class Bidder {
             boolean isUnix = address instanceof UnixDomainSocketAddress;
             channel = isUnix ? SocketChannel.open(StandardProtocolFamily.UNIX) : SocketChannel.open();
             if (!isUnix) channel.setOption(StandardSocketOptions.TCP_NODELAY, true);
-            in = new BufferedReader(Channels.newReader(channel, ISO_8859_1)); // a char is a byte; answers are ASCII
+            in = new BufferedReader(Channels.newReader(channel, ISO_8859_1)); // one char per byte; answers are ASCII
         }
 
         String ask(SocketAddress address, byte[] request) throws IOException {
@@ -147,6 +147,6 @@ public final class Bidder {
                 System.out.println(verdict.status + " " + (verdict.uid == null ? "-" : verdict.uid));
             }
         }
-        System.exit(0); // the timer's thread would wait for more
+        System.exit(0); // the timer's thread would keep the process running
     }
 }

@@ -1,8 +1,8 @@
-// How a bidder in C++ asks the sidecar; README.md says what matters and why.
+// A bidder's client of the sidecar in C++; README.md explains it.
 //
 //     bidder-cpp ADDRESS [TIMEOUT_MS [IDLE_MS]]
 //
-// Needs C++17 and POSIX sockets, and no library.
+// Needs C++17, POSIX sockets and no library.
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -21,9 +21,9 @@
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds, std::string;
 
-struct Verdict { string status, uid; };  // what the sidecar says of one token; a uid, else "", only with SUCCESS
+struct Verdict { string status, uid; };  // the sidecar's answer for one token; no uid unless the status is SUCCESS
 
-// One for each thread that bids, for as long as it lives: it holds the thread's connection.
+// Holds one connection. Use one per thread that bids, for the life of the thread.
 class SidecarClient {
  public:
   SidecarClient(const string& address, milliseconds timeout, milliseconds idle) : timeout_(timeout), idle_(idle) {
@@ -36,7 +36,7 @@ class SidecarClient {
     host_ = address.substr(address.find("//") + 2);
     const auto colon = host_.rfind(':');
     const bool brackets = host_[0] == '[';
-    addrinfo* found = nullptr;  // asked for once: a name server does not keep deadlines
+    addrinfo* found = nullptr;  // resolved once: a lookup has no deadline
     if (getaddrinfo(host_.substr(brackets, colon - 2 * brackets).c_str(), &host_[colon + 1], nullptr, &found) != 0) {
       throw std::invalid_argument("no such address: " + address);
     }
@@ -47,7 +47,7 @@ class SidecarClient {
   SidecarClient(const SidecarClient&) = delete;
   SidecarClient& operator=(const SidecarClient&) = delete;
 
-  // Verdicts for the tokens of one bid request, in their order; never throws, and never takes long.
+  // Returns the verdicts for a bid request's tokens, in order. Never throws, and returns within the timeout.
   std::vector<Verdict> decrypt(const string& domain, const std::vector<string>& tokens) {
     string body;
     for (const auto& token : tokens) {
@@ -62,8 +62,8 @@ class SidecarClient {
       for (std::size_t i = 0; i < tokens.size(); ++i) verdicts.push_back({statuses.at(i), uids.at(i)});
       return verdicts;
     } catch (const std::exception& error) {
-      disconnect();  // a late answer must not be taken for the next one
-      std::cerr << "no verdict: " << error.what() << std::endl;  // count by reason where there is traffic
+      disconnect();  // a late answer must not be read as the next one
+      std::cerr << "no verdict: " << error.what() << std::endl;  // with real traffic, count by reason
       return {tokens.size(), Verdict{"NO_VERDICT", ""}};
     }
   }
@@ -72,23 +72,23 @@ class SidecarClient {
   struct Disconnected : std::runtime_error { using std::runtime_error::runtime_error; };
 
   string post(const string& path, const string& json) {
-    deadline_ = Clock::now() + timeout_;  // for connect, both tries and the answer's body
+    deadline_ = Clock::now() + timeout_;  // covers connecting, both attempts and the response body
     const string request = "POST " + path + " HTTP/1.1\r\nHost: " + host_ + "\r\nContent-Type: application/json" +
                            "\r\nContent-Length: " + std::to_string(json.size()) + "\r\n\r\n" + json;
     if (socket_ >= 0 && Clock::now() - last_used_ < idle_) {
       try {
         return ask(request);
       } catch (const Disconnected&) {
-        // Closed by the sidecar while idle. A request may be repeated: it always gets the same answer.
+        // The sidecar closed the idle connection. Retrying is safe: the answer is the same.
       }
     }
     disconnect();
     socket_ = socket(address_.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     const int on = 1;
-    setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // a Unix socket refuses, and needs none
+    setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // fails on a Unix socket, which does not need it
     const int done = connect(socket_, reinterpret_cast<sockaddr*>(&address_), length_);
     if (done < 0 && errno != EINPROGRESS) throw std::system_error(errno, std::generic_category());
-    if (done < 0) wait(POLLOUT);  // what came of it shows when something is sent
+    if (done < 0) wait(POLLOUT);  // a failed connect is reported by the first send
     return ask(request);
   }
 
@@ -128,7 +128,7 @@ class SidecarClient {
   void wait(short event) const {
     pollfd ready{socket_, event, 0};
     const auto left = std::chrono::ceil<milliseconds>(deadline_ - Clock::now()).count();
-    if (left <= 0 || poll(&ready, 1, left) == 0) throw std::runtime_error("time-out");
+    if (left <= 0 || poll(&ready, 1, left) == 0) throw std::runtime_error("timeout");
   }
 
   void disconnect() {
@@ -146,7 +146,7 @@ class SidecarClient {
     return json + '"';
   }
 
-  // What a field holds each time; never an escape. Use the JSON library that the bidder has for anything more.
+  // The values of a field, which never contain escapes. For anything more, use the bidder's JSON library.
   static std::vector<string> values(const string& json, const string& field) {
     std::vector<string> values;
     for (std::size_t at = 0; (at = json.find(field, at)) != string::npos;) {
@@ -164,7 +164,7 @@ class SidecarClient {
   Clock::time_point last_used_, deadline_;
 };
 
-// Takes bid requests from stdin, a line each: domain or nothing, then tokens, with tabs between them.
+// Reads bid requests from stdin, one a line: the domain or nothing, then tokens, separated by tabs.
 int main(int argc, char** argv) {
   const milliseconds timeout(argc > 2 ? atoi(argv[2]) : 5), idle(argc > 3 ? atoi(argv[3]) : 60'000);
   SidecarClient client(argv[1], timeout, idle);

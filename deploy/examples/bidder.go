@@ -1,8 +1,8 @@
-// How a bidder in Go asks the sidecar; README.md says what matters and why.
+// A bidder's client of the sidecar in Go; README.md explains it.
 //
 //	bidder-go ADDRESS [TIMEOUT_MS [IDLE_MS]]
 //
-// Needs Go 1.19, and nothing beside the standard library.
+// Needs Go 1.19 and only the standard library.
 package main
 
 import (
@@ -24,30 +24,30 @@ import (
 
 const maxConnections = 64
 
-// Request is one token, and the site's domain or the app's bundle id.
+// Request is one token with the site's domain or the app's bundle id.
 type Request struct {
 	Token  string `json:"token"`
 	Domain string `json:"domain,omitempty"`
 }
 
-// Verdict is what the sidecar says of one token; a UID only with SUCCESS.
+// Verdict is the sidecar's answer for one token. UID is empty unless Status is SUCCESS.
 type Verdict struct {
 	Status string `json:"status"`
 	UID    string `json:"uid"`
 }
 
-// Client is one for the whole process: it holds the pool of connections. Any number of goroutines may use it at once.
+// Client holds the pool of connections. Use one per process; it is safe for concurrent use.
 type Client struct {
 	http    *http.Client
 	baseURL string
 	timeout time.Duration
 }
 
-// NewClient takes http://HOST:PORT or unix:/PATH.
+// NewClient makes a client for http://HOST:PORT or unix:/PATH.
 func NewClient(address string, timeout, idle time.Duration) *Client {
 	transport := &http.Transport{
 		MaxConnsPerHost:     maxConnections,
-		MaxIdleConnsPerHost: maxConnections, // the default of 2 would open and close connections under load
+		MaxIdleConnsPerHost: maxConnections, // with the default of 2, load would open and close connections
 		IdleConnTimeout:     idle,
 		DisableCompression:  true,
 	}
@@ -61,7 +61,7 @@ func NewClient(address string, timeout, idle time.Duration) *Client {
 	return &Client{&http.Client{Transport: transport}, baseURL, timeout}
 }
 
-// Decrypt gives verdicts for the tokens of one bid request, in their order; it never fails, and never takes long.
+// Decrypt returns the verdicts for a bid request's tokens, in order. It never fails and returns within the timeout.
 func (c *Client) Decrypt(ctx context.Context, domain string, tokens []string) []Verdict {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -69,7 +69,7 @@ func (c *Client) Decrypt(ctx context.Context, domain string, tokens []string) []
 	if err == nil {
 		return verdicts
 	}
-	log.Printf("no verdict: %v", err) // count by reason where there is traffic
+	log.Printf("no verdict: %v", err) // with real traffic, count by reason
 	verdicts = make([]Verdict, len(tokens))
 	for i := range verdicts {
 		verdicts[i].Status = "NO_VERDICT"
@@ -91,7 +91,7 @@ func (c *Client) decrypt(ctx context.Context, domain string, tokens []string) ([
 		err = c.post(ctx, "/decrypt/batch", map[string][]Request{"requests": requests}, &answer)
 	}
 	if err == nil && (len(verdicts) != len(tokens) || verdicts[0].Status == "") {
-		err = errors.New("not one result a token")
+		err = errors.New("results do not match the tokens")
 	}
 	return verdicts, err
 }
@@ -106,24 +106,24 @@ func (c *Client) post(ctx context.Context, path string, body, answer any) error 
 		return err
 	}
 	request.Header.Set("Content-Type", "application/json")
-	// It may be repeated, so the transport does that if the sidecar closed an idle connection; empty, it is not sent.
+	// Lets the transport retry if the sidecar closed an idle connection. An empty list sends no header.
 	request.Header["Idempotency-Key"] = []string{}
 	response, err := c.http.Do(request)
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
-	content, err = io.ReadAll(response.Body) // to its end, or else the connection is not used again
+	content, err = io.ReadAll(response.Body) // a connection is reused only after a complete read
 	if err == nil && response.StatusCode != http.StatusOK {
 		err = fmt.Errorf("HTTP %d", response.StatusCode)
 	}
 	if err == nil && json.Unmarshal(content, answer) != nil {
-		err = errors.New("not the JSON of a verdict") // the parser's message could quote it
+		err = errors.New("not a valid verdict") // the parser's message could quote the body
 	}
 	return err
 }
 
-// main takes bid requests from stdin, a line each: domain or nothing, then tokens, with tabs between them.
+// main reads bid requests from stdin, one a line: the domain or nothing, then tokens, separated by tabs.
 func main() {
 	client := NewClient(os.Args[1], milliseconds(2, 5), milliseconds(3, 60_000))
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {

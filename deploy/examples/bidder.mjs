@@ -1,8 +1,8 @@
-// How a bidder on Node asks the sidecar; README.md says what matters and why.
+// A bidder's client of the sidecar on Node; README.md explains it.
 //
 //     node bidder.mjs ADDRESS [TIMEOUT_MS [IDLE_MS]]
 //
-// Needs Node 18, and no package.
+// Needs Node 18 and no package.
 import http from 'node:http';
 import readline from 'node:readline';
 import { json } from 'node:stream/consumers';
@@ -17,11 +17,11 @@ export class SidecarClient {
   #socketPath;
   #timeoutMs;
 
-  /** Takes http://HOST:PORT or unix:/PATH. */
+  /** Makes a client for http://HOST:PORT or unix:/PATH. */
   constructor(address, timeoutMs = 5, idleMs = 60_000) {
     this.#socketPath = address.startsWith('unix:') ? address.slice('unix:'.length) : undefined;
     this.#baseUrl = this.#socketPath ? 'http://localhost' : address;
-    // `timeout` closes what lies idle in the pool for so long; it does not end a request.
+    // `timeout` closes idle connections of the pool; it does not end requests.
     this.#agent = new http.Agent({ keepAlive: true, maxSockets: MAX_CONNECTIONS, timeout: idleMs });
     this.#timeoutMs = timeoutMs;
   }
@@ -29,7 +29,7 @@ export class SidecarClient {
   /** Verdicts {status, uid} for the tokens of one bid request, in their order; never rejects, and never takes long. */
   async decrypt(domain, tokens) {
     const requests = tokens.map((token) => ({ token, domain }));
-    const signal = AbortSignal.timeout(this.#timeoutMs); // for connect, both tries and the answer's body
+    const signal = AbortSignal.timeout(this.#timeoutMs); // covers connecting, both attempts and the response body
     try {
       const results = requests.length === 1
         ? [await this.#post('/decrypt', requests[0], signal)]
@@ -37,7 +37,7 @@ export class SidecarClient {
       if (results?.length !== tokens.length || !results[0].status) throw new Error('HTTP 200 of something else');
       return results;
     } catch (error) {
-      // Names and codes only: a message could quote what was received. Count by reason where there is traffic.
+      // Names and codes only: a message could quote the response. With real traffic, count by reason.
       console.error(`no verdict: ${error.httpStatus ?? error.code ?? error.name}`);
       return tokens.map(() => NO_VERDICT);
     }
@@ -47,7 +47,7 @@ export class SidecarClient {
     try {
       return await this.#postOnce(path, body, signal);
     } catch (error) {
-      // Closed by the sidecar while idle. A request may be repeated: it always gets the same answer.
+      // The sidecar closed the idle connection. Retrying is safe: the answer is the same.
       if (!error.wasClosedWhileIdle) throw error;
       return this.#postOnce(path, body, signal);
     }
@@ -62,7 +62,7 @@ export class SidecarClient {
         if (response.statusCode === 200) {
           resolve(json(response));
         } else {
-          response.resume(); // to its end, or else the connection is not used again
+          response.resume(); // a connection is reused only after a complete read
           reject(Object.assign(new Error(), { httpStatus: `HTTP ${response.statusCode}` }));
         }
       });
@@ -75,7 +75,7 @@ export class SidecarClient {
   }
 }
 
-// Take bid requests from stdin, a line each: domain or nothing, then tokens, with tabs between them.
+// Read bid requests from stdin, one a line: the domain or nothing, then tokens, separated by tabs.
 const [address, timeoutMs, idleMs] = process.argv.slice(2);
 const client = new SidecarClient(address, timeoutMs && Number(timeoutMs), idleMs && Number(idleMs));
 for await (const line of readline.createInterface({ input: process.stdin })) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How a bidder on asyncio asks the sidecar; README.md says what matters and why.
+"""A bidder's client of the sidecar on asyncio; README.md explains it.
 
     bidder.py ADDRESS [TIMEOUT_MS [IDLE_MS]]
 
@@ -17,7 +17,7 @@ MAX_CONNECTIONS = 64
 
 
 class Verdict(NamedTuple):
-    """What the sidecar says of one token; a uid only with SUCCESS."""
+    """The sidecar's answer for one token; uid is None unless the status is SUCCESS."""
 
     status: str
     uid: str | None = None
@@ -27,11 +27,11 @@ NO_VERDICT = Verdict("NO_VERDICT")
 
 
 class UnusableAnswerError(Exception):
-    """It is not HTTP 200."""
+    """The status is not 200."""
 
 
 class SidecarClient:
-    """One for the whole process, entered for as long as it lives: it holds the pool of connections."""
+    """Holds the pool of connections. Use one per process, as a context manager around the whole run."""
 
     def __init__(self, address: str, timeout_s: float = 0.005, idle_s: float = 60.0) -> None:
         self._is_unix = address.startswith("unix:")
@@ -53,10 +53,10 @@ class SidecarClient:
         await self._session.close()
 
     async def decrypt(self, domain: str | None, tokens: Sequence[str]) -> list[Verdict]:
-        """Verdicts for the tokens of one bid request, in their order; never raises, and never takes long."""
+        """Return the verdicts for a bid request's tokens, in order. Never raises, and returns within the timeout."""
         requests = [{"token": token, "domain": domain} for token in tokens]
         try:
-            async with asyncio.timeout(self._timeout_s):  # around connect, both tries and the answer's body
+            async with asyncio.timeout(self._timeout_s):  # covers connecting, both attempts and the response body
                 if len(requests) == 1:
                     results = [await self._post("/decrypt", requests[0])]
                 else:
@@ -66,7 +66,7 @@ class SidecarClient:
             reason = str(error)
         except (TimeoutError, aiohttp.ClientError, ValueError, TypeError, LookupError) as error:
             reason = type(error).__name__  # the message could quote what was received
-        sys.stderr.write(f"no verdict: {reason}\n")  # count by reason where there is traffic
+        sys.stderr.write(f"no verdict: {reason}\n")  # with real traffic, count by reason
         return [NO_VERDICT] * len(tokens)
 
     async def _post(self, path: str, body: object) -> Any:
@@ -75,7 +75,7 @@ class SidecarClient:
         except aiohttp.ClientConnectorError:
             raise
         except aiohttp.ClientConnectionError:
-            # Most likely closed by the sidecar while idle. A request may be repeated: it always gets the same answer.
+            # Most likely the sidecar closed the idle connection. Retrying is safe: the answer is the same.
             return await self._post_once(path, body)
 
     async def _post_once(self, path: str, body: object) -> Any:
@@ -86,7 +86,7 @@ class SidecarClient:
 
 
 async def main(address: str, timeout_ms: str = "5", idle_ms: str = "60000") -> None:
-    """Take bid requests from stdin, a line each: domain or nothing, then tokens, with tabs between them."""
+    """Read bid requests from stdin, one a line: the domain or nothing, then tokens, separated by tabs."""
     async with SidecarClient(address, float(timeout_ms) / 1000, float(idle_ms) / 1000) as client:
         while line := await asyncio.to_thread(sys.stdin.readline):
             domain, *tokens = line.rstrip("\n").split("\t")

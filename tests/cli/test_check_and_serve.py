@@ -16,8 +16,8 @@ SECRET = "kept-secret"
 WRONG: list[tuple[dict[str, str], str]] = [
     ({"operator_url": "http://operator.example.com"}, "BIDSTREAM_OPERATOR_URL: plain http to another host"),
     ({"operator_url": ""}, "BIDSTREAM_OPERATOR_URL: missing; e.g. https://prod.euid.eu"),
-    ({"api_key": ""}, "BIDSTREAM_API_KEY: missing; give it or BIDSTREAM_API_KEY_FILE"),
-    ({"client_secret": ""}, "BIDSTREAM_CLIENT_SECRET: missing; give it or BIDSTREAM_CLIENT_SECRET_FILE"),
+    ({"api_key": ""}, "BIDSTREAM_API_KEY: missing; set it or BIDSTREAM_API_KEY_FILE"),
+    ({"client_secret": ""}, "BIDSTREAM_CLIENT_SECRET: missing; set it or BIDSTREAM_CLIENT_SECRET_FILE"),
     ({"client_secret": SECRET}, "client secret is not base64"),
     ({"api_key": f"{SECRET} {SECRET}"}, "BIDSTREAM_API_KEY, "),
     ({"api_key": "", "api_key_file": "/nonexistent/key"}, "BIDSTREAM_API_KEY_FILE: cannot read /nonexistent/key"),
@@ -76,8 +76,8 @@ def test_check_online_says_what_is_wrong_with_the_operator(
 ) -> None:
     for fault, message in [
         (Fault.UNAUTHORIZED, "operator answered 401"),
-        (Fault.REDIRECT, "operator answered 302, a redirect"),
-        (Fault.WRONG_SECRET, "message does not open"),
+        (Fault.REDIRECT, "operator answered 302, and redirects are not followed"),
+        (Fault.WRONG_SECRET, "message cannot be decrypted"),
     ]:
         operator.state.faults.inject(fault)
         outcome = cli("check", "--online", **settings)
@@ -90,6 +90,6 @@ def test_check_warns_of_unknown_variables(cli: Cli, settings: dict[str, Any]) ->
     outcome = cli("check", listens="x", zzzzzzzz="x", **settings)
     assert outcome[:2] == (0, "configuration is good\n")
     assert outcome.err.splitlines() == [
-        "warning: BIDSTREAM_LISTENS is no setting; is BIDSTREAM_LISTEN meant?",
-        "warning: BIDSTREAM_ZZZZZZZZ is no setting",
+        "warning: BIDSTREAM_LISTENS is not a setting; did you mean BIDSTREAM_LISTEN?",
+        "warning: BIDSTREAM_ZZZZZZZZ is not a setting",
     ]

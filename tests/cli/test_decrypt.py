@@ -53,7 +53,7 @@ def test_what_does_not_decrypt_is_printed_and_status_1(cli: Cli, key_file: str, 
     assert outcome.status == 1
     statuses = [json.loads(line)["status"] for line in outcome.out.splitlines()]
     assert statuses == ["SUCCESS", "VERSION_NOT_SUPPORTED", "EXPIRED_TOKEN", "INVALID_PAYLOAD"]
-    assert outcome.err == "bidstream-svc: 3 of 4 tokens did not decrypt\n"
+    assert outcome.err == "bidstream-svc: 3 of 4 tokens were not decrypted\n"
 
 
 def test_no_tokens_is_nothing_to_do(cli: Cli, key_file: str) -> None:

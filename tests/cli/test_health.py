@@ -60,7 +60,7 @@ def test_a_service_without_keys(cli: Cli) -> None:
 def test_an_address_that_does_not_say_where_to_ask(cli: Cli, admin_listen: str) -> None:
     outcome = cli("health", admin_listen=admin_listen)
     assert outcome.status == 2
-    assert outcome.complaint.startswith("BIDSTREAM_ADMIN_LISTEN: names nothing to ask")
+    assert outcome.complaint.startswith("BIDSTREAM_ADMIN_LISTEN: no address to connect to")
 
 
 def test_nobody_there(cli: Cli, sockets: Path) -> None:
@@ -75,9 +75,9 @@ def test_nobody_there(cli: Cli, sockets: Path) -> None:
     ("answer", "complaint"),
     [
         (b"", "no answer: Remote end closed connection without response"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "another program answers there"),
-        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n[]", "another program answers there"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", "another program answers there"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "the answer is not from bidstream-svc"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n[]", "the answer is not from bidstream-svc"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", "the answer is not from bidstream-svc"),
     ],
 )
 def test_somebody_else_there(cli: Cli, answer: bytes, complaint: str) -> None:

@@ -164,8 +164,10 @@ def test_a_bad_row_is_told_by_its_number_and_stops_nothing(cli: Cli, name: str) 
     assert "hidden" not in outcome.out + outcome.err
 
 
-def test_many_bad_rows_are_counted(cli: Cli) -> None:
+def test_many_bad_rows_are_counted(cli: Cli, state: OperatorState) -> None:
+    before = state.calls[MAP_V3]
     outcome = cli("identity", "map", stdin="hidden\n" * 1000)
+    assert state.calls[MAP_V3] == before  # no valid row, no request
     assert len(rows(outcome)) == 1000
     lines = outcome.err.splitlines()
     assert len(lines) == 21
@@ -244,14 +246,14 @@ def test_an_operator_that_refuses_stops_it_at_once(cli: Cli, state: OperatorStat
 def test_credentials_that_will_not_do_are_status_2(cli: Cli) -> None:
     outcome = cli("identity", "map", A, client_secret="c2hvcnQ=")
     assert outcome.status == 2
-    assert outcome.complaint.endswith("client secret is 5 bytes long; 32 are needed")
+    assert outcome.complaint.endswith("client secret is 5 bytes long; 32 are required")
 
 
 def test_what_was_found_before_a_request_failed_is_printed_and_it_goes_on_from_there(
     cli: Cli, state: OperatorState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bidstream_svc.cli.lookup.MAX_BATCH", 3)
-    monkeypatch.setattr("bidstream_svc.cli.lookup.MAX_CONCURRENCY", 1)
+    monkeypatch.setattr("bidstream_svc.operator.batches.MAX_BATCH", 3)
+    monkeypatch.setattr("bidstream_svc.cli.identity_command.WINDOW_ROWS", 3)
     take, before = state.faults.take, state.calls[MAP_V3]
     monkeypatch.setattr(
         state.faults, "take", lambda path: Fault.UNAUTHORIZED if state.calls[path] == before + 3 else take(path)
@@ -264,6 +266,49 @@ def test_what_was_found_before_a_request_failed_is_printed_and_it_goes_on_from_t
     found = list(csv.DictReader(io.StringIO(stopped.out + rest.out)))
     assert [row["row"] for row in found] == [str(number) for number in range(1, 11)]
     assert [row["raw_uid"] for row in found] == [state.raw_uid(f"{number}@example.com") for number in range(1, 11)]
+
+
+def test_a_window_is_printed_up_to_the_batch_that_failed(
+    cli: Cli, state: OperatorState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two requests in flight either may arrive first and fail; what is before it counts, an invalid row included."""
+    monkeypatch.setattr("bidstream_svc.operator.batches.MAX_BATCH", 3)
+    monkeypatch.setattr("bidstream_svc.cli.identity_command.WINDOW_ROWS", 7)
+    lines = people(14).replace("2@example.com", "bad", 1).replace("9@example.com", "bad", 1)
+    take, before = state.faults.take, state.calls[MAP_V3]
+    monkeypatch.setattr(
+        state.faults, "take", lambda path: Fault.UNAUTHORIZED if state.calls[path] == before + 3 else take(path)
+    )
+    stopped = cli("identity", "map", "--output-format", "csv", stdin=lines)
+    start_row = stopped.err.rpartition(" ")[2].strip()
+    assert stopped.status == 1
+    assert start_row in {"8", "12"}  # behind the first window, or behind the first batch of the second
+    rest = cli("identity", "map", "--output-format", "csv", "--start-row", start_row, stdin=lines)
+    assert rest.status == 0
+    found = list(csv.DictReader(io.StringIO(stopped.out + rest.out)))
+    assert [row["row"] for row in found] == [str(number) for number in range(1, 15)]
+    assert [row["row"] for row in found if row["reason"]] == ["2", "9"]
+
+
+@pytest.mark.parametrize("start_row", ["1", "4"])
+def test_nothing_found_is_nothing_printed_and_the_same_row_to_go_on_from(
+    cli: Cli, state: OperatorState, start_row: str
+) -> None:
+    args = "identity", "map", "--output-format", "csv", "--start-row", start_row
+    state.faults.inject(Fault.UNAUTHORIZED, path=MAP_V3)
+    stopped = cli(*args, stdin="\n\n\n\n" + people(2))
+    assert (stopped.status, stopped.out) == (1, "")  # no header either: the next run would repeat it
+    assert stopped.err.endswith(f"stopped before row {start_row}, go on with --start-row {start_row}\n")
+    rest = cli(*args, stdin="\n\n\n\n" + people(2))
+    assert rest.out.count("row,raw_uid") == (1 if start_row == "1" else 0)
+    assert rest.out.count("\n") == (3 if start_row == "1" else 2)
+
+
+@pytest.mark.parametrize("api", ["2", "3"])
+def test_a_person_in_several_rows_is_found_in_each(cli: Cli, state: OperatorState, api: str) -> None:
+    outcome = cli("identity", "map", "--api", api, stdin=f"{A}\n{B}\n A@EXAMPLE.com\n{A}\n")
+    a, b = state.raw_uid(A), state.raw_uid(B)
+    assert (outcome.status, uids(outcome)) == (0, [a, b, a, a])
 
 
 def test_order_is_kept_over_many_requests_with_bad_rows_between(cli: Cli, state: OperatorState) -> None:

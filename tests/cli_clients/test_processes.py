@@ -77,15 +77,17 @@ def test_a_reader_that_has_enough_is_one_line(env: dict[str, str]) -> None:
         assert process.wait(DEADLINE_S) == 1
 
 
-def test_ctrl_c_is_one_line(state: OperatorState, env: dict[str, str]) -> None:
+@pytest.mark.parametrize(("start_row", "after"), [("1", "row 0"), ("2", "row 1")])
+def test_ctrl_c_is_one_line(state: OperatorState, env: dict[str, str], start_row: str, after: str) -> None:
     state.faults.inject(Fault.HANG_BEFORE_ANSWER, path=MAP)
     before = state.calls[MAP]
-    with started("identity", "map", "a@example.com", env=env) as process:
+    people = "a@example.com", "b@example.com"
+    with started("identity", "map", "--start-row", start_row, *people, env=env) as process:
         wait_until(lambda: state.calls[MAP] > before, "the request")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, out) == (1, b"")
-    assert err.strip() == b"bidstream-svc: interrupted after row 0; go on with --start-row 1"
+    assert err.decode().strip() == f"bidstream-svc: interrupted after {after}; go on with --start-row {start_row}"
 
 
 def test_a_terminal_gets_a_progress_bar_and_the_output_does_not(env: dict[str, str], tmp_path: Path) -> None:

@@ -166,8 +166,8 @@ def test_a_url_that_will_not_do_is_status_2(cli: Cli, url: str, problem: str) ->
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"api_key": ""}, "BIDSTREAM_API_KEY: missing; give it or BIDSTREAM_API_KEY_FILE"),
-        ({"client_secret": "c2hvcnQ="}, "client secret is 5 bytes long; 32 are needed"),
+        ({"api_key": ""}, "BIDSTREAM_API_KEY: missing; set it or BIDSTREAM_API_KEY_FILE"),
+        ({"client_secret": "c2hvcnQ="}, "client secret is 5 bytes long; 32 are required"),
     ],
 )
 def test_credentials_that_will_not_do_are_status_2(
@@ -204,13 +204,13 @@ def test_an_identity_file_that_cannot_be_read_is_status_2(cli: Cli, operator: De
 @pytest.mark.parametrize(
     ("fault", "problem"),
     [
-        (Fault.WRONG_NONCE, "response carries another nonce than the request"),
-        (Fault.WRONG_SECRET, "message does not open"),
-        (Fault.NOT_JSON, "operator's answer opens, but is not JSON"),
+        (Fault.WRONG_NONCE, "response nonce does not match the request"),
+        (Fault.WRONG_SECRET, "message cannot be decrypted"),
+        (Fault.NOT_JSON, "operator's decrypted answer is not JSON"),
         (Fault.GARBAGE_BODY, "message is not base64"),
         (Fault.HTML_PAGE, "answer is an HTML page"),
-        (Fault.REDIRECT, "operator answered 302, a redirect, which is not followed"),
-        (Fault.RESET, "the connection to the operator broke"),
+        (Fault.REDIRECT, "operator answered 302, and redirects are not followed"),
+        (Fault.RESET, "connection to the operator failed"),
     ],
 )
 def test_every_bad_answer_is_one_line_and_asked_for_once(

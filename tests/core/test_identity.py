@@ -54,7 +54,7 @@ def test_email(address: str, normalised: str) -> None:
 def test_email_refused_without_repeating_it(address: str) -> None:
     with pytest.raises(IdentityError) as caught:
         normalise_email(address)
-    assert str(caught.value) == "not an e-mail address: exactly one @ and something on both sides are needed"
+    assert str(caught.value) == "not an e-mail address: exactly one @ between two non-empty parts is required"
     assert caught.value.__cause__ is caught.value.__context__ is None
 
 
@@ -85,7 +85,7 @@ def test_phone(number: str) -> None:
 def test_phone_refused_without_repeating_it(number: str) -> None:
     with pytest.raises(IdentityError) as caught:
         normalise_phone(number)
-    assert str(caught.value) == "phone number is not in E.164: + and 10 to 15 digits, nothing else"
+    assert str(caught.value) == "phone number is not in E.164 format: + and 10 to 15 digits are required"
 
 
 def test_hash_of_the_documented_address() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import KeyResponseError
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.keys import DEFAULT_CLOCK_SKEW_S, KeyPurpose, KeySnapshot, parse_in_steps, parse_key_response
+from bidstream_svc.core.key_response import parse_in_steps, parse_key_response
+from bidstream_svc.core.keys import DEFAULT_CLOCK_SKEW_S, KeyPurpose, KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from tests.core.strategies import anything
 from tests.vectors.inputs import LISTED_SITE, MASTER, NOW_MS, NOW_S, SECRETS, SITE, build
@@ -244,7 +245,7 @@ def test_reprs_hold_counts_and_ids_only() -> None:
         assert part not in shown
 
 
-def _take_over(response: dict[str, Any], previous: KeySnapshot) -> KeySnapshot:
+def _reuse(response: dict[str, Any], previous: KeySnapshot) -> KeySnapshot:
     steps = parse_in_steps(json.dumps({"body": response}), previous=previous)
     while True:
         try:
@@ -263,7 +264,7 @@ def test_what_was_made_of_keys_and_sites_is_kept_while_they_are_the_same() -> No
 
     # 1 as it was, though it expires later; 2 with other contents; 3 gone; 4 new.
     keys = [KEY | {"id": 1, "expires": NOW_S + 9}, KEY | {"id": 2, "secret": other}, KEY | {"id": 4}]
-    new = _take_over({"keys": keys, "site_data": [sites[0], sites[1] | {"domain_names": ["else.example"]}]}, held)
+    new = _reuse({"keys": keys, "site_data": [sites[0], sites[1] | {"domain_names": ["else.example"]}]}, held)
     assert (dict(new.master_gcm_ciphers), dict(new.site_gcm_ciphers)) == ({}, {}), "named by no token yet"
     assert new.master_gcm_ciphers[1] == new.site_gcm_ciphers[1]
     assert new.master_gcm_ciphers[1] in ciphers[1]
@@ -274,7 +275,7 @@ def test_what_was_made_of_keys_and_sites_is_kept_while_they_are_the_same() -> No
         with pytest.raises(KeyError):
             missing[3]
     # What lay unused for a while is still there.
-    later = _take_over({"keys": keys}, _take_over({"keys": keys}, new))
+    later = _reuse({"keys": keys}, _reuse({"keys": keys}, new))
     assert later.site_gcm_ciphers[1] in ciphers[1]
 
 
@@ -289,7 +290,7 @@ def test_parsing_pauses_often_enough_for_other_threads() -> None:
         assert held.site_gcm_ciphers[number] is not None
         assert held.domain_names[number]
     pauses = list(parse_in_steps(json.dumps({"body": body}), previous=held))
-    assert len(pauses) > 4 * many / 100, "keys, sites, and what is taken over of either"
+    assert len(pauses) > 4 * many / 100, "keys, sites, and what is reused of either"
 
 
 def test_one_snapshot_serves_many_threads() -> None:

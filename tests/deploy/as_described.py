@@ -1,4 +1,4 @@
-"""A real process by the settings that a deployment describes."""
+"""A real process with the settings of a deployment."""
 
 import re
 import ssl
@@ -17,7 +17,7 @@ _BEARER = "made-up"
 
 
 class Described(NamedTuple):
-    """A running process, and how to ask it."""
+    """A running process and its settings."""
 
     sidecar: Sidecar
     settings: dict[str, Any]
@@ -32,7 +32,7 @@ class Described(NamedTuple):
 def as_described(
     environment: dict[str, str], mounts: Iterable[Path], args: list[str], operator: DevOperator, directory: Path
 ) -> Iterator[Described]:
-    """Serve until left, with keys: on free ports, and with other directories in place of the mounted ones."""
+    """Serve with keys until the context exits, on free ports and with temporary directories in place of the mounts."""
     here = {str(mount): directory / str(number) for number, mount in enumerate(mounts)}
     for own in here.values():
         own.mkdir()
@@ -55,7 +55,7 @@ def as_described(
     tls = None
     if "tls_cert" in settings:
         tls = ssl.create_default_context(cafile=settings["tls_cert"])
-        tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # this very certificate, and no authority
+        tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trusts this certificate without its authority
     with Sidecar(directory, *args, **settings) as sidecar:
         sidecar.wait_ready()
         yield Described(sidecar, settings, tls)

@@ -1,4 +1,4 @@
-"""The examples for bidders, as the table of their README says how to build and to run them."""
+"""The examples for bidders, built and run by the commands in the table of their README."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from tests.docs.markdown import ROOT, table
 from tests.support.sidecar import DEADLINE_S
 
 EXAMPLES = ROOT / "deploy" / "examples"
-# For answers that have to come: the machine may be busy, and a just-in-time compiler is slow at first.
+# A timeout in milliseconds for answers that the test needs, on a busy machine and before just-in-time compilation.
 PATIENT_MS = 10_000
 ENVIRONMENT = os.environ | {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # `python3` is the one that has aiohttp
@@ -40,7 +40,7 @@ def read_example(language: str, needs: str, build: str, run: str) -> Example:
 
 
 def read_version(text: str) -> list[int]:
-    """The first that a text names."""
+    """The first version number in a text."""
     return [int(number) for number in re.findall(r"\d+(?:\.\d+)*", text)[0].split(".")]
 
 
@@ -48,11 +48,11 @@ ALL = [read_example(*row) for row in table((EXAMPLES / "README.md").read_text("u
 
 
 def why_not(example: Example) -> str | None:
-    """What keeps an example from being tested here."""
+    """Why an example cannot be tested here, or None."""
     if read_version(run([example.tool, "version" if example.tool == "go" else "--version"])) < example.least_version:
         return f"{example.tool} is older than the example needs"
     if example.tool == "go" and run(["go", "list", "-f", "{{.Stale}}", "net/http"]) == "true":
-        return "go has not compiled its standard library yet, which takes minutes; REQUIRE_TOOLS=1 has it done"
+        return "go has not compiled its standard library yet, which takes minutes; REQUIRE_TOOLS=1 waits for it"
     return None
 
 
@@ -63,10 +63,10 @@ def run(command: list[str], cwd: Path | None = None) -> str:
 
 
 class Bidder:
-    """A running example; its log must name nothing confidential in the end.
+    """A running example. At the end, its log must not contain a token or a uid.
 
     Args:
-        times_ms: time-out, and when to close what is idle, where not by default.
+        times_ms: the timeout and the idle time of connections, where not the defaults.
     """
 
     def __init__(self, command: str, built: Path, address: str, *times_ms: int) -> None:
@@ -87,7 +87,7 @@ class Bidder:
         return self
 
     def __exit__(self, exc_type: object, *_exc_info: object) -> None:
-        with self._process:  # which closes its stdin, and waits
+        with self._process:  # closes its stdin and waits
             if exc_type is not None:
                 self._process.kill()
         if exc_type is None:
@@ -99,7 +99,7 @@ class Bidder:
         return self._log.read_text("utf-8")
 
     def ask(self, *tokens: str, domain: str = "") -> list[str]:
-        """A line for each token."""
+        """One line per token."""
         pipe(self._process.stdin).write("\t".join([domain, *tokens]).encode() + b"\n")
         pipe(self._process.stdin).flush()
         lines = [self._read_line() for _ in tokens]
@@ -112,7 +112,7 @@ class Bidder:
         while b"\n" not in self._received:
             assert select.select([stdout], [], [], DEADLINE_S)[0], "no answer in time"
             chunk = os.read(stdout, 65536)
-            assert chunk, f"it has ended: {self.log}"
+            assert chunk, f"the example has exited: {self.log}"
             self._received += chunk
         line, _, self._received = self._received.partition(b"\n")
         return line.decode()

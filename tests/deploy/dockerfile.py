@@ -1,4 +1,4 @@
-"""The Dockerfile, read: stages of instructions, and what a container of the last one starts with."""
+"""A parser of the Dockerfile: stages and their instructions."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Instruction(NamedTuple):
-    """One instruction: `COPY`, `{"from": "build"}`, `/a /b`."""
+    """One instruction, for example `COPY`, `{"from": "build"}`, `/a /b`."""
 
     keyword: str
     flags: dict[str, str]
@@ -15,7 +15,7 @@ class Instruction(NamedTuple):
 
     @property
     def words(self) -> list[str]:
-        """In exec form the list that it is; else split at blanks."""
+        """The list in exec form, else the words separated by blanks."""
         return json.loads(self.text) if self.text.startswith("[") else self.text.split()
 
     @property
@@ -24,12 +24,12 @@ class Instruction(NamedTuple):
 
     @property
     def pairs(self) -> dict[str, str]:
-        """Of ENV and LABEL."""
+        """The names and values of ENV and LABEL."""
         return {name: quoted or plain for name, quoted, plain in re.findall(r'([\w.]+)=(?:"([^"]*)"|(\S+))', self.text)}
 
 
 class Stage(NamedTuple):
-    """What stands between one FROM and the next."""
+    """The instructions from one FROM to the next."""
 
     base: str
     name: str
@@ -43,7 +43,7 @@ class Stage(NamedTuple):
 
 
 def read_stages(dockerfile: Path) -> tuple[list[Instruction], list[Stage]]:
-    """What stands before the first FROM, and the stages."""
+    """The instructions before the first FROM, and the stages."""
     text = re.sub(r"^#.*\n", "", dockerfile.read_text("utf-8"), flags=re.MULTILINE)
     before: list[Instruction] = []
     stages: list[Stage] = []

@@ -1,10 +1,9 @@
-"""Kubernetes objects as the tools render them, and finding one's way in them."""
+"""Kubernetes objects as Kustomize and Helm render them."""
 
 import subprocess
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from shutil import which
 from typing import Any, NamedTuple
 
 from tests.docs.markdown import ROOT
@@ -12,12 +11,10 @@ from tests.docs.markdown import ROOT
 CHART = ROOT / "deploy" / "helm" / "bidstream-svc"
 KUSTOMIZE = ROOT / "deploy" / "kubernetes"
 IMAGE = "bidstream-svc"
-# Either will do.
-KUSTOMIZE_TOOL = "kustomize" if which("kustomize") else "kubectl"
 
 
 class Pod(NamedTuple):
-    """A pod as a Deployment makes it, and our container in it."""
+    """The pod of a Deployment, and the container of the service in it."""
 
     labels: dict[str, str]
     spec: Any
@@ -33,25 +30,24 @@ class Pod(NamedTuple):
 
     @property
     def mounts(self) -> dict[Path, tuple[Any, Any]]:
-        """By path: the mount, and the volume."""
+        """The mount and the volume at each path."""
         volumes = {volume["name"]: volume for volume in self.spec["volumes"]}
         return {Path(mount["mountPath"]): (mount, volumes[mount["name"]]) for mount in self.container["volumeMounts"]}
 
     def security(self, name: str) -> Any:
-        """What holds for our container: its own word, or else the pod's."""
+        """A field of the container's security context, or else of the pod's."""
         return self.container["securityContext"].get(name, self.spec["securityContext"].get(name))
 
 
 def build(directory: Path) -> list[Any]:
-    """What kustomize makes of a directory."""
-    command = ["kustomize", "build"] if KUSTOMIZE_TOOL == "kustomize" else ["kubectl", "kustomize"]
-    return _load_all(_run(*command, str(directory)))
+    """The objects that Kustomize builds from a directory."""
+    return _load_all(_run("kustomize", "build", str(directory)))
 
 
 def template(chart: Path, name: str = "bidstream-svc", **values: str) -> list[Any]:
-    """What Helm makes of a chart and values that differ from its own."""
-    given = [word for path, value in values.items() for word in ("--set", f"{path}={value}")]
-    return _load_all(helm("template", name, str(chart), "--kube-version", "1.34", *given))
+    """The objects that Helm renders from a chart, with some of its values set."""
+    settings = [word for path, value in values.items() for word in ("--set", f"{path}={value}")]
+    return _load_all(helm("template", name, str(chart), "--kube-version", "1.34", *settings))
 
 
 def helm(*arguments: str) -> str:
@@ -78,7 +74,7 @@ def one(objects: list[Any], kind: str) -> Any:
 
 
 def pods(objects: list[Any]) -> Iterator[Pod]:
-    """Every pod in which there is a container of ours."""
+    """Every pod with a container of the service."""
     for deployment in of_kind(objects, "Deployment"):
         template = deployment["spec"]["template"]
         for container in [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]:

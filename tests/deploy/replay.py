@@ -1,7 +1,7 @@
-"""Builds the image without a container engine, out of the same Dockerfile: mounts, chroot, and a copy for each COPY.
+"""Builds the image from the Dockerfile without a container engine: by mounts, chroot and copies.
 
-In place of the base image stand this machine's /usr and /etc, which no step can change, and a Python in /usr/local.
-It needs root, to mount and to become the image's user; all mounts end with the process that made them.
+The base image is replaced by this machine's /usr and /etc, mounted read-only, and a virtual environment in /usr/local.
+Mounting and changing the user need root. Mounts disappear with the process that made them.
 """
 
 import re
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.deploy.dockerfile import Instruction, Stage
 
-# Mounts what a base image brings, then pairs of directories up to the mode; the rest is chroot's.
+# Arguments: the root, pairs of directories to mount, the mode, and the arguments of chroot.
 _ENTER = f"""
 root=$1; shift
 mount --bind "$root" "$root"
@@ -37,11 +37,11 @@ _TIMEOUT_S = 240
 
 
 class Container:
-    """A directory that becomes the root of processes.
+    """A directory used as the root of processes.
 
     Args:
-        directory: is made, and filled.
-        base: another one, to begin with its /usr/local; without one, a Python is put there.
+        directory: where to create the root.
+        base: the container whose /usr/local is copied; without one, a virtual environment is created there.
     """
 
     def __init__(self, directory: Path, base: "Container | None" = None) -> None:
@@ -61,7 +61,7 @@ class Container:
             shutil.copytree(base.inside("/usr/local"), self._local, symlinks=True)
 
     def command(self, *words: str, mounts: Mapping[str, str] | None = None, read_only: bool = False) -> list[str]:
-        """What to start to run a program inside; it keeps the process id, so signals reach it."""
+        """The command that runs a program inside. It keeps its process id, so signals reach the program."""
         pairs = [str(self._local), "/usr/local"]
         pairs += [word for target, source in (mounts or {}).items() for word in (source, target)]
         return [
@@ -74,7 +74,7 @@ class Container:
         ]
 
     def run(self, script: str, mounts: Mapping[str, str] | None = None) -> str:
-        """Run a shell script inside; what it printed."""
+        """Run a shell script inside and return its output."""
         done = subprocess.run(
             self.command("/bin/sh", "-euc", script, mounts=mounts),
             capture_output=True,
@@ -86,14 +86,14 @@ class Container:
         return done.stdout
 
     def inside(self, path: str) -> Path:
-        """Where a path of the container is outside of it."""
+        """The path outside of the container."""
         if path.startswith("/usr/local"):
             return self._local / path.removeprefix("/usr/local").lstrip("/")
         return self.root / path.lstrip("/")
 
 
 def replay(stages: list[Stage], context: Path, directory: Path) -> Container:
-    """Carry out the stages; the container of the last one."""
+    """Build the stages and return the container of the last one."""
     base = Container(directory / "base")
     containers: dict[str, Container] = {}
     for stage in stages:
@@ -122,7 +122,7 @@ def _carry_out(
         case "USER":
             container.user = instruction.text
         case "ARG" | "LABEL" | "EXPOSE" | "HEALTHCHECK" | "ENTRYPOINT" | "CMD":
-            pass  # of interest to whoever starts the container
+            pass  # read when a container is started
         case other:
             raise NotImplementedError(other)
 
@@ -139,7 +139,7 @@ def _copy(source: str, target: Path, origin: Container | None, context: Path) ->
 
 
 def _context_files(context: Path) -> Iterator[Path]:
-    """What .dockerignore lets through; it has to be a list of exceptions to `*`, and of patterns against those."""
+    """The files that .dockerignore includes: it is `*`, exceptions (`!`), and patterns that exclude from those."""
     rules = [line for line in (context / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     assert rules[0] == "*"
     refused = [rule.removeprefix("**/") for rule in rules[1:] if rule[0] != "!"]
@@ -154,7 +154,7 @@ def _context_files(context: Path) -> Iterator[Path]:
 
 
 def _cache_mounts(instruction: Instruction) -> dict[str, str]:
-    """`--mount=type=cache`: this machine's cache of packages, which may hold what the lock names."""
+    """`--mount=type=cache` becomes the pip cache of this machine."""
     found = re.fullmatch(r"type=cache,target=(\S+)", instruction.flags.get("mount", "type=cache,target=/root/.cache"))
     assert found
     cache = subprocess.run([sys.executable, "-m", "pip", "cache", "dir"], capture_output=True, text=True, check=True)

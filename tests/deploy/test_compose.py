@@ -1,4 +1,4 @@
-"""The Compose file: valid by the specification's schema, and in every word what the program has."""
+"""The Compose file is valid by the schema of its specification, and the program runs with its settings."""
 
 import re
 import subprocess
@@ -34,7 +34,7 @@ def ours(compose: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def environment(ours: Any) -> dict[str, str]:
-    """With the defaults of what a user may give."""
+    """With the defaults of variables that a user may set."""
     return {name: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", text) for name, text in ours["environment"].items()}
 
 
@@ -86,7 +86,7 @@ def test_files_are_where_the_settings_say(compose: Any, ours: Any, settings: Set
             assert path.parent == Path("/run/secrets")
             assert path.name in compose["secrets"]
     for path in targets(ours):
-        assert f" {path}" in made  # from the image's directory, a new volume takes its owner
+        assert f" {path}" in made  # a new volume takes its owner from the image's directory
 
 
 def test_the_socket_is_shared_with_the_bidder(compose: Any, ours: Any, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The Dockerfile: linted, and carried out without a container engine."""
+"""The Dockerfile: linted, and built without a container engine."""
 
 import json
 import os
@@ -27,16 +27,13 @@ NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and changing
 
 
 def pins(lock: str) -> dict[str, str]:
-    """Names and versions of a lock."""
+    """The versions in a lock, by name."""
     return dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "requirements" / lock).read_text(), re.MULTILINE))
 
 
 def normalise(requirement: str) -> str:
-    """The name in a requirement, as locks spell it."""
+    """The name in a requirement, in the spelling of locks."""
     return re.split(r"[^\w-]", requirement)[0].lower().replace("_", "-")
-
-
-# What can be read.
 
 
 @pytest.mark.needs_tools("hadolint")
@@ -45,8 +42,11 @@ def test_hadolint() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_every_base_is_pinned_by_a_digest_that_has_to_be_given() -> None:
-    assert [(given.keyword, given.text) for given in BEFORE] == [("ARG", "BUILD_DIGEST"), ("ARG", "PYTHON_DIGEST")]
+def test_every_base_image_needs_a_digest() -> None:
+    assert [(argument.keyword, argument.text) for argument in BEFORE] == [
+        ("ARG", "BUILD_DIGEST"),
+        ("ARG", "PYTHON_DIGEST"),
+    ]
     image = LAST.last("LABEL").pairs["org.opencontainers.image.base.name"]
     assert [stage.base for stage in STAGES] == [
         f"{image.replace('-slim', '')}@${{BUILD_DIGEST}}",
@@ -54,14 +54,14 @@ def test_every_base_is_pinned_by_a_digest_that_has_to_be_given() -> None:
     ]
 
 
-def test_the_locks_of_the_image_are_the_lock_that_is_tested() -> None:
+def test_the_image_installs_the_tested_versions() -> None:
     assert pins("build.txt").items() | pins("run.txt").items() <= pins("dev.txt").items()
     for lock in ("build.txt", "run.txt"):
         text = (ROOT / "requirements" / lock).read_text()
         assert re.sub(r"    # .*\n", "", text).count("--hash=sha256:") >= len(pins(lock))
 
 
-def test_what_a_container_starts_with() -> None:
+def test_user_command_ports_and_labels() -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", LAST.last("USER").text)
     for keyword in ("ENTRYPOINT", "CMD"):
         assert LAST.last(keyword).is_exec_form
@@ -74,7 +74,7 @@ def test_what_a_container_starts_with() -> None:
     assert f"bidstream-svc:{__version__}" in (ROOT / "Dockerfile").read_text()
 
 
-def test_no_secret_and_no_setting_is_baked_in() -> None:
+def test_the_image_contains_no_setting() -> None:
     named = {
         name
         for stage in STAGES
@@ -84,9 +84,7 @@ def test_no_secret_and_no_setting_is_baked_in() -> None:
     assert not [name for name in named if "BIDSTREAM" in name]
 
 
-# What can be run.
-
-# Each package with its version, and what it requires.
+# Prints the version and the requirements of each package.
 LIST_PACKAGES = """
 import importlib.metadata, json
 packages = list(importlib.metadata.distributions())
@@ -131,7 +129,9 @@ def test_the_image_holds_the_locked_packages_and_nothing_else(image: Container) 
 @NEEDS_PIP
 @NEEDS_ROOT
 @pytest.mark.timeout(400)
-def test_a_container_serves_read_only_and_not_as_root(image: Container, operator: DevOperator, tmp_path: Path) -> None:
+def test_a_container_serves_with_a_read_only_root_and_not_as_root(
+    image: Container, operator: DevOperator, tmp_path: Path
+) -> None:
     program = image.command(*LAST.last("ENTRYPOINT").words, read_only=True)
     with Sidecar(tmp_path, *LAST.last("CMD").words, program=program, **operator_settings(operator)) as sidecar:
         sidecar.wait_ready()
@@ -145,16 +145,16 @@ def test_a_container_serves_read_only_and_not_as_root(image: Container, operator
 
         check = LAST.last("HEALTHCHECK").text.removeprefix("CMD ")
         words = json.loads(check)
-        well = in_image(image, *words, admin_listen=sidecar.admin)
-        assert (well.returncode, well.stderr) == (0, "")
+        healthy = in_image(image, *words, admin_listen=sidecar.admin)
+        assert (healthy.returncode, healthy.stderr) == (0, "")
         assert sidecar.stop() == 0
-        ill = in_image(image, *words, admin_listen=sidecar.admin)
-        assert (ill.returncode, ill.stderr.count("\n")) == (1, 1)
+        unhealthy = in_image(image, *words, admin_listen=sidecar.admin)
+        assert (unhealthy.returncode, unhealthy.stderr.count("\n")) == (1, 1)
 
 
 @NEEDS_PIP
 @NEEDS_ROOT
 @pytest.mark.timeout(400)
-def test_nothing_in_a_container_can_be_written(image: Container) -> None:
+def test_directories_of_a_container_are_not_writable(image: Container) -> None:
     for directory in ("/", "/tmp", "/opt/bidstream-svc", "/usr/local", "/root"):  # noqa: S108 - shown not to be writable
         assert in_image(image, "touch", f"{directory}/x").returncode == 1

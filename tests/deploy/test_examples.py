@@ -1,4 +1,4 @@
-"""The examples for bidders: built and run by the commands of their README, against a real sidecar and against worse."""
+"""The examples for bidders: built and run by their README, against a real sidecar and one that fails as scripted."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from tests.support.metrics_page import scrape
 from tests.support.sidecar import DEADLINE_S, Sidecar, operator_settings, wait_until
 
 FALLBACK = "NO_VERDICT -"
-# Go's first build, which only REQUIRE_TOOLS=1 asks for, compiles its standard library.
+# The first build with Go, which only REQUIRE_TOOLS=1 allows, compiles the standard library.
 TIMEOUTS_S = {"go": 240}
 
 
@@ -51,9 +51,9 @@ def built(example: Example, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class ScriptedSidecar:
-    """What a sidecar does only by chance: gives each connection its answers, and ends it when one more request comes.
+    """A server with scripted answers per connection. It closes a connection at the first request beyond its script.
 
-    It refuses connections until it is started. A connection ends at once after an answer that says so.
+    It refuses connections until `start`. An answer with `Connection: close` closes the connection at once.
     """
 
     def __init__(self, kind: str, directory: Path) -> None:
@@ -124,7 +124,7 @@ UNUSABLE = [
 
 @pytest.fixture(scope="module")
 def sidecar(operator: DevOperator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """It closes idle connections so early that every test may meet one."""
+    """A sidecar that closes idle connections after 0.3 s, so that clients meet closed connections."""
     directory = tmp_path_factory.mktemp("sidecar")
     listen = f"127.0.0.1:0,unix:{directory}/data.sock"
     with Sidecar(directory, listen=listen, idle_timeout=0.3, **operator_settings(operator)) as running:
@@ -155,7 +155,7 @@ def test_verdicts(example: Example, built: Path, operator: DevOperator, address:
     with Bidder(example.run, built, address, PATIENT_MS) as bidder:
         assert [bidder.ask(token) for token in tokens] == [[line] for line in uids.values()]
         assert bidder.ask(mint(lifetime_s=-60)) == ["EXPIRED_TOKEN -"]
-        # Sent as they are, these would end the string that they stand in, or be no JSON.
+        # Without escaping, these would end the JSON string or make it invalid.
         hostile = ['"', "\\", "\x01\x1f\x7f", '","domain":"example.com', "żółć"]
         verdicts = ["INVALID_PAYLOAD -"] * len(hostile)
         assert bidder.ask(*tokens, *hostile, *tokens) == [*uids.values(), *verdicts, *uids.values()]
@@ -180,20 +180,20 @@ def test_connections_that_the_sidecar_closed_while_idle(
         assert bidder.log == ""
 
 
-def test_refused_then_kept_then_closed_as_it_is_used(example: Example, built: Path, scripted: ScriptedSidecar) -> None:
+def test_connections_refused_kept_and_closed_on_use(example: Example, built: Path, scripted: ScriptedSidecar) -> None:
     with Bidder(example.run, built, scripted.address, PATIENT_MS) as bidder:
         assert bidder.ask("T0KEN") == [FALLBACK]
         assert bidder.ask("T0KEN", "T0KEN") == [FALLBACK, FALLBACK]
         log = bidder.log
         scripted.start([GOOD, GOOD], [GOOD, GOOD])
-        # The third is asked on the first connection, to no avail, and once more.
+        # The third request fails on the first connection and is retried on the second.
         assert [bidder.ask("T0KEN") for _ in range(4)] == [["SUCCESS abcd"]] * 4
         assert scripted.connections == 2
         assert bidder.log == log
 
 
 @pytest.mark.parametrize("kind", ["tcp"])
-def test_connections_idle_for_long_are_not_used(example: Example, built: Path, scripted: ScriptedSidecar) -> None:
+def test_connections_past_the_idle_time_are_not_used(example: Example, built: Path, scripted: ScriptedSidecar) -> None:
     scripted.start([GOOD] * 1_000, [GOOD] * 1_000)
     with Bidder(example.run, built, scripted.address, PATIENT_MS, 5) as bidder:
         wait_until(lambda: bidder.ask("T0KEN") and scripted.connections == 2, "a second connection")
@@ -223,12 +223,12 @@ def test_a_hanging_sidecar(
             assert bidder.ask(before, before) == [FALLBACK, FALLBACK]
         finally:
             sidecar.signal(signal.SIGCONT)
-        # What the sidecar answers now to the questions of before must not be taken for an answer to this one.
+        # The late answers to the earlier requests must not be read as the answer to this one.
         assert first_verdict(bidder, after) == f"SUCCESS {uid}"
 
 
 def first_verdict(bidder: Bidder, token: str) -> str:
-    """Ask until something comes within the 5 ms."""
+    """Ask until an answer arrives within the 5 ms."""
     lines = [FALLBACK]
     while lines[-1] == FALLBACK:
         lines = bidder.ask(token)

@@ -1,4 +1,4 @@
-"""deploy/kubernetes for anybody's bidder: what the component adds, and what it leaves alone."""
+"""deploy/kubernetes is generated from the chart; its component adds the sidecar and changes nothing else."""
 
 import re
 import shutil
@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.manifests import KUSTOMIZE, KUSTOMIZE_TOOL, build, of_kind, pods
+from tests.deploy.manifests import CHART, KUSTOMIZE, build, of_kind, pods
 from tests.docs.markdown import ROOT
-from tests.support.yaml_files import dump_yaml, load_yaml
+from tests.support.yaml_files import dump_yaml
 
 pytestmark = pytest.mark.needs_tools("yaml")
-NEEDS_KUSTOMIZE = pytest.mark.needs_tools(KUSTOMIZE_TOOL)
+NEEDS_KUSTOMIZE = pytest.mark.needs_tools("kustomize")
 
 LABELLED = {
     "apiVersion": "apps/v1",
@@ -46,7 +46,7 @@ def test_yamllint() -> None:
 
 
 def with_sidecar(directory: Path, *resources: dict[str, Any]) -> list[Any]:
-    """What becomes of resources with the component on top."""
+    """Resources after the component is applied."""
     shutil.copytree(KUSTOMIZE / "sidecar", directory / "sidecar")
     overlay = directory / "overlay"
     overlay.mkdir()
@@ -92,28 +92,31 @@ def test_a_deployment_without_the_label_is_left_alone(tmp_path: Path) -> None:
     assert len(list(pods(made))) == 1
 
 
-def test_the_readiness_probe_that_is_off_works_once_it_is_turned_on(tmp_path: Path) -> None:
-    file = tmp_path / "sidecar.yaml"
-    text = (KUSTOMIZE / "sidecar" / "sidecar.yaml").read_text()
-    assert "take the whole bidder out of service" in text
-    file.write_text(re.sub(r"^( +)# (?=readinessProbe:| {2,}\S)", r"\1", text, flags=re.MULTILINE))
-    (container,) = load_yaml(file)["spec"]["template"]["spec"]["initContainers"]
-    assert container["readinessProbe"] == {
-        "httpGet": {"path": "/readyz", "port": container["ports"][0]["name"]},
-        "periodSeconds": 5,
-    }
+@pytest.mark.needs_tools("helm", "make")
+def test_manifests_are_those_that_make_generates(tmp_path: Path) -> None:
+    made = tmp_path / "deploy" / "kubernetes"
+    shutil.copytree(CHART, tmp_path / CHART.relative_to(ROOT))
+    shutil.copytree(KUSTOMIZE, made)
+    for form in made.iterdir():
+        (form / f"{form.name}.yaml").unlink(missing_ok=True)
+    command = ["make", f"--file={ROOT}/Makefile", f"--directory={tmp_path}", f"VENV={ROOT}/.venv", "manifests"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read_files(made) == read_files(KUSTOMIZE)
 
 
-@pytest.mark.parametrize("shape", ["sidecar/sidecar.yaml", "gateway/deployment.yaml"])
-def test_the_secret_that_comments_create_is_the_one_that_is_mounted(shape: str) -> None:
-    directory = (KUSTOMIZE / shape).parent
-    (command,) = re.findall(
-        r"# +kubectl create secret generic (.*)", "".join(p.read_text() for p in directory.glob("*.yaml"))
-    )
-    name, *files = command.split()
-    template = load_yaml(KUSTOMIZE / shape)["spec"]["template"]["spec"]
-    (secret,) = [volume["secret"] for volume in template["volumes"] if "secret" in volume]
+def read_files(directory: Path) -> dict[Path, str]:
+    return {path.relative_to(directory): path.read_text() for path in directory.rglob("*") if path.is_file()}
+
+
+@NEEDS_KUSTOMIZE
+@pytest.mark.parametrize(("documented", "built"), [("sidecar", "example"), ("gateway", "gateway")])
+def test_the_documented_command_creates_the_mounted_secret(documented: str, built: str) -> None:
+    text = (KUSTOMIZE / documented / "kustomization.yaml").read_text()
+    (command,) = re.findall(r"^# +kubectl create secret generic (.*)$", text, re.MULTILINE)
+    name, *options = command.split()
+    (pod,) = pods(build(KUSTOMIZE / built))
+    (secret,) = [volume["secret"] for volume in pod.spec["volumes"] if "secret" in volume]
     assert secret["secretName"] == name
-    containers = template.get("initContainers", []) + template.get("containers", [])
-    used = {Path(entry["value"]).name for entry in containers[0]["env"] if entry["name"].endswith("_FILE")}
-    assert {file.removeprefix("--from-file=") for file in files} == used
+    files = {Path(value).name for variable, value in pod.environment.items() if variable.endswith("_FILE")}
+    assert {option.removeprefix("--from-file=") for option in options} == files

@@ -1,4 +1,7 @@
-"""What Kustomize and Helm make of deploy/: valid by Kubernetes' schemas, and in every word what the program has."""
+"""What Kustomize and Helm render is valid by the schemas of Kubernetes, and the program runs with its settings.
+
+The gateway that Helm renders without TLS is left out: that of Kustomize is generated from it.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -16,7 +19,7 @@ from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server.data_server import FAREWELL_S
 from tests.deploy.as_described import as_described
 from tests.deploy.dockerfile import read_stages
-from tests.deploy.manifests import CHART, KUSTOMIZE, KUSTOMIZE_TOOL, Pod, build, of_kind, one, pods, template
+from tests.deploy.manifests import CHART, KUSTOMIZE, Pod, build, of_kind, one, pods, template
 from tests.deploy.wrapper_chart import write_bidder_chart
 from tests.docs.markdown import ROOT
 from tests.support.raw_http import ask
@@ -25,7 +28,7 @@ from tests.support.yaml_files import dump_yaml, load_yaml
 
 pytestmark = pytest.mark.needs_tools("yaml", "kubernetes_validate")
 
-# The first that knows all that is used, and the newest that the schemas are there for.
+# The oldest with every field that is used, and the newest with schemas.
 KUBERNETES = ("1.30", "1.37")
 ADMIN = "bidstream-admin"
 KUSTOMIZATION = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
@@ -33,7 +36,7 @@ SIDECAR, GATEWAY, TLS = "sidecar", "gateway", "gateway with TLS"
 
 
 def _gateway_with_tls(directory: Path) -> list[Any]:
-    """An overlay beside the directories, as a user would write it."""
+    """From an overlay as a user would write it."""
     shutil.copytree(KUSTOMIZE, directory, dirs_exist_ok=True)
     overlay = directory / "overlay"
     overlay.mkdir()
@@ -43,11 +46,10 @@ def _gateway_with_tls(directory: Path) -> list[Any]:
 
 
 RENDER: dict[tuple[str, str], Callable[[Path], list[Any]]] = {
-    (KUSTOMIZE_TOOL, SIDECAR): lambda _: build(KUSTOMIZE / "example"),
-    (KUSTOMIZE_TOOL, GATEWAY): lambda _: build(KUSTOMIZE / "gateway"),
-    (KUSTOMIZE_TOOL, TLS): _gateway_with_tls,
+    ("kustomize", SIDECAR): lambda _: build(KUSTOMIZE / "example"),
+    ("kustomize", GATEWAY): lambda _: build(KUSTOMIZE / "gateway"),
+    ("kustomize", TLS): _gateway_with_tls,
     ("helm", SIDECAR): lambda directory: template(write_bidder_chart(directory)),
-    ("helm", GATEWAY): lambda _: template(CHART),
     ("helm", TLS): lambda _: template(CHART, tlsSecretName="bidstream-svc-tls"),
 }
 
@@ -57,7 +59,7 @@ RENDER: dict[tuple[str, str], Callable[[Path], list[Any]]] = {
     params=[pytest.param(key, marks=pytest.mark.needs_tools(key[0]), id=f"{key[0]}, {key[1]}") for key in RENDER],
 )
 def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Any]]:
-    """The shape, and its objects."""
+    """The form, and its objects."""
     return request.param[1], RENDER[request.param](tmp_path_factory.mktemp("rendered"))
 
 
@@ -153,7 +155,7 @@ def test_rights(pod: Pod) -> None:
     assert resources["limits"].keys() == {"memory"}
 
 
-def test_place_in_the_life_of_the_pod(rendered: tuple[str, list[Any]], pod: Pod, settings: Settings) -> None:
+def test_start_and_stop(rendered: tuple[str, list[Any]], pod: Pod, settings: Settings) -> None:
     is_sidecar = rendered[0] == SIDECAR
     assert (pod.container in pod.spec.get("initContainers", [])) == is_sidecar
     assert pod.container.get("restartPolicy") == ("Always" if is_sidecar else None)
@@ -192,10 +194,10 @@ def test_selectors_and_ports_by_name_fit(rendered: tuple[str, list[Any]], object
     assert _selects(spread["labelSelector"]["matchLabels"], pod.labels)
 
 
-def test_only_the_operator_and_names_can_be_reached(objects: list[Any], pod: Pod) -> None:
+def test_only_the_operator_and_dns_can_be_reached(objects: list[Any], pod: Pod) -> None:
     (policy,) = [item for item in of_kind(objects, "NetworkPolicy") if "Egress" in item["spec"]["policyTypes"]]
-    names, operator = policy["spec"]["egress"]
-    assert {(port["port"], port["protocol"]) for port in names["ports"]} == {(53, "UDP"), (53, "TCP")}
+    dns, operator = policy["spec"]["egress"]
+    assert {(port["port"], port["protocol"]) for port in dns["ports"]} == {(53, "UDP"), (53, "TCP")}
     assert operator["ports"] == [{"port": 443}]
     assert pod.environment["BIDSTREAM_OPERATOR_URL"].startswith("https://")
     assert {ADMIN} in [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["ingress"]]
@@ -215,5 +217,5 @@ def test_the_program_serves_by_these_settings(pod: Pod, operator: DevOperator, t
         assert running.decrypt(token).json["status"] == "SUCCESS"
         assert running.decrypt(token, bearer="wrong").status == (401 if "auth_token_file" in running.settings else 200)
         assert not running.sidecar.has_logged("unknown setting")
-        # Written behind the swap, for which nobody waits.
+        # Written in the background, after the keys are in use.
         wait_until(Path(running.settings["key_cache"]).exists, "the key cache")

@@ -1,4 +1,4 @@
-"""The API description: valid OpenAPI, and what the code says."""
+"""The API description: valid OpenAPI, and consistent with the code."""
 
 import json
 import subprocess
@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
-from prometheus_client import CollectorRegistry
 
 from bidstream_svc import DecryptionStatus, __version__
 from bidstream_svc.devoperator import DevOperator
-from bidstream_svc.keystore.store import KeyStore
-from bidstream_svc.metrics import Route
 from bidstream_svc.server import answers
-from bidstream_svc.server.admin_plane import Health, build_admin_app
-from bidstream_svc.server.handler import BODY_LIMITS, MAX_BATCH
+from bidstream_svc.server.admin_plane import PAGES
+from bidstream_svc.server.handlers import MAX_BATCH_TOKENS
+from bidstream_svc.server.routes import ROUTES
 from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
 from tests.support.raw_http import ask
@@ -36,7 +33,7 @@ def described() -> Any:
 
 
 def resolve(described: Any, node: Any) -> Any:
-    """What a reference leads to; anything else as it is."""
+    """The target if a node is a reference, else the node itself."""
     while "$ref" in node:
         target = described
         for name in node["$ref"].removeprefix("#/").split("/"):
@@ -54,7 +51,7 @@ def operations(described: Any) -> Iterator[tuple[str, str, Any]]:
 
 
 def contents(described: Any, operation: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Of requests ("request") and responses (their code): schema, and each example."""
+    """The schema and each example of the request ("request") and of the responses (their code)."""
     bodies = {code: resolve(described, response) for code, response in operation["responses"].items()}
     if "requestBody" in operation:
         bodies["request"] = operation["requestBody"]
@@ -84,7 +81,7 @@ def test_it_is_valid_openapi() -> None:
 
 @NEEDS_YAML
 @pytest.mark.needs_tools("jsonschema")
-def test_every_example_is_of_its_schema(described: Any) -> None:
+def test_every_example_matches_its_schema(described: Any) -> None:
     validator = import_module("jsonschema").Draft202012Validator
     for path, _method, operation in operations(described):
         found = list(contents(described, operation))
@@ -102,18 +99,15 @@ def test_the_admin_plane_serves_it() -> None:
 
 
 @NEEDS_YAML
-def test_it_is_of_this_version(described: Any) -> None:
+def test_version(described: Any) -> None:
     assert described["info"]["version"] == __version__
 
 
 @NEEDS_YAML
 def test_paths_and_methods(described: Any) -> None:
-    app = build_admin_app(Health(KeyStore()), CollectorRegistry())
-    pages = {route.resource.canonical for route in app.router.routes() if isinstance(route.resource, web.Resource)}
-    routes = {str(route) for route in Route if route is not Route.OTHER}
     assert {(path, method) for path, method, _ in operations(described)} == {
-        *((path, "get") for path in pages),
-        *((path, "post") for path in routes),
+        *((path, "get") for path in PAGES),
+        *((route.path, "post") for route in ROUTES),
     }
 
 
@@ -123,17 +117,19 @@ def test_servers_are_the_default_addresses(described: Any) -> None:
     assert [server["url"] for server in described["servers"]] == [data]
     for path, item in described["paths"].items():
         servers = [server["url"] for server in item.get("servers", described["servers"])]
-        assert servers == [data if path in set(Route) else admin]
+        assert servers == [admin if path in PAGES else data]
 
 
 @NEEDS_YAML
 def test_errors_of_the_data_plane(described: Any) -> None:
     made = [answer for answer in vars(answers).values() if isinstance(answer, tuple)]
+    limits = {route.path: route.max_body_bytes for route in ROUTES}
+    paths = [route.path for route in ROUTES]
     for path, operation in data_operations(described).items():
         shown = [
             (code, example) for code, _, example in contents(described, operation) if code not in {"request", "200"}
         ]
-        for status, body in [*made, answers.too_large(BODY_LIMITS[Route(path)])]:
+        for status, body in [*made, answers.not_found(paths), answers.too_large(limits[path])]:
             assert (str(status), json.loads(body)) in shown
         codes = {example["error"]["code"] for _, example in shown}
         assert codes == set(enum(described, "Error", "properties", "error", "properties", "code"))
@@ -143,7 +139,7 @@ def test_errors_of_the_data_plane(described: Any) -> None:
 def test_statuses(described: Any) -> None:
     success = described["components"]["schemas"]["Success"]["properties"]["status"]["const"]
     assert [success, *enum(described, "Failure", "properties", "status")] == list(DecryptionStatus)
-    operation = data_operations(described)[Route.DECRYPT]
+    operation = data_operations(described)["/decrypt"]
     shown = [example["status"] for code, _, example in contents(described, operation) if code == "200"]
     assert shown == list(DecryptionStatus)
 
@@ -151,12 +147,12 @@ def test_statuses(described: Any) -> None:
 @NEEDS_YAML
 def test_limit_of_a_batch(described: Any) -> None:
     schemas = described["components"]["schemas"]
-    assert schemas["BatchRequest"]["properties"]["requests"]["maxItems"] == MAX_BATCH
-    assert schemas["BatchResult"]["properties"]["results"]["maxItems"] == MAX_BATCH
+    assert schemas["BatchRequest"]["properties"]["requests"]["maxItems"] == MAX_BATCH_TOKENS
+    assert schemas["BatchResult"]["properties"]["results"]["maxItems"] == MAX_BATCH_TOKENS
 
 
 def attack(address: str, directory: Path, description: Path = DESCRIPTION, *options: str) -> None:
-    """Let schemathesis send what the description allows and forbids, and compare the answers with it."""
+    """Let schemathesis send valid and invalid requests and check the responses against the description."""
     command = [sys.executable, "-m", "schemathesis.cli", "--no-color", "run", str(description)]
     bounds = ["--url", f"http://{address}", "--max-examples", "12", "--seed", "1", "--request-timeout", "10"]
     done = subprocess.run(
@@ -166,19 +162,19 @@ def attack(address: str, directory: Path, description: Path = DESCRIPTION, *opti
 
 
 @pytest.mark.needs_tools("schemathesis")
-def test_the_data_plane_keeps_to_it(operator: DevOperator, tmp_path: Path) -> None:
+def test_the_data_plane_conforms(operator: DevOperator, tmp_path: Path) -> None:
     with service_in_thread(**operator_settings(operator)) as service:
         attack(service.data, tmp_path, DESCRIPTION, "--include-path-regex", "^/decrypt")
 
 
 @pytest.mark.needs_tools("schemathesis")
-def test_the_admin_plane_keeps_to_it(operator: DevOperator, tmp_path: Path) -> None:
+def test_the_admin_plane_conforms(operator: DevOperator, tmp_path: Path) -> None:
     with service_in_thread(**operator_settings(operator)) as service:
         attack(service.admin, tmp_path, DESCRIPTION, "--exclude-path-regex", "^/decrypt")
 
 
 @pytest.mark.needs_tools("schemathesis")
-def test_a_bearer_token_is_asked_for_as_described(operator: DevOperator, tmp_path: Path) -> None:
+def test_a_missing_bearer_token_is_answered_as_described(operator: DevOperator, tmp_path: Path) -> None:
     token_file = tmp_path / "bearer"
     token_file.write_text("made-up")
     strict = tmp_path / "openapi.yaml"
@@ -188,4 +184,4 @@ def test_a_bearer_token_is_asked_for_as_described(operator: DevOperator, tmp_pat
     strict.write_text(text.replace(optional, ""), "utf-8")
     with service_in_thread(auth_token_file=token_file, **operator_settings(operator)) as service:
         attack(service.data, tmp_path, strict, "--include-path", "/decrypt", "-H", "Authorization: Bearer made-up")
-        assert scrape(service.admin).value("bidstream_http_requests_total", route=Route.DECRYPT, code="401") > 0
+        assert scrape(service.admin).value("bidstream_http_requests_total", route="/decrypt", code="401") > 0

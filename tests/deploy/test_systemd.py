@@ -1,4 +1,4 @@
-"""The systemd units: verified by systemd, rated by it, and started through its own socket activation."""
+"""The systemd units: verified and rated by systemd, and started by its socket activation."""
 
 import re
 import subprocess
@@ -17,13 +17,13 @@ from tests.support.sidecar import PROGRAM, Sidecar, operator_settings, wait_unti
 
 UNITS = ROOT / "deploy" / "systemd"
 PROGRAM_PATH = "/opt/bidstream-svc/bin/bidstream-svc"
-# systemd's own scale of exposure, times ten: 0 is none, 100 all.
+# The exposure level of systemd-analyze, times ten: from 0 to 100.
 MAX_EXPOSURE = 15
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 
 
 def read_unit(name: str) -> dict[str, list[str]]:
-    """The lines of a unit by their names; those of one name add up."""
+    """The values of each key of a unit, in order."""
     entries: dict[str, list[str]] = {}
     for line in (UNITS / name).read_text().splitlines():
         if line and line[0] not in "#[":
@@ -48,7 +48,7 @@ def settings() -> Settings:
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """The units with a program that is there."""
+    """The units with a program that exists on this machine."""
     for unit in UNITS.glob("*.s*"):
         (tmp_path / unit.name).write_text(unit.read_text().replace(PROGRAM_PATH, sys.executable))
     return tmp_path
@@ -57,7 +57,7 @@ def units(tmp_path: Path) -> Path:
 def systemd_analyze(*arguments: str | Path) -> str:
     done = subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # where it warns, the status is 0 all the same
+    assert done.stderr == ""  # warnings leave the exit status at 0
     return done.stdout
 
 
@@ -96,13 +96,13 @@ def test_files_are_where_the_settings_say(settings: Settings) -> None:
     assert Path(SERVICE["EnvironmentFile"][0]).name == "settings.env"
 
 
-def test_limits_leave_room(settings: Settings) -> None:
+def test_limits_exceed_those_of_the_service(settings: Settings) -> None:
     assert int(SERVICE["LimitNOFILE"][0]) > settings.max_connections + 1000
     assert int(SERVICE["TimeoutStopSec"][0]) > settings.drain_timeout + FAREWELL_S
     assert SERVICE["KillMode"] == ["mixed"]
 
 
-# As MemoryDenyWriteExecute=yes, by the kernel instead of a filter of system calls; those before 6.3 know it not.
+# Like MemoryDenyWriteExecute=yes, by the kernel instead of a system-call filter. Kernels before 6.3 return EINVAL.
 DENY_WRITE_EXECUTE = f"""
 import ctypes, errno, os, sys
 refused = ctypes.CDLL(None, use_errno=True).prctl({PR_SET_MDWE}, {PR_MDWE_REFUSE_EXEC_GAIN}, 0, 0, 0)
@@ -114,7 +114,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 @pytest.mark.needs_tools("systemd-socket-activate")
 def test_it_serves_on_the_socket_that_systemd_passes(operator: DevOperator, tmp_path: Path) -> None:
-    """By the unit's environment; the program comes with the first connection, and may not make code."""
+    """With the unit's environment. The first connection starts the program, which may not create executable memory."""
     path = tmp_path / "decrypt.sock"
     given = operator_settings(operator)
     (tmp_path / "api-key").write_text(given["api_key"])
@@ -135,6 +135,6 @@ def test_it_serves_on_the_socket_that_systemd_passes(operator: DevOperator, tmp_
             sidecar.wait_ready()
             answer = ask(sidecar.data, "/decrypt", {"token": operator.state.mint_token()}).json
             assert answer["status"] == "SUCCESS"
-            assert (tmp_path / "bidstream-svc" / "keys").exists()
+            wait_until((tmp_path / "bidstream-svc" / "keys").exists, "the key cache")
             assert sidecar.stop() == 0
     assert path.exists()

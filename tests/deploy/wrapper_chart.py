@@ -1,26 +1,18 @@
-"""A bidder's chart that takes ours as a dependency, as its documentation says."""
+"""The chart of a bidder that includes the sidecar as values.yaml of our chart documents it."""
 
+import re
 import shutil
 from pathlib import Path
+from textwrap import indent
 
 from tests.deploy.manifests import CHART, KUSTOMIZE
 from tests.support.yaml_files import dump_yaml, load_yaml
 
 _NAME = CHART.name
-_TEMPLATE = """
-{{{{- $sidecar := index .Subcharts "{name}" }}}}
-{bidder}
-      securityContext:
-        fsGroup: 65532
-      initContainers:
-        {{{{- include "{name}.sidecar" $sidecar | nindent 8 }}}}
-      volumes:
-        {{{{- include "{name}.sidecarVolumes" $sidecar | nindent 8 }}}}
-"""
 
 
 def write_bidder_chart(directory: Path) -> Path:
-    """The example bidder of deploy/kubernetes in a chart."""
+    """The example bidder of deploy/kubernetes as a chart."""
     shutil.copytree(CHART, directory / "charts" / _NAME)
     version = load_yaml(CHART / "Chart.yaml")["version"]
     dependency = {"name": _NAME, "version": version}
@@ -30,15 +22,13 @@ def write_bidder_chart(directory: Path) -> Path:
     )
     dump_yaml({_NAME: {"enabled": False, "operatorUrl": "https://prod.uidapi.com"}}, directory / "values.yaml")
     bidder = load_yaml(KUSTOMIZE / "example" / "bidder.yaml")
-    bidder["spec"]["template"]["metadata"]["labels"] |= {
-        "bidstream-svc/sidecar": "true",
-        "bidstream-svc/scrape": "true",
-    }
-    templates = directory / "templates"
-    templates.mkdir()
-    dump_yaml(bidder, templates / "bidder.yaml")
-    rest = (templates / "bidder.yaml").read_text()
-    (templates / "bidder.yaml").write_text(_TEMPLATE.format(name=_NAME, bidder=rest.rstrip()))
-    policy = KUSTOMIZE / "sidecar-network-policy" / "network-policy.yaml"
-    shutil.copy(policy, templates)
+    template = bidder["spec"]["template"]
+    template["metadata"]["labels"] |= {"bidstream-svc/sidecar": "true", "bidstream-svc/scrape": "true"}
+    template["spec"]["securityContext"] = {"fsGroup": 65532}
+    file = directory / "templates" / "bidder.yaml"
+    file.parent.mkdir()
+    dump_yaml(bidder, file)
+    sidecar, *fields = re.findall(r"^#   (.+)$", (CHART / "values.yaml").read_text(), re.MULTILINE)
+    policy = f'{{{{ include "{_NAME}.sidecarNetworkPolicy" $sidecar }}}}'
+    file.write_text("\n".join([sidecar, file.read_text(), *(indent(line, " " * 6) for line in fields), "---", policy]))
     return directory

@@ -86,9 +86,9 @@ async def test_pages_of_a_proxy(operator: DevOperator, fault: Fault, http_status
     ("fault", "words"),
     [
         (Fault.GARBAGE_BODY, "not base64"),
-        (Fault.TRUNCATED_BODY, "not base64|does not open"),
-        (Fault.WRONG_SECRET, "does not open"),
-        (Fault.WRONG_NONCE, "another nonce"),
+        (Fault.TRUNCATED_BODY, "not base64|cannot be decrypted"),
+        (Fault.WRONG_SECRET, "cannot be decrypted"),
+        (Fault.WRONG_NONCE, "nonce does not match"),
     ],
 )
 async def test_answers_that_do_not_open(operator: DevOperator, fault: Fault, words: str) -> None:

@@ -3,7 +3,8 @@ import pybase64
 import pytest
 
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.keys import KeyPurpose, parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeyPurpose
 from bidstream_svc.devoperator import Lifetimes, OperatorSite, OperatorState
 from tests.support.operator import Clock, ask, running_operator
 

@@ -8,7 +8,7 @@ import pytest
 from bidstream_svc.core.crypto import open_gcm
 from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.identity import hash_identity
-from bidstream_svc.core.keys import parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys

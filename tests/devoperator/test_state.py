@@ -5,7 +5,8 @@ import pytest
 from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import IdentityError
 from bidstream_svc.core.identity import IdentityScope, hash_identity
-from bidstream_svc.core.keys import KeySnapshot, parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.devoperator import Lifetimes, OperatorSite, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys

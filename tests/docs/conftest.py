@@ -18,7 +18,7 @@ from tests.support.sidecar import DEADLINE_S, Sidecar, environment, operator_set
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     directory = tmp_path_factory.mktemp("dev")
     with Sidecar(directory, "serve", "--dev", drain_timeout=0) as sidecar:
-        wait_until(lambda: "Ctrl-C ends it." in sidecar.stdout, "the curl lines")
+        wait_until(lambda: "Press Ctrl-C to stop." in sidecar.stdout, "the curl lines")
         line = next(line for line in sidecar.stdout.splitlines() if line.startswith("curl"))
         body = re.search(r"-d '(.*)'$", line)
         assert body is not None

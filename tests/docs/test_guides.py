@@ -1,4 +1,4 @@
-"""The guides in docs/: their samples run, and what they name is there."""
+"""The guides in docs/: their samples run, and what they name exists."""
 
 import ast
 import json
@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from bidstream_svc.config import SETTINGS, env_name
-from tests.docs.markdown import README, ROOT, Sample, samples, section, table
+from tests.docs.markdown import DOCS, DOCUMENTS, README, ROOT, Sample, samples, section, table
 from tests.docs.shell import PLACEHOLDER, Dev, Place, here, run_shell
 from tests.support.raw_http import ask
 from tests.support.sidecar import Sidecar, environment, wait_until
 
-START = ROOT / "docs" / "getting-started.md"
-OPERATIONS = ROOT / "docs" / "operations.md"
-DESIGN = ROOT / "docs" / "design.md"
+START = DOCS / "getting-started.md"
+SETTINGS_GUIDE = DOCS / "settings.md"
+OPERATIONS = DOCS / "operations.md"
 ASK, ADMIN, CHECK, SERVE, HEALTH = samples(START, "sh")
-CHECK_AGAIN, ROTATE = samples(OPERATIONS, "sh")
+(CHECK_AGAIN,) = samples(SETTINGS_GUIDE, "sh")
+(ROTATE,) = samples(OPERATIONS, "sh")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_the_bidder_of_getting_started_gets_the_raw_id(place: Place, started: tu
     assert run_shell("python bidder.py", run, environment({})) == f"{state.raw_uid('someone@example.com')}\n"
 
 
-def test_operations_checks_new_settings(place: Place, tmp_path: Path) -> None:
+def test_settings_are_checked(place: Place, tmp_path: Path) -> None:
     assert "operator is good" in run_shell(CHECK_AGAIN.text, tmp_path, place.environment)
 
 
@@ -88,17 +89,20 @@ def test_operations_rotates_credentials(place: Place, started: tuple[Sidecar, Pa
 
 
 def test_every_setting_has_its_topic() -> None:
-    rows = table(section(OPERATIONS, "Settings by topic"), "topic")
+    rows = table(section(SETTINGS_GUIDE, "By topic"), "topic")
     named = [name for row in rows for name in re.findall(r"`(\w+)`", row[1])]
     assert sorted(named) == sorted(map(env_name, SETTINGS))
 
 
-@pytest.mark.parametrize("document", [START, OPERATIONS, DESIGN], ids=lambda document: document.stem)
+# The changelog also names what no longer exists.
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if d.stem != "CHANGELOG"], ids=lambda document: document.stem
+)
 def test_settings_and_metrics_that_are_named_exist(document: Path) -> None:
     text = document.read_text("utf-8")
     assert set(re.findall(r"BIDSTREAM_[A-Z_]*[A-Z]\b", text)) <= set(map(env_name, SETTINGS))
-    metrics = {row[0].strip("`") for row in table(section(README, "Health and metrics"), "metric")}
-    assert set(re.findall(r"\bbidstream_\w+(?=[`\[{])", text)) <= metrics
+    metrics = {row[0].strip("`") for row in table(section(DOCS / "metrics.md", "Metrics"), "metric")}
+    assert set(re.findall(r"\bbidstream_\w+(?=[`\[{])", text)) <= metrics | {"bidstream_svc"}
 
 
 def _logged_events() -> set[str]:

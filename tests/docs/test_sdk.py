@@ -11,9 +11,9 @@ import pytest
 
 import bidstream_svc
 from bidstream_svc import sdk
-from tests.docs.markdown import ROOT, section
+from tests.docs.markdown import DOCS, section
 
-DOCUMENT = ROOT / "docs" / "sdk.md"
+DOCUMENT = DOCS / "sdk.md"
 BOTH = pytest.mark.parametrize(
     ("module", "heading"),
     [(bidstream_svc, "Asynchronous: bidstream_svc"), (sdk, "Synchronous: bidstream_svc.sdk")],

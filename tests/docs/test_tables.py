@@ -12,10 +12,10 @@ from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.metrics import MetricCells, build_registry
 from bidstream_svc.metrics.cells import HTTP_CODES
 from bidstream_svc.server import answers
-from tests.docs.markdown import README, ROOT, samples, section, table
+from tests.docs.markdown import DOCS, DOCUMENTS, README, ROOT, samples, section, table
 from tests.test_architecture import CORE_LAYERS, LAYERS
 
-PROTOCOL = ROOT / "docs" / "protocol.md"
+PROTOCOL = DOCS / "protocol.md"
 PACKAGE = ROOT / "bidstream_svc"
 
 
@@ -34,11 +34,22 @@ def test_settings() -> None:
         for name, setting in SETTINGS.items()
     ]
     expected = "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
-    assert table(section(README, "Settings"), "variable") == rows, f"the table has to be:\n{expected}"
+    assert table(section(DOCS / "settings.md", "Settings"), "variable") == rows, f"the table has to be:\n{expected}"
+
+
+def test_every_term_of_the_glossary_is_used_in_another_document() -> None:
+    glossary = DOCS / "glossary.md"
+    headings = ("The protocol", "The service")
+    terms = [
+        term for heading in headings for row in table(section(glossary, heading), "term") for term in row[0].split(", ")
+    ]
+    others = " ".join(document.read_text("utf-8") for document in DOCUMENTS if document != glossary).lower()
+    assert len(set(terms)) == len(terms)
+    assert [term for term in terms if not re.search(rf"\b{term}", others)] == []
 
 
 def test_statuses() -> None:
-    rows = table(section(README, "HTTP interface"), "status")
+    rows = table(section(README, "Statuses"), "status")
     assert [_code(row[0]) for row in rows] == [[status] for status in DecryptionStatus]
 
 
@@ -51,7 +62,7 @@ def test_verdict_lines() -> None:
 
 
 def test_http_errors() -> None:
-    rows = {(int(row[0]), *_code(row[1])) for row in table(section(README, "HTTP interface"), "HTTP")}
+    rows = {(int(row[0]), *_code(row[1])) for row in table(section(README, "HTTP errors"), "HTTP")}
     made = {answer for answer in vars(answers).values() if isinstance(answer, tuple)}
     assert {(status, *re.findall(r'"code":"(\w+)"', body.decode())) for status, body in made} <= rows
     assert {status for status, _ in rows} <= set(HTTP_CODES)
@@ -66,7 +77,7 @@ def _metric_row(metric: Metric) -> list[str]:
 def test_metrics() -> None:
     exported = [_metric_row(metric) for metric in build_registry(MetricCells()).collect()]
     own = [row for row in exported if row[0].startswith("bidstream_")]
-    rows = table(section(README, "Health and metrics"), "metric")
+    rows = table(section(DOCS / "metrics.md", "Metrics"), "metric")
     assert sorted([*_code(row[0]), row[1], *sorted(_code(row[2]))] for row in rows) == sorted(own)
 
 
@@ -79,7 +90,7 @@ def _leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Comm
 
 
 def test_commands() -> None:
-    rows = table(section(README, "Command line"), "command")
+    rows = table(section(DOCS / "cli.md", "Command line"), "command")
     assert sorted(_code(row[0])[0] for row in rows) == sorted(name for name, _ in _leaves(commands, "bidstream-svc"))
 
 
@@ -90,16 +101,21 @@ def test_flags_exist() -> None:
         for parameter in command.params
         for flag in (*parameter.opts, *parameter.secondary_opts)
     }
-    named = set(re.findall(r"`(--[a-z-]+)[` ]", README.read_text("utf-8")))
+    documents = [README, *DOCS.glob("*.md")]
+    named = {flag for document in documents for flag in re.findall(r"`(--[a-z-]+)[` ]", document.read_text("utf-8"))}
+    assert {"--dev", "--key-cache", "--start-row"} <= named
     assert named <= flags | {"--help"}
 
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for document in (README, ROOT / "CONTRIBUTING.md"):
-        named = re.findall(r"(?:^|`)make ([a-z-]+)", document.read_text("utf-8"), re.MULTILINE)
-        assert named
-        assert set(named) <= targets
+    named = {
+        document: set(re.findall(r"(?:^|`)make ([a-z-]+)", document.read_text("utf-8"), re.MULTILINE))
+        for document in DOCUMENTS
+    }
+    assert named[README]
+    assert named[ROOT / "CONTRIBUTING.md"]
+    assert {document.name: missing for document in DOCUMENTS if (missing := named[document] - targets)} == {}
 
 
 def test_map_of_the_code() -> None:
@@ -111,7 +127,7 @@ def test_map_of_the_code() -> None:
 
 
 def test_picture_of_the_layers() -> None:
-    picture = samples(ROOT / "docs" / "architecture.md", "text")[0].text
+    picture = samples(DOCS / "architecture.md", "text")[0].text
     rows = [re.split(r"\s{2,}", line)[0].split(", ") for line in picture.splitlines()]
     layers = [sorted(part for part in layer if part[0] != "_") for layer in reversed(LAYERS)]
     core_layers = [sorted(layer) for layer in reversed(CORE_LAYERS)]

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from bidstream_svc.keystore.refresher import INTERVAL_SPREAD, KeyRefresher
+from bidstream_svc.keystore.refresher import INTERVAL_JITTER, KeyRefresher
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells, RefreshResult
 from bidstream_svc.metrics.cells import KEY_REFRESHES
@@ -43,7 +43,7 @@ async def _jump(effort: Effort) -> Outcome:
                 while fetched.total() < enough:
                     await done.wait()
             # The first may have been due at once.
-            shortest_s = (refreshes - 1) * _INTERVAL_S * (1 - INTERVAL_SPREAD)
+            shortest_s = (refreshes - 1) * _INTERVAL_S * (1 - INTERVAL_JITTER)
             assert time.monotonic() - begun_s >= shortest_s, "a jump made it ask faster"
         running.cancel()
         await asyncio.wait([running])

@@ -24,7 +24,7 @@ _CONNECTIONS = 4
 _LOAD_S = 3.0
 _BYTE_EVERY_S = 1.0
 _SLOTS = 100  # of that time: strangers do not send all at once, and this machine is to be theirs only now and then
-# One never becomes a request, one never a body, one is nothing that the hot lane knows.
+# One never becomes a request, one never a body, one is nothing that the fast path knows.
 _BEGINNINGS = {
     "in the head": b"POST /decrypt HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"a" * 3000,
     "in the body": b"POST /decrypt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\n" + b"a" * 3000,

@@ -1,7 +1,7 @@
 """What is fuzzed: each target takes bytes, tries them, and raises where something is wrong.
 
 Wrong is any exception other than the documented one, and any disagreement: of the verdict with the plain reference, of
-the hot lane with aiohttp.
+the fast path with aiohttp.
 """
 
 import asyncio
@@ -22,12 +22,13 @@ from bidstream_svc.core.crypto import (
 )
 from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError, EnvelopeError, KeyResponseError
-from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.operator.messages import HttpAnswer, raise_for_status
 from tests.core.assemble import standard
 from tests.core.reference import reference_verdict
-from tests.lane.support import LaneSide, Side
-from tests.lane.test_any_requests import compare, declared_requests
+from tests.fastpath.support import FastPathSide, Side
+from tests.fastpath.test_any_requests import compare, declared_requests
 from tests.vectors.load import key_response, key_snapshot, load
 
 _KEYS = "uid2"
@@ -129,21 +130,21 @@ def _check_refusal(status: int, body: bytes) -> None:
 
 class _Sides(NamedTuple):
     runner: asyncio.Runner
-    lane: LaneSide
+    fast_path: FastPathSide
     aiohttp: Side
 
 
 @cache
 def _sides() -> _Sides:
-    async def make() -> tuple[LaneSide, Side]:
-        return LaneSide(), Side()
+    async def make() -> tuple[FastPathSide, Side]:
+        return FastPathSide(), Side()
 
     runner = asyncio.Runner()
     return _Sides(runner, *runner.run(make()))
 
 
 def fuzz_http(data: bytes) -> None:
-    """A stream of requests in pieces to the lane and to aiohttp alone: the same answers, and no exception.
+    """A stream of requests in pieces to the fast path and to aiohttp alone: the same answers, and no exception.
 
     First byte: how many of the following byte pairs say where the stream is cut.
     """
@@ -154,8 +155,8 @@ def fuzz_http(data: bytes) -> None:
         # Half a bad head is refused by the one at once, by the other when the rest has come or takes too long.
         if _HEAD_END not in declared_requests(stream)[-1]:
             stream += _HEAD_END
-        runner, lane, aiohttp = _sides()
-        runner.run(compare(lane, aiohttp, stream, offsets))
+        runner, fast_path, aiohttp = _sides()
+        runner.run(compare(fast_path, aiohttp, stream, offsets))
 
 
 def fuzz_settings(data: bytes) -> None:

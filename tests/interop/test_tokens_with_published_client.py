@@ -15,7 +15,7 @@ from uid2_client.client_type import ClientType
 
 from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.identity import IdentityScope, IdentityType
-from bidstream_svc.core.keys import parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.core.token import TokenContent
 from tests.core.strategies import BUILDERS, token_key

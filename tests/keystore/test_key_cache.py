@@ -122,7 +122,7 @@ async def test_anything_else_in_the_file_is_ignored_with_a_line(cache: KeyCache,
 def test_a_foreign_response_is_ignored(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
     cache.save(wire)
     foreign = KeyCache(tmp_path / "keys", lambda: bytes(32))
-    assert "another secret" in is_ignored(foreign)
+    assert "wrong secret" in is_ignored(foreign)
 
 
 def test_without_the_client_secret_the_cache_is_ignored(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:

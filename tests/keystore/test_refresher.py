@@ -139,7 +139,7 @@ async def test_keys_that_open_nothing_are_not_taken_even_if_there_are_none(
     operator.state.faults.inject(fault)
     assert not await refresher.refresh()
     assert store.snapshot is None
-    assert "refused" in (store.last_error or "")
+    assert "rejected" in (store.last_error or "")
 
 
 async def test_keys_without_a_master_key_that_is_in_use_are_refused(
@@ -201,7 +201,7 @@ def test_back_off_uses_all_of_its_range() -> None:
 
 def test_the_interval_is_spread_by_a_tenth() -> None:
     refresher = KeyRefresher(asyncio.Future, KeyStore(), MetricCells(), interval_s=1000)
-    waits_s = [refresher._spread_interval_s() for _ in range(500)]
+    waits_s = [refresher._jittered_interval_s() for _ in range(500)]
     assert 900 <= min(waits_s) < 920
     assert 1080 < max(waits_s) <= 1100
 

@@ -16,7 +16,7 @@ def test_credentials_are_read_as_they_are_handed_out() -> None:
     ("secret", "problem"),
     [
         ("", "0 bytes"),
-        ("c2hvcnQgc2VjcmV0", "12 bytes long; 32 are needed"),
+        ("c2hvcnQgc2VjcmV0", "12 bytes long; 32 are required"),
         (SECRET[:-4] + "ISEh", "33 bytes"),
         ("not base64 at all!", "not base64"),
         (SECRET[:-1], "not base64"),
@@ -62,7 +62,7 @@ def test_base_url_is_taken(url: str, checked: str) -> None:
         ("https://", "not an http or https URL"),
         ("https://[::1", "not an http or https URL"),
         ("https://prod.euid.eu:99999", "not an http or https URL"),
-        ("http://prod.euid.eu", "use https, or give allow_insecure=True"),
+        ("http://prod.euid.eu", "use https, or pass allow_insecure=True"),
         ("http://10.0.0.1", "use https"),
         ("http://127.0.0.1.example.com", "use https"),
         ("http://127.0.0.1\\@example.com", "not an http or https URL"),

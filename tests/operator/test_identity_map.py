@@ -1,7 +1,7 @@
 """An advertiser's calls against the embedded operator over a real socket."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -14,7 +14,7 @@ from bidstream_svc.core.identity import Identity, IdentityKind, hash_identity
 from bidstream_svc.devoperator import Fault, OperatorState
 from bidstream_svc.operator import IdentityMapClient, MappedIdentity, MappedIdentityV3, OptedOut, UnmappedIdentity
 from bidstream_svc.operator import batches as batches_module
-from bidstream_svc.operator.batches import map_in_batches
+from bidstream_svc.operator.batches import collect_results, send_in_batches
 from tests.operator.support import transport_to
 from tests.support.operator import Clock, running_operator
 from tests.support.recorder import recorded_json
@@ -63,6 +63,13 @@ async def test_v3_maps_any_mixture_in_order_in_one_binary_request() -> None:
     assert rotated.previous_raw_uid not in {None, rotated.raw_uid}
     assert rotated.refresh_from_s * 1000 > state.now_ms()
     assert state.calls["/v3/identity/map"] == 1
+
+
+async def test_v2_maps_a_mixture_that_takes_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "MAX_BATCH", 3)
+    async with running_operator() as operator, transport_to(operator) as transport:
+        client = IdentityMapClient(transport)
+        assert await client.map_identities(MIXED * 2) == await client.map_identities(MIXED) * 2
 
 
 async def test_v3_request_is_binary() -> None:
@@ -127,9 +134,8 @@ def test_batches_keep_order_size_and_concurrency(items: list[int], max_batch: in
         return [item * 2 for item in batch]
 
     async def run() -> list[int]:
-        return await map_in_batches(
-            items, send, max_concurrency=max_concurrency, progress=lambda count, _: done.append(count)
-        )
+        batches = send_in_batches(items, send, max_concurrency=max_concurrency)
+        return await collect_results(batches, len(items), lambda count, _: done.append(count))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches_module, "MAX_BATCH", max_batch)
@@ -137,6 +143,50 @@ def test_batches_keep_order_size_and_concurrency(items: list[int], max_batch: in
     assert most <= max_concurrency
     assert done == sorted(done)
     assert not items or done[-1] == len(items)
+
+
+@given(st.integers(1, 30), st.integers(1, 5), st.data())
+@settings(max_examples=60, deadline=None)
+def test_batches_before_a_failed_one_are_yielded_and_none_is_taken_after_it(
+    count: int, max_concurrency: int, data: st.DataObject
+) -> None:
+    failing = data.draw(st.integers(0, count - 1))
+    delays = data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count))
+    taken = yielded = 0
+    has_failed = False
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for item in range(count):
+            taken += 1
+            assert not has_failed
+            assert taken - yielded <= max_concurrency
+            yield item
+
+    async def send(batch: Sequence[int]) -> Sequence[int]:
+        nonlocal has_failed
+        for _ in range(delays[batch[0]]):
+            await asyncio.sleep(0)
+        if batch[0] == failing:
+            has_failed = True
+            raise OperatorAnswerError("no")
+        return batch
+
+    async def receive() -> None:
+        nonlocal yielded
+        async for batch, results in send_in_batches(items(), send, max_concurrency=max_concurrency):
+            assert (batch, results) == ((yielded,), (yielded,))
+            yielded += 1
+
+    async def run() -> None:
+        with pytest.raises(OperatorAnswerError):
+            await receive()
+        assert asyncio.all_tasks() == {asyncio.current_task()}  # what was in flight has ended
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_module, "MAX_BATCH", 1)
+        asyncio.run(run())
+    assert yielded == failing
 
 
 async def test_failure_of_one_piece_cancels_the_others_before_it_is_raised() -> None:
@@ -153,7 +203,7 @@ async def test_failure_of_one_piece_cancels_the_others_before_it_is_raised() -> 
             raise
 
     with pytest.raises(OperatorAnswerError):
-        await map_in_batches(range(20_000), send, max_concurrency=3)
+        await collect_results(send_in_batches(range(20_000), send, max_concurrency=3), 20_000)
     assert cancelled == [5_000, 10_000]
 
 

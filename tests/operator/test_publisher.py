@@ -97,7 +97,7 @@ async def test_refresh_of_what_expired_or_is_none() -> None:
         with pytest.raises(OperatorHttpError, match="Refresh token has expired") as caught:
             await publisher.refresh_token(tokens)
         assert caught.value.api_status == "expired_token"
-        with pytest.raises(OperatorAnswerError, match="without a refresh token"):
+        with pytest.raises(OperatorAnswerError, match="no refresh token"):
             await publisher.refresh_token(dataclasses.replace(tokens, refresh_token=None))
         with pytest.raises(OperatorAnswerError, match="refresh_response_key is not base64"):
             await publisher.refresh_token(dataclasses.replace(tokens, refresh_response_key="?"))

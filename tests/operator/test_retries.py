@@ -108,8 +108,8 @@ async def test_refused_connection_is_tried_again_even_for_a_refresh() -> None:
     async with transport:
         error = OperatorNetworkError("refused", may_have_arrived=False)
         refresh = PublisherClient.refresh_token.__globals__["_REFRESH"]
-        assert transport._wait_before_repeating(refresh, error) is True
-        assert transport._wait_before_repeating(refresh, OperatorNetworkError("reset")) is False
+        assert transport._should_retry(refresh, error) is True
+        assert transport._should_retry(refresh, OperatorNetworkError("reset")) is False
 
 
 async def test_retry_after_is_honoured_and_capped() -> None:
@@ -126,7 +126,7 @@ async def test_retry_after_is_honoured_and_capped() -> None:
                 await fetch_keys(transport)
         assert len(server.requests) == 2
         endpoint = PublisherClient.refresh_token.__globals__["_REFRESH"]
-        wait_s = transport._wait_before_repeating(endpoint, OperatorRateLimitedError("", retry_after_s=0.004))
+        wait_s = transport._should_retry(endpoint, OperatorRateLimitedError("", retry_after_s=0.004))
         assert wait_s == 0.004
 
 

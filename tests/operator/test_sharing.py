@@ -10,7 +10,8 @@ from bidstream_svc.core.crypto import open_gcm
 from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import OperatorHttpError
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.core.sharing import DEFAULT_TOKEN_LIFETIME_S, Encryption, EncryptionStatus, encrypt_raw_uid
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.devoperator import Fault, Lifetimes, OperatorState

@@ -86,7 +86,7 @@ def test_refresh_tells_whether_keys_came(client: BidstreamClient) -> None:
     ("fault", "reason"),
     [
         (Fault.UNAUTHORIZED, "401"),
-        (Fault.WRONG_NONCE, "another nonce"),
+        (Fault.WRONG_NONCE, "nonce does not match"),
         (Fault.NOT_JSON, "key response"),
         (Fault.HTML_PAGE, "HTML page"),
     ],

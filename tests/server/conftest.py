@@ -1,4 +1,4 @@
-"""One operator and one service for each module; every test of HTTP runs on the hot lane and on aiohttp alone."""
+"""One operator and one service for each module; every test of HTTP runs on the fast path and on aiohttp alone."""
 
 from collections.abc import Iterator
 
@@ -20,12 +20,12 @@ def state(operator: DevOperator) -> OperatorState:
     return operator.state
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["lane", "aiohttp"])
-def has_lane(request: pytest.FixtureRequest) -> bool:
+@pytest.fixture(scope="module", params=[True, False], ids=["fast path", "aiohttp"])
+def has_fast_path(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
 @pytest.fixture(scope="module")
-def service(operator: DevOperator, *, has_lane: bool) -> Iterator[RunningService]:
-    with service_in_thread(has_lane=has_lane, **operator_settings(operator)) as running:
+def service(operator: DevOperator, *, has_fast_path: bool) -> Iterator[RunningService]:
+    with service_in_thread(has_fast_path=has_fast_path, **operator_settings(operator)) as running:
         yield running

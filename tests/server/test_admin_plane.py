@@ -28,7 +28,7 @@ def waiting() -> Iterator[RunningService]:
 
 
 @pytest.fixture(scope="module")
-def has_lane() -> bool:
+def has_fast_path() -> bool:
     return True
 
 

@@ -9,8 +9,9 @@ import pytest
 from bidstream_svc.config import load_settings
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.server.listeners import open_listeners_each
+from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import Service
+from bidstream_svc.server.sockets import open_listeners_each
 from tests.support.operator import running_operator
 from tests.support.raw_http import make_request
 from tests.support.sidecar import RunningService, operator_settings
@@ -78,13 +79,13 @@ class _Client(asyncio.Protocol):
         self.done.set()
 
 
-@pytest.mark.parametrize("has_lane", [True, False])
-async def test_a_large_batch_lets_others_through(*, has_lane: bool) -> None:
+@pytest.mark.parametrize("has_fast_path", [True, False])
+async def test_a_large_batch_lets_others_through(*, has_fast_path: bool) -> None:
     # All in one loop: which answer comes first is a matter of turns there, and not of time.
     async with running_operator() as operator:
         settings = load_settings(listen="127.0.0.1:0", admin_listen="", **operator_settings(operator))
         listeners = open_listeners_each(settings, 1)[0]
-        async with Service(settings, listeners, MetricCells(), has_lane=has_lane) as service:
+        async with Service(settings, listeners, MetricCells(labels_of(ROUTES)), has_fast_path=has_fast_path) as service:
             await service.wait_started()
             requests = [{"token": operator.state.mint_token(2)}] * 1_000
             arrived: list[str] = []

@@ -25,19 +25,23 @@ def begun_request(service: RunningService) -> Iterator[Connection]:
         yield connection
 
 
-def test_who_takes_too_long_is_left_behind(operator: DevOperator, *, has_lane: bool) -> None:
+def test_who_takes_too_long_is_left_behind(operator: DevOperator, *, has_fast_path: bool) -> None:
     settings = {"drain_timeout": 0.1, "request_timeout": 600, **operator_settings(operator)}
-    with capture_logs() as log, service_in_thread(has_lane=has_lane, **settings) as service, begun_request(service):
+    with (
+        capture_logs() as log,
+        service_in_thread(has_fast_path=has_fast_path, **settings) as service,
+        begun_request(service),
+    ):
         asyncio.run_coroutine_threadsafe(service.service.drain(), service.loop).result(DEADLINE_S)
         (line,) = [line for line in log if line["event"] == "drain timed out"]
         assert line["connections"] == 1
 
 
 def test_a_successor_on_the_same_socket_outlives_the_first(
-    operator: DevOperator, tmp_path: Path, *, has_lane: bool
+    operator: DevOperator, tmp_path: Path, *, has_fast_path: bool
 ) -> None:
     unix = f"unix:{tmp_path}/data.sock"
-    settings = {"listen": unix, "drain_timeout": 60, "has_lane": has_lane, **operator_settings(operator)}
+    settings = {"listen": unix, "drain_timeout": 60, "has_fast_path": has_fast_path, **operator_settings(operator)}
     with ExitStack() as end_of_first:
         first = end_of_first.enter_context(service_in_thread(**settings))
         with begun_request(first) as begun:

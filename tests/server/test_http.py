@@ -32,11 +32,11 @@ def connection(service: RunningService) -> Iterator[Connection]:
 
 @pytest.fixture(scope="module")
 def impatient(
-    operator: DevOperator, tmp_path_factory: pytest.TempPathFactory, *, has_lane: bool
+    operator: DevOperator, tmp_path_factory: pytest.TempPathFactory, *, has_fast_path: bool
 ) -> Iterator[RunningService]:
     listen = f"127.0.0.1:0,unix:{tmp_path_factory.mktemp('http')}/data.sock"
     settings = operator_settings(operator) | {"listen": listen}
-    with service_in_thread(has_lane=has_lane, request_timeout=0.1, idle_timeout=0.2, **settings) as running:
+    with service_in_thread(has_fast_path=has_fast_path, request_timeout=0.1, idle_timeout=0.2, **settings) as running:
         yield running
 
 
@@ -355,7 +355,7 @@ def test_a_client_that_goes_away_is_no_failure_of_ours(service: RunningService, 
     assert scrape(service.admin).total("bidstream_http_requests_total", code="500") == 0
 
 
-@pytest.mark.parametrize("has_lane", [True], indirect=True)  # aiohttp closes at once
+@pytest.mark.parametrize("has_fast_path", [True], indirect=True)  # aiohttp closes at once
 def test_who_shuts_his_side_down_still_gets_the_answers(service: RunningService) -> None:
     with service.connect() as connection:
         with service.paused():

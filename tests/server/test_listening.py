@@ -18,7 +18,7 @@ from bidstream_svc.core.errors import ConfigurationError, ListenError
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server import refusal
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.listeners import Listeners, make_tls_context, open_listeners
+from bidstream_svc.server.sockets import Listeners, make_tls_context, open_listeners
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import RunningService, operator_settings, service_in_thread, wait_until
@@ -33,10 +33,10 @@ def knows(address: str, *, tls: ssl.SSLContext | None = None) -> bool:
 # Unix sockets.
 
 
-def test_both_planes_may_be_unix_sockets(operator: DevOperator, tmp_path: Path, *, has_lane: bool) -> None:
+def test_both_planes_may_be_unix_sockets(operator: DevOperator, tmp_path: Path, *, has_fast_path: bool) -> None:
     data, admin = tmp_path / "data.sock", tmp_path / "admin.sock"
     settings = {"listen": f"127.0.0.1:0,unix:{data}", "admin_listen": f"unix:{admin}", **operator_settings(operator)}
-    with service_in_thread(has_lane=has_lane, **settings) as service:
+    with service_in_thread(has_fast_path=has_fast_path, **settings) as service:
         for path in (data, admin):
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
         assert knows(f"unix:{data}")
@@ -159,10 +159,10 @@ def client_tls(authority: trustme.CA) -> ssl.SSLContext:
 
 
 def test_tls_on_tcp_and_none_on_unix(
-    operator: DevOperator, tls_files: dict[str, str], client_tls: ssl.SSLContext, tmp_path: Path, *, has_lane: bool
+    operator: DevOperator, tls_files: dict[str, str], client_tls: ssl.SSLContext, tmp_path: Path, *, has_fast_path: bool
 ) -> None:
     settings = tls_files | operator_settings(operator) | {"listen": f"127.0.0.1:0,unix:{tmp_path}/x.sock"}
-    with service_in_thread(has_lane=has_lane, **settings) as service:
+    with service_in_thread(has_fast_path=has_fast_path, **settings) as service:
         assert knows(f"unix:{tmp_path}/x.sock")
         with Connection(service.data, tls=client_tls) as connection:
             for path in ("/decrypt", "/decrypt", "/nowhere", "/decrypt"):
@@ -239,9 +239,9 @@ def token_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def guarded(operator: DevOperator, token_file: Path, *, has_lane: bool) -> Iterator[RunningService]:
+def guarded(operator: DevOperator, token_file: Path, *, has_fast_path: bool) -> Iterator[RunningService]:
     settings = operator_settings(operator) | {"auth_token_file": str(token_file)}
-    with service_in_thread(has_lane=has_lane, **settings) as running:
+    with service_in_thread(has_fast_path=has_fast_path, **settings) as running:
         yield running
 
 
@@ -328,12 +328,12 @@ def test_health_and_metrics_need_no_token(guarded: RunningService) -> None:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is cut off for being slow: what ends, ends by itself."""
-    monkeypatch.setattr(refusal, "PATIENCE_S", 600)
+    monkeypatch.setattr(refusal, "REFUSAL_TIMEOUT_S", 600)
 
 
 @pytest.mark.usefixtures("patient")
-def test_connections_above_the_cap_are_told_so_and_counted(operator: DevOperator, *, has_lane: bool) -> None:
-    with service_in_thread(has_lane=has_lane, max_connections=2, **operator_settings(operator)) as service:
+def test_connections_above_the_cap_are_told_so_and_counted(operator: DevOperator, *, has_fast_path: bool) -> None:
+    with service_in_thread(has_fast_path=has_fast_path, max_connections=2, **operator_settings(operator)) as service:
         first, second = service.connect(), service.connect()
         for connection in (first, second):
             assert connection.ask("/decrypt", GOOD).status == 200
@@ -357,10 +357,10 @@ def test_connections_above_the_cap_are_told_so_and_counted(operator: DevOperator
 
 
 def test_who_is_refused_and_stays_is_cut_off(
-    operator: DevOperator, monkeypatch: pytest.MonkeyPatch, *, has_lane: bool
+    operator: DevOperator, monkeypatch: pytest.MonkeyPatch, *, has_fast_path: bool
 ) -> None:
-    monkeypatch.setattr(refusal, "MAX_AT_A_TIME", 2)
-    with service_in_thread(has_lane=has_lane, max_connections=1, **operator_settings(operator)) as service:
+    monkeypatch.setattr(refusal, "MAX_REFUSALS", 2)
+    with service_in_thread(has_fast_path=has_fast_path, max_connections=1, **operator_settings(operator)) as service:
         with service.connect() as only, ExitStack() as stack:
             assert only.ask("/decrypt", GOOD).status == 200
             crowd = [stack.enter_context(service.connect()) for _ in range(5)]
@@ -371,11 +371,11 @@ def test_who_is_refused_and_stays_is_cut_off(
 
 @pytest.mark.usefixtures("patient")
 def test_refused_in_tls(
-    operator: DevOperator, tls_files: dict[str, str], client_tls: ssl.SSLContext, *, has_lane: bool
+    operator: DevOperator, tls_files: dict[str, str], client_tls: ssl.SSLContext, *, has_fast_path: bool
 ) -> None:
     settings = tls_files | operator_settings(operator) | {"max_connections": 1}
     with (
-        service_in_thread(has_lane=has_lane, **settings) as service,
+        service_in_thread(has_fast_path=has_fast_path, **settings) as service,
         Connection(service.data, tls=client_tls) as only,
         Connection(service.data, tls=client_tls) as other,
     ):

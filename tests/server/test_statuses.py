@@ -84,10 +84,10 @@ def test_what_is_no_token_is_an_invalid_payload(service: RunningService, token: 
     assert service.decrypt(token, domain=token) == {"status": "INVALID_PAYLOAD", **FAILED}
 
 
-def test_before_the_first_keys_nothing_is_initialised(state: OperatorState, *, has_lane: bool) -> None:
+def test_before_the_first_keys_nothing_is_initialised(state: OperatorState, *, has_fast_path: bool) -> None:
     # Port 9 of this host answers nobody.
     unreachable = {"operator_url": "http://127.0.0.1:9", "api_key": "key", "client_secret": state.client_secret}
-    with service_in_thread(started=False, has_lane=has_lane, **unreachable) as service:
+    with service_in_thread(started=False, has_fast_path=has_fast_path, **unreachable) as service:
         for token in (state.mint_token(), "", "abcd"):
             assert service.decrypt(token) == {"status": "NOT_INITIALIZED", **FAILED}
 
@@ -171,10 +171,10 @@ def test_the_uid_of_v2_is_text_and_comes_back_as_it_is(service: RunningService, 
         assert service.decrypt(token) == {"status": "SUCCESS", "uid": uid, "established": -1}
 
 
-def test_a_key_rotated_between_two_refreshes_costs_one_early_refresh(*, has_lane: bool) -> None:
+def test_a_key_rotated_between_two_refreshes_costs_one_early_refresh(*, has_fast_path: bool) -> None:
     with (
         operator_in_thread(OperatorState(seed=4)) as operator,
-        service_in_thread(has_lane=has_lane, **operator_settings(operator)) as service,
+        service_in_thread(has_fast_path=has_fast_path, **operator_settings(operator)) as service,
     ):
         assert refreshes(operator) == 1
         operator.state.rotate_keys()

@@ -14,7 +14,7 @@ from bidstream_svc.config import load_settings
 from bidstream_svc.core.errors import ConfigurationError, ListenError
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server import systemd
-from bidstream_svc.server.listeners import Listener, open_listeners_each
+from bidstream_svc.server.sockets import Listener, open_listeners_each
 from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import PROGRAM, Sidecar, operator_settings, wait_until
 
@@ -159,5 +159,5 @@ def test_a_unix_socket_without_a_file_is_refused(passed_here: Callable[..., None
 def test_the_setting_names_the_sockets() -> None:
     assert parse_listen_addresses("systemd:data") == (SystemdAddress("data"),)
     assert str(SystemdAddress("data")) == "systemd:data"
-    with pytest.raises(ValueError, match="names no sockets"):
+    with pytest.raises(ValueError, match="has no name"):
         parse_listen_addresses("systemd:")

@@ -77,12 +77,6 @@ class Prometheus:
         result: list[dict[str, Any]] = self._get("/api/v1/query", query=expression)["result"]
         return result
 
-    def query_range(self, expression: str, *, start_s: float, end_s: float, step_s: float) -> list[dict[str, Any]]:
-        """The series of an expression over a time."""
-        times = {"start": start_s, "end": end_s, "step": step_s}
-        result: list[dict[str, Any]] = self._get("/api/v1/query_range", query=expression, **times)["result"]
-        return result
-
     def label_values(self, label: str, selector: str) -> list[str]:
         """The values of a label among the series that a selector finds."""
         values: list[str] = self._get(f"/api/v1/label/{label}/values", **{"match[]": selector})

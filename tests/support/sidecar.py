@@ -19,8 +19,9 @@ import uvloop
 from bidstream_svc.config import ENV_PREFIX, load_settings
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.server.listeners import open_listeners_each
+from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import Service
+from bidstream_svc.server.sockets import open_listeners_each
 from tests.support.raw_http import Connection, Response, ask
 
 DEADLINE_S = 20.0
@@ -187,8 +188,8 @@ class RunningService:
 
 
 @contextmanager
-def service_in_thread(*, started: bool = True, has_lane: bool = True, **settings: Any) -> Iterator[RunningService]:
-    """Serve by these settings on free ports; `started` waits for the first keys, `has_lane` as in Service."""
+def service_in_thread(*, started: bool = True, has_fast_path: bool = True, **settings: Any) -> Iterator[RunningService]:
+    """Serve by these settings on free ports; `started` waits for the first keys, `has_fast_path` as in Service."""
     settings = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"} | settings
     loaded = load_settings(**settings)
     listeners = open_listeners_each(loaded, 1)[0]
@@ -197,7 +198,7 @@ def service_in_thread(*, started: bool = True, has_lane: bool = True, **settings
     thread.start()
 
     async def enter() -> Service:
-        service = Service(loaded, listeners, MetricCells(), has_lane=has_lane)
+        service = Service(loaded, listeners, MetricCells(labels_of(ROUTES)), has_fast_path=has_fast_path)
         await service.__aenter__()
         if started:
             await service.wait_started()

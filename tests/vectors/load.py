@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bidstream_svc.core.keys import KeyPurpose, KeySnapshot, parse_key_response
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 
 DIRECTORY = Path(__file__).parent
 

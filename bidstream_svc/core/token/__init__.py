@@ -1,7 +1,7 @@
-"""Wire formats of advertising tokens, one version a module, parse beside build.
+"""Wire formats of advertising tokens.
 
-`v2`, `v3` and `v4` each hold the layout of their version; `text` holds the base64 spellings. `native`, which is there
-where the hot path was compiled, has in C what takes most of the time.
+`v2`, `v3` and `v4` parse and build one version each; `text` decodes base64. `native` exists where the hot path was
+compiled (see setup.py) and implements the slowest functions in C.
 """
 
 from bidstream_svc.core.token.content import CLIENT_SIDE_GENERATED, TokenContent, TokenKey

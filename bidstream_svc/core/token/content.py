@@ -1,4 +1,4 @@
-"""What goes into a token, whatever its version."""
+"""The content of a token, independent of its version."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,13 +11,13 @@ CLIENT_SIDE_GENERATED = 0x2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenContent:
-    """The fields of a token; v2 has no room for `generated_ms` and those behind it.
+    """The fields of a token. v2 has only the raw uid, the site, `expires_ms`, `established_ms` and the privacy bits.
 
     Attributes:
         raw_uid: standard base64, padded; 32 or 33 bytes in v3 and v4.
         site_id: the publisher's site.
-        expires_ms, generated_ms, established_ms, refreshed_ms: Unix milliseconds; when the token ends, when it was
-            made, when the user's id was first made on the site, and when it was last refreshed.
+        expires_ms, generated_ms, established_ms, refreshed_ms: Unix ms; when the token expires, when it was generated,
+            when the user's first token on the site was generated, and when the user's token was last refreshed.
         privacy_bits: see CLIENT_SIDE_GENERATED.
     """
 
@@ -39,12 +39,12 @@ class TokenContent:
 
 
 class TokenKey(NamedTuple):
-    """A key to build a token with, and the iv for its layer: 16 bytes in v2, 12 in v3 and v4; never used twice."""
+    """A key, and the iv for its layer: 16 bytes in v2, 12 in v3 and v4. Never reuse an iv with the same key."""
 
     key_id: int
     secret: bytes
     iv: bytes
 
     def __repr__(self) -> str:
-        """Without the secret."""
+        """Omit the secret."""
         return f"TokenKey(key_id={self.key_id})"

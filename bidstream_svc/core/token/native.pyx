@@ -1,7 +1,7 @@
-"""`text.decode_text` and `v3.open_token` in C, which calls OpenSSL itself: a token in a third of the time.
+"""`text.decode_text` and `v3.open_token` in C with direct calls of OpenSSL, in a third of the time.
 
-They do what those do, to the reason of a failure, and nothing else: what a token is worth is judged in one place only.
-Every length is checked before what it leads to is read; nothing here keeps a buffer of its own size.
+Results and failure reasons are those of the Python implementations; the checks of a token's content stay in `decrypt`.
+Every length is checked before a read, and there are no fixed-size buffers.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -39,11 +39,11 @@ cdef extern from "openssl/evp.h":
 
 __all__ = ["decode_text", "make_gcm_cipher", "open_token"]
 
-# Base64: a character's six bits, or why it has none, or which alphabet it tells.
+# Base64: a character's six bits, with flags for an invalid character and for one that only one alphabet has.
 cdef enum:
     _ONLY_STANDARD = 0x40
     _ONLY_URL_SAFE = 0x80
-    _NO_CHARACTER = 0x100
+    _INVALID_CHARACTER = 0x100
 
 cdef uint16_t _SEXTETS[256]
 
@@ -52,7 +52,7 @@ cdef void _fill_sextets():
     cdef int sextet
     cdef const char *alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
     for sextet in range(256):
-        _SEXTETS[sextet] = _NO_CHARACTER
+        _SEXTETS[sextet] = _INVALID_CHARACTER
     for sextet in range(62):
         _SEXTETS[<uint8_t> alphabet[sextet]] = sextet
     _SEXTETS[<uint8_t> ord("+")] = 62 | _ONLY_STANDARD
@@ -73,7 +73,7 @@ def decode_text(token):
         characters -= 2 if text[length - 2] == b"=" else 1
     cdef int rest = characters % 4
     if rest == 1:
-        raise ValueError("no base64 has this length")
+        raise ValueError("invalid length")
     cdef bytes decoded = PyBytes_FromStringAndSize(NULL, characters // 4 * 3 + (rest - 1 if rest else 0))
     cdef uint8_t *out = <uint8_t *> PyBytes_AS_STRING(decoded)
     cdef uint16_t seen = 0, a, b, c = 0, d
@@ -95,14 +95,14 @@ def decode_text(token):
             seen |= c
             out[1] = <uint8_t> (b << 4 | (c & 0x3F) >> 2)
         if (b & 0x0F if rest == 2 else c & 0x03) != 0:
-            raise ValueError("an unused bit is set")
-    if seen & _NO_CHARACTER or (seen & _ONLY_STANDARD and seen & _ONLY_URL_SAFE):
-        raise ValueError("not base64, or of two alphabets")
+            raise ValueError("unused bits are not zero")
+    if seen & _INVALID_CHARACTER or (seen & _ONLY_STANDARD and seen & _ONLY_URL_SAFE):
+        raise ValueError("invalid character, or mixed alphabets")
     return decoded
 
 
 cdef class _GcmCipher:
-    """One key's AES-GCM. The interpreter's lock is held from the iv to the tag, so that threads can share it."""
+    """AES-GCM under one key. `open` holds the GIL throughout, so that threads can share a context."""
 
     cdef EVP_CIPHER_CTX *_context
 
@@ -115,7 +115,7 @@ cdef class _GcmCipher:
         elif PyBytes_GET_SIZE(secret) == 16:
             cipher = EVP_aes_128_gcm()
         else:
-            raise ValueError("an AES key has 16, 24 or 32 bytes")
+            raise ValueError("AES key is not 16, 24 or 32 bytes long")
         self._context = EVP_CIPHER_CTX_new()
         if self._context is NULL or not EVP_DecryptInit_ex(
             self._context, cipher, NULL, <const uint8_t *> PyBytes_AS_STRING(secret), NULL
@@ -127,7 +127,7 @@ cdef class _GcmCipher:
         EVP_CIPHER_CTX_free(self._context)  # which wipes the key
 
     cdef bytes open(self, const uint8_t *iv, const uint8_t *sealed, Py_ssize_t sealed_length):
-        """What stands behind `iv`, its tag checked and taken off; None if that does not do."""
+        """Decrypt `ciphertext | tag`; None if it is too short or the tag does not match."""
         cdef int length = 0, more = 0
         if sealed_length < 16 or sealed_length > INT_MAX:
             return None
@@ -141,7 +141,7 @@ cdef class _GcmCipher:
             and EVP_DecryptFinal_ex(self._context, out + length, &more) > 0
         ):
             return plain
-        # Left in OpenSSL's queue, it would be taken for the fault of the next TLS connection of this thread.
+        # An error left in OpenSSL's queue would be reported for this thread's next TLS connection.
         ERR_clear_error()
         return None
 
@@ -158,7 +158,7 @@ cdef object _EXPIRED = FailureReason.EXPIRED
 cdef object _SITE_KEY_UNKNOWN = FailureReason.SITE_KEY_UNKNOWN
 cdef object _SITE_LAYER = FailureReason.SITE_LAYER
 
-# Where fields stand; the layout itself is in v3.py.
+# Offsets of fields; the layout is in v3.py.
 cdef enum:
     _TOKEN_IV = 6
     _TOKEN_SEALED = 18
@@ -214,8 +214,8 @@ def open_token(bytes raw not None, int prefix_of_scope, master_ciphers, site_cip
 
 
 cdef inline _GcmCipher _checked(object cipher):
-    if type(cipher) is not _GcmCipher:  # an assignment would let None through
-        raise TypeError("no cipher of this module")
+    if type(cipher) is not _GcmCipher:  # Cython's own check would accept None
+        raise TypeError("not a cipher of this module")
     return <_GcmCipher> cipher
 
 
@@ -229,5 +229,5 @@ cdef inline int64_t _i64(const uint8_t *at):
 
 cdef inline str _base64(const uint8_t *data, Py_ssize_t length):
     cdef str text = PyUnicode_New((length + 2) // 3 * 4, 127)
-    EVP_EncodeBlock(<uint8_t *> PyUnicode_DATA(text), data, <int> length)  # and a 0 at the end, as a str has one
+    EVP_EncodeBlock(<uint8_t *> PyUnicode_DATA(text), data, <int> length)  # writes a terminating 0, for which a str has room
     return text

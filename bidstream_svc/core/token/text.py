@@ -1,38 +1,39 @@
-"""The base64 spellings of a token: standard or URL-safe alphabet, padded or not.
+"""Strict base64 decoding of tokens: standard or URL-safe alphabet, with or without padding.
 
-Read strictly, which means: one alphabet, right padding or (base64url tradition) none at all, no stray character and no
-unused bit set. So each spelling stands for other bytes, and changing a character of a token never leaves it the same
-token.
+Mixed alphabets, wrong padding, other characters and non-zero unused bits are errors. So changing a character of a token
+always changes its bytes.
+
+Source: RFC 4648, sections 3.5, 4 and 5.
 """
 
 import pybase64
 
 _URL_ALPHABET = b"-_"
-# What a text lacks, by its length % 4. No spelling has length % 4 == 1, and no decoder takes "===".
+# Missing padding by length % 4. A length % 4 of 1 is invalid, and so is "===".
 _PADDINGS = ("", "===", "==", "=")
-# The last characters whose unused bits are zero, by the number of bytes % 3: a full last group has no unused bits.
-# "=" is none of them: whoever looks at the last character of a text that lacks padding finds half a padding, too.
+# The last characters whose unused bits are zero, by the number of bytes % 3; a full last group has no unused bits.
+# "=" is not among them, so a text with half of its padding is refused as well.
 _FINAL_CHARACTERS = ("", "AQgw", "AEIMQUYcgkosw048")
 
 
 def decode_text(token: str) -> bytes:
-    """The bytes of a token in any spelling; `native` has the same in C.
+    """Decode a token in either alphabet, padded or not; `native` has a C version.
 
     Raises:
-        ValueError: it is no strict base64.
+        ValueError: not strict base64.
     """
     padding = _PADDINGS[len(token) % 4]
     is_url_safe = "-" in token or "_" in token
     if is_url_safe and ("+" in token or "/" in token):
-        raise ValueError("of two alphabets")
-    # Given an alphabet, even the standard one, the decoder first copies the text.
+        raise ValueError("mixed alphabets")
+    # None because with any explicit alphabet pybase64 copies the text first.
     raw = pybase64.b64decode(token + padding, _URL_ALPHABET if is_url_safe else None, True)
     rest = len(raw) % 3
     if rest and token[-1 if padding else rest - 4] not in _FINAL_CHARACTERS[rest]:
-        raise ValueError("an unused bit is set")
+        raise ValueError("unused bits are not zero")
     return raw
 
 
 def is_padded_standard(token: str) -> bool:
-    """Whether a token that decodes is spelt as versions 2 and 3 must be."""
+    """Whether a valid base64 text is padded and in the standard alphabet, as versions 2 and 3 require."""
     return len(token) % 4 == 0 and "-" not in token and "_" not in token

@@ -1,6 +1,6 @@
 """Version 2: two layers of AES-CBC, in standard base64.
 
-Nothing in v2 is authenticated: a changed token shows only where padding, lengths or UTF-8 no longer hold.
+Nothing is authenticated: a modified token is detected only by its padding, lengths or UTF-8.
 All integers are big endian::
 
     token         0x02 | master key id u32 | iv 16 | AES-CBC(master layer)
@@ -10,7 +10,7 @@ All integers are big endian::
 
 from collections.abc import Callable, Mapping
 from struct import Struct
-from struct import error as StructError  # noqa: N812 - an exception, misnamed in the library
+from struct import error as StructError  # noqa: N812 - struct.error is a class
 from typing import TypeAlias
 
 import pybase64
@@ -27,7 +27,7 @@ _TOKEN = Struct(">BI")  # prefix, master key id
 _MASTER_LAYER = Struct(">qI")  # expires_ms, site key id
 _TOKEN_IV_AND_CIPHERTEXT = slice(_TOKEN.size, None)
 _SITE_IV_AND_CIPHERTEXT = slice(_MASTER_LAYER.size, None)
-_LONGEST_ID_TO_EXPECT = 256
+_MAX_CACHED_ID_LENGTH = 256
 
 
 def _site_layer(id_length: int) -> Struct:
@@ -39,12 +39,12 @@ _MIN_SITE_LAYER_LENGTH = _site_layer(0).size
 
 
 def open_token(raw: bytes, ciphers: Mapping[int, Callable[[bytes], bytes]], now_ms: int) -> OpenedToken | FailureReason:
-    """Open both layers of a token. Lines 6 to 10 of docs/protocol.md's verdict.
+    """Decrypt both layers of a token: lines 6 to 10 of the verdict in docs/protocol.md.
 
     Args:
         raw: the token's bytes.
-        ciphers: what decrypts `iv | ciphertext` under a key, by key id.
-        now_ms: a token that ended before is not opened further.
+        ciphers: functions that decrypt `iv | ciphertext`, by key id.
+        now_ms: Unix ms; the site layer of a token that expired before is not decrypted.
     """
     try:
         _, master_key_id = _TOKEN.unpack_from(raw)
@@ -71,27 +71,27 @@ def open_token(raw: bytes, ciphers: Mapping[int, Callable[[bytes], bytes]], now_
 
 
 def parse_site_layer(plaintext: bytes) -> tuple[int, str, int, int]:
-    """Take the inner layer apart: (site id, raw uid in base64 as the operator wrote it, privacy bits, established_ms).
+    """Parse the decrypted site layer: (site id, raw uid in base64, privacy bits, established_ms).
 
     Raises:
-        ValueError: too short, the id's length does not fit the whole, or the id is not UTF-8.
+        ValueError: too short, the id length does not match, or the id is not UTF-8.
     """
     unpack = _unpack_site_layer[len(plaintext)]
     site_id, id_length, raw_uid, privacy_bits, established_ms = unpack(plaintext)
     if id_length != len(raw_uid):
-        raise ValueError("the id's length does not fit")
+        raise ValueError("id length does not match")
     return site_id, raw_uid.decode(), privacy_bits, established_ms
 
 
 class _SiteLayouts(dict[int, Callable[[bytes], tuple[int, int, bytes, int, int]]]):
-    """Length of a site layer -> `unpack` for it, made on first use; ValueError where nothing fits."""
+    """Cache of `unpack` functions by length of the site layer. A length that is too short raises ValueError."""
 
     def __missing__(self, length: int) -> Callable[[bytes], tuple[int, int, bytes, int, int]]:
         id_length = length - _MIN_SITE_LAYER_LENGTH
         if id_length < 0:
             raise ValueError("too short")
         unpack = _site_layer(id_length).unpack
-        if id_length <= _LONGEST_ID_TO_EXPECT:  # what is longer is nobody's, and would only fill the memory
+        if id_length <= _MAX_CACHED_ID_LENGTH:  # real ids are shorter; bounds the cache
             self[length] = unpack
         return unpack
 
@@ -100,7 +100,11 @@ _unpack_site_layer = _SiteLayouts()
 
 
 def build_v2(content: TokenContent, master: TokenKey, site: TokenKey) -> str:
-    """Build a token; `content.raw_uid` goes in as the text it is."""
+    """Build a token. `content.raw_uid` is written as text.
+
+    Raises:
+        ValueError: an iv is not 16 bytes long.
+    """
     raw_uid = content.raw_uid.encode()
     site_layer = _site_layer(len(raw_uid)).pack(
         content.site_id, len(raw_uid), raw_uid, content.privacy_bits, content.established_ms
@@ -111,5 +115,5 @@ def build_v2(content: TokenContent, master: TokenKey, site: TokenKey) -> str:
 
 def _seal(key: TokenKey, plaintext: bytes) -> bytes:
     if len(key.iv) != CBC_BLOCK_LENGTH:
-        raise ValueError("a v2 layer takes an iv of 16 bytes")
+        raise ValueError("iv of a v2 layer is not 16 bytes long")
     return key.iv + cbc_encrypt(key.secret, key.iv, plaintext)

@@ -1,4 +1,4 @@
-"""Version 3: two layers of AES-GCM, in standard base64. Version 4 is the same bytes but one, in base64url.
+"""Version 3: two layers of AES-GCM, in standard base64. Version 4 differs in the version byte and uses base64url.
 
 All integers are big endian::
 
@@ -9,12 +9,12 @@ All integers are big endian::
                   refreshed_ms i64 | raw uid, 32 or 33 bytes
     prefix        bits 0-1 are 3 | bits 2-3 identity type | bit 4 scope | bits 5-7 are 0
 
-The prefix is not authenticated. Scope and the constant bits are checked; the identity type is only a hint.
+The prefix is not authenticated. Scope and constant bits are checked; the identity type is ignored.
 """
 
 from collections.abc import Mapping
 from struct import Struct
-from struct import error as StructError  # noqa: N812 - an exception, misnamed in the library
+from struct import error as StructError  # noqa: N812 - struct.error is a class
 from typing import Any, TypeAlias
 
 import pybase64
@@ -26,7 +26,7 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.status import FailureReason
 from bidstream_svc.core.token.content import TokenContent, TokenKey
 
-# What `make_gcm_cipher` makes, for any thread, and nothing but `open_token` knows how to use.
+# Opaque result of `make_gcm_cipher`, for `open_token` of the same implementation. Thread-safe.
 GcmCipher: TypeAlias = Any
 # (expires_ms, generated_ms, site id, privacy bits, established_ms, raw uid)
 OpenedToken: TypeAlias = tuple[int, int, int, int, int, str]
@@ -35,11 +35,11 @@ VERSION = 112
 _TOKEN = Struct(">BBI")  # prefix, version, master key id
 _MASTER_LAYER = Struct(">qqIBIII")
 _SITE_LAYER = Struct(">IQIIqq")
-# The same layouts for reading: padding stands for the fields that decide nothing.
+# The same layouts for parsing: unused fields are padding.
 _MASTER_LAYER_TO_READ = Struct(">qq13xI12s")  # expires_ms, generated_ms, site key id, iv of the site layer
 _SITE_LAYER_TO_READ = Struct(">I12xIq8x")  # site id, privacy bits, established_ms
 
-# Slices of what lies behind the fixed fields.
+# Slices after the fixed fields.
 _TOKEN_IV = slice(_TOKEN.size, _TOKEN.size + GCM_IV_LENGTH)
 _TOKEN_CIPHERTEXT = slice(_TOKEN.size + GCM_IV_LENGTH, None)
 _SITE_CIPHERTEXT = slice(_MASTER_LAYER_TO_READ.size, None)
@@ -54,12 +54,12 @@ _PREFIX_CONSTANT = 3
 
 
 def prefix_of_scope(scope: IdentityScope) -> int:
-    """The first byte of a token of this scope, with the identity type bits at zero."""
+    """Return the first byte of a token of this scope, with the identity type bits zero."""
     return scope << _SCOPE_SHIFT | _PREFIX_CONSTANT
 
 
 def make_gcm_cipher(secret: bytes) -> GcmCipher:
-    """Make what opens layers under a key of 16, 24 or 32 bytes; `native` has its own."""
+    """Make the cipher of a key of 16, 24 or 32 bytes; `native` has a C version."""
     return AESGCM(secret).decrypt
 
 
@@ -70,14 +70,16 @@ def open_token(
     site_ciphers: Mapping[int, GcmCipher],
     now_ms: int,
 ) -> OpenedToken | FailureReason:
-    """Open both layers of a v3 or v4 token; `native` has the same in C. Lines 5 to 10 of docs/protocol.md's verdict.
+    """Decrypt both layers of a v3 or v4 token: lines 5 to 10 of the verdict in docs/protocol.md.
+
+    `native` has a C version.
 
     Args:
-        raw: the token's bytes, one at least.
-        prefix_of_scope: what the first must be, but for the identity type.
-        master_ciphers: by key id.
-        site_ciphers: likewise.
-        now_ms: a token that ended before is not opened further; 64 bits, with a sign.
+        raw: the token's bytes, at least one.
+        prefix_of_scope: the first byte that is required, without the identity type bits.
+        master_ciphers: ciphers for the master layer, by key id.
+        site_ciphers: ciphers for the site layer, by key id.
+        now_ms: Unix ms, a signed 64-bit integer; the site layer of a token that expired before is not decrypted.
     """
     if raw[0] & _PREFIX_BITS != prefix_of_scope:  # 5
         return FailureReason.IDENTITY_SCOPE
@@ -112,10 +114,10 @@ def build_token_bytes(version: int, content: TokenContent, master: TokenKey, sit
     """Build the bytes of a v3 or v4 token.
 
     Raises:
-        ValueError: `content.raw_uid` is not base64, or an iv is not 12 bytes.
+        ValueError: `content.raw_uid` is not base64, or an iv is not 12 bytes long.
     """
     if len(master.iv) != GCM_IV_LENGTH or len(site.iv) != GCM_IV_LENGTH:
-        raise ValueError("a v3 or v4 layer takes an iv of 12 bytes")
+        raise ValueError("iv of a v3 or v4 layer is not 12 bytes long")
     site_layer = _SITE_LAYER.pack(
         content.site_id,
         content.publisher_id,
@@ -138,5 +140,5 @@ def build_token_bytes(version: int, content: TokenContent, master: TokenKey, sit
 
 
 def build_v3(content: TokenContent, master: TokenKey, site: TokenKey) -> str:
-    """Build a token in standard base64."""
+    """Build a token in standard base64. Raises ValueError as `build_token_bytes` does."""
     return pybase64.b64encode_as_string(build_token_bytes(VERSION, content, master, site))

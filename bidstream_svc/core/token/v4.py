@@ -1,4 +1,4 @@
-"""Version 4: the layout of version 3 in base64url without padding, so that a token is safe in a URL."""
+"""Version 4: the layout of version 3 in base64url without padding, which is safe in a URL."""
 
 import pybase64
 
@@ -9,5 +9,5 @@ VERSION = 128
 
 
 def build_v4(content: TokenContent, master: TokenKey, site: TokenKey) -> str:
-    """Build a token in unpadded base64url."""
+    """Build a token in unpadded base64url. Raises ValueError as `build_token_bytes` does."""
     return pybase64.urlsafe_b64encode(build_token_bytes(VERSION, content, master, site)).decode().rstrip("=")

@@ -1,4 +1,4 @@
-{{/* What the Deployment and the sidecar have in common; and the sidecar, for charts of bidders. */}}
+{{/* Templates that the gateway and the sidecar share, and those of the sidecar. */}}
 
 {{- define "bidstream-svc.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
@@ -27,8 +27,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
 {{- define "bidstream-svc.adminEnv" -}}
+# Probes and scrapes use the pod's address. The admin plane shows no token, no id and no secret.
 - name: BIDSTREAM_ADMIN_LISTEN
   value: 0.0.0.0:9464
+# With the cache, a container that restarts while the operator is down can still serve.
 - name: BIDSTREAM_KEY_CACHE
   value: /var/cache/bidstream-svc/keys
 {{- range $name, $value := .Values.settings }}
@@ -69,8 +71,40 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
-{{/* An init container for the bidder's pod, which needs fsGroup: 65532 and the volumes below. */}}
+{{- define "bidstream-svc.scrapes" -}}
+- from:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: {{ .Values.networkPolicy.monitoringNamespace }}
+  ports:
+    - port: bidstream-admin
+{{- end }}
+
+{{- define "bidstream-svc.egress" -}}
+- to:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: kube-system
+      podSelector:
+        matchLabels:
+          k8s-app: kube-dns
+  ports:
+    - port: 53
+      protocol: UDP
+    - port: 53
+      protocol: TCP
+# A NetworkPolicy cannot name a host, so the default allows HTTPS to every public address. Narrow it to the
+# operator's addresses, or use a policy by host name if your network plug-in has one.
+- to:
+    - ipBlock:
+        {{- toYaml .Values.networkPolicy.operatorBlock | nindent 8 }}
+  ports:
+    - port: 443
+{{- end }}
+
+{{/* The sidecar: an init container of the bidder's pod, which needs fsGroup: 65532 and the volumes below. */}}
 {{- define "bidstream-svc.sidecar" -}}
+# A native sidecar (Kubernetes 1.29 or newer): it starts before the bidder's containers and stops after them.
 - name: bidstream-svc
   image: {{ include "bidstream-svc.image" . }}
   args: [serve]
@@ -83,7 +117,10 @@ seccompProfile:
   ports:
     - name: bidstream-admin
       containerPort: 9464
+  # The bidder starts once keys are loaded. There is no readiness probe, because it would take the bidder out of
+  # service whenever the sidecar is not ready, and a bidder can bid without ids.
   {{- include "bidstream-svc.probes" . | nindent 2 }}
+  # No CPU limit: throttling would delay answers beyond the bidder's timeout.
   resources:
     {{- toYaml .Values.sidecarResources | nindent 4 }}
   securityContext:
@@ -97,12 +134,13 @@ seccompProfile:
       readOnly: true
     - name: bidstream-svc-cache
       mountPath: /var/cache/bidstream-svc
+    # Hides the pod's service-account token from the sidecar.
     - name: bidstream-svc-no-token
       mountPath: /var/run/secrets/kubernetes.io/serviceaccount
       readOnly: true
 {{- end }}
 
-{{/* Volumes for the sidecar; the bidder's container mounts bidstream-svc-socket. */}}
+{{/* The volumes of the sidecar; the bidder's container mounts bidstream-svc-socket. */}}
 {{- define "bidstream-svc.sidecarVolumes" -}}
 - name: bidstream-svc-socket
   emptyDir:
@@ -123,4 +161,22 @@ seccompProfile:
 - name: bidstream-svc-no-token
   emptyDir:
     sizeLimit: 1Mi
+{{- end }}
+
+{{- define "bidstream-svc.sidecarNetworkPolicy" -}}
+# In: scrapes. Out: DNS and the operator. A policy applies to the whole pod, so first allow what the bidder itself needs
+# by a policy of your own; policies add up.
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: bidstream-svc-sidecar
+spec:
+  podSelector:
+    matchLabels:
+      bidstream-svc/sidecar: "true"
+  policyTypes: [Ingress, Egress]
+  ingress:
+    {{- include "bidstream-svc.scrapes" . | nindent 4 }}
+  egress:
+    {{- include "bidstream-svc.egress" . | nindent 4 }}
 {{- end }}

@@ -1,0 +1,115 @@
+"""Puts the kept results into the documents: `make figures`.
+
+A document marks where generated figures stand with two HTML comments, which do not show when it is rendered:
+
+    <!-- figures: summary -->
+    <!-- end of figures -->
+
+What stands between them is replaced by the block of that name. A test fails where it differs from the kept results.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import format_table, render
+from benchmarks.rounds import median_ratio
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "benchmarks" / "results"
+
+Results = Mapping[str, Any]
+
+_MARKED = re.compile(r"(?<=<!-- figures: )(\w+)( -->\n).*?(?=<!-- end of figures -->)", re.DOTALL)
+_SUMMARY_ROWS = {
+    "service, Unix socket": "bidstream-svc, Unix socket",
+    "service, TCP": "bidstream-svc, TCP",
+    "service, TCP, interpreted": "bidstream-svc, TCP, hot path not compiled",
+    "aiohttp application": "bidstream-svc, TCP, without its fast path",
+    "FastAPI + uid2-client": "FastAPI application on the published SDK, TCP",
+    "nginx": "nginx, static answer of the same size, TCP",
+}
+
+
+def fill_in(document: str, results: Results) -> str:
+    """A document with every marked block made anew from these results.
+
+    Raises:
+        KeyError: a marker names no block.
+    """
+    return _MARKED.sub(lambda found: f"{found[1]}{found[2]}\n{BLOCKS[found[1]](results)}\n", document)
+
+
+def documents() -> Iterator[Path]:
+    """The Markdown files that may hold figures."""
+    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md"):
+        yield from sorted(ROOT.glob(pattern))
+
+
+def kept_results() -> dict[str, Any]:
+    """The results of the last complete run that was kept."""
+    results: dict[str, Any] = json.loads((KEPT / "latest.json").read_text(encoding="utf-8"))
+    return results
+
+
+def _summary(results: Results) -> str:
+    """Requests a second and latency of the service, and of what it is compared with."""
+    throughput, alone = results["http"]["throughput"], results["http"]["one_connection"]
+    service = throughput["service, TCP"]["rps_rounds"]
+    rows = [
+        (
+            title,
+            throughput[name]["rps"],
+            alone[name]["quantiles_us"]["p50"] if name in alone else "",
+            median_ratio(service, throughput[name]["rps_rounds"]),
+        )
+        for name, title in _SUMMARY_ROWS.items()
+        if name in throughput
+    ]
+    head = ("server, on one core", "requests/s", "median latency, µs", "ratio")
+    return f"{_origin(results)}\n\n{format_table(head, rows)}\n"
+
+
+def _sizing(results: Results) -> str:
+    """What one worker takes and gives."""
+    http, batch, (*_, stall) = results["http"], results["sweeps"]["batch size"]["64"], results["stall"]
+    tcp, unix = http["throughput"]["service, TCP"], http["throughput"]["service, Unix socket"]
+    rows = [
+        (f"requests/s over TCP, {http['connections']} connections", tcp["rps"]),
+        (f"requests/s over a Unix socket, {http['connections']} connections", unix["rps"]),
+        ("tokens/s in batches of 64", batch["tokens_per_s"]),
+        ("processor time of a request over TCP, µs", tcp["cpu_us"]),
+        ("processor time of a request over a Unix socket, µs", unix["cpu_us"]),
+        ("processor time of a batch of 64, µs", batch["cpu_us"]),
+        ("resident memory with 5,000 keys, each of them used, MB", results["memory"]["service"]["used"]["rss"]),
+        (
+            f"longest stall at a refresh of {stall['keys']:,} keys and {stall['domains']:,} domains, ms (median)",
+            stall["refresh_median_ms"],
+        ),
+    ]
+    return f"{_origin(results)}\n\n{format_table(('one worker on one core', 'measured'), rows)}\n"
+
+
+def _origin(results: Results) -> str:
+    """When and where the results were taken."""
+    machine = results["machine"]
+    python, date = machine["python"].split()[0], machine["date"].split()[0]
+    return f"Measured on {date}: {machine['cpu']}, Python {python}, {machine['bidstream_svc']}."
+
+
+# By the name that a marker gives.
+BLOCKS: Mapping[str, Callable[[Results], str]] = {"summary": _summary, "sizing": _sizing, "all": render}
+
+
+def main() -> None:
+    """Write the kept results into every document."""
+    results = kept_results()
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        path.write_text(fill_in(text, results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""A connection of the fast path: a reader's requests go to the loop's iteration, its answers to the socket.
+
+An answer that takes several iterations (a long batch) makes the connection busy: it reads no more, and the requests
+that it has read already wait in a queue. A connection whose reader meets a request that is not plain is handed over to
+the HTTP library, once everything before that request is answered; it does not come back.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bidstream_svc.logs import get_logger
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
+from bidstream_svc.server.answers import INTERNAL_ERROR, OVERLOADED, REQUEST_TIMEOUT, Answer
+from bidstream_svc.server.connections import Connection, Connections, Phase
+from bidstream_svc.server.fastpath.heads import PlainHeads
+from bidstream_svc.server.fastpath.iteration import Iteration
+from bidstream_svc.server.fastpath.reader import FOREIGN, IDLE, Request, RequestReader
+from bidstream_svc.server.handlers import LongAnswer
+from bidstream_svc.server.response_writer import ResponseWriter
+from bidstream_svc.server.routes import OTHER_LABEL, Route
+
+_log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of the fast path have in common."""
+
+    connections: Connections
+    iteration: Iteration
+    metrics: MetricCells
+    writer: ResponseWriter
+
+
+class FastPathConnection(Connection):
+    """One connection.
+
+    Args:
+        shared: what it has in common with the others.
+        heads: which heads are plain on its listener.
+        make_successor: makes the connection that answers a request that is not plain, and all behind it.
+
+    Attributes:
+        is_busy: whether a long answer is being made.
+    """
+
+    __slots__ = (
+        "_began_ns",
+        "_is_reading_paused",
+        "_iteration",
+        "_long_answer",
+        "_long_route",
+        "_make_successor",
+        "_queue",
+        "_shared",
+        "is_busy",
+        "reader",
+    )
+
+    def __init__(self, shared: Shared, heads: PlainHeads, make_successor: Callable[[], Connection]) -> None:
+        super().__init__(shared.connections)
+        self._shared = shared
+        self._iteration = shared.iteration
+        self._make_successor = make_successor
+        self.reader = RequestReader(heads)
+        self.is_busy = False
+        self._long_answer: LongAnswer
+        self._long_route: Route
+        self._began_ns = 0
+        self._queue: deque[Request] = deque()
+        self._is_reading_paused = False
+
+    # What the transport calls.
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on the requests that are complete."""
+        request = self.reader.match(data)
+        if request is None:
+            self._read(data)
+        else:
+            self._iteration.add(self, request)
+            self.quiet_sweeps = 0
+
+    def eof_received(self) -> None:
+        """Answer what is complete: the transport closes itself after this."""
+        self._iteration.answer()
+
+    def pause_writing(self) -> None:
+        """Read no more from a client that does not read its answers."""
+        super().pause_writing()
+        self._pause_or_resume_reading()
+
+    def resume_writing(self) -> None:
+        """Go on reading."""
+        super().resume_writing()
+        self._pause_or_resume_reading()
+
+    # What the loop's iteration calls.
+
+    def send(self, response: bytes) -> None:
+        """Write a response, if the client is still there."""
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(response)
+            if self._shared.writer.closes:
+                transport.close()
+
+    def queue(self, request: Request) -> None:
+        """Keep a request until the long answer is sent."""
+        self._queue.append(request)
+
+    def start_long_answer(self, route: Route, steps: LongAnswer) -> None:
+        """Make an answer over several iterations of the loop."""
+        self.is_busy = True
+        self._long_route, self._long_answer = route, steps
+        self._began_ns = time.perf_counter_ns()
+        self._pause_or_resume_reading()
+        self._continue_long_answer()
+
+    # What the sweep calls.
+
+    def request_phase(self) -> Phase:
+        """What the connection is waiting for."""
+        if self.is_busy:
+            return Phase.RESPONSE
+        return Phase.IDLE if self.reader.state is IDLE else Phase.REQUEST
+
+    def time_out(self, phase: Phase) -> None:
+        """Close; a request that does not arrive is answered with 408 first."""
+        if phase is Phase.REQUEST:
+            self._send_counted(self.reader.route, REQUEST_TIMEOUT)
+        super().time_out(phase)
+
+    def refuse(self) -> None:
+        """Close, because there is no room for a request's unfinished bytes."""
+        self._send_counted(self.reader.route, OVERLOADED)
+        if self.transport is not None:
+            self.transport.close()
+
+    # Requests that are not complete, or not plain.
+
+    def _read(self, data: bytes) -> None:
+        for request in self.reader.feed(data):
+            self._iteration.add(self, request)
+            self.quiet_sweeps = 0
+        state = self.reader.state
+        if state is FOREIGN:
+            self._hand_over()
+        elif state is not IDLE or self.held_bytes:
+            self.connections.hold(self, self.reader.unfinished_bytes)
+
+    def _hand_over(self) -> None:
+        """Let the successor go on, as soon as all requests before the one that is not plain are answered."""
+        self._iteration.answer()
+        transport = self.transport
+        if self.is_busy or transport is None or transport.is_closing():
+            return
+        if self._is_reading_paused:
+            transport.resume_reading()
+        self.pass_to(self._make_successor(), self.reader.take_foreign())
+
+    # Long answers.
+
+    def _continue_long_answer(self) -> None:
+        """Take a step; behind the last one, send the answer, and go on with the requests that have been queued."""
+        if self.transport is None:
+            return
+        try:
+            next(self._long_answer)
+        except StopIteration as end:
+            answer: Answer = end.value
+        except Exception:  # noqa: BLE001 - a bug met by one request must not take those of others along
+            _log.exception("request failed")
+            answer = INTERNAL_ERROR
+        else:
+            asyncio.get_running_loop().call_soon(self._continue_long_answer)
+            return
+        self.is_busy = False
+        self._send_counted(self._long_route, answer)
+        self._shared.metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - self._began_ns)
+        self._answer_queued()
+        self._pause_or_resume_reading()
+
+    def _answer_queued(self) -> None:
+        queued, self._queue = self._queue, deque()
+        for request in queued:
+            self._iteration.add(self, request)
+        self._iteration.answer()  # those behind another long answer are queued again
+        if self.reader.state is FOREIGN:
+            self._hand_over()
+
+    def _send_counted(self, route: Route | None, answer: Answer) -> None:
+        self._shared.metrics.count_request(OTHER_LABEL if route is None else route.path, answer[0])
+        self.send(self._shared.writer.write(answer))
+
+    def _pause_or_resume_reading(self) -> None:
+        """Read nothing while a long answer is being made, or while the client does not read its answers."""
+        must_pause = self.is_busy or self.is_writing_paused
+        transport = self.transport
+        if transport is None or must_pause == self._is_reading_paused:
+            return
+        self._is_reading_paused = must_pause
+        if must_pause:
+            transport.pause_reading()
+        else:
+            transport.resume_reading()

@@ -1,0 +1,142 @@
+"""Requests out of a connection's bytes, without I/O.
+
+A reader is fed bytes as they come, and returns the requests that they complete. It reads only plain requests (see
+`heads`). At any other it stops, and keeps the bytes for an HTTP library that knows more. Its states:
+
+    state     what has come of the next request    more bytes lead to
+    IDLE      nothing                              IDLE, HEAD, BODY, FOREIGN
+    HEAD      a part of its head                   IDLE, HEAD, BODY, FOREIGN
+    BODY      its head, and a part of its body     IDLE, BODY, and from there on as above
+    FOREIGN   a head that is not plain             FOREIGN
+
+Any split of the same bytes gives the same requests.
+"""
+
+from enum import IntEnum, auto
+from typing import ClassVar, TypeAlias
+
+from bidstream_svc.server.fastpath.heads import HEAD_END, MAX_HEAD_BYTES, NO_HEAD, PlainHeads
+from bidstream_svc.server.routes import Route
+
+# Where it goes, and its body.
+Request: TypeAlias = tuple[Route, bytes]
+
+
+class State(IntEnum):
+    """What has come of the next request."""
+
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+    FOREIGN = auto()
+
+
+IDLE, HEAD, BODY, FOREIGN = State  # found faster than as attributes of the class
+
+
+class RequestReader:
+    """Reads the requests of one connection.
+
+    Args:
+        heads: which heads are plain; shared by the connections of a listener.
+
+    Attributes:
+        state: see above.
+    """
+
+    __slots__ = ("_body_parts", "_head", "_head_of_body", "_heads", "_kept", "_missing_bytes", "state")
+
+    def __init__(self, heads: PlainHeads) -> None:
+        self.state = IDLE
+        self._heads = heads
+        self._head = NO_HEAD  # the last one read: the next is most often the same
+        self._kept = b""  # in HEAD and FOREIGN: the bytes of the request
+        self._head_of_body = NO_HEAD  # in BODY
+        self._body_parts: list[bytes] = []
+        self._missing_bytes = 0
+
+    def match(self, data: bytes) -> Request | None:
+        """The request, if these bytes are just one whole plain request, as they mostly are; if None, `feed` them."""
+        if self.state is not IDLE:
+            return None
+        head = self._head
+        if len(data) == head.request_length and data.startswith(head.raw):
+            return head.route, data[head.length :]
+        body_start = data.find(HEAD_END, 0, MAX_HEAD_BYTES) + len(HEAD_END)
+        found = self._heads.find(data[:body_start])
+        if found is None or body_start + found.body_length != len(data):
+            return None
+        self._head = found
+        return found.route, data[body_start:]
+
+    def feed(self, data: bytes) -> list[Request]:
+        """The requests that are complete with these bytes, in order."""
+        if self.state is HEAD:
+            data, self._kept, self.state = self._kept + data, b"", IDLE
+        requests: list[Request] = []
+        start = 0
+        while start < len(data):
+            start = self._READERS[self.state](self, data, start, requests)
+        return requests
+
+    @property
+    def route(self) -> Route | None:
+        """In the state BODY, where the request goes; else None."""
+        return self._head_of_body.route if self.state is BODY else None
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """How much is kept of a request that is not complete."""
+        if self.state is BODY:
+            return self._head_of_body.body_length - self._missing_bytes
+        return len(self._kept)
+
+    def take_foreign(self) -> bytes:
+        """In the state FOREIGN, all bytes from the beginning of the request that is not plain."""
+        kept, self._kept = self._kept, b""
+        return kept
+
+    def forget_head(self) -> None:
+        """Judge the next head anew, because what is plain has changed."""
+        self._head = NO_HEAD
+
+    # One for each state: reads from `start` on, and returns where it has stopped.
+
+    def _read_head(self, data: bytes, start: int, requests: list[Request]) -> int:
+        end = data.find(HEAD_END, start, start + MAX_HEAD_BYTES)
+        if end < 0:
+            self._kept = data[start:]
+            self.state = HEAD if self._heads.may_begin(self._kept) else FOREIGN
+            return len(data)
+        body_start = end + len(HEAD_END)
+        head = self._heads.find(data[start:body_start])
+        if head is None:
+            self._kept = data[start:]
+            self.state = FOREIGN
+            return len(data)
+        self._head = head
+        body_end = body_start + head.body_length
+        if body_end > len(data):
+            self._head_of_body = head
+            self._body_parts = [data[body_start:]]
+            self._missing_bytes = body_end - len(data)
+            self.state = BODY
+            return len(data)
+        requests.append((head.route, data[body_start:body_end]))
+        return body_end
+
+    def _read_body(self, data: bytes, start: int, requests: list[Request]) -> int:
+        part = data[start : start + self._missing_bytes]
+        self._body_parts.append(part)
+        self._missing_bytes -= len(part)
+        if not self._missing_bytes:
+            requests.append((self._head_of_body.route, b"".join(self._body_parts)))
+            self._body_parts = []
+            self.state = IDLE
+        return start + len(part)
+
+    def _keep_foreign(self, data: bytes, start: int, _requests: list[Request]) -> int:
+        self._kept += data[start:]
+        return len(data)
+
+    _READERS: ClassVar = {IDLE: _read_head, BODY: _read_body, FOREIGN: _keep_foreign}

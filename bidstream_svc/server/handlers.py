@@ -1,0 +1,126 @@
+"""What is answered to the body of a request, without any HTTP library.
+
+A handler is a function from a body to an answer. One that has much to do returns a generator instead, which yields
+where other connections should get their turn, and returns the answer. The fast path and the aiohttp application call
+the same handlers, so their answers cannot differ.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+from bidstream_svc.core.decrypt import BoundDecrypt, bind_decrypt, decrypt_without_keys
+from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.status import DecryptionStatus, FailureReason
+from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.cells import DECRYPTIONS
+from bidstream_svc.server.answers import Answer, batch_body, error_answer, verdict_body
+
+MAX_BATCH_TOKENS = 1_000
+TOKENS_PER_ITERATION = 64
+
+_UNKNOWN_KEY_REASONS = frozenset({FailureReason.MASTER_KEY_UNKNOWN, FailureReason.SITE_KEY_UNKNOWN})
+_SUCCESS_CELL = DECRYPTIONS[DecryptionStatus.SUCCESS]
+
+# (token, domain, now_ms) -> the verdict as JSON; counts it.
+Judge: TypeAlias = Callable[[str, str | None, int], bytes]
+LongAnswer: TypeAlias = Generator[None, None, Answer]
+# (judge, body, now_ms) -> answer
+Handler: TypeAlias = Callable[[Judge, bytes, int], Answer | LongAnswer]
+
+
+class _DecryptRequest(msgspec.Struct, gc=False):
+    token: str
+    domain: str | None = None
+
+
+class _BatchRequest(msgspec.Struct, gc=False):
+    requests: Annotated[list[_DecryptRequest], msgspec.Meta(min_length=1, max_length=MAX_BATCH_TOKENS)]
+
+
+_decode_request = msgspec.json.Decoder(_DecryptRequest).decode
+_decode_batch = msgspec.json.Decoder(_BatchRequest).decode
+_NOT_DECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+def answer_decrypt(judge: Judge, body: bytes, now_ms: int) -> Answer:
+    """Answer `POST /decrypt`, judging as of `now_ms` (Unix ms)."""
+    try:
+        request = _decode_request(body)
+    except _NOT_DECODABLE as error:
+        return _bad_request(error)
+    return 200, judge(request.token, request.domain, now_ms)
+
+
+def answer_batch(judge: Judge, body: bytes, now_ms: int) -> Answer | LongAnswer:
+    """Answer `POST /decrypt/batch`; all of its tokens are judged by the same keys and as of the same time."""
+    try:
+        requests = _decode_batch(body).requests
+    except _NOT_DECODABLE as error:
+        return _bad_request(error)
+    if len(requests) > TOKENS_PER_ITERATION:
+        return _answer_long_batch(judge, requests, now_ms)
+    return 200, batch_body([judge(request.token, request.domain, now_ms) for request in requests])
+
+
+def _answer_long_batch(judge: Judge, requests: list[_DecryptRequest], now_ms: int) -> LongAnswer:
+    bodies: list[bytes] = []
+    for start in range(0, len(requests), TOKENS_PER_ITERATION):
+        if start:
+            yield
+        part = requests[start : start + TOKENS_PER_ITERATION]
+        bodies += [judge(request.token, request.domain, now_ms) for request in part]
+    return 200, batch_body(bodies)
+
+
+def _bad_request(error: Exception) -> Answer:
+    """400; msgspec's messages name fields, types and positions, never values."""
+    if isinstance(error, msgspec.ValidationError):
+        return error_answer(400, "invalid_request", str(error))
+    return error_answer(400, "invalid_json", "the body is not JSON")
+
+
+class TokenJudge:
+    """Judges tokens by the keys in a store, and counts the verdicts.
+
+    Args:
+        store: where the keys are.
+        metrics: counts verdicts.
+        on_unknown_key: called for every token whose key is unknown; must be cheap.
+    """
+
+    def __init__(self, store: KeyStore, metrics: MetricCells, *, on_unknown_key: Callable[[], None]) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._on_unknown_key = on_unknown_key
+        self._keys: KeySnapshot | None = None
+        self._judge = self._bind(decrypt_without_keys)
+
+    def bind(self) -> Judge:
+        """A function that judges by the keys that are in the store now."""
+        keys = self._store.snapshot
+        if keys is not self._keys:
+            self._keys = keys
+            self._judge = self._bind(decrypt_without_keys if keys is None else bind_decrypt(keys))
+        return self._judge
+
+    def _bind(self, decrypt_token: BoundDecrypt) -> Judge:
+        row, success_cell, count_failure = self._metrics.row, _SUCCESS_CELL, self._count_failure
+
+        def judge(token: str, domain: str | None, now_ms: int) -> bytes:
+            verdict = decrypt_token(token, domain, now_ms)
+            reason = verdict[3]
+            if reason is None:
+                row[success_cell] += 1
+            else:
+                count_failure(reason)
+            return verdict_body(verdict)
+
+        return judge
+
+    def _count_failure(self, reason: FailureReason) -> None:
+        self._metrics.count_failure(reason)
+        if reason in _UNKNOWN_KEY_REASONS:
+            self._on_unknown_key()

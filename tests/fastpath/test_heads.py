@@ -1,0 +1,211 @@
+"""Which heads are plain, and that the memory of them never changes that."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bidstream_svc.addresses import TcpAddress, UnixAddress
+from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.fastpath import heads
+from bidstream_svc.server.fastpath.heads import NO_HEAD, Head, PlainHeads
+from bidstream_svc.server.hosts import HostCheck
+from bidstream_svc.server.routes import ROUTES
+from tests.fastpath.corpus import BODY, CORPUS, GOOD, TYPED, make
+from tests.fastpath.test_any_requests import LINES, odd_heads
+
+LOOPBACK = HostCheck(TcpAddress("127.0.0.1", 80), frozenset())
+
+
+def head_of(request: bytes) -> bytes:
+    return request[: request.index(b"\r\n\r\n") + 4]
+
+
+@pytest.fixture
+def memo() -> PlainHeads:
+    return PlainHeads(ROUTES, None, LOOPBACK)
+
+
+def meaning(head: Head | None) -> tuple[object, ...] | None:
+    return None if head is None else (head.route, head.body_length)
+
+
+@pytest.mark.parametrize("request_bytes", [GOOD, TYPED], ids=["good", "typed"])
+def test_a_plain_head_is_measured_and_remembered(memo: PlainHeads, request_bytes: bytes) -> None:
+    raw = head_of(request_bytes)
+    head = memo.find(raw)
+    assert head is not None
+    assert meaning(head) == (ROUTES[0], len(BODY))
+    assert (head.raw, head.length, head.request_length) == (raw, len(raw), len(request_bytes))
+    assert memo.find(bytes(bytearray(raw))) is head
+
+
+def test_routes_and_their_limits(memo: PlainHeads) -> None:
+    for target, route, limit in [("/decrypt", ROUTES[0], 16 * 1024), ("/decrypt/batch", ROUTES[1], 4 * 1024**2)]:
+        for length in (0, 1, limit):
+            head = memo.find(head_of(make(b"", target=target, length=f"Content-Length: {length}")))
+            assert head is not None
+            assert (head.route, head.body_length) == (route, length)
+        assert memo.find(head_of(make(b"", target=target, length=f"Content-Length: {limit + 1}"))) is None
+
+
+PLAIN = ["good", "ten", "empty body", "length with zeros", "keep-alive", "charset", "two accepts", "header not ASCII"]
+ODD = ["chunked", "expect", "upgrade", "close", "1.0", "query", "33 headers", "no host", "text", "folded", "GET"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_fast_path_takes_what_is_plain(memo: PlainHeads, name: str) -> None:
+    assert memo.find(head_of(CORPUS[name].requests[0])) is not None
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_fast_path_takes_nothing_odd(memo: PlainHeads, name: str) -> None:
+    assert memo.find(head_of(CORPUS[name].requests[0])) is None
+
+
+@given(st.lists(odd_heads, max_size=4), odd_heads)
+@settings(max_examples=100)
+def test_what_was_seen_before_makes_no_difference(before: list[bytes], raw: bytes) -> None:
+    warm = PlainHeads(ROUTES, None, LOOPBACK)
+    for other in before:
+        warm.find(other)
+    expected = meaning(PlainHeads(ROUTES, None, LOOPBACK).find(raw))
+    assert meaning(warm.find(raw)) == expected
+    assert meaning(warm.find(raw)) == expected
+
+
+@given(st.lists(st.sampled_from([line for line in LINES if len(line) < 100]), max_size=4))
+@settings(max_examples=100)
+def test_lines_that_are_known_make_no_plain_head_out_of_an_odd_one(lines: list[bytes]) -> None:
+    warm = PlainHeads(ROUTES, None, LOOPBACK)
+    for line in LINES:
+        warm.find(head_of(make(BODY, line)))
+    raw = head_of(make(BODY, *lines))
+    assert meaning(warm.find(raw)) == meaning(PlainHeads(ROUTES, None, LOOPBACK).find(raw))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_can_be_asked_about(noise: bytes) -> None:
+    memo = PlainHeads(ROUTES, None, LOOPBACK)
+    assert memo.find(noise + b"\r\n\r\n") is None
+    memo.find(b"POST /decrypt" + noise + b"\r\n\r\n")
+    assert PlainHeads(ROUTES, None, LOOPBACK).may_begin(noise) is b"POST /decrypt".startswith(noise)
+    PlainHeads(ROUTES, None, LOOPBACK).may_begin(b"POST /decrypt" + noise)
+
+
+CHANGING = ("traceparent", "X-Request-Id")
+
+
+def changing_head(traceparent: object, request_id: object, *lines: str | bytes) -> bytes:
+    return head_of(make(BODY, f"{CHANGING[0]}: {traceparent}", *lines, f"{CHANGING[1]}: {request_id}"))
+
+
+def test_headers_that_change_every_time_are_looked_past(memo: PlainHeads) -> None:
+    for number in range(3):
+        memo.find(changing_head(number, number))
+    first, second = memo.find(changing_head(4, 4)), memo.find(changing_head(55, "x"))
+    assert first is second is not None
+    assert meaning(first) == (ROUTES[0], len(BODY))
+    kept = len(memo._heads)
+    other = memo.find(changing_head(6, 6, "Accept: text/plain"))
+    assert other is memo.find(changing_head(7, 7, "Accept: text/plain"))
+    assert len(memo._heads) == kept + 1
+
+
+def test_headers_that_differ_between_clients_do_not_keep_out_those_that_change(memo: PlainHeads) -> None:
+    for client in ("a", "b"):
+        for number in range(heads._MAX_CHANGING):
+            memo.find(changing_head(0, 0, f"X-Client-{number}: {client}"))
+    test_headers_that_change_every_time_are_looked_past(memo)
+
+
+def test_no_header_too_many_is_looked_past(memo: PlainHeads) -> None:
+    for number in range(3):
+        memo.find(changing_head(number, number))
+    fits = [f"X-{number}: x" for number in range(heads._MAX_HEADERS - 4)]
+    assert memo.find(changing_head(5, 5, *fits)) is not None
+    assert memo.find(changing_head(6, 6, *fits, "X: x")) is None
+
+
+odd_values = st.one_of(st.text(st.characters(max_codepoint=255), max_size=5), st.sampled_from(["", " ", "a b", "\t"]))
+changing_lines = st.builds("{}{}{}".format, st.sampled_from(CHANGING), st.sampled_from([": ", ":", ":  "]), odd_values)
+
+
+@given(st.lists(st.one_of(changing_lines, st.sampled_from([line for line in LINES if len(line) < 100])), max_size=4))
+@settings(max_examples=200)
+def test_a_header_that_changed_before_makes_no_plain_head_out_of_an_odd_one(lines: list[str | bytes]) -> None:
+    warm = PlainHeads(ROUTES, None, LOOPBACK)
+    for number in range(3):
+        warm.find(changing_head(number, number))
+    raw = head_of(make(BODY, *(line.encode("latin-1") if isinstance(line, str) else line for line in lines)))
+    assert meaning(warm.find(raw)) == meaning(PlainHeads(ROUTES, None, LOOPBACK).find(raw))
+
+
+def test_the_memory_is_bounded(memo: PlainHeads) -> None:
+    for number in range(3 * heads._MAX_REMEMBERED):
+        # New lines and new heads; lines that are not in the plainest spelling, or that matter, are kept.
+        assert memo.find(head_of(make(BODY, f"User-Agent: {number}", f"X:{number}"))) is not None
+        assert memo.find(head_of(make(b" " * (number % 5000)))) is not None
+    assert len(memo._heads) <= heads._MAX_REMEMBERED
+    assert len(memo._lines) <= heads._MAX_REMEMBERED
+    assert len(memo._names) <= heads._MAX_REMEMBERED
+    assert len(memo._changing) <= heads._MAX_CHANGING
+
+
+def test_heads_that_never_come_again_push_none_out(memo: PlainHeads) -> None:
+    kept = memo.find(head_of(GOOD))
+    for number in range(2 * heads._MAX_REMEMBERED):
+        head = memo.find(head_of(make(BODY, f"traceparent: 00-{number:032x}-{number:016x}-01")))
+        assert head is not None
+        assert head.body_length == len(BODY)
+    assert memo.find(head_of(GOOD)) is kept
+
+
+def test_what_is_longer_than_a_head_may_be_is_not_plain(memo: PlainHeads) -> None:
+    room = heads.MAX_HEAD_BYTES - len(head_of(make(BODY, "X: ")))
+    for extra, is_plain in ((0, True), (1, False)):
+        request = make(BODY, "X: " + "x" * (room + extra))
+        for asked in (memo, PlainHeads(ROUTES, None, LOOPBACK)):
+            assert (asked.find(head_of(request)) is not None) is is_plain
+        beginning = b"POST /decrypt HTTP/1.1" + b"\r\nX: "
+        beginning += b"x" * (heads.MAX_HEAD_BYTES + extra - len(beginning))
+        assert PlainHeads(ROUTES, None, LOOPBACK).may_begin(beginning) is is_plain
+
+
+def test_the_host_is_judged_by_the_listener(memo: PlainHeads) -> None:
+    foreign = head_of(make(host="Host: example.com"))
+    assert memo.find(foreign) is None
+    assert PlainHeads(ROUTES, None, HostCheck(UnixAddress(Path("/x")), frozenset())).find(foreign) is not None
+    assert (
+        PlainHeads(ROUTES, None, HostCheck(TcpAddress("127.0.0.1", 80), frozenset({"example.com"}))).find(foreign)
+        is not None
+    )
+
+
+def test_a_bearer_token_is_asked_for_and_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("first")
+    bearer = BearerToken(path)
+    memo = PlainHeads(ROUTES, bearer, LOOPBACK)
+    first, second = (head_of(make(BODY, f"Authorization: Bearer {name}")) for name in ("first", "second"))
+    assert [memo.find(raw) is not None for raw in (first, second, head_of(GOOD))] == [True, False, False]
+    path.write_text("second")
+    assert bearer.reload()
+    memo.forget()
+    assert [memo.find(raw) is not None for raw in (first, second, head_of(GOOD))] == [False, True, False]
+
+
+def test_no_bytes_look_like_no_head() -> None:
+    assert all(len(data) != NO_HEAD.request_length for data in (b"", b"\0"))
+
+
+def test_sampled_requests_are_left_to_aiohttp_where_there_is_a_tracer(memo: PlainHeads) -> None:
+    traced = PlainHeads(ROUTES, None, LOOPBACK, is_traced=True)
+    assert traced.find(head_of(GOOD)) is not None  # from here on, all but the new line is known
+    for number in range(3):
+        for flags, is_plain in (("00", True), ("01", False), ("03", False), ("02", True)):
+            for spelling in ("traceparent: ", "Traceparent:  "):
+                raw = head_of(make(BODY, f"{spelling}00-{number + 1:032x}-{number + 1:016x}-{flags}"))
+                assert (traced.find(raw) is not None) is is_plain
+                assert memo.find(raw) is not None

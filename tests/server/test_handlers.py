@@ -1,0 +1,38 @@
+"""The logic of a request by itself."""
+
+import gc
+import sys
+from collections.abc import Iterator
+
+import orjson
+import pytest
+
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.devoperator import OperatorState
+from bidstream_svc.devoperator.key_endpoints import bidstream_keys
+from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.server.handlers import TokenJudge, answer_decrypt
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_keys_that_were_replaced_are_let_go_at_once() -> None:
+    state = OperatorState()
+    response = orjson.dumps(bidstream_keys(state, {}))
+    first, second = parse_key_response(response), parse_key_response(response)
+    unused = sys.getrefcount(first)
+    store = KeyStore(first)
+    judge = TokenJudge(store, MetricCells(), on_unknown_key=lambda: None)
+    body = orjson.dumps({"token": state.mint_token()})
+    assert b"SUCCESS" in answer_decrypt(judge.bind(), body, state.now_ms())[1]
+    assert sys.getrefcount(first) > unused
+    store.snapshot = second
+    assert b"SUCCESS" in answer_decrypt(judge.bind(), body, state.now_ms())[1]
+    assert sys.getrefcount(first) == unused
