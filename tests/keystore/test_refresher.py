@@ -239,6 +239,25 @@ async def test_run_says_when_it_will_refresh_next(
         assert store.next_refresh_ms - operator.state.now_ms() <= 3_960_000
 
 
+async def test_failures_in_a_row_are_counted(
+    refresher: KeyRefresher, store: KeyStore, operator: DevOperator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def count_and_go_on(failures: int) -> float:
+        counts.append(failures)
+        return 0.0
+
+    monkeypatch.setattr(KeyRefresher, "_back_off_s", staticmethod(count_and_go_on))
+    operator.state.faults.inject(Fault.SERVER_ERROR, times=3)
+    async with running(refresher):
+        await until(lambda: store.snapshot)
+        operator.state.faults.inject(Fault.SERVER_ERROR)
+        refresher.wake()
+        await until(lambda: len(counts) > 3)
+    assert counts == [1, 2, 3, 1]
+
+
 async def test_wake_refreshes_now(refresher: KeyRefresher, store: KeyStore, operator: DevOperator) -> None:
     async with running(refresher):
         for calls in (1, 2, 3):
