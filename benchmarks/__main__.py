@@ -1,4 +1,4 @@
-"""`python -m benchmarks [core|stall|http|sweep|memory|all] [--quick]`; `make bench` measures all."""
+"""`python -m benchmarks [core|stall|http|sweep|memory|all] [--against DIR] [--quick]`; `make bench` measures all."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.against import measure_against
 from benchmarks.core import measure_core
 from benchmarks.figures import KEPT
 from benchmarks.machine import describe, raise_file_limit
@@ -35,7 +36,7 @@ def main() -> None:
             # A wrong answer, or a server that does not start or hangs: the other sections are still worth having.
             print(f"{section} FAILED: {error}", file=sys.stderr)
             failed = True
-    is_complete = arguments.what == "all" and not arguments.quick and not failed
+    is_complete = arguments.against is None and arguments.what == "all" and not arguments.quick and not failed
     _keep(results, KEPT if is_complete else _CACHE)
     sys.exit(failed)
 
@@ -43,6 +44,7 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure; see benchmarks/README.md.")
     parser.add_argument("what", nargs="?", default="all", choices=["core", "stall", "http", "sweep", "memory", "all"])
+    parser.add_argument("--against", type=Path, metavar="DIR", help="compare with another build of the package, only")
     parser.add_argument("--quick", action="store_true", help="under a minute; shows that it works, not how fast")
     parser.add_argument("--keys", type=int, default=5_000, help="stall: keys in the response")
     parser.add_argument("--domains", type=int, nargs="+", default=[20_000, 60_000], help="stall: site domains in it")
@@ -51,6 +53,8 @@ def _parse_arguments() -> argparse.Namespace:
 
 def _sections(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     effort = QUICK if arguments.quick else FULL
+    if arguments.against is not None:
+        return {"against": lambda: measure_against(arguments.against, effort)}
     repeats = 2 if arguments.quick else 10
     sections = {
         "core": lambda: measure_core(effort.rounds, 512),

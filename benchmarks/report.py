@@ -14,6 +14,7 @@ def render(results: Mapping[str, Any]) -> str:
         "http": _http,
         "sweeps": _sweeps,
         "memory": _memory,
+        "against": _against,
     }
     blocks = [_table("Machine", ("what", "value"), list(results["machine"].items()))]
     goals = list(_goals(results))
@@ -110,3 +111,12 @@ def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
     head = ("server", "RSS at start, MB", "PSS", "RSS with every key used, MB", "PSS")
     rows = [(name, *row["start"].values(), *row["used"].values()) for name, row in memory.items()]
     yield _table("Memory with 5,000 keys and 20,000 site domains", head, rows)
+
+
+def _against(against: Mapping[str, Any]) -> Iterator[str]:
+    rates = against["throughput"]
+    rows = [
+        (kind, rates[f"{kind}, this"]["rps"], rates[f"{kind}, other"]["rps"], ratio)
+        for kind, ratio in against["ratios"].items()
+    ]
+    yield _table("Against another build", ("requests", "this, 1/s", "other, 1/s", "ratio"), rows)

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.material import TRACE_HEADER, KeySet, decrypt_requests, make_samples, write_requests
 from benchmarks.rounds import interleave, median_ratio
 from benchmarks.shots import Aim, Effort, Shot, rates, shoot, summarise
-from benchmarks.targets import fastapi_client, find_nginx, key_server, nginx, service
+from benchmarks.targets import CHECKOUT, fastapi_client, find_nginx, key_server, nginx, service
 from bidstream_svc._version import is_compiled
 
 _KEY_SET = KeySet(100)
@@ -74,7 +74,7 @@ def _targets(directory: Path, effort: Effort) -> Iterator[dict[str, Aim]]:
         ours = stack.enter_context(service(directory, url, _API_KEY))
         servers = {"": ours}
         if is_compiled():
-            servers[", interpreted"] = stack.enter_context(service(directory, url, _API_KEY, interpreted=True))
+            servers[", interpreted"] = stack.enter_context(service(directory, url, _API_KEY, package=CHECKOUT))
         aims |= {f"service, TCP{kind}": Aim(server, server.tcp, requests) for kind, server in servers.items()}
         aims["service, traceparent"] = Aim(ours, ours.tcp, traced, vary_trace=True)
         if yardstick is not None:

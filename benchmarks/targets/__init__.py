@@ -19,12 +19,11 @@ from benchmarks.machine import LOAD_CPU
 from benchmarks.material import KeySet
 from benchmarks.targets.process import Server, free_port, running, tcp_answers
 
-__all__ = ["fastapi_client", "find_nginx", "key_server", "nginx", "service"]
+__all__ = ["CHECKOUT", "fastapi_client", "find_nginx", "key_server", "nginx", "service"]
 
-_ROOT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[2]
 # The package that this process runs, be it compiled or the checkout's own, and nothing out of the working directory.
-_SAME_PACKAGE = {"PYTHONSAFEPATH": "1", "PYTHONPATH": f"{Path(bidstream_svc.__file__).parents[1]}:{_ROOT}"}
-_INTERPRETED = {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(_ROOT)}
+_SAME_PACKAGE = {"PYTHONSAFEPATH": "1", "PYTHONPATH": f"{Path(bidstream_svc.__file__).parents[1]}:{CHECKOUT}"}
 _WITH_FAST_PATH = [sys.executable, "-m", "bidstream_svc", "serve"]
 _WITHOUT_FAST_PATH = [sys.executable, "-m", "benchmarks.targets.without_fast_path"]
 
@@ -89,10 +88,10 @@ def service(
     api_key: str,
     *,
     with_fast_path: bool = True,
-    interpreted: bool = False,
+    package: Path | None = None,
     refresh_interval_s: float = 3600,
 ) -> Iterator[Server]:
-    """Our service, one process, on TCP and on a Unix socket; `interpreted`: from the checkout in any case."""
+    """Our service, one process, on TCP and on a Unix socket; `package`: the directory that holds the package to run."""
     port, admin_port = free_port(), free_port()
     name = f"{api_key}-{port}"
     socket_path = directory / f"{name}.sock"
@@ -103,7 +102,7 @@ def service(
         "BIDSTREAM_LISTEN": f"127.0.0.1:{port},unix:{socket_path}",
         "BIDSTREAM_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
         "BIDSTREAM_REFRESH_INTERVAL": str(refresh_interval_s),
-    } | (_INTERPRETED if interpreted else _SAME_PACKAGE)
+    } | (_SAME_PACKAGE if package is None else {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(package.resolve())})
     command = _WITH_FAST_PATH if with_fast_path else _WITHOUT_FAST_PATH
     ready_url = f"http://127.0.0.1:{admin_port}/readyz"
     with running(command, environment, directory / f"{name}.log", lambda: _answers_200(ready_url)) as pid:

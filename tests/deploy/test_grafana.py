@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bidstream_svc.metrics import MetricCells, build_registry
 from tests.docs.markdown import ROOT
+from tests.support.metrics_page import exported_families
 from tests.support.prometheus import Prometheus
 from tests.support.sidecar import Sidecar, wait_until
 
@@ -56,7 +56,7 @@ def test_annotations_are_valid_queries(prometheus: Prometheus) -> None:
 
 
 def test_every_metric_of_ours_is_shown_and_nothing_else() -> None:
-    families = [family for family in build_registry(MetricCells()).collect() if family.name.startswith("bidstream_")]
+    families = [family for family in exported_families() if family.name.startswith("bidstream_")]
     expressions = " ".join(target["expr"] for panel in PANELS for target in panel["targets"])
     named = set(re.findall(r"\bbidstream_\w+", expressions))
     assert [family.name for family in families if named.isdisjoint(s.name for s in family.samples)] == []

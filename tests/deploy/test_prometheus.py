@@ -10,8 +10,8 @@ import pytest
 
 from bidstream_svc.config import SETTINGS
 from bidstream_svc.devoperator import DevOperator, Fault
-from bidstream_svc.metrics import MetricCells, build_registry
 from tests.docs.markdown import ROOT, anchors, samples
+from tests.support.metrics_page import exported_families
 from tests.support.prometheus import DEPLOYED, Prometheus, speed_up
 from tests.support.sidecar import Sidecar, wait_until
 from tests.support.yaml_files import load_yaml
@@ -77,7 +77,7 @@ def test_alerts_and_sections_of_the_runbook_match() -> None:
 
 @NEEDS_YAML
 def test_rules_use_only_exported_or_recorded_series() -> None:
-    exported = {sample.name for family in build_registry(MetricCells()).collect() for sample in family.samples}
+    exported = {sample.name for family in exported_families() for sample in family.samples}
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     for rule in rules():
         without_labels = re.sub(r"\{[^}]*\}", "", rule["expr"])
@@ -122,7 +122,7 @@ def test_speed_up_changes_every_duration() -> None:
 def test_every_series_is_scraped(prometheus: Prometheus) -> None:
     exported = {
         sample.name
-        for family in build_registry(MetricCells()).collect()
+        for family in exported_families()
         for sample in family.samples
         if not sample.name.endswith("_created")
     }

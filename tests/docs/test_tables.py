@@ -9,10 +9,10 @@ from prometheus_client.core import Metric
 from bidstream_svc.cli.main import commands
 from bidstream_svc.config import SETTINGS, env_name
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
-from bidstream_svc.metrics import MetricCells, build_registry
 from bidstream_svc.metrics.cells import HTTP_CODES
 from bidstream_svc.server import answers
 from tests.docs.markdown import DOCS, DOCUMENTS, README, ROOT, samples, section, table
+from tests.support.metrics_page import exported_families
 from tests.test_architecture import CORE_LAYERS, LAYERS
 
 PROTOCOL = DOCS / "protocol.md"
@@ -75,7 +75,7 @@ def _metric_row(metric: Metric) -> list[str]:
 
 
 def test_metrics() -> None:
-    exported = [_metric_row(metric) for metric in build_registry(MetricCells()).collect()]
+    exported = [_metric_row(metric) for metric in exported_families()]
     own = [row for row in exported if row[0].startswith("bidstream_")]
     rows = table(section(DOCS / "metrics.md", "Metrics"), "metric")
     assert sorted([*_code(row[0]), row[1], *sorted(_code(row[2]))] for row in rows) == sorted(own)

@@ -7,9 +7,16 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from bidstream_svc.metrics import MetricCells, build_registry
+from bidstream_svc.server.routes import ROUTES, labels_of
 from tests.support.raw_http import ask
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def exported_families() -> list[Metric]:
+    """What a service exports before it has counted anything."""
+    return list(build_registry(MetricCells(labels_of(ROUTES))).collect())
 
 
 class Scrape(NamedTuple):

@@ -1,0 +1,85 @@
+"""Two builds of the package in one run, such as before and after a change: how their rates compare, kind by kind."""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.material import (
+    TRACE_HEADER,
+    KeySet,
+    Sample,
+    batch_requests,
+    decrypt_requests,
+    make_samples,
+    write_requests,
+)
+from benchmarks.rounds import interleave, median_ratio
+from benchmarks.shots import Aim, Effort, Shot, rates, shoot, summarise
+from benchmarks.targets import key_server, service
+from benchmarks.targets.process import Server
+
+_KEY_SET = KeySet(100)
+_API_KEY = "against"
+_LENGTHS = 40
+_BATCH_SIZE = 64
+
+
+def measure_against(package: Path, effort: Effort) -> dict[str, Any]:
+    """The package that this process runs against the one in a directory, as `pip install --target` makes it.
+
+    The ratio of a kind is the rate of the first over that of the second; for the median latency at one connection, its
+    inverse. So above 1, the first is better.
+    """
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        directory = Path(name)
+        url = stack.enter_context(key_server(directory, {_API_KEY: _KEY_SET}))
+        builds = {
+            "this": stack.enter_context(service(directory, url, _API_KEY)),
+            "other": stack.enter_context(service(directory, url, _API_KEY, package=package)),
+        }
+        kinds = _kinds(directory, effort, builds["this"])
+        aims = {
+            (kind, build): replace(aim, server=server, address=server.unix if kind == "Unix socket" else server.tcp)
+            for kind, aim in kinds.items()
+            for build, server in builds.items()
+        }
+        shots = interleave(
+            {f"{kind}, {build}": partial(shoot, aim, effort.seconds) for (kind, build), aim in aims.items()},
+            effort.rounds,
+        )
+        return {
+            "ratios": {kind: _compare(kind, *(shots[f"{kind}, {build}"] for build in builds)) for kind in kinds},
+            "throughput": {name: summarise(each) for name, each in shots.items()},
+        }
+
+
+def _kinds(directory: Path, effort: Effort, server: Server) -> dict[str, Aim]:
+    """What is asked, each of the same server."""
+    samples = make_samples(_KEY_SET, effort.samples)
+    # Whitespace around a domain is ignored.
+    varied = [replace(sample, domain=" " * (n % _LENGTHS) + sample.domain) for n, sample in enumerate(samples)]
+    plain, traced = _write(directory / "plain", samples), _write(directory / "traced", samples, [TRACE_HEADER])
+    batches = write_requests(directory / "batches", batch_requests(samples, _BATCH_SIZE))
+    return {
+        "TCP": Aim(server, server.tcp, plain),
+        "Unix socket": Aim(server, server.unix, plain),
+        "varied lengths": Aim(server, server.tcp, _write(directory / "varied", varied)),
+        "traceparent": Aim(server, server.tcp, traced, vary_trace=True),
+        "batches": Aim(server, server.tcp, batches),
+        "one connection": Aim(server, server.tcp, plain, connections=1),
+    }
+
+
+def _write(path: Path, samples: Sequence[Sample], extra_heads: Sequence[str] = ("",)) -> Path:
+    return write_requests(path, decrypt_requests(samples, extra_heads))
+
+
+def _compare(kind: str, this: Sequence[Shot], other: Sequence[Shot]) -> float:
+    if kind == "one connection":
+        ours, theirs = ([shot.load.quantiles_us["p50"] for shot in shots] for shots in (this, other))
+        return median_ratio(theirs, ours)
+    return median_ratio(rates(this), rates(other))
