@@ -59,13 +59,30 @@ def test_prefix_byte(uid: str, type_bits: int, scope: IdentityScope) -> None:
     assert base64.urlsafe_b64decode(token + "==")[:2] == bytes([scope << 4 | type_bits | 3, 128])
 
 
+def layers(token: str, keys: KeySnapshot) -> tuple[bytes, bytes]:
+    """The plaintext of the outer and of the inner layer."""
+    raw = base64.urlsafe_b64decode(token + "==")
+    master_layer = open_gcm(keys.keys[int.from_bytes(raw[2:6], "big")].secret, raw[6:])
+    return master_layer, open_gcm(keys.keys[int.from_bytes(master_layer[29:33], "big")].secret, master_layer[33:])
+
+
+def test_token_was_made_now_by_the_caller() -> None:
+    keys = snapshot([key(1, 1), key(2, 2)])
+    token = encrypt_raw_uid(UID, keys, NOW_MS, **IVS).token
+    assert token is not None
+    master_layer, site_layer = layers(token, keys)
+    now = NOW_MS.to_bytes(8, "big")
+    assert master_layer[8:16] == now, "generated"
+    assert master_layer[20] == 1, "by a public operator, as the published SDKs say"
+    assert site_layer[:4] == (101).to_bytes(4, "big"), "for the caller's site"
+    assert site_layer[20:36] == now + now, "established and refreshed"
+
+
 def used_key(keys: KeySnapshot, keyset_id: int | None = None) -> int:
     """The id of the key that the inner layer was sealed with."""
     token = encrypt_raw_uid(UID, keys, NOW_MS, **IVS, keyset_id=keyset_id).token
     assert token is not None
-    raw = base64.urlsafe_b64decode(token + "==")
-    master_layer = open_gcm(keys.keys[int.from_bytes(raw[2:6], "big")].secret, raw[6:])
-    return int.from_bytes(master_layer[29:33], "big")
+    return int.from_bytes(layers(token, keys)[0][29:33], "big")
 
 
 def test_newest_active_key_of_the_key_set_is_used() -> None:
@@ -73,9 +90,9 @@ def test_newest_active_key_of_the_key_set_is_used() -> None:
         [
             key(1, 1),
             key(2, 2, NOW_S - 3),
-            key(3, 2, NOW_S - 2),  # this one
+            key(3, 2, NOW_S),  # this one, from now on
             key(4, 2, NOW_S + 1),  # not yet
-            key(5, 2, NOW_S - 1, NOW_S),  # no longer
+            key(5, 2, NOW_S, NOW_S),  # no longer
             key(6, 3, None),
             key(7, None),
         ]
@@ -102,7 +119,8 @@ def test_keys_that_do_not_do(keys: KeySnapshot | None, status: EncryptionStatus)
 
 
 @pytest.mark.parametrize(
-    "uid", ["", "AAAA", UID[:-4], UID + "AAAA", "not base64", UID.rstrip("=")[:-1], "é", None, b"\xff"]
+    "uid",
+    ["", "AAAA", UID[:-4], UID + "AAAA", UID + "\n", " " + UID, "not base64", UID.rstrip("=")[:-1], "é", None, b"\xff"],
 )
 def test_what_is_no_raw_uid(uid: Any) -> None:
     keys = snapshot([key(1, 1), key(2, 2)])
