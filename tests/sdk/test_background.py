@@ -85,6 +85,22 @@ def test_client_that_is_collected_closes_its_connections(operator: DevOperator) 
     wait_until(lambda: open_transports() == before - 1)
 
 
+def test_the_end_waits_for_connections_that_are_being_closed() -> None:
+    loop, closed = background._BackgroundLoop(), threading.Event()
+
+    class SlowTransport:
+        async def __aexit__(self, *_exc_info: object) -> None:
+            for _ in range(100):  # iterations of the loop
+                await asyncio.sleep(0)
+            closed.set()
+
+    transport: Any = SlowTransport()
+    loop.open_transports.add(transport)
+    loop.start_closing(transport)
+    loop.stop()
+    assert closed.is_set()
+
+
 def test_forked_child_and_parent_both_go_on(operator: DevOperator) -> None:
     with bidder(operator) as client:
         assert client.refresh().success
