@@ -90,7 +90,7 @@ def test_the_end_waits_for_connections_that_are_being_closed() -> None:
 
     class SlowTransport:
         async def __aexit__(self, *_exc_info: object) -> None:
-            for _ in range(100):  # iterations of the loop
+            for _ in range(10_000):  # iterations of the loop
                 await asyncio.sleep(0)
             closed.set()
 
