@@ -1,1 +1,1 @@
-"""What a decryption costs: in-process, over HTTP, and during a key refresh. README.md explains the method."""
+"""Benchmarks of decryption: in-process, over HTTP, and during a key refresh. README.md explains the method."""

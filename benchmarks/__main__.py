@@ -20,7 +20,7 @@ from benchmarks.shots import FULL, QUICK
 from benchmarks.stall import measure_stall
 from benchmarks.sweeps import measure_sweeps
 
-_CACHE = Path(__file__).parent / ".cache" / "results"  # of runs that are not worth keeping
+_CACHE = Path(__file__).parent / ".cache" / "results"  # of incomplete and quick runs
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         try:
             results[section] = measure()
         except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
-            # A wrong answer, or a server that does not start or hangs: the other sections are still worth having.
+            # A wrong answer, or a server that does not start or hangs. The other sections are still measured.
             print(f"{section} FAILED: {error}", file=sys.stderr)
             failed = True
     is_complete = arguments.against is None and arguments.what == "all" and not arguments.quick and not failed
@@ -45,7 +45,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure; see benchmarks/README.md.")
     parser.add_argument("what", nargs="?", default="all", choices=["core", "stall", "http", "sweep", "memory", "all"])
     parser.add_argument("--against", type=Path, metavar="DIR", help="compare with another build of the package, only")
-    parser.add_argument("--quick", action="store_true", help="under a minute; shows that it works, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="less than a minute; a check of the benchmarks, not a measurement"
+    )
     parser.add_argument("--keys", type=int, default=5_000, help="stall: keys in the response")
     parser.add_argument("--domains", type=int, nargs="+", default=[20_000, 60_000], help="stall: site domains in it")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""Two builds of the package in one run, such as before and after a change: how their rates compare, kind by kind."""
+"""Compares two builds of the package in one run, such as before and after a change."""
 
 import tempfile
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ _BATCH_SIZE = 64
 
 
 def measure_against(package: Path, effort: Effort) -> dict[str, Any]:
-    """The package that this process runs against the one in a directory, as `pip install --target` makes it.
+    """Compare the package of this process with the one in a directory made by `pip install --target`.
 
-    The ratio of a kind is the rate of the first over that of the second; for the median latency at one connection, its
-    inverse. So above 1, the first is better.
+    A ratio is the rate of this package divided by that of the other; for the median latency at one connection, the
+    inverse. A ratio above 1 means that this package is faster.
     """
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
@@ -58,7 +58,7 @@ def measure_against(package: Path, effort: Effort) -> dict[str, Any]:
 
 
 def _kinds(directory: Path, effort: Effort, server: Server) -> dict[str, Aim]:
-    """What is asked, each of the same server."""
+    """Return the workloads by name, all for one server."""
     samples = make_samples(_KEY_SET, effort.samples)
     # Whitespace around a domain is ignored.
     varied = [replace(sample, domain=" " * (n % _LENGTHS) + sample.domain) for n, sample in enumerate(samples)]

@@ -1,6 +1,6 @@
-"""In-process decryption: ours against the published SDK, and what it costs with many keys and sites.
+"""In-process decryption: compared with the published SDK, and with many keys and sites.
 
-Both sides read the clock for every token, as they would in use. Every answer is compared before anything is timed.
+Both read the clock for every token, as in real use. Every result is checked before the measurement.
 """
 
 import gc
@@ -18,13 +18,13 @@ from benchmarks.material import BUILDERS, KeySet, Sample, make_samples
 from benchmarks.rounds import interleave, median_ratio
 from bidstream_svc import DecryptionStatus, KeySnapshot, decrypt, parse_key_response
 
-_PASS_NS = 20_000_000  # a shorter pass is repeated, so that the clock and a single interruption do not matter
+_PASS_NS = 20_000_000  # a shorter pass is repeated, to limit the influence of the clock and of interruptions
 _KEYS = (10, 100, 1_000, 10_000, 50_000)
 _DOMAINS = (100, 1_000, 20_000, 60_000)
 
 
 def measure_core(rounds: int, count: int) -> dict[str, Any]:
-    """Microseconds a token, medians over the rounds; `count` distinct tokens of each kind."""
+    """Measure microseconds per token, medians over the rounds, with `count` distinct tokens of each kind."""
     with on_cpu(SERVER_CPU):
         return {
             "decrypt": _compare(rounds, count),
@@ -63,7 +63,7 @@ def _sweep(key_sets: dict[int, KeySet], rounds: int, count: int, client_side_eve
     for size, key_set in key_sets.items():
         samples = make_samples(key_set, count, client_side_every=client_side_every)
         snapshot = parse_key_response(key_set.response())
-        _check_ours(samples, snapshot)  # also makes the ciphers and reads the names that the tokens need
+        _check_ours(samples, snapshot)  # also creates the ciphers and parses the names that the tokens need
         passes[size] = _repeated(partial(_pass_ours, samples, snapshot), count)
     timed = _interleave_undisturbed({str(size): one_pass for size, one_pass in passes.items()}, rounds)
     first = timed[str(next(iter(passes)))]
@@ -74,7 +74,7 @@ def _sweep(key_sets: dict[int, KeySet], rounds: int, count: int, client_side_eve
 
 def _interleave_undisturbed(passes: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     gc.collect()
-    gc.freeze()  # the material is not garbage to be looked through while timing
+    gc.freeze()  # excludes the material from garbage collections during the measurement
     try:
         return interleave(passes, rounds)
     finally:
@@ -82,7 +82,7 @@ def _interleave_undisturbed(passes: dict[str, Callable[[], float]], rounds: int)
 
 
 def _repeated(one_pass: Callable[[], None], count: int) -> Callable[[], float]:
-    """Microseconds a token, over as many passes as last _PASS_NS."""
+    """Return a function that measures microseconds per token, over as many passes as fit in _PASS_NS."""
 
     def timed() -> float:
         start_ns, passes = time.perf_counter_ns(), 0

@@ -1,11 +1,11 @@
-"""Puts the kept results into the documents: `make figures`.
+"""Writes the kept results into the documents: `make figures`.
 
-A document marks where generated figures stand with two HTML comments, which do not show when it is rendered:
+Two HTML comments, which are invisible when the document is rendered, mark the place of generated figures:
 
     <!-- figures: summary -->
     <!-- end of figures -->
 
-What stands between them is replaced by the block of that name. A test fails where it differs from the kept results.
+The text between them is replaced by the block of that name. A test fails if it differs from the kept results.
 """
 
 import json
@@ -34,7 +34,7 @@ _SUMMARY_ROWS = {
 
 
 def fill_in(document: str, results: Results) -> str:
-    """A document with every marked block made anew from these results.
+    """Return a document with every marked block written from these results.
 
     Raises:
         KeyError: a marker names no block.
@@ -43,19 +43,19 @@ def fill_in(document: str, results: Results) -> str:
 
 
 def documents() -> Iterator[Path]:
-    """The Markdown files that may hold figures."""
+    """Yield the Markdown files that may contain figures."""
     for pattern in ("*.md", "docs/*.md", "benchmarks/*.md"):
         yield from sorted(ROOT.glob(pattern))
 
 
 def kept_results() -> dict[str, Any]:
-    """The results of the last complete run that was kept."""
+    """Return the results of the last complete run."""
     results: dict[str, Any] = json.loads((KEPT / "latest.json").read_text(encoding="utf-8"))
     return results
 
 
 def _summary(results: Results) -> str:
-    """Requests a second and latency of the service, and of what it is compared with."""
+    """Requests per second and latency of the service and of the other servers."""
     throughput, alone = results["http"]["throughput"], results["http"]["one_connection"]
     service = throughput["service, TCP"]["rps_rounds"]
     rows = [
@@ -73,7 +73,7 @@ def _summary(results: Results) -> str:
 
 
 def _sizing(results: Results) -> str:
-    """What one worker takes and gives."""
+    """Throughput, processor time and memory of one worker."""
     http, batch, (*_, stall) = results["http"], results["sweeps"]["batch size"]["64"], results["stall"]
     tcp, unix = http["throughput"]["service, TCP"], http["throughput"]["service, Unix socket"]
     rows = [
@@ -99,7 +99,7 @@ def _origin(results: Results) -> str:
     return f"Measured on {date}: {machine['cpu']}, Python {python}, {machine['bidstream_svc']}."
 
 
-# By the name that a marker gives.
+# By the name in the marker.
 BLOCKS: Mapping[str, Callable[[Results], str]] = {"summary": _summary, "sizing": _sizing, "all": render}
 
 

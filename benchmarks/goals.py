@@ -1,4 +1,4 @@
-"""The numbers that have a goal: where each stands in the results, what is asked at least, what is aimed at."""
+"""The results that have a goal, with the required and the desired value of each."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,10 +7,12 @@ Results = Mapping[str, Any]
 
 
 class Goal(NamedTuple):
-    """One line of the table; where `at_least` is above `aim`, less is better.
+    """One row of the table. If `at_least` is above `aim`, lower values are better.
 
     Attributes:
-        read: takes the value out of the results; KeyError or IndexError if it was not measured.
+        read: returns the value from the results; KeyError or IndexError if it was not measured.
+        at_least: the required value.
+        aim: the desired value.
     """
 
     name: str
@@ -19,7 +21,7 @@ class Goal(NamedTuple):
     aim: float
 
     def verdict(self, value: float) -> str:
-        """What to say of a value."""
+        """Return whether a value reaches the goal, as text for the table."""
         sign = 1 if self.aim >= self.at_least else -1
         if sign * value >= sign * self.aim:
             return "aim met"

@@ -1,7 +1,7 @@
-"""An operator that only hands out keys, of any number: `python -m benchmarks.keyserver PORT DIRECTORY`.
+"""An operator that only serves keys, any number of them: `python -m benchmarks.keyserver PORT DIRECTORY`.
 
-The embedded operator makes a handful of keys of its own; the sweeps need up to 50,000. The file `NAME.json` in the
-directory is what the API key NAME gets.
+The embedded operator has a few keys only; the sweeps need up to 50,000. A request with the API key NAME gets the file
+`NAME.json` in the directory.
 """
 
 import os
@@ -14,12 +14,12 @@ from aiohttp import web
 
 from bidstream_svc.core.crypto import GCM_IV_LENGTH, Envelope, open_request, seal_response
 
-CLIENT_SECRET = bytes(range(32))  # of no operator: it protects nothing
+CLIENT_SECRET = bytes(range(32))  # synthetic
 CLIENT_SECRET_BASE64 = pybase64.b64encode_as_string(CLIENT_SECRET)
 
 
 def make_app(directory: Path) -> web.Application:
-    """The application; serves /v2/key/bidstream."""
+    """Return the application, which serves /v2/key/bidstream."""
 
     async def hand_out_keys(request: web.Request) -> web.Response:
         api_key = request.headers["Authorization"].removeprefix("Bearer ")

@@ -1,4 +1,4 @@
-"""The machine: its description, and which core does what."""
+"""The machine: its description, and the cores for server and load generator."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ from bidstream_svc._version import is_compiled
 
 _CPUS = sorted(os.sched_getaffinity(0))
 SERVER_CPU = _CPUS[0]
-LOAD_CPU = _CPUS[-1]  # the same one on a machine with one core; `describe` says so
+LOAD_CPU = _CPUS[-1]  # the same core on a machine with one; `describe` reports this
 
 _PACKAGES = (
     *("aiohttp", "cryptography", "fastapi", "httptools", "msgspec", "pybase64", "uid2-client", "uvicorn", "uvloop"),
@@ -25,7 +25,7 @@ _PACKAGES = (
 
 @contextmanager
 def on_cpu(cpu: int) -> Iterator[None]:
-    """Pin the calling thread, and every process that it starts meanwhile, to one core."""
+    """Pin the calling thread, and the processes that it starts in the block, to one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})
     try:
@@ -42,7 +42,7 @@ def raise_file_limit() -> int:
 
 
 def describe() -> dict[str, str]:
-    """What to know of the machine to judge the numbers."""
+    """Describe the machine and the software versions, which the results depend on."""
     cores = f"server on core {SERVER_CPU}, load on core {LOAD_CPU}"
     if SERVER_CPU == LOAD_CPU:
         cores = "ONE core for server and load: rates over HTTP are too low, only ratios mean something"
@@ -60,7 +60,7 @@ def describe() -> dict[str, str]:
 
 
 def _python_build() -> str:
-    """What decides how fast an interpreter is, as far as it can be told."""
+    """Describe the build options that affect the speed of the interpreter."""
     linked = "a shared library" if "/libpython" in Path("/proc/self/maps").read_text("utf-8") else "linked in"
     is_optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
     return f"libpython {linked}" + (", --enable-optimizations" if is_optimised else "")

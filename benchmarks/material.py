@@ -1,4 +1,4 @@
-"""Keys, tokens and prepared requests: the same ones in every run, because their randomness is seeded."""
+"""Keys, tokens and prepared requests. Random numbers are seeded, so that they are the same in every run."""
 
 import json
 import struct
@@ -19,7 +19,7 @@ _DAY_S = 24 * 3600
 _MASTER_KEY_ID = 1
 _NOW_S = int(time.time())
 
-# What a client that traces sends; the load generator replaces the digits if it is told to vary them.
+# The requests of a tracing client; the load generator can replace the digits of the traceparent in each request.
 _HEAD = (
     "POST {path} HTTP/1.1\r\n"
     "Host: 127.0.0.1:8080\r\n"
@@ -32,7 +32,7 @@ TRACE_HEADER = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333
 
 @dataclass(frozen=True)
 class KeySet:
-    """What an operator would send: `keys` keys, and `domains` domain names of `sites` sites."""
+    """The content of a key response: `keys` keys, and `domains` domain names of `sites` sites."""
 
     keys: int
     domains: int = 1_000
@@ -45,22 +45,22 @@ class KeySet:
 
     @property
     def sites(self) -> int:
-        """Sites with registered names; their ids start at 1."""
+        """The number of sites with registered names; their ids start at 1."""
         return max(1, self.domains // self.domains_a_site)
 
     def domain(self, site_id: int) -> str:
-        """A name that the site has registered."""
+        """Return a name that the site has registered."""
         return self._names(site_id)[-1]
 
     def _names(self, site_id: int) -> list[str]:
         return [f"site-{site_id}-{number}.example.com" for number in range(self.domains_a_site)]
 
     def key_id(self, index: int) -> int:
-        """Key ids start at 1; key 1 is the master key."""
+        """Return the id of a key. Ids start at 1; key 1 is the master key."""
         return _MASTER_KEY_ID + index
 
     def response(self) -> bytes:
-        """The JSON of /v2/key/bidstream."""
+        """Return the key response as the JSON of /v2/key/bidstream."""
         return json.dumps(
             {
                 "body": {
@@ -86,7 +86,7 @@ class KeySet:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A token, the domain it is used on, and what must come out."""
+    """A token, the domain on which it is used, and the expected verdict."""
 
     token: str
     domain: str
@@ -97,9 +97,9 @@ class Sample:
 def make_samples(
     key_set: KeySet, count: int, version: str = "v4", *, client_side_every: int | None = 4
 ) -> list[Sample]:
-    """Distinct good tokens under one master key, their site keys and sites spread over all of the key set.
+    """Make distinct valid tokens under one master key, with site keys and sites spread over the whole key set.
 
-    Every n-th is generated on the client side, so that its domain is checked; None for no such token.
+    Every `client_side_every`-th token is generated on the client side, so that its domain is checked; None for none.
     """
     random = Random(count)
     samples = []
@@ -132,7 +132,7 @@ def _answer(sample: Sample) -> dict[str, object]:
 
 
 def decrypt_requests(samples: Sequence[Sample], extra_heads: Sequence[str] = ("",)) -> list[tuple[bytes, bytes]]:
-    """(request, expected body of the answer) of /decrypt, one a sample; the extra heads take turns."""
+    """Return (request, expected body of the answer) for /decrypt, one per sample; the extra heads alternate."""
     return [
         (
             _request("/decrypt", {"token": sample.token, "domain": sample.domain}, extra_heads[n % len(extra_heads)]),
@@ -143,7 +143,7 @@ def decrypt_requests(samples: Sequence[Sample], extra_heads: Sequence[str] = (""
 
 
 def batch_requests(samples: Sequence[Sample], size: int) -> list[tuple[bytes, bytes]]:
-    """(request, expected body of the answer) of /decrypt/batch, `size` tokens in each."""
+    """Return (request, expected body of the answer) for /decrypt/batch, with `size` tokens in each."""
     batches = [samples[start : start + size] for start in range(0, len(samples) - size + 1, size)]
     return [
         (

@@ -1,4 +1,4 @@
-"""Memory of one process with 5,000 keys and 20,000 site domains: at the start, and once tokens have used every key."""
+"""Memory of one process with 5,000 keys and 20,000 site domains: at the start, and after every key has been used."""
 
 import tempfile
 from contextlib import ExitStack
@@ -14,12 +14,12 @@ _API_KEY = "memory"
 
 
 def measure_memory(seconds: float) -> dict[str, Any]:
-    """Server -> {"start": {"rss", "pss"}, "used": {"rss", "pss"}} in MB of 10^6 bytes."""
+    """Return server -> {"start": {"rss", "pss"}, "used": {"rss", "pss"}}, in MB of 10^6 bytes."""
     result = {}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
         url = stack.enter_context(key_server(directory, {_API_KEY: _KEY_SET}))
-        # One token a key; all client-side, so that every site's names are read as well.
+        # One token per key; all client-side, so that the names of every site are parsed as well.
         samples = make_samples(_KEY_SET, _KEY_SET.keys - 1, client_side_every=1)
         requests = write_requests(directory / "requests", decrypt_requests(samples))
         for label, start in (("service", service), ("FastAPI + uid2-client", fastapi_client)):

@@ -1,4 +1,4 @@
-"""The picture for the README: throughput as bars, latency against offered load as lines."""
+"""The chart for the README: throughput as bars, latency against offered load as lines."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ _LINES = {"p50": "-", "p99": "--", "p99.9": ":"}
 
 
 def plot(http: Mapping[str, Any], machine: Mapping[str, str], path: Path) -> None:
-    """Draw what `measure_serving` returned into a PNG."""
+    """Draw the results of `measure_serving` into a PNG file."""
     figure, (bars, lines) = plt.subplots(1, 2, figsize=(13, 4.8), width_ratios=(1, 1.5), layout="constrained")
     _draw_throughput(bars, http)
     _draw_latency(lines, http["curve"])

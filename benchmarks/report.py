@@ -7,7 +7,7 @@ from benchmarks.goals import GOALS
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """All tables of what was measured; a section that was not measured is left out."""
+    """Return all tables; a section that was not measured is left out."""
     parts: dict[str, Callable[[Any], Iterator[str]]] = {
         "core": _core,
         "stall": _stall,
@@ -27,7 +27,7 @@ def render(results: Mapping[str, Any]) -> str:
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table, its columns aligned; numbers with three significant digits."""
+    """Return a Markdown table with aligned columns; numbers have three significant digits."""
     cells = [tuple(head), *(tuple(_text(cell) for cell in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]

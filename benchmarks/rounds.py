@@ -1,4 +1,4 @@
-"""Interleaved rounds: A B C, A B C, ...; what drifts on the machine then drifts for all of them alike."""
+"""Interleaved rounds: A B C, A B C, ... Drift of the machine then affects all variants alike."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -8,7 +8,7 @@ Sample = TypeVar("Sample")
 
 
 def interleave(variants: Mapping[str, Callable[[], Sample]], rounds: int) -> dict[str, list[Sample]]:
-    """Measure every variant once a round. Every second round goes backwards, so that none always follows the same."""
+    """Measure every variant once per round. Every second round is in reverse order, to balance effects of the order."""
     samples: dict[str, list[Sample]] = {name: [] for name in variants}
     for number in range(rounds):
         names = list(variants)
@@ -18,5 +18,5 @@ def interleave(variants: Mapping[str, Callable[[], Sample]], rounds: int) -> dic
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """The median of the ratios within each round."""
+    """Return the median over the rounds of the ratio within each round."""
     return median(above / below for above, below in zip(numerators, denominators, strict=True))

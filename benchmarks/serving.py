@@ -1,4 +1,4 @@
-"""Over HTTP: nginx, our service and what a user would write, in one run; throughput, latency, latency against load."""
+"""Throughput and latency over HTTP of nginx, of the service, and of an application on the published SDK."""
 
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from bidstream_svc._version import is_compiled
 _KEY_SET = KeySet(100)
 _API_KEY = "serving"
 _CURVE_CONNECTIONS = 64
-_CURVE_SHOTS = 2  # as long as so many others: high quantiles at low rates need their time
+_CURVE_SHOTS = 2  # the length in other shots: high quantiles at low rates need more time
 _CURVE_RATES = (500, 1_000, 2_000, 5_000, 10_000, 20_000, 30_000, 45_000, 60_000, 80_000, 100_000, 130_000, 160_000)
 _CURVE_TARGETS = ("nginx", "service, TCP", "service, Unix socket", "aiohttp application", "FastAPI + uid2-client")
 # (numerator, denominator); a ratio is named after both.
@@ -34,7 +34,7 @@ _RATIOS = (
 
 
 def measure_serving(effort: Effort) -> dict[str, Any]:
-    """Throughput at 16 connections, latency at one, and latency against offered load, all of it in one run."""
+    """Measure throughput at 16 connections, latency at one, and latency against offered load, all in one run."""
     with tempfile.TemporaryDirectory() as directory, _targets(Path(directory), effort) as aims:
         shots = {name: partial(shoot, aim, effort.seconds) for name, aim in aims.items()}
         throughput = interleave(shots, effort.rounds)
@@ -56,7 +56,7 @@ def measure_serving(effort: Effort) -> dict[str, Any]:
 
 @contextmanager
 def _targets(directory: Path, effort: Effort) -> Iterator[dict[str, Aim]]:
-    """What is measured, in this order: what is compared stands side by side, because the machine drifts."""
+    """Start the servers. Those that are compared are adjacent, because the speed of the machine drifts."""
     samples = make_samples(_KEY_SET, effort.samples)
     prepared = decrypt_requests(samples)
     requests = write_requests(directory / "requests", prepared)
@@ -104,7 +104,7 @@ def _p50_ratio(alone: dict[str, list[Shot]]) -> float | None:
 
 
 def _curve(aims: dict[str, Aim], capacity: dict[str, float], effort: Effort) -> dict[str, list[dict[str, Any]]]:
-    """Latency at each offered rate that the target can bear; all targets at one rate, then the next rate."""
+    """Measure latency at each offered rate below a target's capacity: all targets at one rate, then the next rate."""
     curve: dict[str, list[dict[str, Any]]] = {name: [] for name in _CURVE_TARGETS if name in aims}
     for rate in _CURVE_RATES:
         for name, points in curve.items():

@@ -1,4 +1,4 @@
-"""A shot is one short run of load against one server; several of them, interleaved, make a measurement."""
+"""A shot is one short run of load against one server. A measurement interleaves several of them."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ class Effort:
     """How long to measure.
 
     Attributes:
-        rounds: for what has a goal.
-        sweep_rounds: for the sweeps.
-        seconds: a shot, without its warm-up.
-        samples: distinct tokens.
-        only_ends: sweep only over the first and the last value.
+        rounds: the number of rounds for results that have a goal.
+        sweep_rounds: the number of rounds in sweeps.
+        seconds: the length of a shot without its warm-up.
+        samples: the number of distinct tokens.
+        only_ends: whether sweeps use only their first and last value.
     """
 
     rounds: int
@@ -32,7 +32,7 @@ class Effort:
     only_ends: bool
 
     def some(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        """The values of a sweep to measure."""
+        """Return the values of a sweep to measure."""
         items = list(values.items())
         return dict(items[:: len(items) - 1] if self.only_ends else items)
 
@@ -43,7 +43,7 @@ QUICK = Effort(rounds=1, sweep_rounds=1, seconds=0.2, samples=1_000, only_ends=T
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What to shoot at, and with what."""
+    """The server, address and requests of a shot."""
 
     server: Server
     address: str
@@ -54,11 +54,11 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """What one run of load showed.
+    """The result of one run of load.
 
     Attributes:
-        server_cpu: share of its core that the server used.
-        cpu_us: processor time of the server for a request, which others on the machine disturb least.
+        server_cpu: the fraction of its core that the server used.
+        cpu_us: processor time of the server per request; the figure that other processes affect least.
     """
 
     load: LoadReport
@@ -67,7 +67,7 @@ class Shot:
 
 
 def shoot(aim: Aim, seconds: float, rate: float = 0) -> Shot:
-    """Run load for `seconds` behind a warm-up of a third of that; closed loop, or open loop at `rate` a second."""
+    """Run load for `seconds` after a warm-up of a third of that; closed loop, or open loop at `rate` per second."""
     cpu_before, start = aim.server.cpu_s(), time.monotonic()
     load = run_load(
         aim.address,
@@ -83,12 +83,12 @@ def shoot(aim: Aim, seconds: float, rate: float = 0) -> Shot:
 
 
 def rates(shots: Sequence[Shot]) -> list[float]:
-    """Requests a second, one a round."""
+    """Return the requests per second of each round."""
     return [shot.load.rps for shot in shots]
 
 
 def summarise(shots: Sequence[Shot]) -> dict[str, Any]:
-    """Medians over the rounds, and the rate of each round."""
+    """Return medians over the rounds, and the rate of each round."""
     quantiles = shots[0].load.quantiles_us
     return {
         "rps": median(rates(shots)),

@@ -1,8 +1,8 @@
-"""The longest stall of a serving loop while a key response is fetched, parsed and swapped in.
+"""The longest stall of the event loop during a key refresh.
 
-The parts are the service's own, its refresh thread among them. A ticker takes a turn of a uvloop loop without a
-pause, as a loaded data plane does, and keeps the longest gap between two turns. Windows with a refresh take turns with
-windows of the same length without one: the machine stalls the loop, too.
+The refresh thread and its parts are those of the service. A ticker runs in every iteration of a uvloop loop, like a
+loaded data plane, and records the longest time between two iterations. Windows with a refresh alternate with windows of
+the same length without one, because other processes on the machine stall the loop, too.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _AFTERMATH_S = 0.1
 
 
 class _Ticker:
-    """Takes every turn of the running loop; `longest_ns` is the longest time between two."""
+    """Runs in every iteration of the running loop; `longest_ns` is the longest time between two."""
 
     def __init__(self) -> None:
         self._call_soon = asyncio.get_running_loop().call_soon
@@ -72,22 +72,22 @@ async def _open_refresher(url: str, store: KeyStore) -> AsyncIterator[KeyRefresh
 
 
 async def _wait_for_refresh(store: KeyStore, previous: object) -> None:
-    # The store tells nobody that it changed: the service has no use for that.
+    # Polls, because the store has no notification of changes.
     async with asyncio.timeout(_REFRESH_S):
         while store.snapshot is previous or store.snapshot is None:  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 
 
 async def _refresh_gap(store: KeyStore, thread: RefreshThread, samples: Sequence[Sample]) -> tuple[float, float]:
-    """The longest gap in ms while keys are refreshed, and how long that took in s."""
+    """Return the longest gap during a refresh, in ms, and the duration of the refresh, in s."""
     before = store.snapshot
-    for sample in samples:  # a refresh takes over what tokens have made of the keys
+    for sample in samples:  # creates the ciphers, which a refresh reuses for unchanged keys
         decrypt(sample.token, sample.domain, before, wall_clock_ms())
     ticker, begun_s = _Ticker(), time.monotonic()
     ticker.start()
     thread.refresh_soon()
     await _wait_for_refresh(store, before)
-    del before  # the old keys are freed within the window
+    del before  # so that the old keys are freed within the window
     await asyncio.sleep(_AFTERMATH_S)
     ticker.stopped = True
     return ticker.longest_ns / 1e6, time.monotonic() - begun_s
@@ -121,7 +121,7 @@ async def _measure(url: str, repeats: int, samples: Sequence[Sample]) -> tuple[l
 
 
 def measure_stall(keys: int, domains: int, repeats: int) -> dict[str, Any]:
-    """Stalls in ms, median and longest over the repeats, with a refresh in the window and without."""
+    """Measure stalls in ms, median and longest over the repeats, with and without a refresh in the window."""
     configure_logging("warning", None)
     with tempfile.TemporaryDirectory() as directory, on_cpu(SERVER_CPU):
         key_set = KeySet(keys, domains)

@@ -1,4 +1,4 @@
-"""What the service's throughput depends on: keys, site names, connections, token versions, heads, batch sizes."""
+"""Throughput of the service by number of keys, site names and connections, token version, head and batch size."""
 
 import resource
 import tempfile
@@ -31,10 +31,10 @@ _SPARE_FILES = 100
 
 
 def measure_sweeps(effort: Effort) -> dict[str, Any]:
-    """One entry a sweep: value -> summary, with the cost relative to the first value of the sweep."""
+    """Measure all sweeps. Each is value -> summary, with the rate relative to the first value of the sweep."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
-        # An API key holds no blanks.
+        # An API key contains no spaces.
         by_keys, by_domains = effort.some(_KEY_SETS), effort.some(_DOMAIN_SETS)
         key_sets = {name.replace(" ", "-"): key_set for name, key_set in (by_keys | by_domains).items()}
         url = stack.enter_context(key_server(directory, key_sets))
@@ -112,7 +112,7 @@ def _over_heads(directory: Path, server: Server, effort: Effort) -> dict[str, Ai
 
 
 def _batches(directory: Path, server: Server, effort: Effort) -> dict[str, Any]:
-    """Tokens a second, also relative to single requests in the same round."""
+    """Measure tokens per second, also relative to single requests in the same round."""
     samples = make_samples(_KEY_SETS[_PLAIN], effort.samples)
     aims = {"single": Aim(server, server.tcp, write_requests(directory / "single", decrypt_requests(samples)))}
     for size in _BATCH_SIZES:

@@ -22,7 +22,7 @@ class TcpAddress:
     port: int
 
     @property
-    def is_private(self) -> bool:
+    def is_local(self) -> bool:
         """Whether only programs on this host can connect."""
         return is_loopback_host(self.host)
 
@@ -38,7 +38,7 @@ class UnixAddress:
     path: Path
 
     @property
-    def is_private(self) -> bool:
+    def is_local(self) -> bool:
         """True: file permissions decide who can connect."""
         return True
 

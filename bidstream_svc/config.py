@@ -215,19 +215,21 @@ class Settings:
                 yield str(problem)
         if not self.listen:
             yield f"{env_name('listen')}: empty; at least one address is required"
-        # The addresses of systemd's sockets are known only once they are opened; see server/listeners.py.
-        yield from self.exposures(address for address in self.listen if not isinstance(address, SystemdAddress))
+        # The addresses of systemd's sockets are known only once they are opened; see server/sockets.py.
+        yield from self.authentication_problems(
+            address for address in self.listen if not isinstance(address, SystemdAddress)
+        )
         if bool(self.tls_cert) != bool(self.tls_key):
             yield f"{env_name('tls_cert')}: must be set together with {env_name('tls_key')}"
         if self.tls_client_ca and not self.tls_cert:
             yield f"{env_name('tls_client_ca')}: requires {env_name('tls_cert')} and {env_name('tls_key')}"
 
-    def exposures(self, addresses: Iterable[BoundAddress]) -> Iterator[str]:
+    def authentication_problems(self, addresses: Iterable[BoundAddress]) -> Iterator[str]:
         """Describe each of these data plane addresses that is open to the network without authentication."""
         if self.auth_token_file or self.allow_unauthenticated:
             return
         for address in addresses:
-            if not address.is_private:
+            if not address.is_local:
                 yield (
                     f"{env_name('listen')}: {address} is open to the network; set {env_name('auth_token_file')},"
                     f" listen on loopback or a Unix socket, or set {env_name('allow_unauthenticated')}=1"

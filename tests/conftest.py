@@ -1,4 +1,4 @@
-"""What every test runs under."""
+"""Fixtures for every test."""
 
 import os
 
@@ -17,12 +17,12 @@ settings.load_profile("tests")
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_log() -> None:
-    """A service in a thread logs when it likes: into nothing, or it would stand in the output of any test's command."""
+    """Discard log lines of services in threads, which would otherwise appear in the output of other tests."""
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> None:
-    """Whoever runs the tests may have a sidecar configured in the same shell."""
+    """Remove settings from the environment of the shell that runs the tests."""
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         del os.environ[name]

@@ -1,4 +1,4 @@
-"""The hot path is compiled where it was asked for, all of it, and nowhere else."""
+"""The hot path is compiled completely if requested, and not at all otherwise."""
 
 import ast
 import os

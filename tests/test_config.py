@@ -1,4 +1,4 @@
-"""Settings: every row of the table, by variable and by flag, and every way to get one wrong."""
+"""Settings: every row of the table, by variable and by flag, and every invalid value."""
 
 import re
 from collections.abc import Callable

@@ -26,9 +26,9 @@ NONE: frozenset[str] = frozenset()
         None,
     ],
 )
-def test_names_of_this_host_pass(host: str | None) -> None:
-    assert HostCheck(LOOPBACK, NONE).admits(host)
-    assert HostCheck(TcpAddress("::1", 0), NONE).admits(host)
+def test_names_of_this_host_are_allowed(host: str | None) -> None:
+    assert HostCheck(LOOPBACK, NONE).allows(host)
+    assert HostCheck(TcpAddress("::1", 0), NONE).allows(host)
 
 
 @pytest.mark.parametrize(
@@ -47,20 +47,20 @@ def test_names_of_this_host_pass(host: str | None) -> None:
         "a b/@:c",
     ],
 )
-def test_other_names_do_not_pass_on_loopback(host: str) -> None:
-    assert not HostCheck(LOOPBACK, NONE).admits(host)
+def test_other_names_are_refused_on_loopback(host: str) -> None:
+    assert not HostCheck(LOOPBACK, NONE).allows(host)
 
 
 def test_further_names_can_be_allowed() -> None:
     check = HostCheck(LOOPBACK, frozenset({"sidecar.internal"}))
-    assert check.admits("Sidecar.Internal:8080")
-    assert check.admits("sidecar.internal.")
-    assert not check.admits("other.internal")
-    assert HostCheck(LOOPBACK, frozenset({"*"})).admits("anything.example")
+    assert check.allows("Sidecar.Internal:8080")
+    assert check.allows("sidecar.internal.")
+    assert not check.allows("other.internal")
+    assert HostCheck(LOOPBACK, frozenset({"*"})).allows("anything.example")
 
 
 @pytest.mark.parametrize("address", [UnixAddress(Path("/run/bidstream.sock")), TcpAddress("0.0.0.0", 8080)])  # noqa: S104
-def test_listeners_that_no_browser_on_this_host_is_tricked_into_take_any_name(
+def test_unix_sockets_and_network_addresses_allow_any_name(
     address: TcpAddress | UnixAddress,
 ) -> None:
-    assert HostCheck(address, NONE).admits("evil.example")
+    assert HostCheck(address, NONE).allows("evil.example")

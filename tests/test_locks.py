@@ -1,4 +1,4 @@
-"""Installations: a lock is the whole truth, wherever something is installed from one."""
+"""Every installation from a lock installs exactly the packages in it."""
 
 import re
 from pathlib import Path

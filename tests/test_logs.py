@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, and nothing of what an exception or its frames may hold."""
+"""Logs: one JSON object per line, without the messages and local variables of exceptions."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ Configure = Callable[..., StringIO]
 
 @pytest.fixture
 def configure() -> Iterator[Configure]:
-    """Configure logging to a stream of the test's own; all is as before afterwards."""
+    """Configure logging to a stream of the test, and undo it afterwards."""
 
     def apply(level: str = "info", log_format: str | None = "json", stream: StringIO | None = None) -> StringIO:
         stream = stream or StringIO()
@@ -73,7 +73,7 @@ def fail_with(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_an_exception_is_its_type_and_its_way(configure: Configure, log_format: str) -> None:
+def test_an_exception_is_logged_as_type_and_traceback(configure: Configure, log_format: str) -> None:
     stream = configure(log_format=log_format)
     for logger in (new_logger(), logging.getLogger("tests.foreign")):
         try:
@@ -91,7 +91,7 @@ def test_an_exception_is_its_type_and_its_way(configure: Configure, log_format: 
         assert [line["traceback"][-1].rpartition(" ")[2] for line in lines(stream)] == ["fail_with"] * 6
 
 
-def test_an_exception_of_ours_keeps_its_message(configure: Configure) -> None:
+def test_the_message_of_our_own_exceptions_is_logged(configure: Configure) -> None:
     stream = configure()
     try:
         fail_with(ConfigurationError("BIDSTREAM_LISTEN: wrong"))
@@ -101,7 +101,7 @@ def test_an_exception_of_ours_keeps_its_message(configure: Configure) -> None:
     assert (line["exception"], line["error"]) == ("ConfigurationError", "BIDSTREAM_LISTEN: wrong")
 
 
-def test_an_exception_that_never_was_raised_has_no_way(configure: Configure) -> None:
+def test_an_exception_that_was_not_raised_has_no_traceback(configure: Configure) -> None:
     stream = configure()
     new_logger().error("no exception at all", exc_info=True)
     new_logger().error("not raised", exc_info=ValueError("kept-secret"))
@@ -130,7 +130,7 @@ def test_the_format_follows_the_terminal_unless_told(configure: Configure) -> No
     assert not plain.startswith("{")
 
 
-def test_access_lines_and_socket_names_of_libraries_stay_out(configure: Configure) -> None:
+def test_access_lines_and_socket_names_of_libraries_are_not_logged(configure: Configure) -> None:
     stream = configure("debug")
     logging.getLogger("aiohttp.access").info("POST /decrypt")
     logging.getLogger("asyncio").debug("<socket.socket ...>")

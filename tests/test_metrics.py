@@ -1,4 +1,4 @@
-"""Cells and the collector over them: several rows, one sum."""
+"""Metric cells and their collector, which sums over the rows of all workers."""
 
 from typing import Any
 
@@ -79,7 +79,7 @@ def test_a_scrape_sums_over_the_rows_of_all_workers() -> None:
     assert page.value("bidstream_event_loop_lag_seconds") == 2
 
 
-def test_whoever_takes_over_a_row_goes_on_counting_in_it() -> None:
+def test_a_restarted_worker_continues_the_counts_of_its_row() -> None:
     metrics = MetricCells(workers=2)
     metrics.take_row(1)
     metrics.count_failure(FailureReason.EXPIRED)

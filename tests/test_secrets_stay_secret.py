@@ -1,4 +1,4 @@
-"""Keys, credentials, tokens, uids, domains and addresses: in nothing that the service prints, shows or represents."""
+"""Keys, credentials, tokens, uids, domains and addresses appear in no log line, page, error or repr."""
 
 import gc
 import json
@@ -34,7 +34,7 @@ def make_state() -> OperatorState:
 
 
 class Secrets:
-    """What must not be found, in every spelling that somebody may have printed it in."""
+    """The secrets to search for, in every spelling in which they might be printed."""
 
     def __init__(self, state: OperatorState) -> None:
         raw = [key.secret for key in state.keys.listed(state.now_s())]

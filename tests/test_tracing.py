@@ -1,4 +1,4 @@
-"""Spans of a real process, as a collector receives them over OTLP/HTTP; and nothing of all that when it is off."""
+"""Spans of a real process as a collector receives them over OTLP/HTTP; and no tracing when it is off."""
 
 import os
 import signal
@@ -89,7 +89,7 @@ def test_the_service_is_named_and_the_sdks_own_variables_hold(traced: Traced) ->
     assert resource["deployment.environment"] == "tests"
 
 
-def test_a_batch_tells_how_many_tokens_and_how_many_were_good(traced: Traced) -> None:
+def test_a_batch_span_has_the_numbers_of_tokens_and_of_successes(traced: Traced) -> None:
     mixed, expired = new_trace(), new_trace()
     state = traced.operator.state
     old = {"token": state.mint_token(lifetime_s=-60)}
@@ -108,7 +108,7 @@ def test_a_batch_tells_how_many_tokens_and_how_many_were_good(traced: Traced) ->
     assert attributes(traced.collector.wait(expired).attributes)["bidstream.status"] == "EXPIRED_TOKEN"
 
 
-def test_a_bad_request_is_told_by_its_http_status_alone(traced: Traced) -> None:
+def test_a_bad_request_has_only_its_http_status(traced: Traced) -> None:
     trace_id = new_trace()
     with Connection(traced.sidecar.data) as connection:
         assert connection.ask("/decrypt", {"token": 1}, headers=traceparent(trace_id)).status == 400
@@ -201,7 +201,9 @@ def test_without_a_collector_it_serves_and_ends_all_the_same(operator: DevOperat
         assert sidecar.stop() == 0
 
 
-def test_off_nothing_of_it_is_imported(operator: DevOperator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_off_its_packages_are_not_imported(
+    operator: DevOperator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     with Sidecar(tmp_path, **operator_settings(operator)) as sidecar:
@@ -214,7 +216,7 @@ def test_off_nothing_of_it_is_imported(operator: DevOperator, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("command", [["serve"], ["serve", "--dev"]], ids=" ".join)
-def test_asked_for_without_its_packages_it_says_so(operator: DevOperator, command: list[str]) -> None:
+def test_missing_packages_are_an_error(operator: DevOperator, command: list[str]) -> None:
     program = "import sys; sys.modules['opentelemetry.sdk'] = None; from bidstream_svc.cli import main; main()"
     settings = operator_settings(operator) | {"otlp_endpoint": "http://127.0.0.1:9", "listen": "127.0.0.1:0"}
     done = subprocess.run(

@@ -1,7 +1,7 @@
-"""The servers that are compared, each a process on a core of its own.
+"""The servers that are compared; each is a process on the server's core.
 
-`nginx` gives a static answer; `service` is ours, with or without the fast path; `fastapi_client` is what a user would
-write with the published SDK. `key_server` feeds the last two.
+`nginx` sends a static answer. `service` is bidstream-svc, with or without its fast path. `fastapi_client` is an
+application on the published SDK. `key_server` provides the last two with keys.
 """
 
 import os
@@ -22,7 +22,7 @@ from benchmarks.targets.process import Server, free_port, running, tcp_answers
 __all__ = ["CHECKOUT", "fastapi_client", "find_nginx", "key_server", "nginx", "service"]
 
 CHECKOUT = Path(__file__).parents[2]
-# The package that this process runs, be it compiled or the checkout's own, and nothing out of the working directory.
+# The package of this process, whether compiled or from the checkout, and nothing from the working directory.
 _SAME_PACKAGE = {"PYTHONSAFEPATH": "1", "PYTHONPATH": f"{Path(bidstream_svc.__file__).parents[1]}:{CHECKOUT}"}
 _WITH_FAST_PATH = [sys.executable, "-m", "bidstream_svc", "serve"]
 _WITHOUT_FAST_PATH = [sys.executable, "-m", "benchmarks.targets.without_fast_path"]
@@ -52,13 +52,13 @@ http {{
 
 
 def find_nginx() -> str | None:
-    """The nginx program, which Debian keeps out of a user's PATH."""
+    """Return the path of nginx, which Debian installs in a directory that is not in a user's PATH."""
     return shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
 
 
 @contextmanager
 def nginx(directory: Path, answer: bytes) -> Iterator[Server]:
-    """One worker of nginx that gives `answer` to every POST /decrypt."""
+    """Run one worker of nginx that answers every POST /decrypt with `answer`."""
     port = free_port()
     config = directory / "nginx.conf"
     config.write_text(_NGINX_CONFIG.format(directory=directory, port=port, answer=answer.decode()), encoding="utf-8")
@@ -71,11 +71,11 @@ def nginx(directory: Path, answer: bytes) -> Iterator[Server]:
 
 @contextmanager
 def key_server(directory: Path, key_sets: Mapping[str, KeySet]) -> Iterator[str]:
-    """An operator for several key sets at once; yields its URL. The name of a key set is the API key to give."""
+    """Run an operator for several key sets; yields its URL. The API key of a request is the name of a key set."""
     for name, key_set in key_sets.items():
         (directory / f"{name}.json").write_bytes(key_set.response())
     port = free_port()
-    # An operator is elsewhere: on this machine it must take no turn from those who measure.
+    # A real operator runs on another machine; here it must not disturb the measurement.
     command = ["nice", "-n", "19", sys.executable, "-m", "benchmarks.keyserver", str(port), str(directory)]
     with running(command, _SAME_PACKAGE, directory / "keyserver.log", lambda: tcp_answers(port), LOAD_CPU):
         yield f"http://127.0.0.1:{port}"
@@ -91,7 +91,7 @@ def service(
     package: Path | None = None,
     refresh_interval_s: float = 3600,
 ) -> Iterator[Server]:
-    """Our service, one process, on TCP and on a Unix socket; `package`: the directory that holds the package to run."""
+    """Run the service in one process, on TCP and a Unix socket; `package` is the directory of the package to run."""
     port, admin_port = free_port(), free_port()
     name = f"{api_key}-{port}"
     socket_path = directory / f"{name}.sock"
@@ -111,7 +111,7 @@ def service(
 
 @contextmanager
 def fastapi_client(directory: Path, operator_url: str, api_key: str) -> Iterator[Server]:
-    """FastAPI on uvicorn with uvloop and httptools, decrypting with the published SDK."""
+    """Run FastAPI on uvicorn with uvloop and httptools; it decrypts with the published SDK."""
     port = free_port()
     environment = {
         "UID2_BASE_URL": operator_url,

@@ -1,4 +1,4 @@
-"""What a user would write today: FastAPI around the published SDK."""
+"""The application that the service is compared with: FastAPI around the published SDK."""
 
 import os
 from collections.abc import AsyncIterator
@@ -12,14 +12,14 @@ client = BidstreamClient(os.environ["UID2_BASE_URL"], os.environ["UID2_API_KEY"]
 
 
 class Request(BaseModel):
-    """A token and where it was found."""
+    """A token, and the domain or app on which it was received."""
 
     token: str
     domain: str | None = None
 
 
 class Answer(BaseModel):
-    """What became of it; `established` in Unix milliseconds."""
+    """The verdict; `established` is in Unix milliseconds."""
 
     status: str
     uid: str | None
@@ -39,7 +39,7 @@ app = FastAPI(lifespan=fetch_keys)
 
 @app.post("/decrypt")
 async def decrypt(request: Request) -> Answer:
-    # Not in a thread: decrypting only computes, and a thread would cost more than it gives.
+    # Not in a thread: decryption is pure computation, and switching threads costs more than it saves.
     result = client.decrypt_token_into_raw_uid(request.token, request.domain)
     established_ms = None if result.established is None else round(result.established.timestamp() * 1000)
     return Answer(status=result.status.name, uid=result.uid2, established=established_ms)

@@ -1,4 +1,4 @@
-"""Starting a server on its core, waiting until it serves, looking at what it uses, stopping it."""
+"""Starts a server on one core, waits until it is ready, reads its resource usage, and stops it."""
 
 import os
 import socket
@@ -18,10 +18,10 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        tcp, unix: addresses as the load generator takes them; empty where it does not listen.
+        tcp, unix: addresses in the format of the load generator; empty if it does not listen there.
     """
 
     pid: int
@@ -46,13 +46,13 @@ class Server:
 
 
 def _cpu_s(pid: int) -> float:
-    # Fields 14 and 15, user and system ticks; counted behind the name, which may hold blanks.
+    # Fields 14 and 15, user and system ticks; counted after the name, which may contain spaces.
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address on which nobody listens now."""
+    """Return a free TCP port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -60,7 +60,7 @@ def free_port() -> int:
 
 
 def tcp_answers(port: int) -> bool:
-    """Whether somebody accepts connections on a loopback port."""
+    """Return whether a process accepts connections on a loopback port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -79,7 +79,7 @@ def running(
     """Run a server on one core; yields its process id once `is_ready`.
 
     Raises:
-        RuntimeError: it ended or was not ready in time; the end of what it wrote is in the message.
+        RuntimeError: it ended or was not ready in time; the message has the end of its output.
     """
     with log.open("wb") as output, on_cpu(cpu):
         process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output)

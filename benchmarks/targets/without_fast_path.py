@@ -1,4 +1,4 @@
-"""Our service without its fast path, so that aiohttp answers every request; settings as for `bidstream-svc serve`."""
+"""The service without its fast path: aiohttp answers every request. Settings are those of `bidstream-svc serve`."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from bidstream_svc.server.sockets import open_listeners_each
 
 
 async def serve_without_fast_path() -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is stopped."""
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     (listeners,) = open_listeners_each(settings, workers=1)

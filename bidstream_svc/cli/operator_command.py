@@ -10,7 +10,7 @@ from bidstream_svc.addresses import TcpAddress, parse_listen_addresses
 from bidstream_svc.core.errors import ListenError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
-from bidstream_svc.server.service import run, signals_handled
+from bidstream_svc.server.service import handle_signals, run
 
 
 def _to_address(_context: click.Context, _parameter: click.Parameter, value: str) -> TcpAddress:
@@ -38,7 +38,7 @@ def operator(*, listen: TcpAddress, seed: int | None, scope: str) -> None:
 async def _serve(state: OperatorState, listen: TcpAddress) -> None:
     stopping = asyncio.Event()
     try:
-        with signals_handled([signal.SIGTERM, signal.SIGINT], stopping.set):
+        with handle_signals([signal.SIGTERM, signal.SIGINT], stopping.set):
             async with DevOperator(state, listen.host, listen.port) as server:
                 line = {"url": server.url, "api_key": state.api_key, "client_secret": state.client_secret}
                 click.echo(orjson.dumps(line))

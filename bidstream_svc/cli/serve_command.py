@@ -11,7 +11,7 @@ from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.config import Settings, load_settings, unknown_variables
 from bidstream_svc.logs import configure_logging, get_logger
 from bidstream_svc.server.service import run
-from bidstream_svc.server.workers import serve_all
+from bidstream_svc.server.workers import run_service
 
 
 @click.command()
@@ -25,7 +25,7 @@ def serve(*, dev: bool, **flags: Any) -> None:
         settings = load_settings(**provided(flags))
         check_files(settings)
         _prepare(settings)
-        serve_all(settings)
+        run_service(settings)
 
 
 def _prepare(settings: Settings) -> None:

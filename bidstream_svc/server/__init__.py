@@ -1,1 +1,1 @@
-"""Sockets: the data plane, the admin plane, and the process around them."""
+"""The HTTP server: the data plane, the admin plane, and the processes that run them."""

@@ -1,7 +1,7 @@
-"""Accepts the connections of a listening socket, and completes their TLS handshakes.
+"""Accepts connections on a listening socket and completes their TLS handshakes.
 
-Accepting is done here and not by the event loop's server, so that a connection counts and has a deadline before its
-handshake, and so that running out of file descriptors is noticed and answered.
+It replaces the event loop's own server for two reasons: a connection is counted and has a deadline before its TLS
+handshake, and running out of file descriptors is detected and answered.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ from bidstream_svc.server.refusal import REFUSAL_TIMEOUT_S, Refusals
 
 _log = get_logger(__name__)
 
-# A rush of new connections must not keep those that are open waiting.
+# Limits how long a burst of new connections delays the open ones.
 _MAX_ACCEPTED_PER_ITERATION = 64
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Acceptor:
-    """Accepts until closed.
+    """Accepts connections until it is stopped or closed.
 
     Args:
-        listening: a listening socket; it is closed with the acceptor.
-        connections: admits connections, or not.
-        connect: makes a connection.
-        refusals: answers those that are not admitted.
-        tls: for a TLS listener.
+        listening: the listening socket; `stop` closes it.
+        connections: decides whether a connection is admitted.
+        connect: returns a new, unconnected protocol.
+        refusals: answers connections that are not admitted.
+        tls: the TLS context; None for a plain listener.
     """
 
     def __init__(
@@ -49,20 +49,20 @@ class Acceptor:
         self._tls = tls
         self._opening: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        # Given up for a moment to accept, and refuse, a connection for which there is no descriptor left.
+        # Closed for a moment when no descriptor is left, so that a connection can be accepted and refused.
         self._spare_descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         listening.setblocking(False)
         self._loop.add_reader(listening, self._accept)
 
     def stop(self) -> None:
-        """Accept no more, and close the socket; connections stay."""
+        """Stop accepting and close the listening socket. Open connections are not affected."""
         if self._listening.fileno() >= 0:
             self._loop.remove_reader(self._listening)
             self._listening.close()
             os.close(self._spare_descriptor)
 
     def close(self) -> None:
-        """Stop, and end handshakes."""
+        """Stop accepting and cancel the handshakes in progress."""
         self.stop()
         for task in self._opening:
             task.cancel()
@@ -95,7 +95,7 @@ class Acceptor:
         task.add_done_callback(self._opening.discard)
 
     async def _complete(self, protocol: asyncio.Protocol, accepted: socket.socket, timeout_s: float) -> None:
-        """Connect a protocol to an accepted socket, after the TLS handshake if there is one."""
+        """Connect a protocol to an accepted socket; on a TLS listener, after the handshake."""
         try:
             accepted.setblocking(False)
             await self._loop.connect_accepted_socket(
@@ -104,7 +104,7 @@ class Acceptor:
                 ssl=self._tls,
                 ssl_handshake_timeout=None if self._tls is None else timeout_s,
             )
-        except (OSError, asyncio.CancelledError) as error:  # of TLS, too: ssl.SSLError is an OSError
+        except (OSError, asyncio.CancelledError) as error:  # ssl.SSLError is an OSError
             if isinstance(error, ConnectionAbortedError) and isinstance(protocol, Connection):
                 self._connections.count_refusal(RefusalReason.HANDSHAKE_TIMEOUT)
             protocol.connection_lost(None)

@@ -1,4 +1,4 @@
-"""The admin plane: health, information and metrics; never a token, a uid or a secret."""
+"""The admin plane: health, information and metrics. No page shows a token, a raw uid or a secret."""
 
 import time
 from collections.abc import Callable
@@ -28,12 +28,12 @@ _METHODS = ("GET", "HEAD")
 
 @dataclass(slots=True)
 class Health:
-    """What the health pages look at.
+    """The state that the health pages report.
 
     Attributes:
-        store: the keys and how they came.
-        is_draining: True from SIGTERM on.
-        started_s: the monotonic clock at the start.
+        store: the current keys and the result of the last refresh.
+        is_draining: True after SIGTERM.
+        started_s: the monotonic clock when the process started, in seconds.
     """
 
     store: KeyStore
@@ -41,13 +41,13 @@ class Health:
     started_s: float = field(default_factory=time.monotonic)
 
     def not_started(self) -> str | None:
-        """Why the service has not started up; None once keys have been loaded."""
+        """Return why the service has not started, or None once keys have been loaded."""
         if self.store.snapshot is not None:
             return None
         return f"no keys yet: {self.store.last_error or 'the first refresh is under way'}"
 
     def not_ready(self) -> str | None:
-        """Why no traffic should come; None if it should."""
+        """Return why the service should get no traffic, or None if it is ready."""
         if self.is_draining:
             return "draining"
         if self.store.snapshot is not None and self.store.snapshot.last_expiry_ms <= wall_clock_ms():
@@ -55,7 +55,7 @@ class Health:
         return self.not_started()
 
     def info(self) -> dict[str, object]:
-        """What `/info` shows."""
+        """Return the content of `/info`."""
         store = self.store
         return {
             "version": __version__,
@@ -69,12 +69,12 @@ class Health:
 
 
 class AdminPlane:
-    """Answers GET and HEAD requests for PAGES.
+    """Answers GET and HEAD requests for the paths in PAGES.
 
     Args:
-        health: what the health pages look at.
-        registry: what `/metrics` shows.
-        connections: those of the admin plane.
+        health: the state that the health pages report.
+        registry: the metrics of `/metrics`.
+        connections: the connections of the admin plane.
     """
 
     def __init__(self, health: Health, registry: CollectorRegistry, connections: Connections) -> None:
@@ -84,11 +84,11 @@ class AdminPlane:
         self._server = GuestServer(self._answer, _respond, lingering_s=connections.limits.request_timeout_s)
 
     def connect(self, hosts: HostCheck) -> HostedConnection:
-        """A connection of a listener."""
+        """Return a protocol for a new connection; `hosts` checks its `Host` headers."""
         return self._server.connect(self._connections, hosts)
 
     async def close(self) -> None:
-        """Cancel the requests under way."""
+        """Cancel the requests in flight."""
         await self._server.shutdown(0)
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
@@ -180,5 +180,5 @@ def _describe_keys(snapshot: KeySnapshot | None, *, is_from_cache: bool) -> dict
 
 
 def _iso(time_ms: int | None) -> str | None:
-    """ISO 8601 in UTC, to the second."""
+    """Format Unix milliseconds as ISO 8601 in UTC, to the second."""
     return None if time_ms is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time_ms / MS_PER_S))

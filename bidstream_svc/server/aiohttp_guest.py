@@ -1,16 +1,16 @@
-"""aiohttp as the guest of a connection, and all that is used of its private members.
+"""aiohttp as the guest protocol of a `HostedConnection`, and every use of aiohttp's private members.
 
-What is private may change with any minor version, so pyproject.toml caps it below the next one, and
-tests/server/test_aiohttp_guest.py has a test for each member, which says what no longer holds.
+Private members may change in any minor version. So pyproject.toml caps aiohttp below the next one, and
+tests/server/test_aiohttp_guest.py has a test for each member that is used:
 
-    member                            what it tells or does
-    web.Server._loop, _kwargs         what a RequestHandler is made with
-    RequestHandler._messages          requests that are complete and not begun
+    member                            meaning
+    web.Server._loop, _kwargs         the arguments for a new RequestHandler
+    RequestHandler._messages          requests that are parsed but not started
     RequestHandler._waiter            set while it waits for the next request
-    RequestHandler._request_count     0 until the first request is begun
+    RequestHandler._request_count     0 until the first request is started
     RequestHandler._current_request   the request that is being answered
-    RequestHandler._task_handler      the task that begins one request after the other
-    request.writer.output_size        0 until an answer has begun; an interim answer must not count
+    RequestHandler._task_handler      the task that handles the requests one after another
+    request.writer.output_size        0 until a response has begun; interim responses must not count
 """
 
 from collections.abc import Awaitable, Callable
@@ -25,23 +25,23 @@ from bidstream_svc.server.hosts import HostCheck
 
 _log = get_logger(__name__)
 
-# Named in every response, because aiohttp would name its own version and Python's.
+# Set in every response; aiohttp's default names its own version and Python's.
 SERVER = {"Server": "bidstream-svc"}
 
 _MAX_HEAD_LINE_BYTES = 8190
 _MAX_HEADERS = 64
 _INTERNAL_ERROR_STATUS = 500
-# aiohttp's own deadline for idle connections; those of `connections` come first.
+# Disables aiohttp's deadline for idle connections; `connections` enforces its own.
 _NEVER_S = 1e6
 
 
 class GuestServer(web.Server):
-    """Makes guests, which answer requests by a function.
+    """A factory of connections whose requests a function answers.
 
     Args:
-        answer: a request -> its response.
-        respond: makes the response to a request that could not be parsed, or that failed in `answer`.
-        lingering_s: how long the rest of a body that was not read may still arrive.
+        answer: returns the response to a request.
+        respond: returns the response for a request that could not be parsed or for which `answer` failed.
+        lingering_s: for how long, in seconds, the rest of an unread body is discarded before the connection is closed.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class GuestServer(web.Server):
             max_line_size=_MAX_HEAD_LINE_BYTES,
             max_field_size=_MAX_HEAD_LINE_BYTES,
             max_headers=_MAX_HEADERS,
-            # Bodies come as they are: a compressed one is refused, not unpacked to who knows what size.
+            # A compressed body is refused: its size after decompression has no limit.
             auto_decompress=False,
             access_log=None,
         )
         self.respond = respond
 
     def connect(self, connections: Connections, hosts: HostCheck) -> "AiohttpConnection":
-        """A connection of a listener whose `Host` headers may say what `hosts` admits."""
+        """Return a protocol for a new connection; `hosts` checks its `Host` headers."""
         guest = AiohttpGuest(self, loop=self._loop, **self._kwargs)
         connection = guest.connection = AiohttpConnection(connections, guest, hosts)
         return connection
@@ -75,7 +75,7 @@ class AiohttpGuest(web.RequestHandler):
     """aiohttp's protocol for one connection, with errors as JSON.
 
     Attributes:
-        connection: where it is the guest.
+        connection: the connection that hosts it.
     """
 
     __slots__ = ("_server", "connection")
@@ -88,25 +88,25 @@ class AiohttpGuest(web.RequestHandler):
 
     @property
     def has_more_requests(self) -> bool:
-        """Whether requests behind the current one are complete already."""
+        """Whether further requests have been parsed already."""
         return bool(self._messages)
 
     @property
     def is_answering(self) -> bool:
-        """Whether a request is under way, or complete and not begun."""
+        """Whether a request is being answered, or has been parsed and not started."""
         return bool(self._messages) or (self._waiter is None and self._request_count > 0)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """End; a request that is not begun yet has nobody to be answered to."""
+        """Close the connection and drop the requests that have not been started."""
         task = self._task_handler if self._current_request is None else None
         super().connection_lost(exc)
-        # By itself it would begin, and fail for want of a connection.
+        # The task would otherwise start the next request and fail, because the transport is gone.
         if task is not None:
             task.cancel()
 
     def close_if_idle(self) -> None:
-        """Close between two requests."""
-        # aiohttp's own `close` would drop what still comes of the body of a request under way.
+        """Close the connection if no request is in flight."""
+        # aiohttp's own `close` would drop the rest of the body of a request in flight.
         if self._current_request is None:
             self.close()
 
@@ -115,25 +115,25 @@ class AiohttpGuest(web.RequestHandler):
         request: web.BaseRequest,
         status: int = _INTERNAL_ERROR_STATUS,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - aiohttp's; it quotes what the client sent
+        message: str | None = None,  # noqa: ARG002 - aiohttp's parameter; it quotes what the client sent
     ) -> web.StreamResponse:
-        """Answer what aiohttp could not parse, or what failed in us."""
+        """Answer a request that aiohttp could not parse, or whose handler raised an exception."""
         if isinstance(exc, ConnectionError):
-            raise exc  # the client went away: there is nothing to answer, and no failure of ours
+            raise exc  # the client closed the connection: not an error of the service
         if status == _INTERNAL_ERROR_STATUS:
             _log.error("request failed", exc_info=exc)
         if request.writer.output_size > 0:
-            raise ConnectionError("the answer had begun")
+            raise ConnectionError("the response had begun")
         response = self._server.respond(INTERNAL_ERROR if status == _INTERNAL_ERROR_STATUS else MALFORMED_HTTP)
         response.force_close()
         return response
 
 
 class AiohttpConnection(HostedConnection):
-    """A connection answered by aiohttp.
+    """A connection whose requests aiohttp answers.
 
     Args:
-        hosts: what the `Host` of its requests may say.
+        hosts: checks the `Host` header of its requests.
     """
 
     __slots__ = ("_has_begun", "hosts")
@@ -143,15 +143,15 @@ class AiohttpConnection(HostedConnection):
     def __init__(self, connections: Connections, guest: AiohttpGuest, hosts: HostCheck) -> None:
         super().__init__(connections, guest)
         self.hosts = hosts
-        self._has_begun = False  # a head has, and has not ended
+        self._has_begun = False  # part of a head has been received
 
     def data_received(self, data: bytes) -> None:
-        """Let aiohttp read."""
+        """Pass the bytes to aiohttp."""
         super().data_received(data)
         self._has_begun = not self.guest.is_answering
 
     def request_phase(self) -> Phase:
-        """What the connection is waiting for; a body has a deadline of its own, where it is read."""
+        """See Connection. The deadline of a body is enforced by the code that reads it."""
         if self.guest.is_answering:
             return Phase.RESPONSE
         if self._has_begun:
@@ -160,20 +160,20 @@ class AiohttpConnection(HostedConnection):
         return Phase.IDLE
 
     def close_if_idle(self) -> None:
-        """Close between two requests; one under way is answered first."""
+        """Close the connection if no request is in flight; otherwise the request is answered first."""
         self.guest.close_if_idle()
 
 
 def guest_of(request: web.BaseRequest) -> AiohttpGuest:
-    """The guest that a request came to."""
+    """Return the protocol that received a request."""
     guest = request.protocol
     assert isinstance(guest, AiohttpGuest)
     return guest
 
 
 async def send_continue(request: web.BaseRequest) -> None:
-    """Tell a client that asked with `Expect: 100-continue` to send its body."""
+    """Send the interim response 100 if the client sent `Expect: 100-continue`."""
     if "Expect" in request.headers:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # aiohttp has taken it for the start of the answer.
+        # aiohttp counts it as the start of the response.
         request.writer.output_size = 0

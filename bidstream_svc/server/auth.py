@@ -1,4 +1,4 @@
-"""The bearer token that the data plane may ask for, out of a file that can change while the service runs."""
+"""The optional bearer token of the data plane. Its file may change while the service runs."""
 
 from hmac import compare_digest
 from pathlib import Path
@@ -12,10 +12,10 @@ _SCHEME = "bearer "
 
 
 class BearerToken:
-    """Compares `Authorization` headers with a file's content, in constant time.
+    """Compares `Authorization` headers with the token in a file, in constant time.
 
     Args:
-        path: the file; blanks around the token are dropped.
+        path: the file; whitespace around the token is ignored.
 
     Raises:
         ConfigurationError: the file cannot be read or is empty.
@@ -27,20 +27,20 @@ class BearerToken:
         self._token = _read(path)
 
     def __repr__(self) -> str:
-        """Without the token."""
+        """Return a representation without the token."""
         return f"BearerToken({str(self._path)!r})"
 
-    def admits(self, authorization: str | None) -> bool:
-        """Whether a request with this header (None if absent) may pass."""
+    def matches(self, authorization: str | None) -> bool:
+        """Return whether an `Authorization` header (None if absent) holds the token."""
         if authorization is None or authorization[: len(_SCHEME)].lower() != _SCHEME:
             return False
-        given = authorization[len(_SCHEME) :].strip().encode("utf-8", "surrogateescape")
-        return compare_digest(given, self._token)
+        provided = authorization[len(_SCHEME) :].strip().encode("utf-8", "surrogateescape")
+        return compare_digest(provided, self._token)
 
     def reload(self) -> bool:
-        """Read the file again if it has changed; whether the token is another one now.
+        """Read the file again if it has changed. Returns whether the token differs from before.
 
-        If the file cannot be read, the old token stays and the log says why, once a change.
+        If the file cannot be read, the old token stays valid, and the error is logged once per change of the file.
         """
         version = _version(self._path)
         if version == self._version:
@@ -55,7 +55,7 @@ class BearerToken:
 
 
 def _version(path: Path) -> tuple[int, int] | None:
-    """What changes with a file's content; None if there is no file."""
+    """Return a value that changes with the file's content, or None if there is no file."""
     try:
         status = path.stat()
     except OSError:

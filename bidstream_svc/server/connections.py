@@ -1,18 +1,18 @@
-"""Accepted connections: how many there may be, how long each may take, how many bytes all of them may hold.
+"""Accepted connections and their limits: number, deadlines, and bytes of buffered input.
 
-The data plane and the admin plane each have one `Connections`, which counts a connection from the moment it is accepted
-and enforces a deadline in each of its phases:
+The data plane and the admin plane each have one `Connections` object. It counts a connection from the moment it is
+accepted and enforces a deadline in each phase:
 
-    phase      the connection                                     may last
-    HANDSHAKE  is negotiating TLS                                 request_timeout_s, see `acceptor`
-    IDLE       waits for the first byte of a request              idle_timeout_s
-    REQUEST    has sent a part of a request                       request_timeout_s
-    RESPONSE   waits for its answer                               no limit
-    UNREAD     does not read its answers                          idle_timeout_s, then it is aborted
-    CLOSING    is closed, but has not read all of its answers     idle_timeout_s, then it is aborted
+    phase      begins when                                        deadline
+    HANDSHAKE  the connection is accepted                         request_timeout_s, enforced by `acceptor`
+    IDLE       no request has begun                               idle_timeout_s
+    REQUEST    part of a request has been received                request_timeout_s
+    RESPONSE   a request is being answered                        none
+    UNREAD     the client does not read its answers               idle_timeout_s, then the connection is aborted
+    CLOSING    it is closed with answers still unsent             idle_timeout_s, then the connection is aborted
 
-A protocol that answers requests is a `Connection`; a protocol of a library is the guest of a `HostedConnection`. So no
-library decides how long a connection stays.
+A protocol that answers requests is a subclass of `Connection`. The protocol of an HTTP library is the guest of a
+`HostedConnection`, so that the same limits hold for it.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _MAX_SWEEP_PERIOD_S = 1.0
 
 
 class Phase(Enum):
-    """What a connection is waiting for."""
+    """The phase of a connection; see the table above."""
 
     HANDSHAKE = auto()
     IDLE = auto()
@@ -42,13 +42,13 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What the connections of a plane may take.
+    """The limits for the connections of one plane.
 
     Attributes:
-        max_connections: over all workers.
-        idle_timeout_s: for a connection between two requests, or one that does not read its answers.
-        request_timeout_s: for the TLS handshake, and from a request's first byte to its last.
-        max_buffered_bytes: unfinished input of all connections of this process.
+        max_connections: the maximum over all workers.
+        idle_timeout_s: for a connection between two requests, and for one that does not read its answers.
+        request_timeout_s: for the TLS handshake, and from the first byte of a request to its last.
+        max_buffered_bytes: the maximum of incomplete requests in memory, over all connections of this process.
     """
 
     max_connections: int
@@ -58,12 +58,12 @@ class ConnectionLimits:
 
 
 class Connections:
-    """The open connections of a plane.
+    """The open connections of one plane in this process.
 
     Args:
-        limits: what they may take.
-        metrics: counts them.
-        gauge: the cell of `metrics` that holds their number.
+        limits: the limits to enforce.
+        metrics: the counters, shared by all workers.
+        gauge: the cell of `metrics` that holds the number of open connections.
     """
 
     def __init__(self, limits: ConnectionLimits, metrics: MetricCells, *, gauge: int = CONNECTIONS) -> None:
@@ -74,7 +74,7 @@ class Connections:
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._held_bytes = 0
-        # One timer for all: a connection counts the sweeps since it last got on.
+        # One timer for all connections: each counts the sweeps since its last progress.
         self._period_s = min(_MAX_SWEEP_PERIOD_S, limits.idle_timeout_s / 2, limits.request_timeout_s / 2)
         idle_sweeps = round(limits.idle_timeout_s / self._period_s)
         request_sweeps = round(limits.request_timeout_s / self._period_s)
@@ -90,15 +90,15 @@ class Connections:
         self._sweeper = self._loop.call_later(self._period_s, self._sweep_again)
 
     def __len__(self) -> int:
-        """How many this process has."""
+        """Return the number of open connections in this process."""
         return len(self._open)
 
     def __iter__(self) -> Iterator["Connection"]:
-        """Those of this process, as they are now."""
+        """Iterate over a copy, so that connections may be closed meanwhile."""
         return iter(tuple(self._open))
 
     def admit(self, connection: "Connection") -> bool:
-        """Count a connection that has just been accepted; False, and counted as refused, if there is no room."""
+        """Register an accepted connection. At the limit, count a refusal and return False instead."""
         if self._metrics.over_workers(self._gauge) >= self.limits.max_connections:
             self.count_refusal(RefusalReason.MAX_CONNECTIONS)
             return False
@@ -108,17 +108,17 @@ class Connections:
         return True
 
     def count_refusal(self, reason: RefusalReason) -> None:
-        """Count a connection that was not served."""
+        """Count a connection that is refused or lost before it was served."""
         self._metrics.add(CONNECTIONS_REFUSED[reason])
 
     def replace(self, connection: "Connection", successor: "Connection") -> None:
-        """Let `successor` stand for an admitted connection."""
+        """Register `successor` in place of an admitted connection."""
         self.hold(connection, 0)
         del self._open[connection]
         self._open[successor] = None
 
     def discard(self, connection: "Connection") -> None:
-        """Forget a connection that is lost; no effect if it is not open."""
+        """Remove a closed connection; no effect if it is not registered."""
         if connection in self._open:
             self.hold(connection, 0)
             del self._open[connection]
@@ -127,7 +127,10 @@ class Connections:
                 self._is_empty.set()
 
     def hold(self, connection: "Connection", held_bytes: int) -> None:
-        """Note how many bytes of unfinished input a connection holds now; above the budget, the newest are refused."""
+        """Record how many bytes of incomplete requests a connection holds.
+
+        While the total exceeds `max_buffered_bytes`, the newest connections that hold any are refused.
+        """
         self._held_bytes += held_bytes - connection.held_bytes
         connection.held_bytes = held_bytes
         while self._held_bytes > self.limits.max_buffered_bytes:
@@ -137,12 +140,12 @@ class Connections:
             newest.refuse()
 
     def close_idle(self) -> None:
-        """Close the connections that are between two requests."""
+        """Close the connections that have no request in flight."""
         for connection in self:
             connection.close_if_idle()
 
     async def wait_empty(self) -> None:
-        """Wait until the last connection is lost."""
+        """Wait until no connection is open."""
         await self._is_empty.wait()
 
     def close(self) -> None:
@@ -152,7 +155,7 @@ class Connections:
             connection.abort()
 
     def sweep(self) -> None:
-        """Close the connections that have exceeded their deadline."""
+        """Close the connections whose phase has exceeded its deadline."""
         for connection in self:
             connection.check_timeout(self._max_sweeps)
 
@@ -162,16 +165,16 @@ class Connections:
 
 
 class Connection(asyncio.Protocol):
-    """One accepted connection; a subclass answers its requests.
+    """One accepted connection. A subclass answers its requests.
 
     Args:
-        connections: those of its plane. Whoever makes a connection admits it there.
+        connections: the connections of its plane. The caller registers the new connection with `admit`.
 
     Attributes:
-        transport: None before the connection is made and after it is lost.
-        quiet_sweeps: sweeps since the connection last got on; a subclass sets it to 0 when a request is complete.
-        held_bytes: bytes of unfinished input, as last noted by `Connections.hold`.
-        is_writing_paused: whether the client does not read its answers.
+        transport: None before `connection_made` and after `connection_lost`.
+        quiet_sweeps: sweeps since the last progress; a subclass sets it to 0 when a request is complete.
+        held_bytes: bytes of incomplete requests, as last recorded by `Connections.hold`.
+        is_writing_paused: True while the transport's write buffer is full, because the client does not read.
     """
 
     __slots__ = (
@@ -194,42 +197,42 @@ class Connection(asyncio.Protocol):
         self._is_overdue = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to serve."""
-        # uvloop's transport is one, but not by inheritance.
+        """Store the transport."""
+        # uvloop's transport has the interface of asyncio.Transport, but does not inherit from it.
         self.transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """Forget the client."""
+        """Remove the connection from the open ones."""
         self.transport = None
         self.connections.discard(self)
 
     def pause_writing(self) -> None:
-        """The client does not read its answers."""
+        """The write buffer is full: the client does not read its answers."""
         self.is_writing_paused = True
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """The write buffer has been emptied: the client reads again."""
         self.is_writing_paused = False
 
     def request_phase(self) -> Phase:
-        """IDLE, REQUEST or RESPONSE."""
+        """Return IDLE, REQUEST or RESPONSE, for a connection that is open and can be written to."""
         raise NotImplementedError
 
     @property
     def phase(self) -> Phase:
-        """What the connection is waiting for."""
+        """The current phase."""
         if self.transport is None:
             return Phase.HANDSHAKE
         if self.transport.is_closing():
             return Phase.CLOSING
-        # While writing is paused nothing is read, so a request that does not arrive then is not late.
+        # While writing is paused nothing is read, so the deadline of a request does not apply.
         return Phase.UNREAD if self.is_writing_paused else self.request_phase()
 
     def check_timeout(self, max_sweeps: dict[Phase, float]) -> None:
-        """Called at every sweep; closes the connection when its phase has lasted for too many of them."""
+        """Close the connection if its phase has lasted too many sweeps; called at every sweep."""
         phase = self.phase
         if self._is_overdue:
-            self.abort()  # a client that does not read would keep a close waiting for ever
+            self.abort()  # `close` waits for the write buffer, which a client that does not read never empties
             return
         if phase is not self._last_phase:
             self._last_phase = phase
@@ -240,28 +243,28 @@ class Connection(asyncio.Protocol):
             self.time_out(phase)
 
     def time_out(self, phase: Phase) -> None:
-        """Close, because `phase` has lasted too long."""
+        """Close the connection because `phase` has exceeded its deadline."""
         if phase in {Phase.UNREAD, Phase.CLOSING}:
             self.abort()
         elif self.transport is not None:
             self.transport.close()
 
     def refuse(self) -> None:
-        """Close, because there is no room for what this connection holds."""
+        """Close the connection because buffered input exceeds its limit."""
         self.abort()
 
     def close_if_idle(self) -> None:
-        """Close between two requests; a request under way gets its answer first."""
+        """Close the connection if no request is in flight."""
         if self.transport is not None and self.request_phase() is Phase.IDLE:
             self.transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close the connection without sending what is buffered."""
         if self.transport is not None:
             self.transport.abort()
 
     def pass_to(self, successor: "Connection", unread: bytes) -> None:
-        """Let `successor` go on with this connection, beginning with the bytes that are not answered."""
+        """Hand the transport over to `successor`, with the bytes that have been received and not answered."""
         transport = self.transport
         assert transport is not None
         self.transport = None
@@ -274,10 +277,10 @@ class Connection(asyncio.Protocol):
 
 
 class HostedConnection(Connection):
-    """A connection whose requests are answered by the protocol of a library, which a subclass knows.
+    """A connection whose requests the protocol of an HTTP library answers.
 
     Args:
-        guest: the protocol; it writes to the transport itself.
+        guest: the library's protocol; it writes to the transport itself.
     """
 
     __slots__ = ("guest",)
@@ -287,40 +290,40 @@ class HostedConnection(Connection):
         self.guest = guest
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let the guest serve."""
+        """Connect the guest to the transport."""
         super().connection_made(transport)
         self.guest.connection_made(transport)
-        # Whatever the client does not take pauses writing, so that it is waited for with a limit. Not in TLS: with a
-        # limit of 0, uvloop never resumes.
+        # With a limit of 0, any unsent byte pauses writing, so that the deadline of UNREAD applies. Not with TLS: there
+        # uvloop never resumes writing if the limit is 0.
         if self.transport is not None and transport.get_extra_info("sslcontext") is None:
             self.transport.set_write_buffer_limits(high=0)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the client, as the guest does."""
+        """Tell the guest, and remove the connection from the open ones."""
         if self.transport is not None:
             self.guest.connection_lost(exc)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Let the guest read; the bytes count as unfinished until `request_is_read`."""
+        """Pass the bytes to the guest. They count as held until `request_is_read` is called."""
         self.connections.hold(self, self.held_bytes + len(data))
         self.guest.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """Let the guest decide whether the connection stays open."""
+        """Return whether the guest keeps the connection open."""
         return self.guest.eof_received()
 
     def pause_writing(self) -> None:
-        """The client does not read its answers."""
+        """The write buffer is full: the client does not read its answers."""
         super().pause_writing()
         self.guest.pause_writing()
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """The write buffer has been emptied: the client reads again."""
         super().resume_writing()
         self.guest.resume_writing()
 
     def request_is_read(self) -> None:
-        """Note that a request is complete."""
+        """Record that a request has been received completely."""
         self.connections.hold(self, 0)
         self.quiet_sweeps = 0

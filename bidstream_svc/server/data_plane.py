@@ -1,4 +1,4 @@
-"""The data plane on aiohttp: what HTTP means here, for every request that is not plain."""
+"""The data plane on aiohttp: the reference implementation of its HTTP, used for every request that is not plain."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from bidstream_svc.server.aiohttp_guest import SERVER, GuestServer, guest_of, se
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import Connections, HostedConnection
-from bidstream_svc.server.handlers import LongAnswer, TokenJudge
+from bidstream_svc.server.handlers import LongAnswer, TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON, is_json
 from bidstream_svc.server.routes import OTHER_LABEL, Route
@@ -28,25 +28,25 @@ _HEADERS_OF_CODE: Mapping[int, Mapping[str, str]] = {
 
 
 class DataPlane:
-    """Answers requests by the handlers of their routes.
+    """Checks requests and answers them with the handlers of their routes.
 
     Args:
-        connections: those of the data plane.
-        routes: where requests may go.
-        judge: judges their tokens.
-        metrics: counts them.
-        bearer: what requests must show, if anything.
-        tracer: makes spans of the requests that are sampled.
+        connections: the connections of the data plane.
+        routes: the route table.
+        decryptor: decrypts the tokens of requests.
+        metrics: counts requests and measures their duration.
+        bearer: the bearer token that requests must carry; None for none.
+        tracer: records spans of sampled requests; None to record none.
 
     Attributes:
-        is_draining: once True, every answer ends its connection.
+        is_draining: once True, every response closes its connection.
     """
 
     def __init__(
         self,
         connections: Connections,
         routes: Iterable[Route],
-        judge: TokenJudge,
+        decryptor: TokenDecryptor,
         metrics: MetricCells,
         *,
         bearer: BearerToken | None,
@@ -56,7 +56,7 @@ class DataPlane:
         self._connections = connections
         self._routes = {route.path: route for route in routes}
         self._not_found = answers.not_found(self._routes)
-        self._judge = judge
+        self._decryptor = decryptor
         self._metrics = metrics
         self._bearer = bearer
         self._tracer = tracer
@@ -68,15 +68,15 @@ class DataPlane:
         )
 
     def connect(self, hosts: HostCheck) -> HostedConnection:
-        """A connection of a listener, answered by aiohttp."""
+        """Return a protocol for a new connection; `hosts` checks its `Host` headers."""
         return self._server.connect(self._connections, hosts)
 
     async def close(self) -> None:
-        """Cancel the requests under way."""
+        """Cancel the requests in flight."""
         await self._server.shutdown(0)
 
     def _respond(self, label: str, answer: Answer, *, is_last: bool = False) -> web.Response:
-        """Make the response of an answer, and count it; `is_last` ends the connection with it."""
+        """Return the response for an answer and count it; `is_last` closes the connection after it."""
         code, body = answer
         self._metrics.count_request(label, code)
         response = web.Response(status=code, body=body, content_type=JSON, headers=_HEADERS_OF_CODE.get(code, SERVER))
@@ -92,7 +92,8 @@ class DataPlane:
         started_ns = time.perf_counter_ns()
         status, statuses = None, []
         try:
-            # Only a new connection gets back to the fast path, and a client rarely has all of its requests sampled.
+            # Closed after a sampled request, because a connection that was handed over never returns to the fast path.
+            # Few requests of a client are sampled; its next connection begins on the fast path.
             response = await self._answer(request, is_last=not guest_of(request).has_more_requests)
             status = response.status
             if status == _OK:
@@ -103,12 +104,12 @@ class DataPlane:
         return response
 
     async def _answer(self, request: web.BaseRequest, *, is_last: bool = False) -> web.Response:
-        """Answer; `is_last` ends the connection also after a good request."""
+        """Return the response to a request; `is_last` closes the connection after it."""
         route = self._routes.get(request.path)
         label = OTHER_LABEL if route is None else route.path
-        suspicion = self._suspect(request)
-        if suspicion is not None:
-            return self._respond(label, suspicion, is_last=True)
+        refusal = self._refuse_suspicious(request)
+        if refusal is not None:
+            return self._respond(label, refusal, is_last=True)
         if route is None:
             return self._respond(label, self._not_found)
         refusal = self._refuse_head(route, request)
@@ -117,11 +118,11 @@ class DataPlane:
         await send_continue(request)
         body = await self._read_body(route, request)
         if isinstance(body, tuple):
-            # The rest of the body is not worth waiting for.
+            # The rest of the body is not read.
             return self._respond(label, body, is_last=True)
         guest_of(request).connection.request_is_read()
         started_ns = time.perf_counter_ns()
-        answer = route.handle(self._judge.bind(), body, wall_clock_ms())
+        answer = route.handle(self._decryptor.bind(), body, wall_clock_ms())
         if not isinstance(answer, tuple):
             answer = await _complete(answer)
         response = self._respond(label, answer, is_last=is_last)
@@ -131,20 +132,20 @@ class DataPlane:
         return response
 
     @staticmethod
-    def _suspect(request: web.BaseRequest) -> Answer | None:
-        """The answer to suspected DNS rebinding or request smuggling, which ends the connection; None to all others."""
-        if not guest_of(request).connection.hosts.admits(request.headers.get("Host")):
+    def _refuse_suspicious(request: web.BaseRequest) -> Answer | None:
+        """Return the answer to suspected DNS rebinding or request smuggling, or None."""
+        if not guest_of(request).connection.hosts.allows(request.headers.get("Host")):
             return answers.UNKNOWN_HOST
-        # aiohttp takes codings below the chunks, but leaves them on: the body would not be what it says.
+        # aiohttp accepts further transfer codings and does not decode them, so the body would be read wrongly.
         if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
             return answers.MALFORMED_HTTP
         return None
 
     def _refuse_head(self, route: Route, request: web.BaseRequest) -> Answer | None:
-        """The answer to a head that is refused before its body is read; None if it is not."""
+        """Return the answer to a head that is refused before its body is read, or None."""
         if request.method != "POST":
             return answers.METHOD_NOT_ALLOWED
-        if self._bearer is not None and not self._bearer.admits(request.headers.get("Authorization")):
+        if self._bearer is not None and not self._bearer.matches(request.headers.get("Authorization")):
             return answers.UNAUTHORIZED
         if not is_json(request.headers.get("Content-Type")) or "Content-Encoding" in request.headers:
             return answers.UNSUPPORTED_MEDIA_TYPE
@@ -155,7 +156,7 @@ class DataPlane:
         return None
 
     async def _read_body(self, route: Route, request: web.BaseRequest) -> bytes | Answer:
-        """The body, or the answer to a body that does not arrive in time or is too large."""
+        """Return the body, or the answer if it is too large, malformed, or not received in time."""
         body = bytearray()
         try:
             async with asyncio.timeout(self._body_timeout_s):
@@ -171,7 +172,7 @@ class DataPlane:
 
 
 async def _complete(steps: LongAnswer) -> Answer:
-    """Make a long answer; other connections get their turn between its steps."""
+    """Run all steps of a long answer, one per loop iteration."""
     while True:
         try:
             next(steps)

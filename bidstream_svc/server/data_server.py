@@ -1,4 +1,4 @@
-"""The data plane's sockets: listen, serve, drain."""
+"""The data plane on its listening sockets: start, drain, stop."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_plane import DataPlane
 from bidstream_svc.server.fastpath import FastPath
-from bidstream_svc.server.handlers import TokenJudge
+from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.routes import OTHER_LABEL, ROUTES, Route
@@ -25,19 +25,21 @@ from bidstream_svc.tracing import Tracer
 
 _log = get_logger(__name__)
 
-# How long after SIGTERM new connections are still taken: whatever routes traffic needs a moment to notice.
-FAREWELL_S = 0.5
+# How long new connections are still accepted after SIGTERM, because load balancers need time to notice that it ends.
+SHUTDOWN_DELAY_S = 0.5
 
 
 class DataServer:
-    """Serves the data plane while entered.
+    """Serves the data plane; an asynchronous context manager.
 
     Args:
-        listeners: listening sockets; they are closed at the end, but a Unix socket's file stays.
-        judge: judges the tokens of requests.
-        tracer: makes spans of the requests that are sampled.
-        has_fast_path: False leaves every request to aiohttp; to compare the two, not for production.
-        routes: where requests may go.
+        settings: limits, time-outs, TLS and bearer token.
+        listeners: the listening sockets; they are closed on exit, but the files of Unix sockets are kept.
+        decryptor: decrypts the tokens of requests.
+        metrics: counts connections and requests.
+        tracer: records spans of sampled requests; None to record none.
+        has_fast_path: False lets aiohttp answer every request; for comparisons only.
+        routes: the route table.
 
     Raises:
         ConfigurationError: the bearer token's file cannot be read.
@@ -47,7 +49,7 @@ class DataServer:
         self,
         settings: Settings,
         listeners: Sequence[Listener],
-        judge: TokenJudge,
+        decryptor: TokenDecryptor,
         metrics: MetricCells,
         *,
         tracer: Tracer | None = None,
@@ -56,7 +58,7 @@ class DataServer:
     ) -> None:
         self._settings = settings
         self._listeners = listeners
-        self._judge = judge
+        self._decryptor = decryptor
         self._metrics = metrics
         self._tracer = tracer
         self._has_fast_path = has_fast_path
@@ -69,7 +71,7 @@ class DataServer:
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Begin to serve.
+        """Start accepting connections.
 
         Raises:
             ConfigurationError: certificates cannot be loaded.
@@ -82,7 +84,12 @@ class DataServer:
         async with AsyncExitStack() as stack:
             self._connections = Connections(limits, self._metrics)
             self._plane = DataPlane(
-                self._connections, self._routes, self._judge, self._metrics, bearer=self._bearer, tracer=self._tracer
+                self._connections,
+                self._routes,
+                self._decryptor,
+                self._metrics,
+                bearer=self._bearer,
+                tracer=self._tracer,
             )
             stack.push_async_callback(self._plane.close)
             stack.callback(self._connections.close)
@@ -102,22 +109,26 @@ class DataServer:
         return self
 
     async def __aexit__(self, *_exc_info: object) -> None:
-        """Stop at once; see `drain` for the gentle part."""
+        """Close all connections at once; call `drain` before to let requests finish."""
         await self._closing.aclose()
 
     def reload_bearer(self) -> None:
-        """Read the bearer token's file again, if there is one and it has changed."""
+        """Read the file of the bearer token again if it is configured and has changed."""
         if self._bearer is not None and self._bearer.reload() and self._fast_path is not None:
             self._fast_path.forget_heads()
 
     async def drain(self) -> None:
-        """Make each answer the last of its connection, then take no new connections, then wait for the rest."""
+        """Finish the requests in flight.
+
+        Every response now closes its connection. After `SHUTDOWN_DELAY_S` no connection is accepted and idle ones are
+        closed. Returns when none is open, or after `drain_timeout` seconds in all.
+        """
         timeout_s = self._settings.drain_timeout
         started_s = time.monotonic()
         self._plane.is_draining = True
         if self._fast_path is not None:
             self._fast_path.drain()
-        await asyncio.sleep(min(FAREWELL_S, timeout_s))
+        await asyncio.sleep(min(SHUTDOWN_DELAY_S, timeout_s))
         for acceptor in self._acceptors:
             acceptor.stop()
         if self._fast_path is not None:
@@ -133,9 +144,9 @@ class DataServer:
         return FastPath(
             self._connections,
             self._routes,
-            self._judge,
+            self._decryptor,
             self._metrics,
             bearer=self._bearer,
-            host=self._plane.connect,
+            fallback=self._plane.connect,
             is_traced=self._tracer is not None,
         )

@@ -1,8 +1,8 @@
-"""What is answered to the body of a request, without any HTTP library.
+"""Request handlers: functions from the body of a request to an answer, independent of any HTTP library.
 
-A handler is a function from a body to an answer. One that has much to do returns a generator instead, which yields
-where other connections should get their turn, and returns the answer. The fast path and the aiohttp application call
-the same handlers, so their answers cannot differ.
+A handler that needs long returns a generator instead of an answer. The generator yields at points where other
+connections may be served, and returns the answer. The fast path and aiohttp call the same handlers, so that their
+answers are the same.
 """
 
 from collections.abc import Callable, Generator
@@ -24,11 +24,11 @@ TOKENS_PER_ITERATION = 64
 _UNKNOWN_KEY_REASONS = frozenset({FailureReason.MASTER_KEY_UNKNOWN, FailureReason.SITE_KEY_UNKNOWN})
 _SUCCESS_CELL = DECRYPTIONS[DecryptionStatus.SUCCESS]
 
-# (token, domain, now_ms) -> the verdict as JSON; counts it.
-Judge: TypeAlias = Callable[[str, str | None, int], bytes]
+# (token, domain, now_ms) -> the verdict as JSON, after counting it.
+DecryptToJson: TypeAlias = Callable[[str, str | None, int], bytes]
 LongAnswer: TypeAlias = Generator[None, None, Answer]
-# (judge, body, now_ms) -> answer
-Handler: TypeAlias = Callable[[Judge, bytes, int], Answer | LongAnswer]
+# (decrypt_to_json, body, now_ms) -> answer
+Handler: TypeAlias = Callable[[DecryptToJson, bytes, int], Answer | LongAnswer]
 
 
 class _DecryptRequest(msgspec.Struct, gc=False):
@@ -45,50 +45,50 @@ _decode_batch = msgspec.json.Decoder(_BatchRequest).decode
 _NOT_DECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
-def answer_decrypt(judge: Judge, body: bytes, now_ms: int) -> Answer:
-    """Answer `POST /decrypt`, judging as of `now_ms` (Unix ms)."""
+def answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> Answer:
+    """Answer `POST /decrypt`; `now_ms` is the current time in Unix milliseconds."""
     try:
         request = _decode_request(body)
     except _NOT_DECODABLE as error:
         return _bad_request(error)
-    return 200, judge(request.token, request.domain, now_ms)
+    return 200, decrypt_to_json(request.token, request.domain, now_ms)
 
 
-def answer_batch(judge: Judge, body: bytes, now_ms: int) -> Answer | LongAnswer:
-    """Answer `POST /decrypt/batch`; all of its tokens are judged by the same keys and as of the same time."""
+def answer_batch(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> Answer | LongAnswer:
+    """Answer `POST /decrypt/batch`; one snapshot and one time apply to all of its tokens."""
     try:
         requests = _decode_batch(body).requests
     except _NOT_DECODABLE as error:
         return _bad_request(error)
     if len(requests) > TOKENS_PER_ITERATION:
-        return _answer_long_batch(judge, requests, now_ms)
-    return 200, batch_body([judge(request.token, request.domain, now_ms) for request in requests])
+        return _answer_long_batch(decrypt_to_json, requests, now_ms)
+    return 200, batch_body([decrypt_to_json(request.token, request.domain, now_ms) for request in requests])
 
 
-def _answer_long_batch(judge: Judge, requests: list[_DecryptRequest], now_ms: int) -> LongAnswer:
+def _answer_long_batch(decrypt_to_json: DecryptToJson, requests: list[_DecryptRequest], now_ms: int) -> LongAnswer:
     bodies: list[bytes] = []
     for start in range(0, len(requests), TOKENS_PER_ITERATION):
         if start:
             yield
         part = requests[start : start + TOKENS_PER_ITERATION]
-        bodies += [judge(request.token, request.domain, now_ms) for request in part]
+        bodies += [decrypt_to_json(request.token, request.domain, now_ms) for request in part]
     return 200, batch_body(bodies)
 
 
 def _bad_request(error: Exception) -> Answer:
-    """400; msgspec's messages name fields, types and positions, never values."""
+    """Return a 400. msgspec's messages name fields, types and positions, but no values."""
     if isinstance(error, msgspec.ValidationError):
         return error_answer(400, "invalid_request", str(error))
     return error_answer(400, "invalid_json", "the body is not JSON")
 
 
-class TokenJudge:
-    """Judges tokens by the keys in a store, and counts the verdicts.
+class TokenDecryptor:
+    """Decrypts tokens with the keys in a store and counts the verdicts.
 
     Args:
-        store: where the keys are.
-        metrics: counts verdicts.
-        on_unknown_key: called for every token whose key is unknown; must be cheap.
+        store: holds the current snapshot.
+        metrics: counts verdicts by status and reason.
+        on_unknown_key: called for every token whose key is unknown; must return quickly.
     """
 
     def __init__(self, store: KeyStore, metrics: MetricCells, *, on_unknown_key: Callable[[], None]) -> None:
@@ -96,20 +96,20 @@ class TokenJudge:
         self._metrics = metrics
         self._on_unknown_key = on_unknown_key
         self._keys: KeySnapshot | None = None
-        self._judge = self._bind(decrypt_without_keys)
+        self._decrypt_to_json = self._bind(decrypt_without_keys)
 
-    def bind(self) -> Judge:
-        """A function that judges by the keys that are in the store now."""
+    def bind(self) -> DecryptToJson:
+        """Return a function that decrypts with the current snapshot."""
         keys = self._store.snapshot
         if keys is not self._keys:
             self._keys = keys
-            self._judge = self._bind(decrypt_without_keys if keys is None else bind_decrypt(keys))
-        return self._judge
+            self._decrypt_to_json = self._bind(decrypt_without_keys if keys is None else bind_decrypt(keys))
+        return self._decrypt_to_json
 
-    def _bind(self, decrypt_token: BoundDecrypt) -> Judge:
+    def _bind(self, decrypt_token: BoundDecrypt) -> DecryptToJson:
         row, success_cell, count_failure = self._metrics.row, _SUCCESS_CELL, self._count_failure
 
-        def judge(token: str, domain: str | None, now_ms: int) -> bytes:
+        def decrypt_to_json(token: str, domain: str | None, now_ms: int) -> bytes:
             verdict = decrypt_token(token, domain, now_ms)
             reason = verdict[3]
             if reason is None:
@@ -118,7 +118,7 @@ class TokenJudge:
                 count_failure(reason)
             return verdict_body(verdict)
 
-        return judge
+        return decrypt_to_json
 
     def _count_failure(self, reason: FailureReason) -> None:
         self._metrics.count_failure(reason)

@@ -1,7 +1,7 @@
-"""Which names a `Host` header may carry, against DNS rebinding.
+"""Check of the `Host` header, which prevents DNS rebinding.
 
-A web page can make a browser on this host send requests to a loopback port under the page's own name. So where only
-programs on this host can connect, a request must be addressed to this host, or to a name that the settings allow.
+A web page can make a browser on this host send requests to a loopback port, with the page's own host name in `Host`.
+So a loopback listener answers only requests that name this host or a name in BIDSTREAM_ALLOWED_HOSTS.
 """
 
 from bidstream_svc.addresses import BoundAddress, UnixAddress, is_loopback_host
@@ -10,19 +10,20 @@ _ANY = "*"
 
 
 class HostCheck:
-    """Judges the `Host` headers of one listener's requests.
+    """Checks the `Host` headers of requests to one listener.
 
     Args:
-        address: the listener's; no browser reaches a Unix socket, and beyond loopback a bearer token guards.
-        allowed: further names, in lower case; `*` for any.
+        address: the listener's address. On a Unix socket, which browsers cannot reach, and beyond loopback, where a
+            bearer token protects, every name is allowed.
+        allowed: further allowed names, in lower case; `*` allows any.
     """
 
     def __init__(self, address: BoundAddress, allowed: frozenset[str]) -> None:
-        self._accepts_all = isinstance(address, UnixAddress) or not address.is_private or _ANY in allowed
+        self._accepts_all = isinstance(address, UnixAddress) or not address.is_local or _ANY in allowed
         self._allowed = allowed
 
-    def admits(self, host: str | None) -> bool:
-        """Whether a request with this header (None if absent) is meant for us; its port is ignored."""
+    def allows(self, host: str | None) -> bool:
+        """Return whether a `Host` header (None if absent) is allowed. Its port is ignored."""
         if self._accepts_all or host is None:
             return True
         name, colon, port = host.strip().lower().rpartition(":")

@@ -1,10 +1,10 @@
-"""Whether a request says that its body is JSON."""
+"""Media types: whether a `Content-Type` header means JSON."""
 
 JSON = "application/json"
 
 
 def is_json(content_type: str | None) -> bool:
-    """Whether a content type, if there is one, is JSON: `application/json` or `application/...+json`."""
+    """Return whether a `Content-Type` is `application/json` or `application/...+json`; True for None (absent)."""
     if content_type is None:
         return True
     media_type = content_type.partition(";")[0].strip().lower()

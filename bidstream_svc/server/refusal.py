@@ -1,4 +1,4 @@
-"""Connections that are not admitted: a client that asks something is answered 503, and the connection ends."""
+"""Refused connections: the first bytes are answered with 503, and the connection is closed."""
 
 import asyncio
 import socket
@@ -9,16 +9,16 @@ from typing import cast
 from bidstream_svc.server.answers import OVERLOADED, Answer
 from bidstream_svc.server.response_writer import closing_response
 
-# Refusing politely has limits, too: no more at a time, and none for longer.
+# Limits for refused connections; above the first, a connection is closed without an answer.
 MAX_REFUSALS = 128
 REFUSAL_TIMEOUT_S = 1.0
 
 
 class Refusals:
-    """Makes the protocols that refuse connections.
+    """The open connections that are being refused.
 
     Args:
-        on_answer: called with each answer.
+        on_answer: called with each answer sent, to count it.
     """
 
     def __init__(self, on_answer: Callable[[Answer], None]) -> None:
@@ -26,24 +26,24 @@ class Refusals:
         self._open: set[Refusal] = set()
 
     def make(self) -> "Refusal | None":
-        """A protocol that answers 503 to the first bytes that come; None while too many wait for theirs."""
+        """Return a protocol that answers the first bytes with 503, or None while MAX_REFUSALS are open."""
         return Refusal(self._on_answer, self._open) if len(self._open) < MAX_REFUSALS else None
 
     def answer_at_once(self, accepted: socket.socket) -> None:
-        """Answer 503 on a socket for which there is no place in the event loop; the caller closes it."""
+        """Send 503 on a socket that cannot be added to the event loop; the caller closes the socket."""
         self._on_answer(OVERLOADED)
         with suppress(OSError):
             accepted.send(closing_response(OVERLOADED))
             accepted.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Abort all of these connections."""
+        """Abort all connections that are being refused."""
         for refusal in tuple(self._open):
             refusal.abort()
 
 
 class Refusal(asyncio.Protocol):
-    """Refuses one connection; see `Refusals`."""
+    """The protocol of one refused connection; `Refusals.make` creates it."""
 
     def __init__(self, on_answer: Callable[[Answer], None], open_refusals: "set[Refusal]") -> None:
         self._on_answer = on_answer
@@ -54,17 +54,17 @@ class Refusal(asyncio.Protocol):
         open_refusals.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for a request."""
-        # uvloop's transport is one, but not by inheritance.
+        """Store the transport."""
+        # uvloop's transport has the interface of asyncio.Transport, but does not inherit from it.
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """Make room for the next."""
+        """Remove the connection from the open ones."""
         self._timer.cancel()
         self._open.discard(self)
 
     def data_received(self, _data: bytes) -> None:
-        """Answer the first bytes, and ignore all others."""
+        """Answer the first bytes with 503 and ignore all further ones."""
         if self._has_answered or self._transport is None:
             return
         self._has_answered = True
@@ -72,14 +72,14 @@ class Refusal(asyncio.Protocol):
         self._start_timer()
         self._on_answer(OVERLOADED)
         self._transport.write(closing_response(OVERLOADED))
-        # Closed at once, the rest of the request would be met with a reset, and that can overtake the answer.
+        # Closing with unread input makes the kernel send a reset, and the client may lose the answer.
         if self._transport.can_write_eof():
             self._transport.write_eof()
         else:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 

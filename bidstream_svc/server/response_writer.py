@@ -1,4 +1,4 @@
-"""Answers as the bytes of HTTP/1.1 responses: heads are made in advance, and their date is renewed every second."""
+"""Serialises answers as HTTP/1.1 responses. Heads are cached and rebuilt every second, because they hold the date."""
 
 from email.utils import formatdate
 from http import HTTPStatus
@@ -6,20 +6,20 @@ from http import HTTPStatus
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.media_type import JSON
 
-_OK = int(HTTPStatus.OK)  # a plain number: comparing with the enum costs ten times as much
+_OK = int(HTTPStatus.OK)  # an int: comparing with the enum takes ten times as long
 
 
 def closing_response(answer: Answer) -> bytes:
-    """The bytes of an answer with which its connection ends."""
+    """Return a response with `Connection: close`."""
     code, body = answer
     return _head(_start(code, formatdate(usegmt=True), closes=True), len(body)) + body
 
 
 class ResponseWriter:
-    """Turns answers into bytes for the socket.
+    """Serialises answers.
 
     Attributes:
-        closes: whether responses say that the connection ends with them.
+        closes: whether responses carry `Connection: close`; takes effect with the next `renew`.
     """
 
     def __init__(self) -> None:
@@ -27,12 +27,12 @@ class ResponseWriter:
         self.renew()
 
     def renew(self) -> None:
-        """Use the time of day, and `closes`, from now on; to be called every second."""
+        """Rebuild the heads with the current date and `closes`; call it every second."""
         self._starts = _Starts(formatdate(usegmt=True), closes=self.closes)
         self._heads_of_ok = _Heads(self._starts[_OK])
 
     def write(self, answer: Answer) -> bytes:
-        """The bytes of a whole response."""
+        """Return a complete response."""
         code, body = answer
         if code == _OK:
             return self._heads_of_ok[len(body)] + body
@@ -40,7 +40,7 @@ class ResponseWriter:
 
 
 class _Starts(dict[int, bytes]):
-    """HTTP status -> head of the response up to the length of its body, made on first use."""
+    """HTTP status -> head of the response up to the value of Content-Length; entries are made on first use."""
 
     def __init__(self, date: str, *, closes: bool) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _Starts(dict[int, bytes]):
 
 
 class _Heads(dict[int, bytes]):
-    """Length of the body -> head of the response, made on first use."""
+    """Length of the body -> complete head of the response; entries are made on first use."""
 
     def __init__(self, start: bytes) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class _Heads(dict[int, bytes]):
 
 
 def _start(code: int, date: str, *, closes: bool) -> bytes:
-    """The head of a response, up to the length of its body."""
+    """Return the head of a response up to the value of Content-Length."""
     lines = (
         f"HTTP/1.1 {code} {HTTPStatus(code).phrase}",
         "Server: bidstream-svc",

@@ -1,7 +1,7 @@
-"""The data plane's routes, one row each: all that differs between them is here.
+"""The route table of the data plane.
 
-The fast path, the aiohttp application, metrics and tracing are given this table, and the tests of openapi.yaml and of
-the README read it. So a new route is a new row and its handler.
+The fast path, the aiohttp application, metrics and tracing use this table; the tests of openapi.yaml and of the README
+compare with it. A new route needs one new row and a handler.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from bidstream_svc.server.answers import statuses_in_answer, statuses_in_batch
 from bidstream_svc.server.handlers import Handler, answer_batch, answer_decrypt
 
-# The metric label of every path that is not a route's.
+# The `route` label of a request to any other path.
 OTHER_LABEL = "other"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """A path that is answered, always to POST.
+    """One route; its method is always POST.
 
     Attributes:
-        path: the request's target, which is also the `route` label of metrics and spans.
+        path: the request target; also the `route` label of metrics and spans.
         max_body_bytes: a longer body is answered with 413.
-        handle: makes the answer of a body; see `handlers`.
-        statuses_in: the statuses of the tokens in the body of an answer with HTTP status 200, in order.
+        handle: returns the answer to a body; see `handlers`.
+        statuses_in: returns the statuses in the body of an answer with HTTP status 200, one per token, in order.
     """
 
     path: str
@@ -38,5 +38,5 @@ ROUTES = (
 
 
 def labels_of(routes: Iterable[Route]) -> list[str]:
-    """The values of the `route` label for these routes."""
+    """Return the values of the `route` label for these routes."""
     return [*(route.path for route in routes), OTHER_LABEL]

@@ -1,4 +1,4 @@
-"""One process of the sidecar: everything put together, from settings to signals."""
+"""One process of the sidecar: data plane, admin plane, key refreshes and signals."""
 
 import asyncio
 import gc
@@ -30,7 +30,7 @@ from bidstream_svc.server.acceptor import Acceptor
 from bidstream_svc.server.admin_plane import AdminPlane, Health
 from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_server import DataServer
-from bidstream_svc.server.handlers import TokenJudge
+from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.sockets import Listeners
@@ -38,7 +38,7 @@ from bidstream_svc.tracing import Tracer
 
 _log = get_logger(__name__)
 
-_HEARTBEAT_S = 0.5
+_HOUSEKEEPING_PERIOD_S = 0.5
 _MAX_ADMIN_CONNECTIONS = 256
 _POLL_S = 0.02
 
@@ -47,11 +47,14 @@ class Service:
     """The sidecar in one process; an asynchronous context manager that serves while entered.
 
     Args:
+        settings: the settings.
+        listeners: the listening sockets.
+        metrics: the counters.
         has_fast_path: see DataServer.
-        key_patience_s: how long to wait for keys before the first connection of the data plane is taken.
+        key_wait_s: how long the data plane waits for the first keys before it accepts connections.
 
     Raises:
-        ConfigurationError: the bearer token's file cannot be read, or tracing needs what is not installed.
+        ConfigurationError: the bearer token's file cannot be read, or the packages for tracing are not installed.
     """
 
     def __init__(
@@ -61,27 +64,27 @@ class Service:
         metrics: MetricCells,
         *,
         has_fast_path: bool = True,
-        key_patience_s: float = 0.0,
+        key_wait_s: float = 0.0,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
         self._metrics = metrics
-        self._key_patience_s = key_patience_s
+        self._key_wait_s = key_wait_s
         self._store = KeyStore()
         self._health = Health(self._store)
         self._refresh = RefreshThread(self._open_refresher)
-        judge = TokenJudge(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
+        decryptor = TokenDecryptor(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
         self._tracer = None if settings.otlp_endpoint is None else Tracer(settings.otlp_endpoint)
         self._data_server = DataServer(
-            settings, listeners.data, judge, metrics, tracer=self._tracer, has_fast_path=has_fast_path
+            settings, listeners.data, decryptor, metrics, tracer=self._tracer, has_fast_path=has_fast_path
         )
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Listen, and begin to fetch keys.
+        """Start the admin plane, the key refreshes and the data plane.
 
         Raises:
-            ListenError, ConfigurationError: it cannot serve as the settings ask.
+            ConfigurationError: certificates cannot be loaded.
         """
         async with AsyncExitStack() as stack:
             if self._tracer is not None:
@@ -91,10 +94,10 @@ class Service:
             self._refresh.start()
             stack.callback(self._refresh.stop)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.wait_started(), self._key_patience_s)
+                await asyncio.wait_for(self.wait_started(), self._key_wait_s)
             await stack.enter_async_context(self._data_server)
-            heartbeat = asyncio.create_task(self._beat())
-            stack.callback(heartbeat.cancel)
+            housekeeping = asyncio.create_task(self._run_housekeeping())
+            stack.callback(housekeeping.cancel)
             self._closing = stack.pop_all()
         _log.info(
             "listening",
@@ -106,21 +109,21 @@ class Service:
         return self
 
     async def __aexit__(self, *_exc_info: object) -> None:
-        """Stop at once; see `drain` for the gentle part."""
+        """Close all connections at once; call `drain` before to let requests finish."""
         await self._closing.aclose()
 
     @property
     def data_addresses(self) -> list[BoundAddress]:
-        """Where the data plane listens, with real ports."""
+        """Addresses of the data plane, with the actual port numbers."""
         return [listener.address for listener in self._listeners.data]
 
     @property
     def admin_addresses(self) -> list[BoundAddress]:
-        """Where the admin plane listens, with real ports."""
+        """Addresses of the admin plane, with the actual port numbers."""
         return [listener.address for listener in self._listeners.admin]
 
     def reload(self) -> None:
-        """Refresh the keys now, with the credentials as they are now; the bearer token is looked after by itself."""
+        """Refresh the keys now, with credentials read anew. The bearer token is reloaded without this call."""
         self._refresh.refresh_soon()
 
     async def wait_started(self) -> None:
@@ -129,7 +132,7 @@ class Service:
             await asyncio.sleep(_POLL_S)
 
     async def drain(self) -> None:
-        """Take leave: not ready, then as DataServer.drain."""
+        """Report not ready, then finish the requests in flight; see DataServer.drain."""
         self._health.is_draining = True
         await self._data_server.drain()
 
@@ -153,7 +156,7 @@ class Service:
         cache = None
         if settings.key_cache is not None:
             cache = KeyCache(settings.key_cache, lambda: read_credentials().client_secret)
-        # One try a refresh: the refresher has a rhythm of its own.
+        # One attempt per refresh: the refresher schedules its own retries.
         async with make_transport(settings, RetryPolicy(attempts=1)) as transport:
             yield KeyRefresher(
                 lambda: fetch_keys(transport, previous=store.snapshot, pause_s=store.parsing_pause_s),
@@ -164,11 +167,11 @@ class Service:
                 interval_s=settings.refresh_interval,
             )
 
-    async def _beat(self) -> None:
-        """Twice a second: note how late the loop runs its timers, and look whether the bearer token was rotated."""
+    async def _run_housekeeping(self) -> None:
+        """Twice a second: record how late the event loop runs a timer, and reload the bearer token if it changed."""
         while True:
-            due_s = time.monotonic() + _HEARTBEAT_S
-            await asyncio.sleep(_HEARTBEAT_S)
+            due_s = time.monotonic() + _HOUSEKEEPING_PERIOD_S
+            await asyncio.sleep(_HOUSEKEEPING_PERIOD_S)
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * 1e9)))
             self._data_server.reload_bearer()
 
@@ -179,48 +182,48 @@ async def serve(
     metrics: MetricCells,
     *,
     stop_signals: Collection[int] = (signal.SIGTERM, signal.SIGINT),
-    key_patience_s: float = 0.0,
+    key_wait_s: float = 0.0,
     on_started: Callable[[Service], None] | None = None,
 ) -> None:
-    """Serve until a stop signal, then drain; a second one ends that. SIGHUP re-reads secrets and keys.
+    """Serve until a stop signal, then drain. A second stop signal ends draining. SIGHUP refreshes the keys.
 
     Args:
-        settings: what to serve by.
-        listeners: where.
-        metrics: what to count in.
-        stop_signals: SIGTERM, and what else.
-        key_patience_s: see Service.
+        settings: the settings.
+        listeners: the listening sockets.
+        metrics: the counters.
+        stop_signals: the signals that stop the service.
+        key_wait_s: see Service.
         on_started: called once keys have been loaded.
 
     Raises:
-        BidstreamError: it cannot start.
+        BidstreamError: the service cannot start.
     """
-    # A core dump would hold keys.
+    # A core dump would contain keys.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The usual soft limit of 1,024 open files is far below the cap on connections.
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-    leave, leave_at_once = asyncio.Event(), asyncio.Event()
+    # The usual soft limit of 1,024 open files is far below the default BIDSTREAM_MAX_CONNECTIONS.
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    stop, stop_now = asyncio.Event(), asyncio.Event()
     async with AsyncExitStack() as stack:
-        stack.enter_context(signals_handled(stop_signals, partial(_set_next, leave, leave_at_once)))
-        service = Service(settings, listeners, metrics, key_patience_s=key_patience_s)
-        stack.enter_context(signals_handled([signal.SIGHUP], service.reload))
+        stack.enter_context(handle_signals(stop_signals, partial(_set_next, stop, stop_now)))
+        service = Service(settings, listeners, metrics, key_wait_s=key_wait_s)
+        stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
         await stack.enter_async_context(service)
-        # What is there now stays: no full collection, and no stall by one, need ever look at it.
+        # The objects so far live as long as the process. Full collections, which stall requests, need not scan them.
         gc.freeze()
         if on_started is not None:
-            await _first_of(service.wait_started(), leave.wait())
-            if not leave.is_set():
+            await _first_of(service.wait_started(), stop.wait())
+            if not stop.is_set():
                 on_started(service)
-        await leave.wait()
+        await stop.wait()
         _log.info("draining")
-        await _first_of(service.drain(), leave_at_once.wait())
+        await _first_of(service.drain(), stop_now.wait())
     _log.info("stopped")
 
 
 @contextmanager
-def signals_handled(numbers: Collection[int], handle: Callable[[], object]) -> Iterator[None]:
-    """Have signals call a function in the running loop; afterwards they do what they do by default."""
+def handle_signals(numbers: Collection[int], handle: Callable[[], object]) -> Iterator[None]:
+    """Call `handle` in the running loop for each of these signals; on exit, restore the default actions."""
     loop = asyncio.get_running_loop()
     for number in numbers:
         loop.add_signal_handler(number, handle)
@@ -232,7 +235,7 @@ def signals_handled(numbers: Collection[int], handle: Callable[[], object]) -> I
 
 
 def _set_next(*events: asyncio.Event) -> None:
-    """Set the first event that is not yet set."""
+    """Set the first event that is not set yet."""
     for event in events:
         if not event.is_set():
             event.set()
@@ -240,7 +243,7 @@ def _set_next(*events: asyncio.Event) -> None:
 
 
 async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
-    """Run coroutines until one ends; cancel the others."""
+    """Run coroutines until one ends, then cancel the others. Raises what the ended one raised."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
@@ -250,6 +253,6 @@ async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on uvloop to its end."""
+    """Run a coroutine on uvloop until it returns."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)

@@ -1,4 +1,4 @@
-"""Listening sockets for the addresses of the settings."""
+"""Listening sockets for the addresses in the settings, and the TLS context."""
 
 import errno
 import os
@@ -20,9 +20,10 @@ _UNIX_SOCKET_MODE = 0o660
 
 
 class Listener(NamedTuple):
-    """A listening socket and the address it has got, with the port that the system chose for port 0.
+    """A listening socket and its address, with the port that the system chose for port 0.
 
-    `is_passed` tells those that systemd opened: it goes on to listen there after us, and the file is not ours.
+    `is_passed` is True for a socket that systemd opened. systemd keeps such a socket open and owns the file of a Unix
+    socket, so the file is not removed.
     """
 
     socket: socket.socket
@@ -31,25 +32,25 @@ class Listener(NamedTuple):
 
 
 class Listeners(NamedTuple):
-    """What one process listens on."""
+    """The listeners of one process."""
 
     data: list[Listener]
     admin: list[Listener]
 
     def close(self) -> None:
-        """Close the sockets, and remove the files of Unix sockets; for the process that opened them."""
+        """Close the sockets and remove the files of Unix sockets; only the process that opened them may do this."""
         close_listeners([*self.data, *self.admin])
 
 
 def open_listeners(addresses: Iterable[ListenAddress], *, reuse_port: bool = False) -> list[Listener]:
-    """Bind and listen, or take over what systemd listens on.
+    """Open listening sockets, or use those that systemd passed.
 
     Args:
-        addresses: a host name may stand for several.
-        reuse_port: lets others bind the same TCP addresses, to share their connections.
+        addresses: a host name may resolve to several addresses, each of which gets a socket.
+        reuse_port: set SO_REUSEPORT on TCP sockets, so that several sockets share the connections to one address.
 
     Raises:
-        ListenError: an address is in use, not ours, or not allowed; none is left open then.
+        ListenError: an address is in use, not of this host, or not permitted. No socket is left open.
     """
     listeners: list[Listener] = []
     for address in addresses:
@@ -57,7 +58,7 @@ def open_listeners(addresses: Iterable[ListenAddress], *, reuse_port: bool = Fal
             if isinstance(address, UnixAddress):
                 listeners.append(_listen_unix(address.path))
             elif isinstance(address, SystemdAddress):
-                listeners.extend(_take_over(address.name))
+                listeners.extend(_listen_systemd(address.name))
             else:
                 listeners.extend(_listen_tcp(address, reuse_port=reuse_port))
         except OSError as error:
@@ -69,15 +70,18 @@ def open_listeners(addresses: Iterable[ListenAddress], *, reuse_port: bool = Fal
 
 
 def open_listeners_each(settings: Settings, workers: int) -> list[Listeners]:
-    """The listeners of each worker: TCP sockets of its own, between which the kernel spreads; others shared.
+    """Open the listeners of each worker.
+
+    Each worker has its own TCP sockets, between which the kernel distributes connections. Unix sockets and sockets that
+    systemd passed are shared.
 
     Raises:
-        ListenError: as for `open_listeners`.
-        ConfigurationError: systemd passed a socket that is open to the network, and nothing says who may ask.
+        ListenError: see `open_listeners`.
+        ConfigurationError: systemd passed a socket that is open to the network without authentication.
     """
     first = Listeners(open_listeners(settings.listen), [])
     try:
-        for problem in settings.exposures(listener.address for listener in first.data):
+        for problem in settings.authentication_problems(listener.address for listener in first.data):
             raise ConfigurationError(problem)
         first.admin.extend(open_listeners(settings.admin_listen))
     except BidstreamError:
@@ -85,13 +89,14 @@ def open_listeners_each(settings: Settings, workers: int) -> list[Listeners]:
         raise
     if workers == 1:
         return [first]
-    # Sockets that share a port would share it with a second service, too, by mistake: having bound it alone says that
-    # there is none.
-    return [Listeners(*group) for group in zip(*(_multiply(listeners, workers) for listeners in first), strict=True)]
+    # The sockets were opened without SO_REUSEPORT first. This fails if another service listens on the port; with the
+    # option, both would share it.
+    by_plane = [_reopen_for_workers(listeners, workers) for listeners in first]
+    return [Listeners(*group) for group in zip(*by_plane, strict=True)]
 
 
-def _multiply(listeners: list[Listener], workers: int) -> list[list[Listener]]:
-    """From sockets that exclude others to as many that share, on the same addresses."""
+def _reopen_for_workers(listeners: list[Listener], workers: int) -> list[list[Listener]]:
+    """Replace sockets without SO_REUSEPORT by one with it for each worker, on the same addresses."""
     shared = [listener for listener in listeners if listener.is_passed or isinstance(listener.address, UnixAddress)]
     own = [listener for listener in listeners if listener not in shared]
     close_listeners(own)
@@ -100,19 +105,19 @@ def _multiply(listeners: list[Listener], workers: int) -> list[list[Listener]]:
 
 
 def close_listeners(listeners: Iterable[Listener]) -> None:
-    """Close sockets that are still open, and remove the files of Unix sockets."""
+    """Close sockets and remove the files of Unix sockets; harmless if they are closed already."""
     for listener in listeners:
         listener.socket.close()
         if isinstance(listener.address, UnixAddress) and not listener.is_passed:
-            with suppress(OSError):  # whoever listens there by now has taken our place
+            with suppress(OSError):  # another process listens on this path now
                 _remove_dead_socket(listener.address.path)
 
 
 def make_tls_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
-    """A server context; with `client_ca`, clients must show a certificate of that CA.
+    """Return a server context; with `client_ca`, clients must present a certificate from that CA.
 
     Raises:
-        ConfigurationError: a file cannot be read or does not fit.
+        ConfigurationError: a file cannot be read, or the key does not match the certificate.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
@@ -144,7 +149,7 @@ def _listen_tcp(address: TcpAddress, *, reuse_port: bool) -> Iterator[Listener]:
 def _listen_unix(path: Path) -> Listener:
     _remove_dead_socket(path)
     listener = socket.socket(socket.AF_UNIX)
-    # The mode must hold from the first moment: set it by the mask, not afterwards.
+    # Set by the umask, because a chmod after `bind` would leave a moment with the wrong mode.
     old_mask = os.umask(0o777 & ~_UNIX_SOCKET_MODE)
     try:
         listener.bind(str(path))
@@ -157,7 +162,7 @@ def _listen_unix(path: Path) -> Listener:
     return Listener(listener, UnixAddress(path))
 
 
-def _take_over(name: str) -> Iterator[Listener]:
+def _listen_systemd(name: str) -> Iterator[Listener]:
     for passed in passed_sockets(name):
         try:
             yield Listener(passed, address_of(passed), is_passed=True)
@@ -167,10 +172,14 @@ def _take_over(name: str) -> Iterator[Listener]:
 
 
 def _remove_dead_socket(path: Path) -> None:
-    """Remove a socket that nobody listens on any more; one in use, or another kind of file, is not touched."""
+    """Remove the file of a Unix socket on which no process listens.
+
+    Raises:
+        OSError: a process listens on it, or it is not a socket.
+    """
     try:
         if not stat.S_ISSOCK(path.stat().st_mode):
-            raise OSError(errno.EEXIST, "a file that is no socket is in the way")
+            raise OSError(errno.EEXIST, "a file that is not a socket exists at this path")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
@@ -179,4 +188,4 @@ def _remove_dead_socket(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise OSError(errno.EADDRINUSE, "another process listens there")
+    raise OSError(errno.EADDRINUSE, "another process listens on this path")

@@ -1,4 +1,4 @@
-"""Keeps a number of forked processes alive."""
+"""A supervisor of forked worker processes: it restarts those that end and forwards signals."""
 
 import ctypes
 import logging
@@ -17,7 +17,7 @@ _log = get_logger(__name__)
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS = _STOP_SIGNALS | {signal.SIGHUP, signal.SIGCHLD}
 _IDLE_WAIT_S = 3600.0
-# A process that lived so long has started well; one that died sooner has not.
+# A worker that ends earlier than this counts as a failed start.
 _GOOD_START_S = 10.0
 _MAX_FAILED_STARTS = 5
 _FIRST_RESTART_DELAY_S = 0.25
@@ -34,14 +34,14 @@ class _Worker:
 
 
 class Supervisor:
-    """Forks workers, restarts those that die, passes signals on.
+    """Forks workers, restarts those that end, and forwards signals to them.
 
     Args:
-        work: what a worker does, given its number from 0 on; it is done when this returns.
-        workers: how many.
-        grace_s: how long they get to end after SIGTERM before they are killed.
-        on_restart: called with a worker's number before it is started again.
-        on_stop: called once they have been told to end; may take its time.
+        work: called in each worker with its number, from 0; the worker exits when it returns.
+        workers: the number of workers.
+        grace_s: how long the workers may take to end after SIGTERM, before they get SIGKILL.
+        on_restart: called with the number of a worker before it is started again.
+        on_stop: called after SIGTERM has been sent to the workers; may block.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class Supervisor:
         self._old_mask: set[int] = set()
 
     def run(self) -> None:
-        """Supervise until SIGTERM or SIGINT, then let all workers end. SIGHUP is passed on.
+        """Supervise until SIGTERM or SIGINT, then stop all workers. SIGHUP is forwarded.
 
         Raises:
-            WorkersError: a worker died again and again as soon as it was started.
+            WorkersError: a worker ended several times in a row right after its start.
         """
-        # Signals are waited for, not handled: none can come between looking and waiting.
+        # Blocked and received by sigtimedwait: no signal is lost between a check and the wait.
         self._old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             self._supervise()
@@ -103,20 +103,20 @@ class Supervisor:
             self._become_worker(worker.number)
 
     def _become_worker(self, number: int) -> None:
-        """Work, and leave the process without unwinding into the parent's frames."""
+        """Run `work` and exit without returning to the frames inherited from the parent."""
         status = 1
         try:
-            # A worker must not outlive its parent: nobody would stop it.
+            # The kernel stops a worker whose parent has ended.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            # A terminal sends SIGINT to all: only the parent acts on it.
+            # A terminal sends SIGINT to the whole process group; only the parent handles it.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            # One that comes before the worker listens to it must not kill it: it reads everything anyway.
+            # By default SIGHUP ends a process. It is ignored until the handler is installed; secrets are read later.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
             if os.getppid() == self._parent_pid:
                 self._work(number)
             status = 0
-        except BaseException:  # noqa: BLE001 - nothing may unwind past here
+        except BaseException:  # noqa: BLE001 - no exception may reach the parent's frames
             _log.exception("worker failed", worker=number)
         finally:
             sys.stdout.flush()
@@ -124,7 +124,7 @@ class Supervisor:
             os._exit(status)
 
     def _reap(self) -> list[_Worker]:
-        """Collect the workers that have ended."""
+        """Collect the exit status of the workers that have ended, and return them."""
         ended = []
         for worker in self._workers:
             if worker.pid:
@@ -157,7 +157,7 @@ class Supervisor:
                 self._signal_all(signal.SIGKILL)
                 deadline_s += self._grace_s
             elif received.si_signo in _STOP_SIGNALS:
-                self._signal_all(signal.SIGTERM)  # the second one: they end at once
+                self._signal_all(signal.SIGTERM)  # a second SIGTERM ends draining
             self._reap()
 
     def _signal_all(self, number: int) -> None:

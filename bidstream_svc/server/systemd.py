@@ -1,4 +1,4 @@
-"""Sockets that systemd has opened for this process and passed along, as sd_listen_fds(3) describes."""
+"""Listening sockets that systemd passes to this process, see sd_listen_fds(3)."""
 
 import os
 import socket
@@ -12,10 +12,10 @@ _NAME_IF_NONE = "unknown"
 
 
 def passed_sockets(name: str) -> Iterator[socket.socket]:
-    """The listening sockets passed under a name.
+    """Yield the listening sockets that were passed under a name.
 
     Raises:
-        OSError: there is none, or one of them does not listen for streams.
+        OSError: there is none with this name, or one is not a listening stream socket.
     """
     names = _passed_names()
     if name not in names:
@@ -24,30 +24,31 @@ def passed_sockets(name: str) -> Iterator[socket.socket]:
         )
     for descriptor, passed in enumerate(names, _FIRST_DESCRIPTOR):
         if passed == name:
-            # A duplicate is not inherited by other programs, and the name may be asked for again.
+            # A duplicate, so that closing it leaves the descriptor for a second call. os.dup() also sets close-on-exec.
             passed_socket = socket.socket(fileno=os.dup(descriptor))
             if not passed_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 passed_socket.close()
-                raise OSError("systemd passed a socket that does not listen for streams")
+                raise OSError("systemd passed a socket that is not a listening stream socket")
             yield passed_socket
 
 
 def address_of(listening: socket.socket) -> BoundAddress:
-    """Where a socket listens.
+    """Return the address of a listening socket.
 
     Raises:
-        OSError: neither on TCP nor on a file, whose permissions would say who may connect.
+        OSError: it is neither a TCP socket nor a Unix socket with a file. Only a file has permissions that control who
+            may connect.
     """
     name = listening.getsockname()
     if listening.family in {socket.AF_INET, socket.AF_INET6}:
         return TcpAddress(*name[:2])
     if listening.family == socket.AF_UNIX and isinstance(name, str):
         return UnixAddress(Path(name))
-    raise OSError("systemd passed a socket that is neither TCP nor a file")
+    raise OSError("systemd passed a socket that is neither TCP nor a Unix socket with a file")
 
 
 def _passed_names() -> list[str]:
-    """The name of each descriptor, from the first on; none if they are another process's."""
+    """Return the name of each descriptor, in order; empty if they were passed to another process."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(os.environ.get("LISTEN_FDS", "0"))

@@ -1,4 +1,4 @@
-"""`check`, and what stops `serve` before it starts."""
+"""`check`, and the errors that stop `serve` at its start."""
 
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def test_dev_has_one_worker_and_says_so(cli: Cli) -> None:
     assert (outcome.status, outcome.complaint[:18]) == (2, "BIDSTREAM_WORKERS:")
 
 
-def test_check_finds_a_good_configuration_good(cli: Cli, settings: dict[str, Any], tmp_path: Path) -> None:
+def test_check_accepts_a_valid_configuration(cli: Cli, settings: dict[str, Any], tmp_path: Path) -> None:
     certificate = trustme.CA().issue_cert("localhost")
     certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "pem")
     (tmp_path / "token").write_text("made-up")

@@ -56,7 +56,7 @@ def test_what_does_not_decrypt_is_printed_and_status_1(cli: Cli, key_file: str, 
     assert outcome.err == "bidstream-svc: 3 of 4 tokens were not decrypted\n"
 
 
-def test_no_tokens_is_nothing_to_do(cli: Cli, key_file: str) -> None:
+def test_no_tokens_print_nothing(cli: Cli, key_file: str) -> None:
     assert cli("decrypt", "--keys", key_file) == (0, "", "")
 
 
@@ -70,7 +70,7 @@ def test_a_key_file_needs_no_operator_settings(cli: Cli, key_file: str, state: O
     ("content", "status"),
     [(None, 2), (b"", 1), (b"{}", 1), (b"\xff", 1), (b'{"body": {"keys": [{"id": 1, "secret": "AAAA"}]}}', 1)],
 )
-def test_a_key_file_that_is_none_is_named(cli: Cli, tmp_path: Path, content: bytes | None, status: int) -> None:
+def test_an_invalid_key_file_is_named(cli: Cli, tmp_path: Path, content: bytes | None, status: int) -> None:
     path = tmp_path / "keys.json"
     if content is not None:
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""`health` against a real service, and against what is none."""
+"""`health` against a running service, and against everything else."""
 
 import socket
 import subprocess
@@ -31,7 +31,7 @@ def service(operator: DevOperator, sockets: Path) -> Iterator[RunningService]:
     ("endpoint", "reason"),
     [(None, "keys are good"), ("/livez", "the event loop turns"), ("/startupz", "keys have been loaded")],
 )
-def test_a_service_that_is_well(cli: Cli, service: RunningService, endpoint: str | None, reason: str) -> None:
+def test_a_healthy_service(cli: Cli, service: RunningService, endpoint: str | None, reason: str) -> None:
     outcome = cli("health", *(["--endpoint", endpoint] if endpoint else []), admin_listen=service.admin)
     assert outcome == (0, f"{endpoint or '/readyz'} at {service.admin}: {reason}\n", "")
 
@@ -57,13 +57,13 @@ def test_a_service_without_keys(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("admin_listen", ["", "systemd:admin", "127.0.0.1:0"])
-def test_an_address_that_does_not_say_where_to_ask(cli: Cli, admin_listen: str) -> None:
+def test_an_address_without_host_and_port(cli: Cli, admin_listen: str) -> None:
     outcome = cli("health", admin_listen=admin_listen)
     assert outcome.status == 2
     assert outcome.complaint.startswith("BIDSTREAM_ADMIN_LISTEN: no address to connect to")
 
 
-def test_nobody_there(cli: Cli, sockets: Path) -> None:
+def test_connection_refused(cli: Cli, sockets: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         address = f"127.0.0.1:{gone.getsockname()[1]}"
     assert cli("health", admin_listen=address).complaint == f"/readyz at {address}: no answer: Connection refused"
@@ -80,7 +80,7 @@ def test_nobody_there(cli: Cli, sockets: Path) -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n", "the answer is not from bidstream-svc"),
     ],
 )
-def test_somebody_else_there(cli: Cli, answer: bytes, complaint: str) -> None:
+def test_an_answer_of_another_program(cli: Cli, answer: bytes, complaint: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def reply() -> None:
@@ -97,7 +97,7 @@ def test_somebody_else_there(cli: Cli, answer: bytes, complaint: str) -> None:
     assert outcome.complaint.endswith(complaint)
 
 
-def test_somebody_who_says_nothing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeout(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["bidstream_svc.cli.health_command"], "_TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -115,7 +115,7 @@ finally:
 """
 
 
-def test_it_loads_little(service: RunningService) -> None:
+def test_it_imports_no_server_modules(service: RunningService) -> None:
     done = subprocess.run(
         [sys.executable, "-c", RUN_AND_LIST, "health"],
         env=environment({"admin_listen": service.admin}),

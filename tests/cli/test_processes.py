@@ -1,4 +1,4 @@
-"""What only real processes show: `-m`, pipes, signals, and that what they print works when pasted."""
+"""Commands as real processes: `python -m`, pipes, signals, and pasting what they print."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tests.support.sidecar import DEADLINE_S, Sidecar, environment, operator_set
 MODULE = [sys.executable, "-m", "bidstream_svc"]
 
 
-def test_a_reader_that_has_enough_is_no_error(operator: DevOperator) -> None:
+def test_a_closed_output_pipe_is_not_an_error(operator: DevOperator) -> None:
     # More tokens than a pipe holds answers for, and one line that is wanted.
     with subprocess.Popen(
         [*MODULE, "decrypt"],

@@ -1,4 +1,4 @@
-"""Help, version, wrong usage, and secrets that must not stand in argv."""
+"""Help, version, wrong usage, and secrets on the command line."""
 
 from importlib.metadata import entry_points
 

@@ -28,7 +28,7 @@ def state(operator: DevOperator) -> Iterator[OperatorState]:
 def cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, operator: DevOperator
 ) -> Cli:
-    """Run the command line against the operator, with something (None: nothing open) on stdin, and other settings."""
+    """Run the command line against the operator, with this stdin (None: closed) and further settings."""
 
     def run(*args: str, stdin: bytes | str | TextIO | None = b"", **settings: Any) -> Outcome:
         if isinstance(stdin, str | bytes):

@@ -1,4 +1,4 @@
-"""`identity map`: inputs of every kind, rows that will not do, and requests that fail."""
+"""`identity map`: inputs of every kind, invalid rows, and requests that fail."""
 
 import csv
 import io
@@ -151,7 +151,7 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
-def test_a_bad_row_is_told_by_its_number_and_stops_nothing(cli: Cli, name: str) -> None:
+def test_an_invalid_row_is_reported_by_number_and_skipped(cli: Cli, name: str) -> None:
     args, stdin, problem = BAD_ROWS[name]
     outcome = cli("identity", "map", *args, stdin=stdin)
     assert outcome.status == 0
@@ -164,7 +164,7 @@ def test_a_bad_row_is_told_by_its_number_and_stops_nothing(cli: Cli, name: str) 
     assert "hidden" not in outcome.out + outcome.err
 
 
-def test_many_bad_rows_are_counted(cli: Cli, state: OperatorState) -> None:
+def test_many_invalid_rows_are_counted(cli: Cli, state: OperatorState) -> None:
     before = state.calls[MAP_V3]
     outcome = cli("identity", "map", stdin="hidden\n" * 1000)
     assert state.calls[MAP_V3] == before  # no valid row, no request
@@ -176,7 +176,7 @@ def test_many_bad_rows_are_counted(cli: Cli, state: OperatorState) -> None:
 
 @pytest.mark.parametrize("stdin", [b"", b"\n\n", BOM])
 @pytest.mark.parametrize("file_format", ["text", "csv", "ndjson"])
-def test_empty_input_is_nothing_to_do(cli: Cli, stdin: bytes, file_format: str) -> None:
+def test_empty_input_prints_nothing(cli: Cli, stdin: bytes, file_format: str) -> None:
     outcome = cli("identity", "map", "--input-format", file_format, stdin=stdin)
     assert outcome == Outcome(0, "", "bidstream-svc: no identities in the input\n")
 
@@ -202,7 +202,7 @@ def test_empty_csv_has_a_header_all_the_same(cli: Cli) -> None:
         (("--input", "/"), b"", 2, "cannot read /: Is a directory"),
     ],
 )
-def test_input_that_will_not_do_is_one_line(
+def test_unreadable_input_is_one_line(
     cli: Cli, args: tuple[str, ...], stdin: bytes | None, status: int, problem: str
 ) -> None:
     outcome = cli("identity", "map", *args, stdin=stdin)
@@ -243,13 +243,13 @@ def test_an_operator_that_refuses_stops_it_at_once(cli: Cli, state: OperatorStat
     assert state.calls[MAP_V3] == before + 1
 
 
-def test_credentials_that_will_not_do_are_status_2(cli: Cli) -> None:
+def test_invalid_credentials_are_status_2(cli: Cli) -> None:
     outcome = cli("identity", "map", A, client_secret="c2hvcnQ=")
     assert outcome.status == 2
     assert outcome.complaint.endswith("client secret is 5 bytes long; 32 are required")
 
 
-def test_what_was_found_before_a_request_failed_is_printed_and_it_goes_on_from_there(
+def test_results_before_a_failed_request_are_printed_with_the_row_to_continue_from(
     cli: Cli, state: OperatorState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bidstream_svc.operator.batches.MAX_BATCH", 3)
@@ -291,7 +291,7 @@ def test_a_window_is_printed_up_to_the_batch_that_failed(
 
 
 @pytest.mark.parametrize("start_row", ["1", "4"])
-def test_nothing_found_is_nothing_printed_and_the_same_row_to_go_on_from(
+def test_without_results_nothing_is_printed_and_the_row_to_continue_from_is_the_same(
     cli: Cli, state: OperatorState, start_row: str
 ) -> None:
     args = "identity", "map", "--output-format", "csv", "--start-row", start_row

@@ -1,4 +1,4 @@
-"""What only real processes show: pipelines, retries, terminals, signals, closed pipes, memory."""
+"""Commands as real processes: pipelines, retries, terminals, signals, closed pipes, memory."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_a_pipeline_of_requests(operator: DevOperator, env: dict[str, str]) -> N
     assert json.loads(done.stdout)["body"]["advertising_token"]
 
 
-def test_repeated_calls_are_not_told_amid_the_output(state: OperatorState, env: dict[str, str]) -> None:
+def test_retries_do_not_appear_in_the_output(state: OperatorState, env: dict[str, str]) -> None:
     state.faults.inject(Fault.SERVER_ERROR, path="/v2/token/generate")
     before = state.calls["/v2/token/generate"]
     done = subprocess.run(
@@ -62,7 +62,7 @@ def test_repeated_calls_are_not_told_amid_the_output(state: OperatorState, env: 
     assert done.stderr == b""
 
 
-def test_a_reader_that_has_enough_is_one_line(env: dict[str, str]) -> None:
+def test_a_closed_output_pipe_is_one_line(env: dict[str, str]) -> None:
     with started("identity", "map", env=env) as process:
         assert process.stdin
         assert process.stdout

@@ -1,4 +1,4 @@
-"""`request` beside the script in whose place it can be put."""
+"""`request`, compared with the reference script that it can replace."""
 
 import json
 import re
@@ -100,7 +100,7 @@ def test_a_refresh_after_an_opt_out_prints_what_the_script_prints(
     assert '"status": "optout"' in script
 
 
-def test_a_refresh_token_that_is_none_prints_what_the_script_prints(cli: Cli, operator: DevOperator) -> None:
+def test_an_invalid_refresh_token_prints_what_the_script_prints(cli: Cli, operator: DevOperator) -> None:
     url = operator.url + REFRESH
     outcome = cli("request", "--refresh-token", url, stdin="AAAA AAAA")
     assert outcome.out == run_script(url, "--refresh-token", "AAAA", "AAAA")
@@ -157,7 +157,7 @@ def test_secrets_as_flags_are_refused(cli: Cli, operator: DevOperator, name: str
         ("https://user:hidden@prod.euid.eu/v2", "URL: has a user name"),
     ],
 )
-def test_a_url_that_will_not_do_is_status_2(cli: Cli, url: str, problem: str) -> None:
+def test_an_invalid_url_is_status_2(cli: Cli, url: str, problem: str) -> None:
     outcome = cli("request", url, stdin="{}")
     assert (outcome.status, outcome.complaint[: len(problem)]) == (2, problem)
     assert "hidden" not in outcome.err
@@ -170,7 +170,7 @@ def test_a_url_that_will_not_do_is_status_2(cli: Cli, url: str, problem: str) ->
         ({"client_secret": "c2hvcnQ="}, "client secret is 5 bytes long; 32 are required"),
     ],
 )
-def test_credentials_that_will_not_do_are_status_2(
+def test_invalid_credentials_are_status_2(
     cli: Cli, operator: DevOperator, settings: dict[str, str], problem: str
 ) -> None:
     outcome = cli("request", operator.url + MAP, stdin="{}", **settings)

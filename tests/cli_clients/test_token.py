@@ -163,7 +163,7 @@ def test_validate_says_false_with_status_1(cli: Cli, tmp_path: Path) -> None:
         assert outcome.err.startswith("bidstream-svc: the token was not generated for this user")
 
 
-def test_who_has_opted_out_gets_no_token(cli: Cli) -> None:
+def test_an_opted_out_user_gets_no_token(cli: Cli) -> None:
     assert cli("token", "generate", stdin="optout@example.com").complaint == "the user has opted out"
     identity = cli("token", "generate", stdin="refresh-optout@example.com").out
     outcome = cli("token", "refresh", stdin=identity)
@@ -205,7 +205,7 @@ def test_personal_data_and_tokens_in_argv_are_refused(cli: Cli, command: str) ->
     assert "is not taken from the command line, where every user of this host can read it; use stdin" in outcome.err
 
 
-def test_a_terminal_is_told_that_it_is_read(cli: Cli) -> None:
+def test_a_terminal_shows_a_prompt(cli: Cli) -> None:
     leader, follower = pty.openpty()
     os.write(leader, ADDRESS.encode() + b"\n\x04")  # Ctrl-D
     with open(follower) as terminal:  # noqa: PTH123 - a descriptor has no path

@@ -1,4 +1,4 @@
-"""Tokens put together by hand from any bytes: what a builder that checks its input cannot make."""
+"""Builds tokens by hand from arbitrary bytes, which the real builders refuse."""
 
 from base64 import b64encode, urlsafe_b64encode
 

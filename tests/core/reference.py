@@ -1,4 +1,4 @@
-"""The verdict once more, straight from the protocol's description: slow, obvious, and without a line of the real one.
+"""A second implementation of the verdict, written from the protocol's description: slow and obvious.
 
 The property in test_reference.py holds both to the same answer. Kept apart on purpose: nothing of the package is
 imported, keys are looked up in the operator's JSON each time, integers are read one by one. Only the Public Suffix List

@@ -1,4 +1,4 @@
-"""What hypothesis draws tokens from: good ones of any content, broken ones, and anything at all."""
+"""Hypothesis strategies for tokens: valid ones, broken ones, and arbitrary text."""
 
 from base64 import b64encode
 from typing import Any, TypeVar

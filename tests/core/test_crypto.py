@@ -1,4 +1,4 @@
-"""AES-GCM, AES-CBC and the envelope, both ways, and every way they refuse."""
+"""AES-GCM, AES-CBC and the envelope: round trips and every refusal."""
 
 from base64 import b64decode, b64encode
 from typing import Any
@@ -85,7 +85,7 @@ def test_white_space_around_the_text_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("wire", [b"<html>Bad Gateway</html>", b"AAAA*", b"AAA", b"\xff\xfe\xfd\xfc"])
-def test_what_is_no_base64_is_refused(wire: bytes) -> None:
+def test_invalid_base64_is_refused(wire: bytes) -> None:
     with pytest.raises(EnvelopeError, match="not base64"):
         open_response(SECRET, wire, NONCE)
     with pytest.raises(EnvelopeError, match="not base64"):

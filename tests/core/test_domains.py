@@ -1,4 +1,4 @@
-"""Names as bid requests spell them."""
+"""Normalisation of domain and app names in bid requests."""
 
 import pytest
 from hypothesis import given

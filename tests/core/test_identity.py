@@ -1,4 +1,4 @@
-"""Addresses and numbers made comparable, and errors that do not repeat them."""
+"""Normalisation and hashes of identities, and errors that do not repeat the input."""
 
 import base64
 import hashlib
@@ -125,7 +125,7 @@ def test_hash_refuses_a_lone_surrogate_without_repeating_it() -> None:
     + [VALIDATE_HASH[:-2] + "d="],
     ids=ascii,
 )
-def test_what_is_no_hash(text: str) -> None:
+def test_invalid_hashes(text: str) -> None:
     assert not is_identity_hash(text)
 
 

@@ -1,4 +1,4 @@
-"""Key responses: what may be missing, what is refused, and what they never show."""
+"""Key responses: optional fields, invalid responses, and no secrets in reprs."""
 
 import json
 from base64 import b64encode
@@ -28,7 +28,7 @@ def _parse(purpose: KeyPurpose = KeyPurpose.BIDSTREAM, **body: Any) -> KeySnapsh
     return parse_key_response(json.dumps({"body": {"keys": [KEY]} | body}), purpose)
 
 
-def test_the_least_there_can_be() -> None:
+def test_a_minimal_response() -> None:
     keys = _parse()
     assert keys.scope is IdentityScope.UID2
     assert keys.max_lifetime_ms is None
@@ -69,7 +69,7 @@ def test_a_key_may_miss_what_decrypting_does_not_need() -> None:
     assert keys.keys[7].activates_s is None
 
 
-def test_everything_there_can_be() -> None:
+def test_a_complete_response() -> None:
     response: dict[str, Any] = {
         "keys": [KEY | {"created": 1, "activates": 2, "keyset_id": 3}, KEY | {"id": 8, "expires": NOW_S + 1}],
         "identity_scope": "EUID",
@@ -254,7 +254,7 @@ def _reuse(response: dict[str, Any], previous: KeySnapshot) -> KeySnapshot:
             return cast("KeySnapshot", end.value)
 
 
-def test_what_was_made_of_keys_and_sites_is_kept_while_they_are_the_same() -> None:
+def test_ciphers_and_names_are_reused_while_keys_and_sites_are_unchanged() -> None:
     other = b64encode(bytes(32)).decode()
     sites = [{"id": number, "domain_names": [f"{number}.example"]} for number in (1, 2, 3)]
     body = {"keys": [KEY | {"id": number} for number in (1, 2, 3)], "site_data": sites}

@@ -1,4 +1,4 @@
-"""What is compiled does what its twin in Python does, to the reason of a failure; `make test-compiled` runs it."""
+"""The native functions give the same results as their Python counterparts; see `make test-compiled`."""
 
 import copy
 import importlib
@@ -60,7 +60,7 @@ def token(
     return bytes([PREFIX, v3.VERSION]) + gcm_layer(master, SECRETS[master], IV, master_fields + site_part)
 
 
-def test_it_is_what_runs() -> None:
+def test_the_package_uses_the_native_functions() -> None:
     package = importlib.import_module("bidstream_svc.core.token")
     assert package.open_token is native.open_token
     assert package.decode_text is native.decode_text
@@ -88,7 +88,7 @@ def test_every_character_in_every_place() -> None:
                 decoded(good[:place] + chr(code) + good[place + 1 :])
 
 
-def test_a_kind_of_str_is_a_str() -> None:
+def test_a_subclass_of_str_is_accepted() -> None:
     class Kind(str):
         __slots__ = ()
 
@@ -96,7 +96,7 @@ def test_a_kind_of_str_is_a_str() -> None:
 
 
 @given(anything.filter(lambda value: not isinstance(value, str)))
-def test_what_is_no_text_is_refused(value: Any) -> None:
+def test_other_types_are_refused(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         native.decode_text(value)
 
@@ -160,7 +160,7 @@ def test_a_megabyte() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 17, 31, 33, 64])
-def test_no_key_of_another_length(length: int) -> None:
+def test_other_key_lengths_are_refused(length: int) -> None:
     with pytest.raises(ValueError, match="16, 24 or 32"):
         native.make_gcm_cipher(bytes(length))
 
@@ -176,7 +176,7 @@ def test_ciphers_of_another_kind_are_refused() -> None:
             native.open_token(wrong, PREFIX, NATIVE_CIPHERS, NATIVE_CIPHERS, NOW_MS)
 
 
-def test_a_cipher_shows_and_gives_nothing() -> None:
+def test_a_cipher_cannot_be_copied_or_pickled_and_its_repr_shows_no_key() -> None:
     cipher = NATIVE_CIPHERS[MASTER]
     assert "_GcmCipher object" in repr(cipher)
     assert not [name for name in dir(cipher) if not name.startswith("__")]

@@ -1,4 +1,4 @@
-"""The real verdict and the plain reference give the same answer, whatever they are asked."""
+"""The real verdict and the reference agree on every input."""
 
 from typing import Any
 

@@ -114,7 +114,7 @@ def test_newest_active_key_of_the_key_set_is_used() -> None:
         (snapshot([key(1, 1), key(2, 2)], caller_site_id=None), EncryptionStatus.ENCRYPTION_FAILURE),
     ],
 )
-def test_keys_that_do_not_do(keys: KeySnapshot | None, status: EncryptionStatus) -> None:
+def test_unusable_keys(keys: KeySnapshot | None, status: EncryptionStatus) -> None:
     assert encrypt_raw_uid(UID, keys, NOW_MS, **IVS) == Encryption(status)
 
 
@@ -122,7 +122,7 @@ def test_keys_that_do_not_do(keys: KeySnapshot | None, status: EncryptionStatus)
     "uid",
     ["", "AAAA", UID[:-4], UID + "AAAA", UID + "\n", " " + UID, "not base64", UID.rstrip("=")[:-1], "é", None, b"\xff"],
 )
-def test_what_is_no_raw_uid(uid: Any) -> None:
+def test_invalid_raw_uids(uid: Any) -> None:
     keys = snapshot([key(1, 1), key(2, 2)])
     assert encrypt_raw_uid(uid, keys, NOW_MS, **IVS) == Encryption(EncryptionStatus.ENCRYPTION_FAILURE)
 

@@ -1,4 +1,4 @@
-"""Tokens: what is built parses back, every field has its place, and nothing changed passes for good."""
+"""Tokens: what is built parses back, every field has its place, and changed tokens fail."""
 
 import json
 import string
@@ -154,7 +154,7 @@ def test_build_refuses_an_iv_of_another_length(version: int) -> None:
 
 
 @AUTHENTICATED_VERSIONS
-def test_build_refuses_a_raw_uid_that_is_no_base64(version: int) -> None:
+def test_build_refuses_a_raw_uid_that_is_not_base64(version: int) -> None:
     with pytest.raises(ValueError, match="base64"):
         _build(version, replace(DEFAULTS, raw_uid="no base64!"))
 

@@ -16,7 +16,7 @@ from bidstream_svc.addresses import TcpAddress, UnixAddress
 from bidstream_svc.cli.main import commands
 from bidstream_svc.config import SETTINGS, Settings, load_settings, unknown_variables
 from bidstream_svc.devoperator import DevOperator
-from bidstream_svc.server.data_server import FAREWELL_S
+from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
 from tests.deploy.as_described import as_described
 from tests.deploy.dockerfile import read_stages
 from tests.deploy.manifests import CHART, KUSTOMIZE, Pod, build, of_kind, one, pods, template
@@ -130,7 +130,7 @@ def test_ports_and_probes(rendered: tuple[str, list[Any]], pod: Pod, settings: S
     listening = [a for a in (*settings.listen, *settings.admin_listen) if isinstance(a, TcpAddress)]
     assert sorted(address.port for address in listening) == sorted(pod.ports.values())
     assert pod.ports[ADMIN] in {a.port for a in settings.admin_listen if isinstance(a, TcpAddress)}
-    assert not any(address.is_private for address in listening)
+    assert not any(address.is_local for address in listening)
     probes = {name: probe for name, probe in pod.container.items() if name.endswith("Probe")}
     assert {probe["httpGet"]["port"] for probe in probes.values()} == {ADMIN}
     paths = {name: probe["httpGet"]["path"] for name, probe in probes.items()}
@@ -161,7 +161,9 @@ def test_start_and_stop(rendered: tuple[str, list[Any]], pod: Pod, settings: Set
     assert pod.container.get("restartPolicy") == ("Always" if is_sidecar else None)
     before_s = pod.container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     default_s = 30
-    assert before_s + FAREWELL_S + settings.drain_timeout < pod.spec.get("terminationGracePeriodSeconds", default_s)
+    assert before_s + SHUTDOWN_DELAY_S + settings.drain_timeout < pod.spec.get(
+        "terminationGracePeriodSeconds", default_s
+    )
 
 
 def _selects(selector: Any, labels: dict[str, str]) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from bidstream_svc.addresses import SystemdAddress, TcpAddress
 from bidstream_svc.config import SETTINGS, Settings, load_settings, unknown_variables
 from bidstream_svc.devoperator import DevOperator
-from bidstream_svc.server.data_server import FAREWELL_S
+from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
 from tests.docs.markdown import README, ROOT
 from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import PROGRAM, Sidecar, operator_settings, wait_until
@@ -81,7 +81,7 @@ def test_sockets_and_ports_are_those_of_the_settings(settings: Settings) -> None
     assert SERVICE["Requires"] == ["bidstream-svc.socket"]
     (admin,) = settings.admin_listen
     assert isinstance(admin, TcpAddress)
-    assert admin.is_private
+    assert admin.is_local
     assert (SERVICE["SocketBindDeny"], SERVICE["SocketBindAllow"]) == (["any"], [f"ipv4:tcp:{admin.port}"])
 
 
@@ -98,7 +98,7 @@ def test_files_are_where_the_settings_say(settings: Settings) -> None:
 
 def test_limits_exceed_those_of_the_service(settings: Settings) -> None:
     assert int(SERVICE["LimitNOFILE"][0]) > settings.max_connections + 1000
-    assert int(SERVICE["TimeoutStopSec"][0]) > settings.drain_timeout + FAREWELL_S
+    assert int(SERVICE["TimeoutStopSec"][0]) > settings.drain_timeout + SHUTDOWN_DELAY_S
     assert SERVICE["KillMode"] == ["mixed"]
 
 

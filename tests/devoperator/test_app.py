@@ -48,7 +48,7 @@ async def test_every_endpoint_but_refresh_wants_the_api_key(operator: DevOperato
         assert orjson.loads(content)["status"] == "unauthorized"
 
 
-async def test_rotated_credentials_take_the_place_of_the_old(operator: DevOperator) -> None:
+async def test_rotated_credentials_replace_the_old_ones(operator: DevOperator) -> None:
     old_key, old_request = operator.state.api_key, sealed(operator)
     operator.state.rotate_credentials()
     assert (await post(operator, KEYS, old_request, api_key=old_key))[0].status == 401
@@ -98,7 +98,7 @@ async def test_the_response_carries_the_operators_time(operator: DevOperator) ->
         (pybase64.b64encode(b"\x01"), "cannot be decrypted"),
     ],
 )
-async def test_what_is_no_envelope_is_refused_with_the_reason(operator: DevOperator, wire: bytes, words: str) -> None:
+async def test_invalid_envelopes_are_refused_with_the_reason(operator: DevOperator, wire: bytes, words: str) -> None:
     response, content = await post(operator, "/v2/token/generate", wire)
     answer = orjson.loads(content)
     assert (response.status, answer["status"]) == (400, "client_error")
@@ -125,7 +125,7 @@ async def test_a_timestamp_may_be_a_minute_off(operator: DevOperator, sign: int)
 
 
 @pytest.mark.parametrize("body", [b"nonsense", b"\xff", b"[1]", b"7", b"null"])
-async def test_what_is_no_json_object_is_refused(operator: DevOperator, body: bytes) -> None:
+async def test_a_body_that_is_not_a_json_object_is_refused(operator: DevOperator, body: bytes) -> None:
     response, content = await post(operator, "/v2/token/generate", sealed(operator, body))
     assert (response.status, orjson.loads(content)["status"]) == (400, "client_error")
     assert "contain" in orjson.loads(content)["message"]

@@ -31,7 +31,7 @@ async def ask_keys(operator: DevOperator, **options: object) -> tuple[aiohttp.Cl
     return response, content, nonce
 
 
-def test_orders_are_served_in_turn_and_by_path() -> None:
+def test_injected_faults_occur_in_order_and_by_path() -> None:
     faults = Faults()
     faults.inject(Fault.RESET, path="/a", times=2)
     faults.inject(Fault.HTML_PAGE)
@@ -59,7 +59,7 @@ def test_faults_of_keys_wait_for_a_key_endpoint() -> None:
         (Fault.TOO_MANY_REQUESTS, 429, "too_many_requests"),
     ],
 )
-async def test_refusals_come_as_json_and_then_it_is_over(
+async def test_an_error_is_json_and_occurs_once(
     operator: DevOperator, fault: Fault, http_status: int, api_status: str
 ) -> None:
     operator.state.faults.inject(fault, path=KEYS)
@@ -116,7 +116,7 @@ async def test_a_refresh_response_under_another_key(operator: DevOperator) -> No
 
 
 @pytest.mark.parametrize("path", [KEYS, SHARING])
-async def test_keys_that_are_of_no_use(operator: DevOperator, path: str) -> None:
+async def test_unusable_keys(operator: DevOperator, path: str) -> None:
     for fault in (Fault.EXPIRED_KEYS, Fault.EMPTY_KEYS, Fault.OTHER_SCOPE):
         operator.state.faults.inject(fault, path=path)
     expired, empty, other_scope, right = [(await ask(operator, path)).body for _ in range(4)]

@@ -141,7 +141,7 @@ async def test_a_refresh_token_expires(operator: DevOperator) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "not base64!", "AAAA", "A" * 388])
-async def test_what_is_no_refresh_token_is_refused(operator: DevOperator, text: str) -> None:
+async def test_an_invalid_refresh_token_is_refused(operator: DevOperator, text: str) -> None:
     status, answer = await refresh(operator, {"refresh_token": text})
     assert (status, answer["status"]) == (400, "invalid_token")
 
@@ -159,7 +159,7 @@ async def test_a_refresh_token_survives_a_restart_with_the_same_seed(operator: D
         assert (await refresh(restarted, tokens))[0] == 200
 
 
-async def test_refresh_tokens_tell_nobody_who_it_is(operator: DevOperator) -> None:
+async def test_refresh_tokens_do_not_reveal_the_identity(operator: DevOperator) -> None:
     text = (await ask(operator, GENERATE, {"email": EMAIL})).body["refresh_token"]
     token = open_refresh_token(operator.state.refresh_token_key, text.encode())
     assert pybase64.b64decode(token.identity.value) not in pybase64.b64decode(text)
@@ -195,7 +195,7 @@ async def test_validate_says_false_for_anything_else(operator: DevOperator) -> N
         assert (await ask(operator, VALIDATE, parameters)).body is False
 
 
-async def test_validate_does_not_care_where_the_token_was_generated(operator: DevOperator) -> None:
+async def test_validate_accepts_tokens_generated_on_any_side(operator: DevOperator) -> None:
     token = operator.state.mint_token(identity="validate@example.com", client_side=True)
     assert (await ask(operator, VALIDATE, {"token": token, "email": "validate@example.com"})).body is True
 

@@ -172,7 +172,7 @@ def test_expiring_keys_empties_the_list_until_the_next_rotation() -> None:
 @pytest.mark.parametrize("version", [2, 3, 4])
 @pytest.mark.parametrize("scope", list(IdentityScope))
 @pytest.mark.parametrize("identity", [EMAIL, PHONE])
-def test_a_minted_token_says_what_it_was_told_to(version: int, scope: IdentityScope, identity: str) -> None:
+def test_a_minted_token_has_the_requested_content(version: int, scope: IdentityScope, identity: str) -> None:
     state = OperatorState(scope=scope, seed=1)
     token = state.mint_token(version, identity=identity, established_ms=1_234_567_890_123)
     verdict = decrypt(token, None, snapshot(state), state.now_ms())

@@ -1,4 +1,4 @@
-"""What the documents hold that can be checked: samples, tables, headings, links."""
+"""Parses the documents: samples, tables, headings, links."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the documents' samples run in: a shell, a sidecar to ask, and a directory with what they read."""
+"""The environment of the documents' samples: a shell, a running sidecar, and a directory with input files."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Links between the documents lead somewhere, and so do the places that the code's comments name."""
+"""Links in the documents resolve, and so do references to documents in comments."""
 
 import re
 from pathlib import Path

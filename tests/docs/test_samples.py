@@ -1,4 +1,4 @@
-"""Every sample in the documents runs as it stands, but for addresses, paths and the token."""
+"""Every sample in the documents runs unchanged, apart from addresses, paths and the token."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""docs/sdk.md has every public name of the Python API, with every public method, and no other."""
+"""docs/sdk.md lists exactly the public names and methods of the Python API."""
 
 import enum
 import inspect

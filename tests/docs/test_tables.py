@@ -1,4 +1,4 @@
-"""The tables in the documents say what the code says."""
+"""The tables in the documents agree with the code."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A fast path without sockets for each test, and the bearer token of the guarded ones."""
+"""A fast path on a fake transport for each test, and the bearer token for tests that need one."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Requests of every kind, and what each is answered; aiohttp is asked again each time whether that is so.
+"""Requests of every kind with their expected answers; each run compares them with aiohttp's again.
 
 A case is a list of requests, sent one behind the other on one connection. What comes of it is written as the status
 codes, and "close" if the server then ends the connection, "wait" if it waits for more.

@@ -1,4 +1,4 @@
-"""The fast path and aiohttp without sockets: the same handler and keys behind each, and a transport that is none."""
+"""The fast path and aiohttp on a fake transport, with the same handlers and keys."""
 
 import asyncio
 from collections import deque
@@ -18,7 +18,7 @@ from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import Connection, ConnectionLimits, Connections
 from bidstream_svc.server.data_plane import DataPlane
 from bidstream_svc.server.fastpath import FastPath
-from bidstream_svc.server.handlers import TokenJudge
+from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.routes import ROUTES, Route, labels_of
@@ -159,9 +159,9 @@ class Side:
         self.metrics = MetricCells(labels_of(routes))
         self.store = KeyStore(parse_key_response(orjson.dumps(bidstream_keys(STATE, {}))))
         self.on_unknown_key: Callable[[], None] = lambda: None  # fails where a test wants the handler to fail
-        self.judge = TokenJudge(self.store, self.metrics, on_unknown_key=self._call_on_unknown_key)
+        self.decryptor = TokenDecryptor(self.store, self.metrics, on_unknown_key=self._call_on_unknown_key)
         self.connections = Connections(limits, self.metrics)
-        self.plane = DataPlane(self.connections, routes, self.judge, self.metrics, bearer=bearer)
+        self.plane = DataPlane(self.connections, routes, self.decryptor, self.metrics, bearer=bearer)
         self.connect_to: Callable[[HostCheck], Connection] = self.plane.connect
         self.failures: list[object] = []
         self._refusals = Refusals(lambda _answer: None)
@@ -212,7 +212,7 @@ class FastPathSide(Side):
     ) -> None:
         super().__init__(bearer, limits, routes)
         self.fast_path = FastPath(
-            self.connections, routes, self.judge, self.metrics, bearer=bearer, host=self.plane.connect
+            self.connections, routes, self.decryptor, self.metrics, bearer=bearer, fallback=self.plane.connect
         )
         self.connect_to = self.fast_path.connect
 

@@ -1,4 +1,4 @@
-"""Requests of any kind in any pieces: the answers that are expected, and those of aiohttp, and never an exception."""
+"""Arbitrary requests, split arbitrarily: the expected answers, the same as aiohttp's, and no exception."""
 
 import asyncio
 import re

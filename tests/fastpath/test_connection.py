@@ -1,4 +1,4 @@
-"""One connection of the fast path on a fake transport: what it waits for, when it hands over, what it closes."""
+"""One connection of the fast path on a fake transport: waiting, handing over, closing."""
 
 import asyncio
 import json

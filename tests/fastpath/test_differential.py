@@ -1,4 +1,4 @@
-"""The same bytes to the fast path and to aiohttp: the same answers, the same counts, however the bytes are cut."""
+"""The fast path and aiohttp give the same answers and counts for the same bytes, however they are split."""
 
 from random import Random
 

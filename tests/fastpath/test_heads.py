@@ -1,4 +1,4 @@
-"""Which heads are plain, and that the memory of them never changes that."""
+"""Which heads are plain; the memo does not change the result."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""No answer ever reaches another connection, whatever clients and the operator do meanwhile.
+"""No answer reaches another connection, whatever clients and the operator do.
 
 Hundreds of connections ask for the uids of tokens that nobody else asks for at that moment; some go away in the
 middle. At the same time keys are rotated and refreshed, and refreshes time out because the operator hangs.

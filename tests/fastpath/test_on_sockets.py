@@ -1,4 +1,4 @@
-"""The corpus on real sockets, by TCP, TLS and Unix socket, on uvloop, for the fast path and for aiohttp."""
+"""The corpus over TCP, TLS and Unix sockets on uvloop, for the fast path and for aiohttp."""
 
 import asyncio
 import ssl

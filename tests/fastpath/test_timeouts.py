@@ -1,4 +1,4 @@
-"""What the sweeps of the fast path close, and when; time passes here by sweeping, not by waiting."""
+"""Which connections a sweep closes. Tests call the sweep instead of waiting."""
 
 import asyncio
 import time

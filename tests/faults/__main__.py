@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.machine import describe
 from bidstream_svc.logs import configure_logging
-from tests.faults.asking import Tally
+from tests.faults.clients import Tally
 from tests.faults.clock import try_clock_jumps
 from tests.faults.operator_faults import OPERATOR_FAULTS, scene, try_operator_fault
 from tests.faults.outcome import FULL, QUICK, Effort, Outcome, to_table
@@ -69,7 +69,7 @@ def main() -> int:
     if options.write is not None:
         _write(options.write, table)
     bad = sum(outcome.tally.bad for outcome in outcomes)
-    asked = sum(outcome.tally.asked for outcome in outcomes)
+    asked = sum(outcome.tally.sent for outcome in outcomes)
     sys.stdout.write(f"\n{len(outcomes)} faults, {asked:,} requests, {bad} wrong or failed\n")
     return 1 if bad else 0
 

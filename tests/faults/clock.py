@@ -1,4 +1,4 @@
-"""A wall clock that jumps: refreshes keep their rhythm, whatever the clock says."""
+"""Wall clock jumps do not change the interval of refreshes."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells, RefreshResult
 from bidstream_svc.metrics.cells import KEY_REFRESHES
 from bidstream_svc.operator.key_fetch import FetchedKeys, fetch_keys
-from tests.faults.asking import Tally
+from tests.faults.clients import Tally
 from tests.faults.outcome import Effort, Outcome
 from tests.operator.support import transport_to
 from tests.support.operator import Clock, running_operator

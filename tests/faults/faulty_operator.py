@@ -1,4 +1,4 @@
-"""The embedded operator over TLS on a port it keeps: it can be stopped, started, and given another certificate."""
+"""The embedded operator over TLS on a fixed port; it can be stopped, restarted, and change its certificate."""
 
 import asyncio
 import os
@@ -37,10 +37,10 @@ class FaultyOperator:
     def __init__(self, directory: Path) -> None:
         self.state = OperatorState(seed=5)
         authority, self._good_context = _server_context()
-        _, self._strange_context = _server_context()
+        _, self._untrusted_context = _server_context()
         self._authority_file = directory / "authority.pem"
         authority.cert_pem.write_to_path(str(self._authority_file))
-        # One loop for all its lives: connections of an earlier one may still be saying good-bye.
+        # One loop for all restarts, because connections of an earlier server may still be closing.
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="operator")
         self._thread.start()
@@ -50,15 +50,15 @@ class FaultyOperator:
     def start(self) -> None:
         self._start(self._good_context)
 
-    def start_with_strange_certificate(self) -> None:
-        """Under an authority that nobody trusts."""
-        self._start(self._strange_context)
+    def start_with_untrusted_certificate(self) -> None:
+        """Start with a certificate from an authority that the sidecar does not trust."""
+        self._start(self._untrusted_context)
 
     def start_without_tls(self) -> None:
         self._start(None)
 
     def stop(self) -> None:
-        """Nobody listens any more; requests that hang are dropped."""
+        """Stop listening and drop the requests that hang."""
         server, self._server = self._server, None
         if server is not None:
             self._run(server.__aexit__(None, None, None))

@@ -1,4 +1,4 @@
-"""What an operator may do wrong while a sidecar with good keys is asked without a pause."""
+"""Faults of the operator while clients send requests to a sidecar with valid keys."""
 
 import re
 import signal
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bidstream_svc.devoperator.faults import Fault
 from bidstream_svc.metrics import RefreshResult
-from tests.faults.asking import Askers, asking, questions
+from tests.faults.clients import Clients, exchanges, running_clients
 from tests.faults.faulty_operator import FaultyOperator, faulty_operator
 from tests.faults.outcome import Effort, Outcome
 from tests.support.metrics_page import scrape
@@ -62,7 +62,7 @@ def _hanging(name: str, fault: Fault) -> OperatorFault:
     return ordered._replace(end=end, hangs=True)
 
 
-def _started_anew(name: str, error: str, start: Change | None) -> OperatorFault:
+def _restarted(name: str, error: str, start: Change | None) -> OperatorFault:
     def begin(operator: FaultyOperator) -> None:
         operator.stop()
         if start is not None:
@@ -91,13 +91,13 @@ OPERATOR_FAULTS = (
     _ordered("all keys expire now", Fault.EXPIRED_KEYS, RefreshResult.INVALID, "all its keys have expired"),
     _ordered("no keys", Fault.EMPTY_KEYS, RefreshResult.INVALID, "it has no keys"),
     _ordered("keys of the other scope", Fault.OTHER_SCOPE, RefreshResult.INVALID, "identity scope differs"),
-    _started_anew("nobody listens", "cannot connect", None),
-    _started_anew(
+    _restarted("nobody listens", "cannot connect", None),
+    _restarted(
         "certificate of a strange authority",
         "certificate is not trusted",
-        FaultyOperator.start_with_strange_certificate,
+        FaultyOperator.start_with_untrusted_certificate,
     ),
-    _started_anew("plain HTTP where TLS was", "TLS handshake", FaultyOperator.start_without_tls),
+    _restarted("plain HTTP where TLS was", "TLS handshake", FaultyOperator.start_without_tls),
 )
 
 
@@ -106,7 +106,7 @@ class Scene(NamedTuple):
 
     operator: FaultyOperator
     sidecar: Sidecar
-    askers: Askers
+    clients: Clients
 
     def refreshes(self, result: RefreshResult) -> float:
         return scrape(self.sidecar.admin).value("bidstream_key_refreshes_total", result=result)
@@ -138,13 +138,13 @@ def scene(directory: Path) -> Iterator[Scene]:
             starting = Sidecar(directory, refresh_interval=0.2, key_cache=directory / "keys", **operator.settings)
         with starting as sidecar:
             sidecar.wait_ready()
-            with asking(sidecar.data, questions(operator.state)) as askers:
-                yield Scene(operator, sidecar, askers)
+            with running_clients(sidecar.data, exchanges(operator.state)) as clients:
+                yield Scene(operator, sidecar, clients)
 
 
 def try_operator_fault(fault: OperatorFault, on: Scene, effort: Effort) -> Outcome:
     """Begin, see refreshes fail and requests succeed, end, see a refresh succeed."""
-    before, failures_before = on.askers.tally, on.refreshes(fault.result)
+    before, failures_before = on.clients.tally, on.refreshes(fault.result)
     calls_before = on.operator.state.calls[_KEY_PATH]
     begun_s = time.monotonic()
     fault.begin(on.operator)
@@ -154,8 +154,8 @@ def try_operator_fault(fault: OperatorFault, on: Scene, effort: Effort) -> Outco
         wait_until(lambda: on.refreshes(fault.result) > failures_before, f"a refresh to fail: {fault.name}")
         assert re.search(fault.error, str(on.last_error())), on.last_error()
     on.check_ready()
-    on.askers.wait_for(_MIN_REQUESTS)
-    on.askers.wait_for_seconds(max(0.0, begun_s + effort.fault_s - time.monotonic()))
+    on.clients.wait_for(_MIN_REQUESTS)
+    on.clients.wait_for_seconds(max(0.0, begun_s + effort.fault_s - time.monotonic()))
 
     fault.end(on.operator)
     ended_s, successes_before = time.monotonic(), on.refreshes(RefreshResult.SUCCESS)
@@ -170,7 +170,7 @@ def try_operator_fault(fault: OperatorFault, on: Scene, effort: Effort) -> Outco
     on.check_secrets()
     outcome = Outcome(
         f"operator: {fault.name}",
-        on.askers.tally - before,
+        on.clients.tally - before,
         recovery_s,
         f"failed refreshes, counted as `{fault.result}`: {failures}",
     )

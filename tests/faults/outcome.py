@@ -1,9 +1,9 @@
-"""What a fault did to the service, and how long to let it last."""
+"""The result of a fault, and how long faults last."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from tests.faults.asking import Tally
+from tests.faults.clients import Tally
 
 
 class Effort(NamedTuple):
@@ -12,8 +12,8 @@ class Effort(NamedTuple):
     Attributes:
         fault_s: seconds that a fault lasts at least.
         hurries: no waiting for time-outs and back-off: hangs are ended, SIGHUP asks for a refresh.
-        slow_clients: connections that dribble.
-        request_timeout_s: of the sidecar that they dribble to.
+        slow_clients: connections that send slowly.
+        request_timeout_s: of the sidecar that they send to.
         measures_latency: whether the load generator looks at a good client meanwhile.
     """
 
@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
 
     def check(self) -> None:
         """Every request got its right answer."""
-        assert self.tally.asked > 0, f"{self.fault}: nothing was asked"
+        assert self.tally.sent > 0, f"{self.fault}: nothing was asked"
         assert self.tally.bad == 0, f"{self.fault}: {self.tally.problem}"
 
 
@@ -55,6 +55,6 @@ def to_table(outcomes: Iterable[Outcome]) -> str:
     for outcome in outcomes:
         recovery = "-" if outcome.recovery_s is None else f"{outcome.recovery_s:.2f} s"
         lines.append(
-            f"| {outcome.fault} | {outcome.tally.asked:,} | {outcome.tally.bad} | {recovery} | {outcome.remark} |"
+            f"| {outcome.fault} | {outcome.tally.sent:,} | {outcome.tally.bad} | {recovery} | {outcome.remark} |"
         )
     return "\n".join(lines) + "\n"

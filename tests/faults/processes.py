@@ -1,4 +1,4 @@
-"""What happens to a process: SIGTERM, a worker killed, no descriptors, no disk, a start without an operator."""
+"""Faults of a process: SIGTERM, a killed worker, no file descriptors, a full disk, a start without an operator."""
 
 import os
 import resource
@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bidstream_svc.metrics import RefreshResult
-from tests.faults.asking import asking, batch_questions, questions
+from tests.faults.clients import batch_exchanges, exchanges, running_clients
 from tests.faults.faulty_operator import FaultyOperator, faulty_operator
 from tests.faults.outcome import Effort, Outcome
 from tests.support.metrics_page import Scrape, scrape
@@ -37,9 +37,9 @@ def try_sigterm(directory: Path, effort: Effort) -> Outcome:
     """Every request that is under way gets its answer; the process exits with 0."""
     with ExitStack() as stack:
         operator, sidecar = stack.enter_context(_operator_and_sidecar(directory))
-        single = stack.enter_context(asking(sidecar.data, questions(operator.state), until_gone=True))
+        single = stack.enter_context(running_clients(sidecar.data, exchanges(operator.state), until_gone=True))
         batches = stack.enter_context(
-            asking(sidecar.data, batch_questions(operator.state), connections=1, until_gone=True)
+            running_clients(sidecar.data, batch_exchanges(operator.state), connections=1, until_gone=True)
         )
         single.wait_for(_MIN_REQUESTS)
         batches.wait_for(2)
@@ -70,11 +70,11 @@ def try_worker_kill(directory: Path, effort: Effort) -> Outcome:
     """SIGKILL one of two workers: clients that repeat once lose nothing, and no counter goes down."""
     with (
         _operator_and_sidecar(directory, workers=2) as (operator, sidecar),
-        asking(sidecar.data, questions(operator.state), connections=8) as askers,
+        running_clients(sidecar.data, exchanges(operator.state), connections=8) as clients,
     ):
         wait_until(lambda: len(_children(sidecar.process.pid)) == 2, "two workers")
-        askers.wait_for(_MIN_REQUESTS)
-        before, page = askers.tally, scrape(sidecar.admin)
+        clients.wait_for(_MIN_REQUESTS)
+        before, page = clients.tally, scrape(sidecar.admin)
         victim = _children(sidecar.process.pid)[0]
         os.kill(victim, signal.SIGKILL)
         killed_s = time.monotonic()
@@ -88,11 +88,11 @@ def try_worker_kill(directory: Path, effort: Effort) -> Outcome:
 
         wait_until(is_replaced, "a new worker with keys")
         recovery_s = time.monotonic() - killed_s
-        askers.wait_for(_MIN_REQUESTS)
-        askers.wait_for_seconds(effort.fault_s)
+        clients.wait_for(_MIN_REQUESTS)
+        clients.wait_for_seconds(effort.fault_s)
         _check_never_down(page, scrape(sidecar.admin))
         assert len(_children(sidecar.process.pid)) == 2
-        tally = askers.tally - before
+        tally = clients.tally - before
     return Outcome(
         "SIGKILL of one of two workers", tally, recovery_s, f"{tally.repeated} requests repeated; no counter went down"
     )
@@ -122,26 +122,26 @@ def try_no_descriptors(directory: Path, effort: Effort) -> Outcome:
     """No descriptor is left: connections beyond are refused, those that stand are served, and then all are again."""
     with (
         _operator_and_sidecar(directory) as (operator, sidecar),
-        asking(sidecar.data, questions(operator.state)) as askers,
+        running_clients(sidecar.data, exchanges(operator.state)) as clients,
     ):
-        askers.wait_for(_MIN_REQUESTS)
-        before, pid = askers.tally, sidecar.process.pid
+        clients.wait_for(_MIN_REQUESTS)
+        before, pid = clients.tally, sidecar.process.pid
         limit = _open_files(pid) + 5
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
         with ExitStack() as stack:
-            crowd = [stack.enter_context(Connection(sidecar.data)) for _ in range(40)]
-            refused = [connection for connection in crowd if not _is_served(connection)]
-            assert len(crowd) > len(refused) >= len(crowd) - 5
-            assert all(_is_served(connection) for connection in crowd if connection not in refused)
-            askers.wait_for(_MIN_REQUESTS)
-            askers.wait_for_seconds(effort.fault_s)
+            extra = [stack.enter_context(Connection(sidecar.data)) for _ in range(40)]
+            refused = [connection for connection in extra if not _is_served(connection)]
+            assert len(extra) > len(refused) >= len(extra) - 5
+            assert all(_is_served(connection) for connection in extra if connection not in refused)
+            clients.wait_for(_MIN_REQUESTS)
+            clients.wait_for_seconds(effort.fault_s)
         ended_s = time.monotonic()
         wait_until(lambda: _is_reachable(sidecar.data), "a new connection to be served")
         recovery_s = time.monotonic() - ended_s
-        tally = askers.tally - before
+        tally = clients.tally - before
         assert tally.repeated == 0
         log_lines = len(sidecar.log)
-    remark = f"{len(refused)} of {len(crowd)} further connections refused; {log_lines} log lines"
+    remark = f"{len(refused)} of {len(extra)} further connections refused; {log_lines} log lines"
     return Outcome("no file descriptor left", tally, recovery_s, remark)
 
 
@@ -190,9 +190,9 @@ def try_full_disk(directory: Path, effort: Effort) -> Outcome:
         where.mkdir(exist_ok=True)
         cache = where / "keys"
         operator, sidecar = stack.enter_context(_operator_and_sidecar(directory, key_cache=cache))
-        askers = stack.enter_context(asking(sidecar.data, questions(operator.state)))
+        clients = stack.enter_context(running_clients(sidecar.data, exchanges(operator.state)))
         wait_until(cache.exists, "the cache")
-        before = askers.tally
+        before = clients.tally
         with _full_disk(disk) if disk else _no_directory(where):
             wait_until(lambda: sidecar.has_logged("key cache not written"), "the cache not to be written")
             successes = scrape(sidecar.admin).value(_REFRESHES, result=RefreshResult.SUCCESS)
@@ -200,14 +200,14 @@ def try_full_disk(directory: Path, effort: Effort) -> Outcome:
                 lambda: scrape(sidecar.admin).value(_REFRESHES, result=RefreshResult.SUCCESS) > successes + 1,
                 "further refreshes",
             )
-            askers.wait_for(_MIN_REQUESTS)
-            askers.wait_for_seconds(effort.fault_s)
+            clients.wait_for(_MIN_REQUESTS)
+            clients.wait_for_seconds(effort.fault_s)
             left = cache.read_bytes() if disk else b""
         ended_s = time.monotonic()
         wait_until(lambda: cache.exists() and cache.read_bytes() != left, "the cache to be renewed")
         recovery_s = time.monotonic() - ended_s
         assert list(where.iterdir()) == [cache], "a temporary file is left"
-        tally = askers.tally - before
+        tally = clients.tally - before
     name = "disk full under the key cache" if disk else "directory of the key cache gone"
     return Outcome(name, tally, recovery_s, "refreshes went on; the cache was written again")
 
@@ -226,9 +226,9 @@ def try_start_without_operator(directory: Path, effort: Effort) -> Outcome:
         with _sidecar(second, operator, key_cache=directory / "keys") as sidecar:
             sidecar.wait_ready()
             ready_s = time.monotonic() - started_s
-            with asking(sidecar.data, questions(operator.state)) as askers:
-                askers.wait_for(_MIN_REQUESTS)
-                askers.wait_for_seconds(effort.fault_s)
+            with running_clients(sidecar.data, exchanges(operator.state)) as clients:
+                clients.wait_for(_MIN_REQUESTS)
+                clients.wait_for_seconds(effort.fault_s)
                 page = scrape(sidecar.admin)
                 assert page.value("bidstream_keys_from_cache") == 1
                 assert page.value(_REFRESHES, result=RefreshResult.SUCCESS) == 0
@@ -239,7 +239,7 @@ def try_start_without_operator(directory: Path, effort: Effort) -> Outcome:
                     sidecar.signal(signal.SIGHUP)
                 wait_until(lambda: scrape(sidecar.admin).value("bidstream_keys_from_cache") == 0, "fresh keys", 60)
                 recovery_s = time.monotonic() - ended_s
-                tally = askers.tally
+                tally = clients.tally
     return Outcome(
         "start while the operator is down", tally, recovery_s, f"ready from the cache {ready_s:.2f} s after exec"
     )

@@ -1,4 +1,4 @@
-"""Rolling restarts under load: two instances on TCP, and a successor that takes over a Unix socket's path."""
+"""Rolling restarts under load: two instances on TCP, and a new instance that replaces a Unix socket."""
 
 import signal
 import time
@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
-from tests.faults.asking import asking, questions
+from tests.faults.clients import exchanges, running_clients
 from tests.faults.faulty_operator import FaultyOperator, faulty_operator
 from tests.faults.outcome import Effort, Outcome
 from tests.support.sidecar import DEADLINE_S, Sidecar
@@ -45,16 +45,16 @@ def try_two_instances(directory: Path, effort: Effort) -> Outcome:
     with _starter(directory) as (operator, starter), ExitStack() as stack:
         instances = [stack.enter_context(starter.start("127.0.0.1:0")).wait_ready() for _ in range(2)]
         addresses = [instance.data for instance in instances]
-        askers = stack.enter_context(asking(addresses, questions(operator.state)))
-        askers.wait_for(_MIN_REQUESTS)
+        clients = stack.enter_context(running_clients(addresses, exchanges(operator.state)))
+        clients.wait_for(_MIN_REQUESTS)
         begun_s = time.monotonic()
         for instance, address in zip(instances, addresses, strict=True):
             _end(instance)
             stack.enter_context(starter.start(address)).wait_ready()
-            askers.wait_for(_MIN_REQUESTS)
-            askers.wait_for_seconds(effort.fault_s / 2)
+            clients.wait_for(_MIN_REQUESTS)
+            clients.wait_for_seconds(effort.fault_s / 2)
         took_s = time.monotonic() - begun_s
-        tally = askers.tally
+        tally = clients.tally
     remark = f"{tally.repeated} requests repeated; both restarted within {took_s:.1f} s"
     return Outcome("rolling restart of two instances on TCP", tally, None, remark)
 
@@ -64,18 +64,18 @@ def try_unix_successor(directory: Path, effort: Effort) -> Outcome:
     path, beside = directory / "data.sock", directory / "next.sock"
     with _starter(directory) as (operator, starter), ExitStack() as stack:
         serving = stack.enter_context(starter.start(f"unix:{path}")).wait_ready()
-        askers = stack.enter_context(asking(f"unix:{path}", questions(operator.state)))
+        clients = stack.enter_context(running_clients(f"unix:{path}", exchanges(operator.state)))
         begun_s = time.monotonic()
         for _ in range(1 if effort.hurries else 2):
-            askers.wait_for(_MIN_REQUESTS)
-            askers.wait_for_seconds(effort.fault_s / 2)
+            clients.wait_for(_MIN_REQUESTS)
+            clients.wait_for_seconds(effort.fault_s / 2)
             successor = stack.enter_context(starter.start(f"unix:{beside}")).wait_ready()
             beside.rename(path)
             _end(serving)
             serving = successor
-        askers.wait_for(_MIN_REQUESTS)
+        clients.wait_for(_MIN_REQUESTS)
         took_s = time.monotonic() - begun_s
-        tally = askers.tally
+        tally = clients.tally
         assert path.is_socket(), "the old one took its successor's socket along"
     remark = f"{tally.repeated} requests repeated; restarted within {took_s:.1f} s"
     return Outcome("rolling restart through a Unix socket", tally, None, remark)

@@ -1,4 +1,4 @@
-"""Clients that send a byte a second: a good client does not notice, and the time-out ends them all."""
+"""Clients that send one byte per second do not affect other clients, and time out."""
 
 import selectors
 import socket
@@ -12,7 +12,7 @@ from threading import Event, Thread
 from benchmarks.load import run_load
 from benchmarks.machine import raise_file_limit
 from benchmarks.material import write_requests
-from tests.faults.asking import Question, Tally, asking, questions
+from tests.faults.clients import Exchange, Tally, exchanges, running_clients
 from tests.faults.faulty_operator import faulty_operator
 from tests.faults.outcome import Effort, Outcome
 from tests.support.metrics_page import scrape
@@ -23,7 +23,7 @@ _SPARE_FILES = 100
 _CONNECTIONS = 4
 _LOAD_S = 3.0
 _BYTE_EVERY_S = 1.0
-_SLOTS = 100  # of that time: strangers do not send all at once, and this machine is to be theirs only now and then
+_SLOTS = 100  # of that time; spreads the sends, so that the clients do not use all of the processor at once
 # One never becomes a request, one never a body, one is nothing that the fast path knows.
 _BEGINNINGS = {
     "in the head": b"POST /decrypt HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"a" * 3000,
@@ -34,8 +34,8 @@ _BEGINNINGS = {
 }
 
 
-class _Crowd:
-    """Connections that dribble until the other side closes them."""
+class _SlowClients:
+    """Connections that send slowly until the server closes them."""
 
     def __init__(self, address: str, beginning: bytes, start: int, count: int) -> None:
         host, _, port = address.rpartition(":")
@@ -56,16 +56,16 @@ class _Crowd:
     def left(self) -> int:
         return len(self._connections)
 
-    def dribble(self, stop: Event) -> None:
+    def send_slowly(self, stop: Event) -> None:
         begun_s, ticks = time.monotonic(), 0
-        everybody = list(self._connections)
+        connections = list(self._connections)
         while self.left and not stop.is_set():
             due_s = begun_s + ticks * _BYTE_EVERY_S / _SLOTS
             for key, _ in self._selector.select(max(0.0, due_s - time.monotonic())):
                 self._receive(key.data)
             if time.monotonic() >= due_s:
                 at = self._start + ticks // _SLOTS
-                for connection in everybody[ticks % _SLOTS :: _SLOTS]:
+                for connection in connections[ticks % _SLOTS :: _SLOTS]:
                     self._send(connection, self._beginning[at : at + 1])
                 ticks += 1
         self.ended_s = time.monotonic()
@@ -97,23 +97,23 @@ class _Crowd:
 
 
 @contextmanager
-def _dribbling(crowd: _Crowd) -> Iterator[Thread]:
+def _sending_slowly(slow_clients: _SlowClients) -> Iterator[Thread]:
     stop = Event()
-    thread = Thread(target=crowd.dribble, args=(stop,), name="slow clients")
+    thread = Thread(target=slow_clients.send_slowly, args=(stop,), name="slow clients")
     thread.start()
     try:
         yield thread
     finally:
         stop.set()
         thread.join()
-        crowd.close()
+        slow_clients.close()
 
 
-def _p99_us(address: str, pool: list[Question]) -> tuple[float, int]:
+def _p99_us(address: str, pool: list[Exchange]) -> tuple[float, int]:
     """The p99 of good clients, and how many requests it is of."""
     with tempfile.TemporaryDirectory() as directory:
         requests = write_requests(
-            Path(directory) / "requests", [(question.request, question.answer) for question in pool]
+            Path(directory) / "requests", [(exchange.request, exchange.answer) for exchange in pool]
         )
         # Open loop at a rate far from any limit: what is measured is the wait, not the throughput.
         report = run_load(address, requests, connections=_CONNECTIONS, seconds=_LOAD_S, rate=2_000)
@@ -123,28 +123,28 @@ def _p99_us(address: str, pool: list[Question]) -> tuple[float, int]:
 def _try(kind: str, directory: Path, effort: Effort) -> Outcome:
     count = min(effort.slow_clients, raise_file_limit() - _SPARE_FILES)
     with faulty_operator(directory) as operator:
-        pool = questions(operator.state)
+        pool = exchanges(operator.state)
         with operator.trusted():
             starting = Sidecar(directory, request_timeout=effort.request_timeout_s, **operator.settings)
         with starting as sidecar:
             sidecar.wait_ready()
             beginning = _BEGINNINGS[kind]
             alone_us = _p99_us(sidecar.data, pool)[0] if effort.measures_latency else 0.0
-            crowd = _Crowd(
+            slow_clients = _SlowClients(
                 sidecar.data, beginning, beginning.index(b"a" * 9 if b"a" * 9 in beginning else b"f" * 9), count
             )
-            with _dribbling(crowd) as dribbler:
+            with _sending_slowly(slow_clients) as sender:
                 if effort.measures_latency:
                     crowded_us, asked = _p99_us(sidecar.data, pool)
                     tally = Tally(asked)
                     remark = f"p99 of good clients {crowded_us:.0f} us; alone {alone_us:.0f} us"
                 else:
-                    with asking(sidecar.data, pool) as askers:
-                        askers.wait_for(_MIN_REQUESTS)
-                    tally, remark = askers.tally, ""
-                dribbler.join(effort.request_timeout_s * 3 + 10)
-                assert crowd.left == 0, f"{crowd.left} of {count} are still there"
-                recovery_s = crowd.ended_s - crowd.opened_s
+                    with running_clients(sidecar.data, pool) as clients:
+                        clients.wait_for(_MIN_REQUESTS)
+                    tally, remark = clients.tally, ""
+                sender.join(effort.request_timeout_s * 3 + 10)
+                assert slow_clients.left == 0, f"{slow_clients.left} of {count} are still there"
+                recovery_s = slow_clients.ended_s - slow_clients.opened_s
             wait_until(lambda: scrape(sidecar.admin).value("bidstream_connections") == 0, "no connection to be counted")
     return Outcome(f"{count:,} clients, a byte a second {kind}", tally, recovery_s, remark)
 
@@ -157,7 +157,7 @@ def try_slow_bodies(directory: Path, effort: Effort) -> Outcome:
     return _try("in the body", directory, effort)
 
 
-def try_slow_strange_heads(directory: Path, effort: Effort) -> Outcome:
+def try_slow_unusual_heads(directory: Path, effort: Effort) -> Outcome:
     return _try("in a strange head", directory, effort)
 
 
@@ -165,4 +165,4 @@ def try_slow_chunks(directory: Path, effort: Effort) -> Outcome:
     return _try("in a chunked body", directory, effort)
 
 
-SLOW_CLIENTS = (try_slow_heads, try_slow_bodies, try_slow_strange_heads, try_slow_chunks)
+SLOW_CLIENTS = (try_slow_heads, try_slow_bodies, try_slow_unusual_heads, try_slow_chunks)

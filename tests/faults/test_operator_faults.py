@@ -1,4 +1,4 @@
-"""Keys survive: while an operator misbehaves in every way known, every request gets its right answer."""
+"""Requests get correct answers from the current keys during every known fault of the operator."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Whatever happens to its process, its disk, its clock or its clients: requests get their right answers."""
+"""Requests get correct answers during faults of the process, disk, clock and clients."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""What is fuzzed: each target takes bytes, tries them, and raises where something is wrong.
+"""Fuzz targets: each takes bytes, runs the code with them, and raises on an error.
 
-Wrong is any exception other than the documented one, and any disagreement: of the verdict with the plain reference, of
-the fast path with aiohttp.
+An error is any exception other than the documented one, and any disagreement: of the verdict with the plain reference,
+of the fast path with aiohttp.
 """
 
 import asyncio

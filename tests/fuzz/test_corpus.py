@@ -1,4 +1,4 @@
-"""Every input of the corpus, those that once broke something among them, through its target."""
+"""Every input of the corpus, which includes past failures, run through its target."""
 
 from pathlib import Path
 

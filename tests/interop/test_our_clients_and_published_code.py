@@ -1,4 +1,4 @@
-"""Our clients' requests read by code of the published client, and the other way round."""
+"""Requests of our clients, opened by code of the published client, and the reverse."""
 
 import base64
 import json

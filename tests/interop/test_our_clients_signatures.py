@@ -1,4 +1,4 @@
-"""Our synchronous classes can stand in for the published ones: same names, same parameters in the same places."""
+"""Our synchronous classes can replace the published ones: same names, same parameters, same order."""
 
 import inspect
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The published SDK, uid2-client, talks to the embedded operator over HTTP and does not notice."""
+"""The published SDK, uid2-client, works against the embedded operator over HTTP."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Tokens of the published SDK open here, ours open there, and both judge alike where the SDK follows the protocol."""
+"""Tokens of the published SDK decrypt here and ours decrypt there, with the same verdicts."""
 
 import datetime as dt
 import json
@@ -71,7 +71,7 @@ def _their_verdict(token: str, keys: str, now_ms: int = NOW_MS) -> Any:
 
 @VERSIONS
 @PEOPLE
-def test_theirs_open_here(version: int, scope: IdentityScope, identity_type: IdentityType) -> None:
+def test_published_tokens_decrypt_here(version: int, scope: IdentityScope, identity_type: IdentityType) -> None:
     raw_uid = _raw_uid(scope, identity_type)
     token = _their_token(version, scope, raw_uid)
     verdict = decrypt(token, None, key_snapshot(KEYS_OF_SCOPE[scope]), NOW_MS)
@@ -80,7 +80,7 @@ def test_theirs_open_here(version: int, scope: IdentityScope, identity_type: Ide
 
 @VERSIONS
 @PEOPLE
-def test_ours_open_there(version: int, scope: IdentityScope, identity_type: IdentityType) -> None:
+def test_our_tokens_decrypt_there(version: int, scope: IdentityScope, identity_type: IdentityType) -> None:
     raw_uid = _raw_uid(scope, identity_type)
     token = _our_token(version, replace(DEFAULTS, raw_uid=raw_uid, scope=scope, identity_type=identity_type))
     theirs = _their_verdict(token, KEYS_OF_SCOPE[scope])
@@ -103,7 +103,7 @@ def test_ours_open_there(version: int, scope: IdentityScope, identity_type: Iden
         ({"expiry": _utc(NOW_MS + 100 * 24 * HOUR_MS)}, MASTER, "INVALID_TOKEN_LIFETIME"),
     ],
 )
-def test_verdicts_on_theirs_agree(version: int, times: dict[str, Any], master: int, status: str) -> None:
+def test_verdicts_on_published_tokens_agree(version: int, times: dict[str, Any], master: int, status: str) -> None:
     token = _their_token(
         version, IdentityScope.UID2, _raw_uid(IdentityScope.UID2, IdentityType.EMAIL), master=master, **times
     )
@@ -142,7 +142,9 @@ def test_our_good_vectors_are_good_there() -> None:
     established_ms=st.integers(0, 4_000_000_000_000),
     site_id=st.integers(0, 2**32 - 1),
 )
-def test_ours_open_there_whatever_the_content(version: int, raw: bytes, established_ms: int, site_id: int) -> None:
+def test_our_tokens_decrypt_there_whatever_the_content(
+    version: int, raw: bytes, established_ms: int, site_id: int
+) -> None:
     raw_uid = b64encode(raw).decode()
     token = _our_token(version, replace(DEFAULTS, raw_uid=raw_uid, established_ms=established_ms, site_id=site_id))
     theirs = _their_verdict(token, "uid2")
@@ -151,7 +153,7 @@ def test_ours_open_there_whatever_the_content(version: int, raw: bytes, establis
     assert abs(theirs.established - _utc(established_ms)) <= dt.timedelta(microseconds=1)
 
 
-def test_the_privacy_bit_is_read_from_the_other_end_there() -> None:
+def test_the_published_sdk_reads_the_privacy_bit_from_the_other_end() -> None:
     """The one place where the protocol says not to follow the SDK; if this fails, the SDK was mended."""
     right_end = _our_token(4, replace(DEFAULTS, privacy_bits=0x2))
     wrong_end = _our_token(4, replace(DEFAULTS, privacy_bits=0x40000000))
@@ -162,7 +164,7 @@ def test_the_privacy_bit_is_read_from_the_other_end_there() -> None:
 
 
 @PEOPLE
-def test_sharing_tokens_of_theirs_open_here(scope: IdentityScope, identity_type: IdentityType) -> None:
+def test_published_sharing_tokens_decrypt_here(scope: IdentityScope, identity_type: IdentityType) -> None:
     """Made as a sharer makes them: key sets chosen from a key response, the real clock, the expiry as text."""
     now_s = int(dt.datetime.now(tz=dt.UTC).timestamp())
     secrets = {MASTER: 1, SITE: 99999}

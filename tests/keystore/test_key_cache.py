@@ -1,4 +1,4 @@
-"""The key cache: what it keeps, what it refuses, and that it never gets in the way."""
+"""The key cache: what it stores, what it rejects, and that its errors stop nothing."""
 
 import asyncio
 import os
@@ -127,7 +127,7 @@ def spoilt(wire: bytes) -> dict[str, bytes]:
     }
 
 
-async def test_anything_else_in_the_file_is_ignored_with_a_line(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
+async def test_invalid_files_are_ignored_with_a_log_line(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
     for content in spoilt(wire).values():
         (tmp_path / "keys").write_bytes(content)
         assert is_ignored(cache).startswith("key cache ignored: message ")
@@ -147,7 +147,7 @@ def test_without_the_client_secret_the_cache_is_ignored(cache: KeyCache, wire: b
     assert is_ignored(KeyCache(tmp_path / "keys", no_secret)) == "key cache ignored: BIDSTREAM_CLIENT_SECRET: missing"
 
 
-def test_no_file_yet_is_nothing_to_warn_about(cache: KeyCache) -> None:
+def test_a_missing_file_is_not_logged(cache: KeyCache) -> None:
     assert is_ignored(cache, "info").startswith("key cache is empty")
 
 
@@ -166,7 +166,7 @@ def not_written(cache: KeyCache, wire: bytes) -> str:
     return str(line["error"])
 
 
-def test_a_path_that_cannot_be_written_does_no_harm(tmp_path: Path, wire: bytes, secret: bytes) -> None:
+def test_a_path_that_cannot_be_written_is_not_an_error(tmp_path: Path, wire: bytes, secret: bytes) -> None:
     missing = KeyCache(tmp_path / "missing" / "keys", lambda: secret)
     assert not_written(missing, wire) == "No such file or directory"
     in_a_file = tmp_path / "file"
@@ -180,7 +180,7 @@ def test_a_path_that_cannot_be_written_does_no_harm(tmp_path: Path, wire: bytes,
 
 @pytest.fixture
 def cached(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Settings with a cache that a service on this state has filled; nobody listens at the operator's address now."""
+    """Settings with a cache that a service has filled; the operator has stopped since."""
 
     def fill(state: OperatorState) -> dict[str, Any]:
         with operator_in_thread(state) as operator:

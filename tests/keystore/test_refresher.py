@@ -1,4 +1,4 @@
-"""Key refresh: keys survive every failure, and come back as soon as they can."""
+"""Key refresh: failures keep the current keys, and retries succeed as soon as possible."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -133,7 +133,7 @@ async def test_any_failure_keeps_the_keys_and_is_counted(
 
 
 @pytest.mark.parametrize("fault", [Fault.EMPTY_KEYS, Fault.EXPIRED_KEYS], ids=lambda fault: fault.name)
-async def test_keys_that_open_nothing_are_not_taken_even_if_there_are_none(
+async def test_unusable_keys_are_rejected_even_before_the_first_keys(
     refresher: KeyRefresher, store: KeyStore, operator: DevOperator, fault: Fault
 ) -> None:
     operator.state.faults.inject(fault)
@@ -159,7 +159,7 @@ async def test_keys_without_a_master_key_that_is_in_use_are_refused(
     assert "none of the master keys" in (store.last_error or "")
 
 
-async def test_master_keys_that_no_token_named_since_the_last_refresh_may_go(
+async def test_unused_master_keys_may_be_missing(
     refresher: KeyRefresher, store: KeyStore, operator: DevOperator
 ) -> None:
     state = operator.state
@@ -172,7 +172,7 @@ async def test_master_keys_that_no_token_named_since_the_last_refresh_may_go(
     assert decrypt(state.mint_token(), None, store.snapshot, state.now_ms())[0] == "SUCCESS"
 
 
-async def test_a_bug_in_us_keeps_the_keys_too_and_its_message_is_not_shown(
+async def test_an_unexpected_exception_keeps_the_keys_and_its_message_is_not_shown(
     fetch: Fetch, store: KeyStore, metrics: MetricCells
 ) -> None:
     async def fail() -> FetchedKeys:
@@ -272,7 +272,7 @@ async def test_it_refreshes_again_and_again(fetch: Fetch, store: KeyStore, opera
         await until(lambda: operator.state.calls[KEY_PATH] >= 5)
 
 
-async def test_a_wall_clock_that_jumps_neither_storms_nor_stops(
+async def test_wall_clock_jumps_do_not_change_the_interval(
     fetch: Fetch, store: KeyStore, operator: DevOperator
 ) -> None:
     clock, calls = Clock(), operator.state.calls
@@ -298,7 +298,7 @@ async def test_a_wall_clock_that_jumps_neither_storms_nor_stops(
 
 @pytest.fixture
 def distant() -> Iterator[DevOperator]:
-    """An operator in another thread, for a refresher in a thread of its own."""
+    """An operator in another thread, for a refresher that has its own thread."""
     with operator_in_thread() as running:
         yield running
 
@@ -378,7 +378,7 @@ def test_rotated_credential_files_are_picked_up(tmp_path: Path) -> None:
             assert service.decrypt(state.mint_token())["status"] == "SUCCESS"
 
 
-def test_an_operator_that_comes_late_is_found(tmp_path: Path) -> None:
+def test_keys_are_loaded_once_the_operator_is_up(tmp_path: Path) -> None:
     state = OperatorState(seed=8)
     with operator_in_thread(state) as operator:
         settings = operator_settings(operator)

@@ -1,4 +1,4 @@
-"""Whatever comes back instead of an answer has its own clear error, and its place in the refresh metric."""
+"""Every invalid answer raises a clear error and has its label in the refresh metric."""
 
 import contextlib
 import socket

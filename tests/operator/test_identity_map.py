@@ -99,7 +99,7 @@ async def test_long_list_is_split_and_comes_back_in_order(method: str) -> None:
     assert told[-1] == (10_001, 10_001)
 
 
-async def test_empty_list_asks_nobody() -> None:
+async def test_empty_list_sends_no_request() -> None:
     async with running_operator() as operator, transport_to(operator) as transport:
         client = IdentityMapClient(transport)
         assert await client.map_identities([]) == []

@@ -1,4 +1,4 @@
-"""Requests byte by byte against the layout tables, opened with another library than the one that sealed them."""
+"""Requests compared with the layout tables byte by byte, and opened with another library."""
 
 import base64
 import os
@@ -114,7 +114,7 @@ def test_refresh_answer_without_a_key_is_plain_json_and_with_a_key_never() -> No
 
 
 @pytest.mark.parametrize("wire", [b"", b"AAAA", base64.b64encode(bytes(28)), b"\xff\xfe", b"{}"])
-def test_what_is_no_envelope_is_an_envelope_error(wire: bytes) -> None:
+def test_invalid_envelope_is_an_envelope_error(wire: bytes) -> None:
     with pytest.raises(EnvelopeError):
         read_answer(HttpAnswer(200, "text/plain", wire), build(TEXT))
     with pytest.raises(EnvelopeError):

@@ -1,4 +1,4 @@
-"""Personal data, tokens, uids and secrets never show: everything that is said in any way is searched for them."""
+"""No log line, exception or repr shows personal data, tokens, raw uids or secrets."""
 
 import logging
 import traceback
@@ -31,7 +31,7 @@ CONSENT = "CPhJRpMPhJRpMABAMBFRACBoALAAAEJAAIYgAKwAQAKgArABAAqAAA"
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
-    """Whatever is logged, by the standard library or structlog, at any level."""
+    """Everything that is logged, by the standard library or structlog, at any level."""
     lines: list[str] = []
 
     def keep(_logger: object, _name: str, event: structlog.types.EventDict) -> structlog.types.EventDict:

@@ -87,7 +87,7 @@ async def test_refresh_after_opt_out_gives_none() -> None:
         assert await publisher.refresh_token(tokens) is None
 
 
-async def test_refresh_of_what_expired_or_is_none() -> None:
+async def test_refresh_of_expired_and_invalid_tokens() -> None:
     clock = Clock()
     async with running_operator(OperatorState(seed=1, now_ms=clock)) as operator, transport_to(operator) as transport:
         publisher = PublisherClient(transport)
@@ -194,13 +194,13 @@ def test_nothing_to_refresh_with(missing: dict[str, object]) -> None:
     assert not tokens(**missing).is_refreshable(NOW_MS)
 
 
-def test_unknown_times_are_on_the_safe_side() -> None:
+def test_unknown_times_count_as_expired() -> None:
     assert tokens(refresh_from=None).is_due_for_refresh(0)
     assert tokens(identity_expires=None).has_identity_expired(0)
 
 
 @pytest.mark.parametrize("json_text", ["", "{}", "[]", "null", "no json", '{"advertising_token":null}', "\ud800"])
-def test_what_are_no_tokens(json_text: str) -> None:
+def test_invalid_identities(json_text: str) -> None:
     with pytest.raises(OperatorAnswerError):
         IdentityTokens.from_json(json_text)
 

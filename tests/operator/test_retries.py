@@ -1,4 +1,4 @@
-"""What is sent again, what is not, and what a repeated request looks like."""
+"""Which calls are retried, and what a retried request contains."""
 
 import pytest
 
@@ -31,7 +31,7 @@ async def test_repeatable_call_succeeds_after_faults(fault: Fault) -> None:
         assert operator.state.calls[KEYS] == 3
 
 
-async def test_slow_answer_is_asked_for_again() -> None:
+async def test_slow_answer_is_retried() -> None:
     async with (
         running_operator() as operator,
         transport_to(operator, retry=FAST_RETRY, read_timeout_s=0.1) as transport,
@@ -61,7 +61,7 @@ async def test_last_error_is_raised_after_the_last_attempt() -> None:
         Fault.NOT_JSON,
     ],
 )
-async def test_what_a_repeat_would_not_mend_is_not_repeated(fault: Fault) -> None:
+async def test_permanent_errors_are_not_retried(fault: Fault) -> None:
     async with running_operator() as operator, transport_to(operator, retry=FAST_RETRY) as transport:
         operator.state.faults.inject(fault)
         with pytest.raises(BidstreamError):

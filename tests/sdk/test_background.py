@@ -1,4 +1,4 @@
-"""The thread behind the synchronous clients: shared, forked, closed, collected, ended."""
+"""The thread behind the synchronous clients: sharing, fork, close, garbage collection, exit."""
 
 import asyncio
 import gc

@@ -108,7 +108,7 @@ def test_identity_survives_the_session(client: Uid2PublisherClient) -> None:
     assert refreshed.get_identity_json_string() != json_string
 
 
-def test_refresh_with_what_is_no_refresh_token(client: Uid2PublisherClient) -> None:
+def test_refresh_with_an_invalid_refresh_token(client: Uid2PublisherClient) -> None:
     with pytest.raises(OperatorError, match="400"):
         client.refresh_token(read(tokens(refresh_response_key="AAAAAAAAAAAAAAAAAAAAAA==")))
 
@@ -160,7 +160,7 @@ def test_session_without_a_usable_identity(json_string: str | None) -> None:
     assert IdentityTokens.from_json_string(json_string) is None
 
 
-def test_object_that_is_no_identity() -> None:
+def test_invalid_identity_object() -> None:
     with pytest.raises(OperatorAnswerError, match="advertising_token"):
         IdentityTokens.from_json({})
 

@@ -161,7 +161,7 @@ def test_bidder(names: dict[str, Any], operator: DevOperator) -> None:
     assert decrypted.established.isoformat() == "2023-11-14T22:13:20.123000+00:00"
 
 
-def test_bidder_with_a_domain_of_somebody_else(names: dict[str, Any], operator: DevOperator) -> None:
+def test_bidder_with_an_unregistered_domain(names: dict[str, Any], operator: DevOperator) -> None:
     names["uid_token"] = operator.state.mint_token(client_side=True)
     names["domainOrAppName"] = "somebody-else.com"
     for sample in samples_of("Usage for DSPs"):

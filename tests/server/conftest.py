@@ -1,4 +1,4 @@
-"""One operator and one service for each module; every test of HTTP runs on the fast path and on aiohttp alone."""
+"""One operator and one service per module; every HTTP test runs with the fast path and with aiohttp alone."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The admin plane: health, information, metrics, and nothing else."""
+"""The admin plane: health, information and metrics, and no other path."""
 
 import json
 from collections.abc import Iterator

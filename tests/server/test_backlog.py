@@ -1,4 +1,4 @@
-"""Connections that come while nobody takes them wait in the socket, and are served then."""
+"""Connections that arrive while none is accepted wait in the listen backlog and are served later."""
 
 from contextlib import ExitStack
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is no decryption problem but a bad request: each gets its code, in JSON, and only its own answer."""
+"""Bad requests: each gets its error code as JSON, and later requests are not affected."""
 
 import gzip
 import json

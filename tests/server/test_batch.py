@@ -1,4 +1,4 @@
-"""POST /decrypt/batch: order, size, and manners towards other connections."""
+"""POST /decrypt/batch: order, size, and other connections being served meanwhile."""
 
 import asyncio
 import json

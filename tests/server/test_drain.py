@@ -1,4 +1,4 @@
-"""The end of a service that is not the end of its requests; with signals it is in test_process."""
+"""Draining a service in this process; tests/server/test_process.py has draining by signals."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The logic of a request by itself."""
+"""Request handlers without HTTP."""
 
 import gc
 import sys
@@ -12,7 +12,7 @@ from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.server.handlers import TokenJudge, answer_decrypt
+from bidstream_svc.server.handlers import TokenDecryptor, answer_decrypt
 
 
 @pytest.fixture
@@ -29,10 +29,10 @@ def test_keys_that_were_replaced_are_let_go_at_once() -> None:
     first, second = parse_key_response(response), parse_key_response(response)
     unused = sys.getrefcount(first)
     store = KeyStore(first)
-    judge = TokenJudge(store, MetricCells(), on_unknown_key=lambda: None)
+    decryptor = TokenDecryptor(store, MetricCells(), on_unknown_key=lambda: None)
     body = orjson.dumps({"token": state.mint_token()})
-    assert b"SUCCESS" in answer_decrypt(judge.bind(), body, state.now_ms())[1]
+    assert b"SUCCESS" in answer_decrypt(decryptor.bind(), body, state.now_ms())[1]
     assert sys.getrefcount(first) > unused
     store.snapshot = second
-    assert b"SUCCESS" in answer_decrypt(judge.bind(), body, state.now_ms())[1]
+    assert b"SUCCESS" in answer_decrypt(decryptor.bind(), body, state.now_ms())[1]
     assert sys.getrefcount(first) == unused

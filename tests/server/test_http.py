@@ -1,4 +1,4 @@
-"""HTTP itself: framing, keep-alive, pipelining, `Expect`, what is malformed, and who takes too long."""
+"""HTTP: framing, keep-alive, pipelining, `Expect`, malformed requests and time-outs."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Where it listens and who may ask: Unix sockets, TLS, bearer tokens, the connection cap."""
+"""Listeners and access to them: Unix sockets, TLS, bearer tokens, the limit on connections."""
 
 import socket
 import ssl
@@ -65,7 +65,7 @@ def test_a_socket_in_use_is_not_stolen(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen()
-        with pytest.raises(ListenError, match="another process listens there"):
+        with pytest.raises(ListenError, match="another process listens on this path"):
             open_listeners([UnixAddress(path)])
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_socket_is_not_touched(tmp_path: Path, kind: str) -> N
         if kind == "link":
             path.symlink_to(target)
     before = path.lstat()
-    with pytest.raises(ListenError, match="no socket"):
+    with pytest.raises(ListenError, match="not a socket"):
         open_listeners([UnixAddress(path)])
     assert path.lstat().st_ino == before.st_ino
 
@@ -313,7 +313,7 @@ def test_a_bad_token_file_stops_the_start_but_not_the_service(token_file: Path, 
     with capture_logs() as log:
         bearer.reload()
     assert [line["event"] for line in log] == ["bearer token not reloaded"]
-    assert bearer.admits("Bearer first-secret")
+    assert bearer.matches("Bearer first-secret")
     with pytest.raises(ConfigurationError, match=r"BIDSTREAM_AUTH_TOKEN_FILE: .*(cannot read|is empty)"):
         BearerToken(token_file)
 

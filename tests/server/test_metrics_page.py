@@ -1,4 +1,4 @@
-"""`/metrics`: every metric from the first scrape on, with exactly its labels; and they count what was sent."""
+"""`/metrics`: every metric with its labels from the first scrape on, and correct counts."""
 
 import platform
 import time

@@ -1,4 +1,4 @@
-"""The real process: from a start without an operator to its end by a signal."""
+"""The real process: start without an operator, signals, exit status."""
 
 import signal
 import socket

@@ -1,4 +1,4 @@
-"""The nine statuses, domains and duplicates, as a bidder sees them over HTTP. KEYS_NOT_SYNCED is in test_process."""
+"""The nine statuses, domains and duplicates over HTTP. KEYS_NOT_SYNCED is in test_process."""
 
 import json
 from dataclasses import replace

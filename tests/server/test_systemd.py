@@ -1,4 +1,4 @@
-"""Sockets passed as systemd passes them: descriptors from 3 on, named and meant for one process."""
+"""Sockets passed as systemd passes them: descriptors from 3 on, with names, addressed to one process id."""
 
 import fcntl
 import os
@@ -143,7 +143,7 @@ def test_a_socket_open_to_the_network_needs_a_bearer_token(passed_here: Callable
 def test_datagrams_are_refused(passed_here: Callable[..., None]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
         passed_here(datagrams)
-        with pytest.raises(ListenError, match="does not listen for streams"):
+        with pytest.raises(ListenError, match="not a listening stream socket"):
             open_passed()
 
 
@@ -152,7 +152,7 @@ def test_a_unix_socket_without_a_file_is_refused(passed_here: Callable[..., None
         abstract.bind("\0bidstream-svc test")
         abstract.listen()
         passed_here(abstract)
-        with pytest.raises(ListenError, match="neither TCP nor a file"):
+        with pytest.raises(ListenError, match="neither TCP nor a Unix socket with a file"):
             open_passed()
 
 

@@ -1,4 +1,4 @@
-"""The command line run in this process, for speed; what only a real process can show is in test_processes."""
+"""Runs the command line in this process, for speed; test_processes covers real processes."""
 
 import sys
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""A collector of spans: takes OTLP over HTTP on a real socket, in a thread of its own."""
+"""An OpenTelemetry collector: receives OTLP over HTTP in its own thread."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

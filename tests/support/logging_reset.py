@@ -1,4 +1,4 @@
-"""Undo `configure_logging`, which is made for a process that is configured once."""
+"""Undoes `configure_logging`, which is meant to run once per process."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""The embedded operator on a real socket: in the test's own loop, or in a thread for blocking clients."""
+"""The embedded operator on a real socket: in the test's event loop, or in a thread for blocking clients."""
 
 import asyncio
 import os

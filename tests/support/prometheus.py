@@ -1,4 +1,4 @@
-"""A real Prometheus on what stands in deploy/prometheus, only faster."""
+"""A real Prometheus with the files in deploy/prometheus, at shortened intervals."""
 
 import json
 import re

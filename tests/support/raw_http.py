@@ -1,4 +1,4 @@
-"""HTTP as bytes on a blocking socket: what an HTTP library would never send, and answers one by one."""
+"""HTTP as bytes on a blocking socket, for requests that an HTTP library would not send."""
 
 import json
 import socket

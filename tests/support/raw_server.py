@@ -1,4 +1,4 @@
-"""A server that answers with the bytes it was given, whatever was asked: for answers that no real operator gives."""
+"""A server that sends fixed bytes to every request, for answers that a real operator never gives."""
 
 import asyncio
 from collections.abc import AsyncIterator

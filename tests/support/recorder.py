@@ -1,4 +1,4 @@
-"""An operator that gives one answer to everything; it reads what it is asked with code of the published client."""
+"""An operator that gives one fixed answer and records requests, opened by code of the published client."""
 
 import json
 import os

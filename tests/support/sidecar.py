@@ -1,4 +1,4 @@
-"""The sidecar as its users run it: a real process; or the same service in a thread, where a test looks inside."""
+"""The sidecar as a real process, or as a service in a thread that a test can inspect."""
 
 import asyncio
 import json

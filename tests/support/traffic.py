@@ -1,4 +1,4 @@
-"""Light, mixed traffic on a data plane: good tokens, bad ones, batches, requests that are wrong themselves."""
+"""Light, mixed traffic on a data plane: valid and invalid tokens, batches, bad requests."""
 
 import json
 from collections.abc import Iterator, Mapping

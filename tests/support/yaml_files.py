@@ -1,4 +1,4 @@
-"""YAML, read only once a test asks for it: the package is not among those that every test needs."""
+"""Reads YAML; the import is lazy, because PyYAML is installed for some tests only."""
 
 from importlib import import_module
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the vectors are made from: a moment, key responses, and tokens over fixed keys and ivs. All of it made up."""
+"""Inputs of the vectors: a time, key responses, and tokens with fixed keys and IVs. All are synthetic."""
 
 from base64 import b64encode
 from dataclasses import fields

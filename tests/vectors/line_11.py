@@ -1,4 +1,4 @@
-"""The domain of a token generated on the client side."""
+"""Vectors for the domain check of client-side tokens."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The lifetime, the clock skew, and success with every field."""
+"""Vectors for lifetime, clock skew and success."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Keys at all, the text, the version, the scope, the master key."""
+"""Vectors for missing keys, text, version, scope and master key."""
 
 from base64 import b64decode
 from typing import Any

@@ -1,4 +1,4 @@
-"""The master layer, the expiry, the site key, the site layer."""
+"""Vectors for master layer, expiry, site key and site layer."""
 
 from base64 import b64decode
 from typing import Any

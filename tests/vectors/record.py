@@ -1,4 +1,4 @@
-"""One vector: a token, the circumstances, and what must come out, stated by hand."""
+"""One vector: a token, the time, domain and keys, and the expected verdict, stated by hand."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What /proc says of the processes under test."""
+"""Reads /proc for the processes under test."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +10,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process is no more, or waits only for somebody to ask for its exit status."""
+    """Whether a process has ended; its parent may not have collected the exit status yet."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

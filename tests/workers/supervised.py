@@ -1,4 +1,4 @@
-"""A program that supervises two workers of a chosen kind; what happens, it prints as lines of JSON on stdout."""
+"""A program that supervises two workers of a given kind and prints events as JSON lines."""
 
 import json
 import os

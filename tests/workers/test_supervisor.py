@@ -1,4 +1,4 @@
-"""The supervisor with workers of every kind, as a real parent of real processes."""
+"""The supervisor as a real parent process, with workers of every kind."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def test_ctrl_c_ends_it(start: Callable[..., Parent]) -> None:
     assert parent.end() == ["work", "work", "stop", "end"]
 
 
-def test_hangups_are_passed_on(start: Callable[..., Parent]) -> None:
+def test_sighup_is_forwarded(start: Callable[..., Parent]) -> None:
     parent = start("note_hangup")
     parent.wait_for("work", 2)
     wait_until(lambda: all(catches_hangup(pid) for pid in parent.pids().values()), "the handlers")
@@ -93,7 +93,7 @@ def test_hangups_are_passed_on(start: Callable[..., Parent]) -> None:
     assert sorted(parent.end()) == ["end", "hangup", "hangup", "stop", "work", "work"]
 
 
-def test_a_hangup_kills_no_worker_that_is_not_ready_for_it(start: Callable[..., Parent]) -> None:
+def test_sighup_before_the_handler_is_installed_is_ignored(start: Callable[..., Parent]) -> None:
     parent = start("end_by_sigterm")
     parent.wait_for("work", 2)
     for pid in parent.pids().values():
@@ -108,10 +108,10 @@ def catches_hangup(pid: int) -> bool:
     return bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)
 
 
-def test_who_dies_is_started_again(start: Callable[..., Parent]) -> None:
+def test_a_killed_worker_is_restarted(start: Callable[..., Parent]) -> None:
     parent = start("end_by_sigterm", "_GOOD_START_S=0")
     parent.wait_for("work", 2)
-    # More often than a failed start would be forgiven.
+    # More often than the limit of failed starts.
     for times in range(1, 8):
         victim = parent.pids()[times % 2]
         os.kill(victim, signal.SIGKILL)
@@ -122,7 +122,7 @@ def test_who_dies_is_started_again(start: Callable[..., Parent]) -> None:
     assert parent.stderr.count("worker ended") == 9
 
 
-def test_workers_that_fail_at_once_are_given_up(start: Callable[..., Parent]) -> None:
+def test_five_failed_starts_end_the_supervisor(start: Callable[..., Parent]) -> None:
     parent = start("fail")
     events = parent.end()
     failed = [entry for entry in parent.events if entry["event"] == "work" and entry["worker"] == 0]
@@ -142,7 +142,7 @@ def test_a_signal_ends_the_wait_for_a_restart(start: Callable[..., Parent]) -> N
     assert parent.end().count("restart") == 0
 
 
-def test_who_does_not_end_is_killed(start: Callable[..., Parent]) -> None:
+def test_a_worker_that_ignores_sigterm_is_killed(start: Callable[..., Parent]) -> None:
     parent = start("ignore_sigterm")
     parent.wait_for("work", 2)
     parent.process.terminate()
@@ -150,7 +150,7 @@ def test_who_does_not_end_is_killed(start: Callable[..., Parent]) -> None:
     assert parent.events[-1]["lasted_s"] >= 0.2
 
 
-def test_a_second_signal_is_passed_on(start: Callable[..., Parent]) -> None:
+def test_a_second_sigterm_is_forwarded(start: Callable[..., Parent]) -> None:
     parent = start("ignore_first_sigterm")
     parent.wait_for("work", 2)
     parent.process.terminate()
@@ -160,7 +160,7 @@ def test_a_second_signal_is_passed_on(start: Callable[..., Parent]) -> None:
     assert sorted(parent.end()) == ["drain", "drain", "end", "stop", "work", "work"]
 
 
-def test_no_worker_works_without_its_parent(start: Callable[..., Parent]) -> None:
+def test_a_worker_without_its_parent_exits(start: Callable[..., Parent]) -> None:
     events = start("end_by_sigterm", orphans="1").end()
     assert events.count("work") == 0
     assert events[-2:] == ["gave up", "end"]

@@ -1,4 +1,4 @@
-"""`serve` with two workers: a parent that supervises, and what becomes of connections, numbers and signals."""
+"""`serve` with two workers: connections, counters, signals and restarts."""
 
 import os
 import signal
@@ -68,7 +68,7 @@ def sidecar(operator: DevOperator, unix_path: Path, tmp_path_factory: pytest.Tem
         yield running
 
 
-def test_connections_spread_and_any_worker_tells_the_sum(sidecar: Sidecar, unix_path: Path) -> None:
+def test_connections_are_distributed_and_every_worker_reports_the_sum(sidecar: Sidecar, unix_path: Path) -> None:
     workers = children_of(sidecar.process.pid)
     assert len(workers) == WORKERS
     before = [sockets_of(worker) for worker in workers]
@@ -99,7 +99,7 @@ def test_sighup_reaches_every_worker(sidecar: Sidecar, operator: DevOperator) ->
 
 
 class Load:
-    """A client that asks without end and connects again when its connection breaks."""
+    """A client that sends requests continuously and reconnects when its connection breaks."""
 
     def __init__(self, sidecar: Sidecar, token: str, uid: str) -> None:
         self.answers = self.breaks = 0
@@ -181,7 +181,7 @@ def test_a_killed_worker_is_replaced_and_no_counter_goes_down(sidecar: Sidecar, 
 # What ends it.
 
 
-def test_sigterm_lets_every_worker_finish_what_has_begun(operator: DevOperator, tmp_path: Path) -> None:
+def test_after_sigterm_every_worker_finishes_its_requests(operator: DevOperator, tmp_path: Path) -> None:
     unix = tmp_path / "data.sock"
     with (
         sidecar_of(tmp_path, operator, listen=f"127.0.0.1:0,unix:{unix}") as sidecar,
@@ -219,7 +219,7 @@ def refuses(address: str) -> bool:
     return False
 
 
-def test_a_second_signal_ends_all_at_once(operator: DevOperator, tmp_path: Path) -> None:
+def test_a_second_sigterm_ends_all_at_once(operator: DevOperator, tmp_path: Path) -> None:
     with (
         sidecar_of(tmp_path, operator, drain_timeout=600, request_timeout=600) as sidecar,
         Connection(sidecar.data) as begun,

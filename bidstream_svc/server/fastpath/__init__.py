@@ -1,7 +1,8 @@
-"""The fast path: plain requests, answered without a task and without a request object.
+"""The fast path: answers plain requests without a task or a request object.
 
-aiohttp defines what HTTP means here. The fast path knows a strict subset of it, and only gets to the same answers
-sooner; every other request is handed over to aiohttp on the same transport, with the bytes that have been read.
+aiohttp is the reference implementation of the data plane's HTTP. The fast path implements a strict subset, the plain
+requests that `heads` defines, with the same answers. A connection with any other request is handed over to aiohttp on
+the same transport, with the bytes received so far.
 """
 
 from bidstream_svc.server.fastpath.fastpath import FastPath

@@ -1,8 +1,8 @@
-"""A connection of the fast path: a reader's requests go to the loop's iteration, its answers to the socket.
+"""A connection of the fast path: it feeds a `RequestReader`, passes requests to `Iteration` and writes the responses.
 
-An answer that takes several iterations (a long batch) makes the connection busy: it reads no more, and the requests
-that it has read already wait in a queue. A connection whose reader meets a request that is not plain is handed over to
-the HTTP library, once everything before that request is answered; it does not come back.
+While a long answer (a large batch) is in progress, the connection is busy: reading is paused, and requests received
+already wait in a queue. When the reader finds a request that is not plain, the requests before it are answered and the
+connection is handed over to the HTTP library for the rest of its life.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _log = get_logger(__name__)
 
 @dataclass(slots=True)
 class Shared:
-    """What all connections of the fast path have in common."""
+    """Objects shared by all connections of the fast path."""
 
     connections: Connections
     iteration: Iteration
@@ -40,12 +40,13 @@ class FastPathConnection(Connection):
     """One connection.
 
     Args:
-        shared: what it has in common with the others.
-        heads: which heads are plain on its listener.
-        make_successor: makes the connection that answers a request that is not plain, and all behind it.
+        shared: objects shared by all connections.
+        heads: recognises plain heads; shared by the connections of a listener.
+        make_fallback: returns the connection that answers a request that is not plain, and all later ones.
 
     Attributes:
-        is_busy: whether a long answer is being made.
+        reader: reads the requests.
+        is_busy: whether a long answer is in progress.
     """
 
     __slots__ = (
@@ -54,18 +55,18 @@ class FastPathConnection(Connection):
         "_iteration",
         "_long_answer",
         "_long_route",
-        "_make_successor",
+        "_make_fallback",
         "_queue",
         "_shared",
         "is_busy",
         "reader",
     )
 
-    def __init__(self, shared: Shared, heads: PlainHeads, make_successor: Callable[[], Connection]) -> None:
+    def __init__(self, shared: Shared, heads: PlainHeads, make_fallback: Callable[[], Connection]) -> None:
         super().__init__(shared.connections)
         self._shared = shared
         self._iteration = shared.iteration
-        self._make_successor = make_successor
+        self._make_fallback = make_fallback
         self.reader = RequestReader(heads)
         self.is_busy = False
         self._long_answer: LongAnswer
@@ -74,10 +75,10 @@ class FastPathConnection(Connection):
         self._queue: deque[Request] = deque()
         self._is_reading_paused = False
 
-    # What the transport calls.
+    # Called by the transport.
 
     def data_received(self, data: bytes) -> None:
-        """Pass on the requests that are complete."""
+        """Pass the requests that are complete to the iteration."""
         request = self.reader.match(data)
         if request is None:
             self._read(data)
@@ -86,23 +87,23 @@ class FastPathConnection(Connection):
             self.quiet_sweeps = 0
 
     def eof_received(self) -> None:
-        """Answer what is complete: the transport closes itself after this."""
+        """Answer the complete requests; the transport closes itself afterwards."""
         self._iteration.answer()
 
     def pause_writing(self) -> None:
-        """Read no more from a client that does not read its answers."""
+        """Pause reading while the client does not read its answers."""
         super().pause_writing()
         self._pause_or_resume_reading()
 
     def resume_writing(self) -> None:
-        """Go on reading."""
+        """Resume reading, unless a long answer is in progress."""
         super().resume_writing()
         self._pause_or_resume_reading()
 
-    # What the loop's iteration calls.
+    # Called by Iteration.
 
     def send(self, response: bytes) -> None:
-        """Write a response, if the client is still there."""
+        """Write a response, unless the connection is closed."""
         transport = self.transport
         if transport is not None and not transport.is_closing():
             transport.write(response)
@@ -110,38 +111,38 @@ class FastPathConnection(Connection):
                 transport.close()
 
     def queue(self, request: Request) -> None:
-        """Keep a request until the long answer is sent."""
+        """Queue a request until the long answer is sent."""
         self._queue.append(request)
 
     def start_long_answer(self, route: Route, steps: LongAnswer) -> None:
-        """Make an answer over several iterations of the loop."""
+        """Run the steps of an answer, one per loop iteration, and send it."""
         self.is_busy = True
         self._long_route, self._long_answer = route, steps
         self._began_ns = time.perf_counter_ns()
         self._pause_or_resume_reading()
         self._continue_long_answer()
 
-    # What the sweep calls.
+    # Called by Connections.
 
     def request_phase(self) -> Phase:
-        """What the connection is waiting for."""
+        """See Connection."""
         if self.is_busy:
             return Phase.RESPONSE
         return Phase.IDLE if self.reader.state is IDLE else Phase.REQUEST
 
     def time_out(self, phase: Phase) -> None:
-        """Close; a request that does not arrive is answered with 408 first."""
+        """Close the connection; an incomplete request is answered with 408 first."""
         if phase is Phase.REQUEST:
             self._send_counted(self.reader.route, REQUEST_TIMEOUT)
         super().time_out(phase)
 
     def refuse(self) -> None:
-        """Close, because there is no room for a request's unfinished bytes."""
+        """Answer 503 and close the connection, because buffered input exceeds its limit."""
         self._send_counted(self.reader.route, OVERLOADED)
         if self.transport is not None:
             self.transport.close()
 
-    # Requests that are not complete, or not plain.
+    # Requests that are incomplete, pipelined or not plain.
 
     def _read(self, data: bytes) -> None:
         for request in self.reader.feed(data):
@@ -154,26 +155,26 @@ class FastPathConnection(Connection):
             self.connections.hold(self, self.reader.unfinished_bytes)
 
     def _hand_over(self) -> None:
-        """Let the successor go on, as soon as all requests before the one that is not plain are answered."""
+        """Hand over to the fallback once all requests before the one that is not plain are answered."""
         self._iteration.answer()
         transport = self.transport
         if self.is_busy or transport is None or transport.is_closing():
             return
         if self._is_reading_paused:
             transport.resume_reading()
-        self.pass_to(self._make_successor(), self.reader.take_foreign())
+        self.pass_to(self._make_fallback(), self.reader.take_foreign())
 
     # Long answers.
 
     def _continue_long_answer(self) -> None:
-        """Take a step; behind the last one, send the answer, and go on with the requests that have been queued."""
+        """Run one step; after the last one, send the answer and then answer the queued requests."""
         if self.transport is None:
             return
         try:
             next(self._long_answer)
         except StopIteration as end:
             answer: Answer = end.value
-        except Exception:  # noqa: BLE001 - a bug met by one request must not take those of others along
+        except Exception:  # noqa: BLE001 - a bug in one request must not affect others
             _log.exception("request failed")
             answer = INTERNAL_ERROR
         else:
@@ -189,7 +190,7 @@ class FastPathConnection(Connection):
         queued, self._queue = self._queue, deque()
         for request in queued:
             self._iteration.add(self, request)
-        self._iteration.answer()  # those behind another long answer are queued again
+        self._iteration.answer()  # requests after another long answer are queued again
         if self.reader.state is FOREIGN:
             self._hand_over()
 
@@ -198,7 +199,7 @@ class FastPathConnection(Connection):
         self.send(self._shared.writer.write(answer))
 
     def _pause_or_resume_reading(self) -> None:
-        """Read nothing while a long answer is being made, or while the client does not read its answers."""
+        """Pause reading while a long answer is in progress or the client does not read its answers."""
         must_pause = self.is_busy or self.is_writing_paused
         transport = self.transport
         if transport is None or must_pause == self._is_reading_paused:

@@ -1,12 +1,16 @@
-"""Request heads: which ones are plain, and a memo of those that have been read.
+"""Request heads: which ones are plain, and a memo of the plain ones.
 
-A plain head is one that aiohttp would not treat in a special way: POST to a route, HTTP/1.1, one Host and one
-Content-Length, and no header that changes how a request is framed or continued.
+A head is plain if its request is `POST` to a route over HTTP/1.1 with exactly one Host and one Content-Length, if the
+request passes all checks (Host, bearer token, content type, length of the body), and if no header changes how the
+request is framed or continued. Every other head is left to aiohttp, also to refuse it.
 
-A client sends the same head again and again. httptools parses it once; after that its bytes are recognised as a whole.
-Where a head differs from request to request, its lines are recognised one by one: lines that httptools has accepted
-before, and lines that cannot be anything but a header without a meaning here. Headers that have come with several
-values, such as `traceparent`, are cut out, and the rest of the head is recognised as a whole.
+Most clients send the same head with every request. Three ways to recognise one, the fastest first:
+
+1. The whole head is in the memo.
+2. Headers that have had several values, such as `traceparent`, are cut out, and the rest is in the memo.
+3. Each line is in the memo of lines, or is a header that is ignored here.
+
+Otherwise httptools parses the head, and the memos keep the result if it is plain.
 """
 
 import re
@@ -22,7 +26,7 @@ from bidstream_svc.server.routes import ROUTES, Route
 from bidstream_svc.tracing import TRACEPARENT, is_sampled
 
 HEAD_END = b"\r\n\r\n"
-# Below every limit that aiohttp has for a line, so that what is plain, aiohttp takes.
+# Below every limit of aiohttp for one line, so that aiohttp accepts every plain head.
 MAX_HEAD_BYTES = 4096
 _MAX_HEADERS = 32
 _MAX_REMEMBERED = 1024
@@ -36,9 +40,16 @@ _PLAIN_LINE = re.compile(rb"([A-Za-z0-9-]+): ([!-~](?:[ -~]*[!-~])?)")
 
 
 class Head:
-    """A plain head: its bytes, their number, where the request goes, the lengths of its body and of it all.
+    """A plain head.
 
-    Not frozen, because reading a slot of a frozen or a tuple-like class costs the hot path more.
+    Not a frozen dataclass or a tuple, because access to their fields is slower in the hot path.
+
+    Attributes:
+        raw: the bytes of the head, including the empty line.
+        length: the length of `raw`.
+        route: the route of the request.
+        body_length: the value of Content-Length.
+        request_length: the length of head and body.
     """
 
     __slots__ = ("body_length", "length", "raw", "request_length", "route")
@@ -51,11 +62,11 @@ class Head:
         self.request_length = self.length + body_length
 
 
-# A connection's last head before it has one. Its route does not matter: no request has a length of -1.
+# The last head of a new connection. It matches no request, because the request length of -1 never occurs.
 NO_HEAD = Head(b"", ROUTES[0], -1)
 
 
-# The headers that matter; each may come once. Bits, and no IntFlag: its operators cost more than all the rest.
+# The headers that are checked; each may occur once. Plain ints, because the operators of IntFlag are far slower.
 _NONE, _HOST, _LENGTH, _TYPE, _AUTHORIZATION, _CONNECTION, _USER_AGENT = 0, 1, 2, 4, 8, 16, 32
 _KINDS = {
     b"host": _HOST,
@@ -65,16 +76,16 @@ _KINDS = {
     b"connection": _CONNECTION,
     b"user-agent": _USER_AGENT,
 }
-# The first line's change how a request is framed or continued, and aiohttp knows how; the second's have no place in a
-# request, and aiohttp refuses some that come twice.
-_NEVER = frozenset(
+# Headers that make a head not plain. Those in the first line change how a request is framed or continued. Those in the
+# second line have no meaning in a request, and aiohttp refuses some of them if they are repeated.
+_NEVER_PLAIN = frozenset(
     {b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te", b"proxy-connection"}
     | {b"content-location", b"content-range", b"etag", b"max-forwards", b"server", b"sec-websocket-key1"}
 )
 
 
 class _Line(NamedTuple):
-    """A header line that passed: what it is, and the body's length if it says that."""
+    """A header line that passed the checks: its kind, and the length of the body if it is Content-Length."""
 
     kind: int
     body_length: int
@@ -84,13 +95,13 @@ _HARMLESS = _Line(_NONE, 0)
 
 
 class PlainHeads:
-    """Tells which heads are plain; a bounded memo of heads and lines by their bytes, forgotten as a whole when full.
+    """Recognises plain heads; one for each listener. Its memos are bounded and cleared when they are full.
 
     Args:
-        routes: where a plain request may go.
-        bearer: what requests must show, if anything; a head that it does not admit is not plain.
-        hosts: what their `Host` header may say; likewise.
-        is_traced: leaves requests that are sampled to aiohttp, where spans are made.
+        routes: the route table.
+        bearer: the bearer token that requests must carry; None for none.
+        hosts: checks the `Host` header.
+        is_traced: if True, the heads of sampled requests are not plain.
     """
 
     def __init__(
@@ -105,15 +116,15 @@ class PlainHeads:
         self._is_harmless = _is_harmless_if_traced if is_traced else _is_harmless
         self._heads: dict[bytes, Head] = {}
         self._lines: dict[bytes, _Line] = {}
-        self._names: set[bytes] = set()  # of harmless lines, with what stands around them: CRLF, name, colon, blank
-        self._changing: list[bytes] = []  # those of them that have come with several values
+        self._names: set[bytes] = set()  # of ignored headers that have occurred, each as CRLF, name, colon, space
+        self._changing: list[bytes] = []  # those of them that have had several values
         self._needed = _HOST | _LENGTH | (_NONE if bearer is None else _AUTHORIZATION)
 
     def find(self, raw: bytes) -> Head | None:
-        """The head of these bytes, up to and with the empty line; None if it is not plain.
+        """Return the head with these bytes, which include the empty line; None if it is not plain.
 
-        What is returned may be the head without some lines that do not matter: look at its route and its body's
-        length, not at its own.
+        The result may lack lines of ignored headers. Its `route` and `body_length` are right; its `raw`, `length` and
+        `request_length` may be those of the shorter head.
         """
         known = self._heads.get(raw)
         if known is not None or len(raw) > MAX_HEAD_BYTES:
@@ -121,7 +132,7 @@ class PlainHeads:
         return self._find_rest(raw) or self._assemble(raw) or self._read(raw)
 
     def may_begin(self, beginning: bytes) -> bool:
-        """Whether a plain head may begin with these bytes, which hold no whole head."""
+        """Return whether these bytes, an incomplete head, may be the beginning of a plain head."""
         if len(beginning) > MAX_HEAD_BYTES or not any(
             beginning.startswith(start[: len(beginning)]) for start in self._starts
         ):
@@ -133,14 +144,17 @@ class PlainHeads:
         return True
 
     def forget(self) -> None:
-        """Forget all, because the bearer token changed."""
+        """Clear the memos, because the bearer token has changed."""
         self._heads.clear()
         self._lines.clear()
         self._names.clear()
         self._changing.clear()
 
     def _find_rest(self, raw: bytes) -> Head | None:
-        """The head without the lines that change, if they are harmless; None if that does not do."""
+        """Return the head without the headers that vary.
+
+        None if it has none of them, if a value is empty or not printable ASCII, or if the rest is not recognised.
+        """
         rest = raw
         for name in self._changing:
             start = rest.find(name)
@@ -150,27 +164,27 @@ class PlainHeads:
                 if value_start == end or rest[value_start:end].translate(None, _PRINTABLE):
                     return None
                 rest = rest[:start] + rest[end:]
-        # Behind the request line and the last header stand two line ends.
+        # Besides one per header, there are two line ends: after the request line, and the empty line.
         if rest is raw or raw.count(_LINE_END) > _MAX_HEADERS + 2:
             return None
         return self._heads.get(rest) or self._assemble(rest)
 
     def _assemble(self, raw: bytes) -> Head | None:
-        """A head out of lines that are known, or harmless; None if that does not do."""
+        """Return the head if each of its lines is known or ignored; None otherwise."""
         lines = raw.split(_LINE_END)
         route = self._route_of_line.get(lines[0])
-        # Behind the last header stands the empty line, and nothing behind that.
+        # Besides the headers: the request line, the empty line, and the empty string after it.
         if route is None or len(lines) > _MAX_HEADERS + 3:
             return None
         seen = body_length = 0
-        comes_again = True
+        is_repeatable = True
         known = self._lines
         for line in lines[1:-2]:
             found = known.get(line)
             if found is None:
                 if not self._is_harmless(line):
                     return None
-                comes_again = comes_again and not self._is_changing(line)
+                is_repeatable = is_repeatable and not self._is_changing(line)
             elif found is not _HARMLESS:
                 kind, length = found
                 if seen & kind:
@@ -180,12 +194,12 @@ class PlainHeads:
         if seen & self._needed != self._needed or body_length > route.max_body_bytes:
             return None
         head = Head(raw, route, body_length)
-        if comes_again:
+        if is_repeatable:
             self._keep(head)
         return head
 
     def _read(self, raw: bytes) -> Head | None:
-        """A head as httptools reads it."""
+        """Return the head as httptools parses it; None if it is not plain."""
         if not raw.startswith(self._starts):
             return None
         found = _Fields()
@@ -199,7 +213,7 @@ class PlainHeads:
             return None
         seen = body_length = 0
         for name, value in found.fields:
-            line = self._judge(name.lower(), value)
+            line = self._classify(name.lower(), value)
             if line is None or seen & line.kind:
                 return None
             seen |= line.kind
@@ -211,9 +225,9 @@ class PlainHeads:
         self._keep(head)
         return head
 
-    def _judge(self, name: bytes, value: bytes) -> _Line | None:
-        """What a header means here; None if it is not plain, or not admitted."""
-        if name in _NEVER or (self._is_traced and _is_to_be_traced(name, value)):
+    def _classify(self, name: bytes, value: bytes) -> _Line | None:
+        """Return the meaning of a header; None if it makes the head not plain."""
+        if name in _NEVER_PLAIN or (self._is_traced and _is_to_be_traced(name, value)):
             return None
         kind = _KINDS.get(name, _NONE)
         if kind == _LENGTH:
@@ -223,10 +237,10 @@ class PlainHeads:
         text = value.decode("latin-1")
         passes = (
             kind in {_NONE, _USER_AGENT}
-            or (kind == _HOST and self._hosts.admits(text))
+            or (kind == _HOST and self._hosts.allows(text))
             or (kind == _TYPE and is_json(text))
             or (kind == _CONNECTION and value == b"keep-alive")
-            or (kind == _AUTHORIZATION and (self._bearer is None or self._bearer.admits(text)))
+            or (kind == _AUTHORIZATION and (self._bearer is None or self._bearer.matches(text)))
         )
         if not passes:
             return None
@@ -247,7 +261,7 @@ class PlainHeads:
             self._names.add(b"\r\n%b: " % name)
 
     def _is_changing(self, harmless_line: bytes) -> bool:
-        """Whether this header came with another value before; it is cut out in future then, and else remembered."""
+        """Return whether this header has had another value before; remember that it varies, or else the line."""
         name, _, value = harmless_line.partition(b": ")
         marked_name = b"\r\n%b: " % name
         if marked_name not in self._names:
@@ -262,12 +276,12 @@ class PlainHeads:
 
 
 def _is_harmless(line: bytes) -> bool:
-    """Whether a line can be nothing but a header that does not matter here, in the plainest spelling."""
+    """Return whether a line is an ignored header in a spelling that every HTTP parser reads alike."""
     match = _PLAIN_LINE.fullmatch(line)
     if match is None:
         return False
     name = match[1].lower()
-    return name not in _KINDS and name not in _NEVER
+    return name not in _KINDS and name not in _NEVER_PLAIN
 
 
 def _is_harmless_if_traced(line: bytes) -> bool:
@@ -280,7 +294,7 @@ def _is_to_be_traced(name: bytes, value: bytes) -> bool:
 
 
 class _Fields:
-    """Collects what httptools finds."""
+    """Receives the callbacks of httptools."""
 
     __slots__ = ("fields", "target")
 

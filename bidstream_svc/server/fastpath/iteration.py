@@ -1,6 +1,6 @@
-"""The complete requests of one iteration of the event loop, from all connections, answered together.
+"""Answers the requests of one event loop iteration together, those of all connections.
 
-Together, code and keys stay in the processor's caches, and clocks are read and counters written once for all.
+This keeps code and keys in the processor's caches, and the clocks are read and the counters updated only once.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
 from bidstream_svc.server.answers import INTERNAL_ERROR
 from bidstream_svc.server.fastpath.reader import Request
-from bidstream_svc.server.handlers import LongAnswer, TokenJudge
+from bidstream_svc.server.handlers import LongAnswer, TokenDecryptor
 from bidstream_svc.server.response_writer import ResponseWriter
 from bidstream_svc.server.routes import Route
 
@@ -22,81 +22,81 @@ _log = get_logger(__name__)
 _OK = 200
 
 
-class Asker(Protocol):
-    """A connection, as an iteration sees it.
+class RequestingConnection(Protocol):
+    """The part of a connection that `Iteration` uses.
 
     Attributes:
-        is_busy: whether a long answer is being made, behind which further requests must wait.
+        is_busy: whether a long answer is in progress; further requests must wait for it.
     """
 
     is_busy: bool
 
     def send(self, response: bytes) -> None:
-        """Write a response, if the client is still there."""
+        """Write a response, unless the connection is closed."""
 
     def start_long_answer(self, route: Route, steps: LongAnswer) -> None:
-        """Make an answer over several iterations."""
+        """Run the steps of an answer, one per loop iteration, and send it."""
 
     def queue(self, request: Request) -> None:
-        """Keep a request until the long answer is sent."""
+        """Queue a request until the long answer is sent."""
 
 
 class Iteration:
-    """Collects requests, and answers them at the end of the loop's iteration in the order in which they came."""
+    """Collects complete requests and answers them in order at the end of the loop iteration."""
 
-    def __init__(self, judge: TokenJudge, metrics: MetricCells, writer: ResponseWriter) -> None:
-        self._judge = judge
+    def __init__(self, decryptor: TokenDecryptor, metrics: MetricCells, writer: ResponseWriter) -> None:
+        self._decryptor = decryptor
         self._metrics = metrics
         self._writer = writer
         self._loop = asyncio.get_running_loop()
-        self._requests: list[tuple[Asker, Request]] = []
+        self._requests: list[tuple[RequestingConnection, Request]] = []
         self._began_ns = 0
 
-    def add(self, asker: Asker, request: Request) -> None:
-        """Take a complete request."""
+    def add(self, connection: RequestingConnection, request: Request) -> None:
+        """Add a complete request."""
         if not self._requests:
-            # Every request of the iteration is timed from the first: never too short.
+            # The first request starts the timer for all; the others are measured as too long, never as too short.
             self._began_ns = time.perf_counter_ns()
             self._loop.call_soon(self.answer)
-        self._requests.append((asker, request))
+        self._requests.append((connection, request))
 
     def answer(self) -> None:
-        """Answer all requests that have been taken."""
+        """Answer all requests that have been added."""
         requests, self._requests = self._requests, []
         if not requests:
             return
-        now_ms, judge = wall_clock_ms(), self._judge.bind()
+        now_ms, decrypt_to_json = wall_clock_ms(), self._decryptor.bind()
         write = self._writer.write
-        usual_route, usual = requests[0][1][0], 0  # counted once for all, where the status is 200
-        # A write leaves the processor's caches to the kernel: all answers are made before the first is written.
-        unsent: list[tuple[Asker, bytes]] = []
+        usual_route, usual = requests[0][1][0], 0  # answers of this route with status 200 are counted together
+        # A write runs kernel code, which evicts ours from the caches. So all answers are made before the first write.
+        unsent: list[tuple[RequestingConnection, bytes]] = []
         answered = 0
-        for asker, request in requests:
-            if asker.is_busy:
-                asker.queue(request)
+        for connection, request in requests:
+            if connection.is_busy:
+                connection.queue(request)
                 continue
             route, body = request
             try:
-                answer = route.handle(judge, body, now_ms)
-            except Exception:  # noqa: BLE001 - a bug met by one request must not take those of others along
+                answer = route.handle(decrypt_to_json, body, now_ms)
+            except Exception:  # noqa: BLE001 - a bug in one request must not affect others
                 _log.exception("request failed")
                 answer = INTERNAL_ERROR
             if not isinstance(answer, tuple):
-                self._send(unsent)  # what came before it is answered before it
-                asker.start_long_answer(route, answer)
+                self._send(unsent)  # keeps the order of answers
+                connection.start_long_answer(route, answer)
                 continue
             answered += 1
             if route is usual_route and answer[0] == _OK:
                 usual += 1
             else:
                 self._metrics.count_request(route.path, answer[0])
-            unsent.append((asker, write(answer)))
+            unsent.append((connection, write(answer)))
         self._send(unsent)
         self._metrics.add(self._metrics.http_requests[usual_route.path, _OK], usual)
         self._metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - self._began_ns, answered)
 
     @staticmethod
-    def _send(unsent: list[tuple[Asker, bytes]]) -> None:
-        for asker, response in unsent:
-            asker.send(response)
+    def _send(unsent: list[tuple[RequestingConnection, bytes]]) -> None:
+        for connection, response in unsent:
+            connection.send(response)
         unsent.clear()

@@ -1,15 +1,15 @@
-"""Requests out of a connection's bytes, without I/O.
+"""Reads requests from the bytes of a connection, without I/O.
 
-A reader is fed bytes as they come, and returns the requests that they complete. It reads only plain requests (see
-`heads`). At any other it stops, and keeps the bytes for an HTTP library that knows more. Its states:
+`RequestReader.feed` takes bytes as they arrive and returns the requests that they complete. It reads plain requests
+only (see `heads`). At any other request it stops and keeps the bytes for an HTTP library. Its states:
 
-    state     what has come of the next request    more bytes lead to
-    IDLE      nothing                              IDLE, HEAD, BODY, FOREIGN
-    HEAD      a part of its head                   IDLE, HEAD, BODY, FOREIGN
-    BODY      its head, and a part of its body     IDLE, BODY, and from there on as above
-    FOREIGN   a head that is not plain             FOREIGN
+    state     received of the next request       next states
+    IDLE      nothing                            IDLE, HEAD, BODY, FOREIGN
+    HEAD      part of the head                   IDLE, HEAD, BODY, FOREIGN
+    BODY      the head and part of the body      BODY; after the last byte as from IDLE
+    FOREIGN   a head that is not plain           FOREIGN
 
-Any split of the same bytes gives the same requests.
+The requests do not depend on how the bytes are split.
 """
 
 from enum import IntEnum, auto
@@ -18,12 +18,12 @@ from typing import ClassVar, TypeAlias
 from bidstream_svc.server.fastpath.heads import HEAD_END, MAX_HEAD_BYTES, NO_HEAD, PlainHeads
 from bidstream_svc.server.routes import Route
 
-# Where it goes, and its body.
+# The route of a request, and its body.
 Request: TypeAlias = tuple[Route, bytes]
 
 
 class State(IntEnum):
-    """What has come of the next request."""
+    """What has been received of the next request; see the table above."""
 
     IDLE = auto()
     HEAD = auto()
@@ -31,17 +31,17 @@ class State(IntEnum):
     FOREIGN = auto()
 
 
-IDLE, HEAD, BODY, FOREIGN = State  # found faster than as attributes of the class
+IDLE, HEAD, BODY, FOREIGN = State  # module globals are faster than attributes of the class
 
 
 class RequestReader:
     """Reads the requests of one connection.
 
     Args:
-        heads: which heads are plain; shared by the connections of a listener.
+        heads: recognises plain heads; shared by the connections of a listener.
 
     Attributes:
-        state: see above.
+        state: see the table above.
     """
 
     __slots__ = ("_body_parts", "_head", "_head_of_body", "_heads", "_kept", "_missing_bytes", "state")
@@ -49,14 +49,14 @@ class RequestReader:
     def __init__(self, heads: PlainHeads) -> None:
         self.state = IDLE
         self._heads = heads
-        self._head = NO_HEAD  # the last one read: the next is most often the same
-        self._kept = b""  # in HEAD and FOREIGN: the bytes of the request
+        self._head = NO_HEAD  # the last head; most clients repeat it
+        self._kept = b""  # in HEAD and FOREIGN: the bytes received of the request
         self._head_of_body = NO_HEAD  # in BODY
         self._body_parts: list[bytes] = []
         self._missing_bytes = 0
 
     def match(self, data: bytes) -> Request | None:
-        """The request, if these bytes are just one whole plain request, as they mostly are; if None, `feed` them."""
+        """Return the request if these bytes are exactly one plain request, the usual case; if None, call `feed`."""
         if self.state is not IDLE:
             return None
         head = self._head
@@ -70,7 +70,7 @@ class RequestReader:
         return found.route, data[body_start:]
 
     def feed(self, data: bytes) -> list[Request]:
-        """The requests that are complete with these bytes, in order."""
+        """Return the requests that these bytes complete, in order."""
         if self.state is HEAD:
             data, self._kept, self.state = self._kept + data, b"", IDLE
         requests: list[Request] = []
@@ -81,26 +81,26 @@ class RequestReader:
 
     @property
     def route(self) -> Route | None:
-        """In the state BODY, where the request goes; else None."""
+        """The route of the incomplete request in state BODY; None in other states."""
         return self._head_of_body.route if self.state is BODY else None
 
     @property
     def unfinished_bytes(self) -> int:
-        """How much is kept of a request that is not complete."""
+        """How many bytes of an incomplete request are kept."""
         if self.state is BODY:
             return self._head_of_body.body_length - self._missing_bytes
         return len(self._kept)
 
     def take_foreign(self) -> bytes:
-        """In the state FOREIGN, all bytes from the beginning of the request that is not plain."""
+        """In state FOREIGN, return the bytes received since the start of the request that is not plain."""
         kept, self._kept = self._kept, b""
         return kept
 
     def forget_head(self) -> None:
-        """Judge the next head anew, because what is plain has changed."""
+        """Check the next head again, because the bearer token has changed."""
         self._head = NO_HEAD
 
-    # One for each state: reads from `start` on, and returns where it has stopped.
+    # One method per state. It reads `data` from `start` on and returns where it stopped.
 
     def _read_head(self, data: bytes, start: int, requests: list[Request]) -> int:
         end = data.find(HEAD_END, start, start + MAX_HEAD_BYTES)

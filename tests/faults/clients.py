@@ -1,4 +1,4 @@
-"""Clients that ask a sidecar without a pause and compare every answer with the one that must come."""
+"""Clients that send requests continuously and compare every answer with the expected one."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,26 +17,26 @@ from tests.support.sidecar import wait_until
 _BATCH = 1_000
 
 
-class Question(NamedTuple):
-    """A request as bytes, and the body that must come back."""
+class Exchange(NamedTuple):
+    """A request as bytes, and the expected body of its answer."""
 
     request: bytes
     answer: bytes
 
 
-def questions(state: OperatorState, count: int = 500) -> list[Question]:
-    """Requests with distinct version 4 tokens, under the keys that the operator has now."""
+def exchanges(state: OperatorState, count: int = 500) -> list[Exchange]:
+    """Make requests with distinct version 4 tokens under the operator's current keys."""
     return [
-        Question(make_request("/decrypt", {"token": token}), orjson.dumps(answer))
+        Exchange(make_request("/decrypt", {"token": token}), orjson.dumps(answer))
         for token, answer in _tokens_and_answers(state, count)
     ]
 
 
-def batch_questions(state: OperatorState) -> list[Question]:
-    """One request that keeps a sidecar busy for several turns of its loop."""
+def batch_exchanges(state: OperatorState) -> list[Exchange]:
+    """Make one request that takes a sidecar several loop iterations."""
     pairs = list(_tokens_and_answers(state, _BATCH))
     request = make_request("/decrypt/batch", {"requests": [{"token": token} for token, _ in pairs]})
-    return [Question(request, orjson.dumps({"results": [answer for _, answer in pairs]}))]
+    return [Exchange(request, orjson.dumps({"results": [answer for _, answer in pairs]}))]
 
 
 def _tokens_and_answers(state: OperatorState, count: int) -> Iterator[tuple[str, dict[str, object]]]:
@@ -49,17 +49,17 @@ def _tokens_and_answers(state: OperatorState, count: int) -> Iterator[tuple[str,
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the requests.
+    """The results of the requests.
 
     Attributes:
-        asked: requests that were sent, each counted once.
+        sent: requests, each counted once.
         bad: wrong answers, and requests that got none although they were repeated once.
         repeated: requests that were sent again because their connection had been closed without a byte of an answer.
-        turned_away: fresh connections closed or refused; only where the end of a service is awaited.
-        problem: the first bad thing.
+        turned_away: new connections closed or refused; only with `until_gone`.
+        problem: the first wrong or missing answer.
     """
 
-    asked: int = 0
+    sent: int = 0
     bad: int = 0
     repeated: int = 0
     turned_away: int = 0
@@ -73,7 +73,7 @@ class Tally:
 
     def _combine(self, other: "Tally", combine: Callable[[int, int], int]) -> "Tally":
         return Tally(
-            combine(self.asked, other.asked),
+            combine(self.sent, other.sent),
             combine(self.bad, other.bad),
             combine(self.repeated, other.repeated),
             combine(self.turned_away, other.turned_away),
@@ -81,10 +81,10 @@ class Tally:
         )
 
 
-class _Asker:
-    """One keep-alive connection at a time, asked in a loop; goes on to the next address when it is closed."""
+class _Client:
+    """Sends requests on one keep-alive connection; when it is closed, connects to the next address."""
 
-    def __init__(self, addresses: Sequence[str], pool: Sequence[Question], *, until_gone: bool) -> None:
+    def __init__(self, addresses: Sequence[str], pool: Sequence[Exchange], *, until_gone: bool) -> None:
         self.tally = Tally()
         self._addresses = cycle(addresses)
         self._tries_to_connect = len(addresses)
@@ -100,13 +100,13 @@ class _Asker:
         finally:
             self._drop()
 
-    def _ask(self, question: Question) -> None:
-        self.tally.asked += 1
+    def _ask(self, exchange: Exchange) -> None:
+        self.tally.sent += 1
         for is_last_try in (False, True):
             is_fresh = self._connection is None
             try:
                 connection = self._connection = self._connection or self._connect()
-                connection.send(question.request)
+                connection.send(exchange.request)
                 response = connection.receive()
             except (OSError, EOFError) as error:
                 has_begun = self._connection is not None and bool(self._connection._received)
@@ -120,7 +120,7 @@ class _Asker:
                     return
                 self.tally.repeated += 1
                 continue
-            if (response.status, response.body) != (200, question.answer):
+            if (response.status, response.body) != (200, exchange.answer):
                 self._note_bad(f"wrong answer: {response.status} {response.body[:100]!r}")
             if response.closes:
                 self._drop()
@@ -144,55 +144,57 @@ class _Asker:
         self.tally.problem = self.tally.problem or problem
 
 
-class Askers:
-    """Several of them, each in a thread of its own."""
+class Clients:
+    """Running clients, each in its own thread."""
 
-    def __init__(self, askers: list[_Asker], threads: list[Thread]) -> None:
-        self._askers = askers
+    def __init__(self, clients: list[_Client], threads: list[Thread]) -> None:
+        self._askers = clients
         self._threads = threads
 
     @property
     def tally(self) -> Tally:
         """The sum so far."""
-        return sum((asker.tally for asker in self._askers), Tally())
+        return sum((client.tally for client in self._askers), Tally())
 
     def wait_for(self, requests: int) -> None:
-        """Wait until so many more requests have been sent."""
-        enough = self.tally.asked + requests
-        wait_until(lambda: self.tally.asked >= enough, "requests to be asked")
+        """Wait until this many further requests have been sent."""
+        enough = self.tally.sent + requests
+        wait_until(lambda: self.tally.sent >= enough, "requests to be asked")
 
     def wait_for_seconds(self, seconds: float) -> None:
-        """Let them ask for a while."""
+        """Keep the clients running for a time."""
         time.sleep(seconds)
 
     def wait_gone(self) -> None:
-        """Wait until every one of them was turned away."""
+        """Wait until every client has been refused a new connection."""
         for thread in self._threads:
             thread.join(30)
             assert not thread.is_alive(), "still served"
 
 
 @contextmanager
-def asking(
-    addresses: str | Sequence[str], pool: Sequence[Question], *, connections: int = 4, until_gone: bool = False
-) -> Iterator[Askers]:
-    """Ask these addresses, the first as long as it serves, until the end of the block.
+def running_clients(
+    addresses: str | Sequence[str], pool: Sequence[Exchange], *, connections: int = 4, until_gone: bool = False
+) -> Iterator[Clients]:
+    """Run clients until the block ends. Each uses the first address as long as it serves.
 
     Args:
         addresses: `host:port` or `unix:/path`, in order of preference; a failure goes on to the next.
-        pool: what to ask.
-        connections: how many at a time.
-        until_gone: each ends when a fresh connection fails.
+        pool: the requests to send.
+        connections: the number of clients.
+        until_gone: a client ends when a new connection fails.
     """
     addresses = [addresses] if isinstance(addresses, str) else addresses
     share = len(pool) // connections or 1
-    askers = [_Asker(addresses, pool[number * share :] or pool, until_gone=until_gone) for number in range(connections)]
+    clients = [
+        _Client(addresses, pool[number * share :] or pool, until_gone=until_gone) for number in range(connections)
+    ]
     stop = Event()
-    threads = [Thread(target=asker.run, args=(stop,), name=f"asker-{n}") for n, asker in enumerate(askers)]
+    threads = [Thread(target=client.run, args=(stop,), name=f"client-{n}") for n, client in enumerate(clients)]
     for thread in threads:
         thread.start()
     try:
-        yield Askers(askers, threads)
+        yield Clients(clients, threads)
     finally:
         stop.set()
         for thread in threads:
