@@ -25,20 +25,20 @@ def replace(file: Path, text: str) -> None:
 
 @pytest.mark.parametrize("header", ["Bearer first", "bearer first", "BEARER  first "])
 def test_the_files_token_is_admitted(file: Path, header: str) -> None:
-    assert BearerToken(file).admits(header)
+    assert BearerToken(file).matches(header)
 
 
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Bearer firs", "Bearer first2", "Basic first", "first"]
 )
 def test_anything_else_is_not(file: Path, header: str | None) -> None:
-    assert not BearerToken(file).admits(header)
+    assert not BearerToken(file).matches(header)
 
 
 def test_bytes_beyond_ascii_are_compared_as_they_came(file: Path) -> None:
     file.write_bytes("gehe\u00edm\u00df".encode() + b"\xff")
     header = b"Bearer " + file.read_bytes()
-    assert BearerToken(file).admits(header.decode("utf-8", "surrogateescape"))
+    assert BearerToken(file).matches(header.decode("utf-8", "surrogateescape"))
 
 
 def test_each_new_token_takes_effect_and_is_told_of_once(file: Path) -> None:
@@ -47,7 +47,7 @@ def test_each_new_token_takes_effect_and_is_told_of_once(file: Path) -> None:
     for token in ("second", "third"):
         replace(file, token)
         assert bearer.reload()
-        assert bearer.admits(f"Bearer {token}")
+        assert bearer.matches(f"Bearer {token}")
         assert not bearer.reload()
     replace(file, " third ")
     assert not bearer.reload(), "another file, but the same token"
@@ -61,10 +61,10 @@ def test_a_file_that_cannot_be_read_changes_nothing_and_is_logged_once(file: Pat
         assert not bearer.reload()
     (line,) = log
     assert line["error"] == f"BIDSTREAM_AUTH_TOKEN_FILE: {file} is empty"
-    assert bearer.admits("Bearer first")
+    assert bearer.matches("Bearer first")
     file.unlink()
     assert not bearer.reload()
-    assert bearer.admits("Bearer first")
+    assert bearer.matches("Bearer first")
 
 
 def test_there_is_no_start_without_a_token(file: Path) -> None:
