@@ -1,3 +1,5 @@
+"""Which `Host` headers a listener takes."""
+
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ NONE: frozenset[str] = frozenset()
         "127.0.0.1",
         "127.0.0.1:8080",
         "127.9.9.9:1",
+        "localhost.:8080",
         "[::1]",
         "[::1]:8080",
         " localhost ",
@@ -37,6 +40,9 @@ def test_names_of_this_host_are_allowed(host: str | None) -> None:
         "10.0.0.1",
         "",
         ":8080",
+        "localhost:",
+        "localhost:http",
+        "127.0.0.1:80:80",
         "[fe80::1]:8080",
         "a b/@:c",
     ],

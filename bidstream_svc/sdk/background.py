@@ -20,6 +20,7 @@ _T = TypeVar("_T")
 class _BackgroundLoop:
     def __init__(self) -> None:
         self.open_transports: set[OperatorTransport] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="bidstream-svc-sdk", daemon=True)
         self._thread.start()
@@ -39,7 +40,12 @@ class _BackgroundLoop:
     def start_closing(self, transport: OperatorTransport) -> None:
         """Close a transport without waiting. Any thread may call this, also the loop's."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self.close_transport(transport)))
+            self._loop.call_soon_threadsafe(self._close_in_task, transport)
+
+    def _close_in_task(self, transport: OperatorTransport) -> None:
+        task = self._loop.create_task(self.close_transport(transport))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def close_transport(self, transport: OperatorTransport) -> None:
         self.open_transports.discard(transport)
@@ -55,6 +61,7 @@ class _BackgroundLoop:
     async def _close_all(self) -> None:
         for transport in tuple(self.open_transports):
             await self.close_transport(transport)
+        await asyncio.gather(*self._closing)
         await self._loop.shutdown_default_executor()
 
 

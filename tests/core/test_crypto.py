@@ -178,31 +178,32 @@ def test_cbc_decrypt_serves_message_after_message(messages: list[bytes], iv: byt
         assert decrypt(iv + ciphertext) == message
 
 
-@pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 31, 33, 47])
-def test_cbc_refuses_other_than_whole_blocks(length: int) -> None:
+def test_cbc_refuses_other_than_whole_blocks() -> None:
     decrypt = make_cbc_decrypt(SECRET)
-    with pytest.raises(ValueError, match="whole blocks"):
-        decrypt(bytes(length))
-    assert decrypt(CBC_IV + cbc_encrypt(SECRET, CBC_IV, b"next")) == b"next"
+    for length in (0, 1, 15, 16, 17, 31, 33, 47):
+        with pytest.raises(ValueError, match="whole blocks"):
+            decrypt(bytes(length))
+        assert decrypt(CBC_IV + cbc_encrypt(SECRET, CBC_IV, b"next")) == b"next"
 
 
-@pytest.mark.parametrize("last", range(256))
-def test_cbc_padding_by_its_last_byte(last: int) -> None:
+def test_cbc_padding_by_its_last_byte() -> None:
     decrypt = make_cbc_decrypt(SECRET)
-    sealed = CBC_IV + cbc_blocks(SECRET, CBC_IV, bytes(16) + bytes([last]) * 16)
-    if 1 <= last <= 16:
-        assert decrypt(sealed) == bytes(16) + bytes([last]) * (16 - last)
-    else:
-        with pytest.raises(ValueError, match="padding"):
-            decrypt(sealed)
-    assert decrypt(CBC_IV + cbc_encrypt(SECRET, CBC_IV, b"next")) == b"next"
+    for last in range(256):
+        sealed = CBC_IV + cbc_blocks(SECRET, CBC_IV, bytes(16) + bytes([last]) * 16)
+        if 1 <= last <= 16:
+            assert decrypt(sealed) == bytes(16) + bytes([last]) * (16 - last)
+        else:
+            with pytest.raises(ValueError, match="padding"):
+                decrypt(sealed)
+        assert decrypt(CBC_IV + cbc_encrypt(SECRET, CBC_IV, b"next")) == b"next"
 
 
-@pytest.mark.parametrize("length", range(2, 17))
-def test_cbc_refuses_padding_with_one_other_byte(length: int) -> None:
-    for wrong in range(length - 1):
-        padding = bytearray([length] * length)
-        padding[wrong] ^= 1
-        padded = bytes(32 - length) + bytes(padding)
-        with pytest.raises(ValueError, match="padding"):
-            make_cbc_decrypt(SECRET)(CBC_IV + cbc_blocks(SECRET, CBC_IV, padded))
+def test_cbc_refuses_padding_with_one_other_byte() -> None:
+    decrypt = make_cbc_decrypt(SECRET)
+    for length in range(2, 17):
+        for wrong in range(length - 1):
+            padding = bytearray([length] * length)
+            padding[wrong] ^= 1
+            padded = bytes(32 - length) + bytes(padding)
+            with pytest.raises(ValueError, match="padding"):
+                decrypt(CBC_IV + cbc_blocks(SECRET, CBC_IV, padded))

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from bidstream_svc.core.errors import BidstreamError, IdentityError
 from bidstream_svc.core.identity import (
+    Identity,
+    IdentityKind,
     IdentityScope,
     IdentityType,
     hash_identity,
@@ -125,6 +127,38 @@ def test_hash_refuses_a_lone_surrogate_without_repeating_it() -> None:
 )
 def test_invalid_hashes(text: str) -> None:
     assert not is_identity_hash(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "sent_as", "value", "identity_type"),
+    [
+        (IdentityKind.EMAIL, " Validate@Example.com", IdentityKind.EMAIL_HASH, VALIDATE_HASH, IdentityType.EMAIL),
+        (IdentityKind.EMAIL_HASH, VALIDATE_HASH, IdentityKind.EMAIL_HASH, VALIDATE_HASH, IdentityType.EMAIL),
+        (IdentityKind.PHONE, "+1234567890", IdentityKind.PHONE_HASH, hash_identity("+1234567890"), IdentityType.PHONE),
+        (IdentityKind.PHONE_HASH, VALIDATE_HASH, IdentityKind.PHONE_HASH, VALIDATE_HASH, IdentityType.PHONE),
+    ],
+)
+def test_a_parsed_identity_is_sent_hashed(
+    kind: IdentityKind, text: str, sent_as: IdentityKind, value: str, identity_type: IdentityType
+) -> None:
+    identity = Identity.parse(kind, text)
+    assert (identity.kind, identity.value, identity.identity_type) == (sent_as, value, identity_type)
+    assert value not in repr(identity)
+
+
+def test_an_identity_may_be_left_to_the_operator_to_hash() -> None:
+    email = Identity.from_unhashed_email(" Validate@Example.com")
+    assert (email.kind, email.value) == (IdentityKind.EMAIL, "validate@example.com")
+    assert email.identity_type is IdentityType.EMAIL
+    phone = Identity.from_unhashed_phone("+1234567890")
+    assert (phone.kind, phone.value) == (IdentityKind.PHONE, "+1234567890")
+    assert phone.identity_type is IdentityType.PHONE
+
+
+@pytest.mark.parametrize("kind", IdentityKind)
+def test_a_malformed_identity_is_refused_whatever_its_kind(kind: IdentityKind) -> None:
+    with pytest.raises(IdentityError):
+        Identity.parse(kind, "malformed")
 
 
 def test_an_identity_error_can_be_caught_in_three_ways() -> None:

@@ -18,8 +18,6 @@ from bidstream_svc.core.token import text, v3
 from tests.core.assemble import gcm_layer, u32
 from tests.core.strategies import anything
 
-if os.environ.get("COMPILE_HOT_PATH") != "1":
-    pytest.skip("see make test-compiled", allow_module_level=True)
 native: Any = importlib.import_module("bidstream_svc.core.token.native")
 
 NOW_MS = 1_800_000_000_000

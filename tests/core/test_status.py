@@ -52,8 +52,11 @@ def test_operator_errors_carry_what_the_operator_said() -> None:
     assert (str(error), error.http_status, error.api_status) == ("no", 401, "unauthorized")
     assert OperatorHttpError("bad gateway", 502).api_status is None
     limited = OperatorRateLimitedError("slow down", retry_after_s=1.5)
-    assert (limited.http_status, limited.api_status, limited.retry_after_s) == (429, None, 1.5)
-    assert OperatorNetworkError("reset").may_have_arrived
+    assert (str(limited), limited.http_status, limited.api_status) == ("slow down", 429, None)
+    assert limited.retry_after_s == 1.5
+    assert OperatorRateLimitedError("slow down", 429, "limited").api_status == "limited"
+    lost = OperatorNetworkError("reset")
+    assert (str(lost), lost.may_have_arrived) == ("reset", True)
     assert not OperatorTimeoutError("refused", may_have_arrived=False).may_have_arrived
 
 

@@ -19,7 +19,8 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
-from bidstream_svc.core.token import TokenContent, TokenKey, build_v3, build_v4
+from bidstream_svc.core.token import TokenContent, build_v3, build_v4
+from bidstream_svc.core.token.text import is_padded_standard
 from bidstream_svc.core.token.v2 import parse_site_layer
 from tests.core.assemble import spellings, standard, url_safe
 from tests.core.reference import Refused, decode_text
@@ -142,14 +143,14 @@ def _open_cbc(secret: bytes, iv: bytes, ciphertext: bytes) -> bytes:
 
 
 @VERSIONS
-@pytest.mark.parametrize("layer", [0, 1])
-@pytest.mark.parametrize("length", [0, 11, 13, 15, 17])
-def test_build_refuses_an_iv_of_another_length(version: int, layer: int, length: int) -> None:
-    ivs = CBC_IVS if version == 2 else GCM_IVS
-    keys = [TokenKey(MASTER, SECRETS[MASTER], ivs[0]), TokenKey(SITE, SECRETS[SITE], ivs[1])]
-    keys[layer] = keys[layer]._replace(iv=bytes(length))
-    with pytest.raises(ValueError, match=r"not 1[26] bytes"):
-        BUILDERS[version](DEFAULTS, keys[0], keys[1])
+def test_build_refuses_an_iv_of_another_length(version: int) -> None:
+    good, right_length = [token_key(version, MASTER, 0), token_key(version, SITE, 1)], 16 if version == 2 else 12
+    for layer in (0, 1):
+        for length in {0, 11, 12, 13, 15, 16, 17} - {right_length}:
+            keys = good.copy()
+            keys[layer] = keys[layer]._replace(iv=bytes(length))
+            with pytest.raises(ValueError, match=rf"not {right_length} bytes"):
+                BUILDERS[version](DEFAULTS, keys[0], keys[1])
 
 
 @AUTHENTICATED_VERSIONS
@@ -288,6 +289,11 @@ def test_text_of_v4_has_no_fifth_spelling(end: str) -> None:
         assert _verdict(token)[3] is not FailureReason.BAD_ENCODING
 
 
-@pytest.mark.parametrize("length", [1, 256, 257, 5000])
+def test_only_padded_standard_base64_is_taken_for_v2_and_v3() -> None:
+    assert all(is_padded_standard(text) for text in ("AAAA", "A+/A", "AA==", "AAA="))
+    assert not any(is_padded_standard(text) for text in ("A-AA", "A_AA", "AA", "AAA"))
+
+
+@pytest.mark.parametrize("length", [0, 1, 256, 257, 5000])
 def test_an_id_of_v2_may_have_any_length(length: int) -> None:
     assert _verdict(_build(2, replace(DEFAULTS, raw_uid="x" * length)))[1] == "x" * length

@@ -1,6 +1,6 @@
-"""Checks of deploy/ that need tools beyond requirements/dev.txt, or minutes, are for `make deploy-check`.
+"""Tests marked `needs_tools` need tools beyond requirements/dev.txt; only `make deploy-check` selects them.
 
-It sets REQUIRE_TOOLS: with 1 a missing tool fails, with 0 it skips. Without it, as in `make test`, they are skipped.
+A missing tool fails such a test if REQUIRE_TOOLS is 1, and skips it otherwise.
 """
 
 import os
@@ -22,8 +22,6 @@ SPEED = 150  # a scrape each 0.1 s
 @pytest.hookimpl(tryfirst=True)  # before fixtures, which need the tools as well
 def pytest_runtest_setup(item: pytest.Item) -> None:
     names = {name for marker in item.iter_markers("needs_tools") for name in marker.args}
-    if names and "REQUIRE_TOOLS" not in os.environ:
-        pytest.skip("see make deploy-check")
     missing = sorted(name for name in names if which(name) is None and find_spec(name) is None)
     if not missing:
         return

@@ -21,8 +21,8 @@ from tests.support.sidecar import Sidecar, environment, operator_settings
 
 BEFORE, STAGES = read_stages(ROOT / "Dockerfile")
 LAST: Stage = STAGES[-1]
-# What the replay leaves to `make deploy-check`, because it installs two environments.
-NEEDS_TIME = pytest.mark.skipif("REQUIRE_TOOLS" not in os.environ, reason="takes a while; see make deploy-check")
+# The replay installs two environments, with the pip that comes with Python and packages from an index.
+NEEDS_PIP = pytest.mark.needs_tools("pip")
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and changing the user need root")
 
 
@@ -103,7 +103,7 @@ def in_image(image: Container, *words: str, **settings: Any) -> subprocess.Compl
     return subprocess.run(command, env=environment(settings), capture_output=True, text=True, timeout=60, check=False)
 
 
-@NEEDS_TIME
+@NEEDS_PIP
 @NEEDS_ROOT
 @pytest.mark.timeout(400)
 def test_the_image_holds_the_locked_packages_and_nothing_else(image: Container) -> None:
@@ -126,7 +126,7 @@ def test_the_image_holds_the_locked_packages_and_nothing_else(image: Container) 
         assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (user, group, 0o2770)
 
 
-@NEEDS_TIME
+@NEEDS_PIP
 @NEEDS_ROOT
 @pytest.mark.timeout(400)
 def test_a_container_serves_with_a_read_only_root_and_not_as_root(
@@ -152,7 +152,7 @@ def test_a_container_serves_with_a_read_only_root_and_not_as_root(
         assert (unhealthy.returncode, unhealthy.stderr.count("\n")) == (1, 1)
 
 
-@NEEDS_TIME
+@NEEDS_PIP
 @NEEDS_ROOT
 @pytest.mark.timeout(400)
 def test_directories_of_a_container_are_not_writable(image: Container) -> None:

@@ -42,6 +42,14 @@ INTERNAL = {
     "get_input_diis", "get_raw_diis", "is_due_for_refresh_impl", "is_refreshable_impl", "make_error", "make_success",
 }  # fmt: skip
 
+# What only an instance has.
+ATTRIBUTES: dict[type, set[str]] = {
+    sdk.IdentityMapResponse: {"mapped_identities", "unmapped_identities"},
+    sdk.IdentityMapV3Response: {"mapped_identities", "unmapped_identities"},
+    sdk.IdentityBucketsResponse: {"buckets"},
+    sdk.UnmappedIdentityV3: {"raw_reason"},
+}
+
 
 def public_methods(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
     for name in vars(kind):
@@ -56,27 +64,19 @@ def parameters(method: Callable[..., Any]) -> list[str]:
     return [name for name in inspect.signature(method).parameters if name != "self"]
 
 
-@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda kind: kind.__name__)
-def test_methods_have_the_published_parameters_first(ours: type, theirs: type) -> None:
-    for name, method in public_methods(theirs):
-        own = parameters(getattr(ours, name))
-        assert own[: len(parameters(method))] == parameters(method), name
-        extra = list(inspect.signature(getattr(ours, name)).parameters.values())[-1:]
-        assert len(own) == len(parameters(method)) or extra[0].default is None
+def test_methods_have_the_published_parameters_first() -> None:
+    for ours, theirs in PAIRS:
+        for name, method in public_methods(theirs):
+            own = parameters(getattr(ours, name))
+            assert own[: len(parameters(method))] == parameters(method), f"{ours.__name__}.{name}"
+            extra = list(inspect.signature(getattr(ours, name)).parameters.values())[-1:]
+            assert len(own) == len(parameters(method)) or extra[0].default is None, f"{ours.__name__}.{name}"
 
 
-@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda kind: kind.__name__)
-def test_properties_are_there(ours: type, theirs: type) -> None:
-    own = {
-        *dir(ours),
-        *inspect.get_annotations(ours),
-        "mapped_identities",
-        "unmapped_identities",
-        "buckets",
-        "raw_reason",
-    }
-    properties = {name for name, value in vars(theirs).items() if isinstance(value, property)}
-    assert properties <= own
+def test_properties_are_there() -> None:
+    for ours, theirs in PAIRS:
+        own = {*dir(ours), *inspect.get_annotations(ours), *ATTRIBUTES.get(ours, ())}
+        assert {name for name, value in vars(theirs).items() if isinstance(value, property)} <= own, ours.__name__
 
 
 @pytest.mark.parametrize("name", ["BidstreamClient", "SharingClient", "Uid2PublisherClient", "IdentityMapClient"])

@@ -1,5 +1,6 @@
 """The key cache: what it stores, what it rejects, and that its errors stop nothing."""
 
+import asyncio
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +15,9 @@ from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.state import Lifetimes
 from bidstream_svc.keystore.key_cache import KeyCache
+from bidstream_svc.keystore.refresher import KeyRefresher
+from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.metrics import MetricCells
 from bidstream_svc.operator.credentials import Credentials
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import OperatorTransport
@@ -47,8 +51,10 @@ def cache(tmp_path: Path, secret: bytes) -> KeyCache:
 
 
 def test_what_is_saved_is_loaded(cache: KeyCache, wire: bytes, operator: DevOperator) -> None:
-    cache.save(wire)
-    snapshot = cache.load()
+    with capture_logs() as log:
+        cache.save(wire)
+        snapshot = cache.load()
+    assert log == []
     assert snapshot is not None
     assert set(snapshot.keys) == {key.key_id for key in operator.state.keys.listed(operator.state.now_s())}
 
@@ -82,6 +88,16 @@ def test_a_new_response_replaces_the_old_one_whole(cache: KeyCache, wire: bytes,
         cache.save(wire)
         assert reader.read() == b"older and longer " * 1000
     assert (tmp_path / "keys").read_bytes() == wire
+
+
+@pytest.mark.parametrize(("left_ms", "is_used"), [(1, True), (0, False)])
+async def test_keys_are_used_until_the_last_expires(cache: KeyCache, wire: bytes, left_ms: int, is_used: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    cache.save(wire)
+    snapshot, store = cache.load(), KeyStore()
+    assert snapshot is not None
+    now_ms = snapshot.last_expiry_ms - left_ms
+    KeyRefresher(asyncio.Future, store, MetricCells(), cache=cache, interval_s=1, now_ms=lambda: now_ms)._load_cache()
+    assert (store.snapshot is not None) == store.is_from_cache == is_used
 
 
 def is_ignored(cache: KeyCache, level: str = "warning") -> str:

@@ -1,122 +1,14 @@
-"""Raw uids to tokens and back: the pure part, and the clients that hold keys."""
-
-import base64
-import json
-from typing import Any
+"""The clients that hold keys: a sharer's and a bidder's."""
 
 import pytest
 
-from bidstream_svc.core.crypto import open_gcm
-from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import OperatorHttpError
-from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.key_response import parse_key_response
-from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
-from bidstream_svc.core.sharing import DEFAULT_TOKEN_LIFETIME_S, Encryption, EncryptionStatus, encrypt_raw_uid
+from bidstream_svc.core.sharing import Encryption, EncryptionStatus
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.devoperator import Fault, Lifetimes, OperatorState
 from bidstream_svc.operator import BidstreamClient, SharingClient
 from tests.operator.support import transport_to
 from tests.support.operator import running_operator
-
-NOW_S = 1_700_000_000
-NOW_MS = NOW_S * 1000
-UID = base64.b64encode(bytes([0]) + b"r" * 32).decode()
-PHONE_UID = base64.b64encode(bytes([4]) + b"r" * 32).decode()
-SHORT_UID = base64.b64encode(b"\x04" + b"r" * 31).decode()
-IVS: dict[str, Any] = {"master_iv": bytes(12), "site_iv": bytes(range(12))}
-
-
-def key(key_id: int, keyset_id: int | None, activates_s: int | None = NOW_S - 9, expires_s: int = NOW_S + 9) -> Any:
-    secret = base64.b64encode(bytes([key_id]) * 32).decode()
-    return {"id": key_id, "keyset_id": keyset_id, "activates": activates_s, "expires": expires_s, "secret": secret}
-
-
-def snapshot(keys: list[Any], **fields: Any) -> KeySnapshot:
-    body = {"keys": keys, "caller_site_id": 101, "master_keyset_id": 1, "default_keyset_id": 2} | fields
-    return parse_key_response(json.dumps({"body": body}), KeyPurpose.SHARING)
-
-
-def test_token_says_who_shares_what_and_until_when() -> None:
-    keys = snapshot([key(1, 1), key(2, 2)], token_expiry_seconds="60", identity_scope="EUID")
-    status, token = encrypt_raw_uid(UID, keys, NOW_MS, **IVS)
-    assert status is EncryptionStatus.SUCCESS
-    assert token is not None
-    assert decrypt(token, None, keys, NOW_MS) == (DecryptionStatus.SUCCESS, UID, NOW_MS, None)
-    long_keys = snapshot([key(1, 1, expires_s=NOW_S + 99), key(2, 2)], identity_scope="EUID")
-    assert decrypt(token, None, long_keys, NOW_MS + 60_000)[0] is DecryptionStatus.SUCCESS
-    assert decrypt(token, None, long_keys, NOW_MS + 60_001)[0] is DecryptionStatus.EXPIRED_TOKEN
-
-
-def test_token_without_an_expiry_given_lives_for_thirty_days() -> None:
-    keys = snapshot([key(1, 1, expires_s=2 * NOW_S), key(2, 2)])
-    token = encrypt_raw_uid(UID, keys, NOW_MS, **IVS).token
-    assert decrypt(token, None, keys, NOW_MS + DEFAULT_TOKEN_LIFETIME_S * 1000)[0] is DecryptionStatus.SUCCESS
-    assert decrypt(token, None, keys, NOW_MS + DEFAULT_TOKEN_LIFETIME_S * 1000 + 1)[0] is DecryptionStatus.EXPIRED_TOKEN
-
-
-@pytest.mark.parametrize("scope", list(IdentityScope))
-@pytest.mark.parametrize(("uid", "type_bits"), [(UID, 0), (PHONE_UID, 0b100), (SHORT_UID, 0)])
-def test_prefix_byte(uid: str, type_bits: int, scope: IdentityScope) -> None:
-    keys = snapshot([key(1, 1), key(2, 2)], identity_scope=scope.name)
-    token = encrypt_raw_uid(uid, keys, NOW_MS, **IVS).token
-    assert token is not None
-    assert base64.urlsafe_b64decode(token + "==")[:2] == bytes([scope << 4 | type_bits | 3, 128])
-
-
-def used_key(keys: KeySnapshot, keyset_id: int | None = None) -> int:
-    """The id of the key that the inner layer was sealed with."""
-    token = encrypt_raw_uid(UID, keys, NOW_MS, **IVS, keyset_id=keyset_id).token
-    assert token is not None
-    raw = base64.urlsafe_b64decode(token + "==")
-    master_layer = open_gcm(keys.keys[int.from_bytes(raw[2:6], "big")].secret, raw[6:])
-    return int.from_bytes(master_layer[29:33], "big")
-
-
-def test_newest_active_key_of_the_key_set_is_used() -> None:
-    keys = snapshot(
-        [
-            key(1, 1),
-            key(2, 2, NOW_S - 3),
-            key(3, 2, NOW_S - 2),  # this one
-            key(4, 2, NOW_S + 1),  # not yet
-            key(5, 2, NOW_S - 1, NOW_S),  # no longer
-            key(6, 3, None),
-            key(7, None),
-        ]
-    )
-    assert used_key(keys) == 3
-    assert used_key(keys, keyset_id=3) == 6
-
-
-@pytest.mark.parametrize(
-    ("keys", "status"),
-    [
-        (None, EncryptionStatus.NOT_INITIALIZED),
-        (snapshot([]), EncryptionStatus.KEYS_NOT_SYNCED),
-        (snapshot([key(1, 1, expires_s=NOW_S)]), EncryptionStatus.KEYS_NOT_SYNCED),
-        (snapshot([key(2, 2)]), EncryptionStatus.NOT_AUTHORIZED_FOR_MASTER_KEY),
-        (snapshot([key(1, 1), key(2, None)], master_keyset_id=None), EncryptionStatus.NOT_AUTHORIZED_FOR_MASTER_KEY),
-        (snapshot([key(1, 1)]), EncryptionStatus.NOT_AUTHORIZED_FOR_KEY),
-        (snapshot([key(1, 1), key(2, 2)], default_keyset_id=None), EncryptionStatus.NOT_AUTHORIZED_FOR_KEY),
-        (snapshot([key(1, 1), key(2, 2)], caller_site_id=None), EncryptionStatus.ENCRYPTION_FAILURE),
-    ],
-)
-def test_unusable_keys(keys: KeySnapshot | None, status: EncryptionStatus) -> None:
-    assert encrypt_raw_uid(UID, keys, NOW_MS, **IVS) == Encryption(status)
-
-
-@pytest.mark.parametrize(
-    "uid", ["", "AAAA", UID[:-4], UID + "AAAA", "not base64", UID.rstrip("=")[:-1], "é", None, b"\xff"]
-)
-def test_invalid_raw_uids(uid: Any) -> None:
-    keys = snapshot([key(1, 1), key(2, 2)])
-    assert encrypt_raw_uid(uid, keys, NOW_MS, **IVS) == Encryption(EncryptionStatus.ENCRYPTION_FAILURE)
-
-
-def test_repr_shows_no_token() -> None:
-    encryption = encrypt_raw_uid(UID, snapshot([key(1, 1), key(2, 2)]), NOW_MS, **IVS)
-    assert repr(encryption) == "Encryption(SUCCESS)"
 
 
 async def test_sharing_over_a_socket_with_default_and_given_key_set() -> None:

@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bidstream_svc.core.errors import WorkersError
+from bidstream_svc.server.supervisor import Supervisor
 from tests.support.sidecar import DEADLINE_S, wait_until
 from tests.workers.processes import ended
 
@@ -169,3 +172,26 @@ def test_workers_end_when_the_parent_is_killed(start: Callable[..., Parent]) -> 
     parent.process.kill()
     parent.process.wait(DEADLINE_S)
     wait_until(lambda: all(ended(pid) for pid in parent.pids().values()), "the workers to end")
+
+
+def test_failed_starts_count_until_one_is_good() -> None:
+    watched = Supervisor(lambda _: None, 1, grace_s=0, on_restart=lambda _: None, on_stop=lambda: None)
+    (worker,) = watched._workers
+
+    def die_after(lived_s: float) -> tuple[float, float]:
+        """Plan a restart; the least and the most time that the worker then waits for it."""
+        before_s = time.monotonic()
+        worker.started_s = before_s - lived_s
+        watched._plan_restart(worker)
+        return worker.start_due_s - time.monotonic(), worker.start_due_s - before_s
+
+    for _ in range(2):
+        for delay_s in (0.25, 0.5, 1, 2):
+            least_s, most_s = die_after(0)
+            assert least_s <= delay_s <= most_s
+        least_s, most_s = die_after(10)
+        assert least_s <= 0 <= most_s
+    for _ in range(4):
+        die_after(0)
+    with pytest.raises(WorkersError, match=r"^worker 0 died 5 times right after its start$"):
+        die_after(0)
