@@ -20,7 +20,8 @@ _log = get_logger(__name__)
 
 # Limits how long a burst of new connections delays the open ones.
 _MAX_ACCEPTED_PER_ITERATION = 64
-_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+# Of the process, of the host, or of memory for another one.
+_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # The pause in accepting when there is no spare descriptor.
 PAUSE_S = 0.1
 

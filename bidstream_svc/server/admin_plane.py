@@ -17,9 +17,9 @@ from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.keystore.store import KeyStore
-from bidstream_svc.server.aiohttp_guest import SERVER, GuestServer
+from bidstream_svc.server.aiohttp_guest import SERVER, AiohttpConnection, GuestServer
 from bidstream_svc.server.answers import Answer, error_answer
-from bidstream_svc.server.connections import Connections, HostedConnection
+from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON
 
@@ -83,7 +83,7 @@ class AdminPlane:
         self._connections = connections
         self._server = GuestServer(self._answer, _respond, lingering_s=connections.limits.request_timeout_s)
 
-    def connect(self, hosts: HostCheck) -> HostedConnection:
+    def connect(self, hosts: HostCheck) -> AiohttpConnection:
         """Return a protocol for a new connection; `hosts` checks its `Host` headers."""
         return self._server.connect(self._connections, hosts)
 

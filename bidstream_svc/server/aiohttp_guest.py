@@ -1,4 +1,4 @@
-"""aiohttp as the guest protocol of a `HostedConnection`, and every use of aiohttp's private members.
+"""aiohttp as the guest protocol of a connection, and every use of aiohttp's private members.
 
 Private members may change in any minor version. So pyproject.toml caps aiohttp below the next one, and
 tests/server/test_aiohttp_guest.py has a test for each member that is used:
@@ -13,6 +13,7 @@ tests/server/test_aiohttp_guest.py has a test for each member that is used:
     request.writer.output_size        0 until a response has begun; interim responses must not count
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from aiohttp import web
 
 from bidstream_svc.logs import get_logger
 from bidstream_svc.server.answers import INTERNAL_ERROR, MALFORMED_HTTP, Answer
-from bidstream_svc.server.connections import Connections, HostedConnection, Phase
+from bidstream_svc.server.connections import Connection, Connections, Phase
 from bidstream_svc.server.hosts import HostCheck
 
 _log = get_logger(__name__)
@@ -130,26 +131,61 @@ class AiohttpGuest(web.RequestHandler):
         return response
 
 
-class AiohttpConnection(HostedConnection):
+class AiohttpConnection(Connection):
     """A connection whose requests aiohttp answers.
 
     Args:
+        guest: aiohttp's protocol; it writes to the transport itself.
         hosts: checks the `Host` header of its requests.
     """
 
-    __slots__ = ("_has_begun", "hosts")
-
-    guest: AiohttpGuest
+    __slots__ = ("_has_begun", "guest", "hosts")
 
     def __init__(self, connections: Connections, guest: AiohttpGuest, hosts: HostCheck) -> None:
-        super().__init__(connections, guest)
+        super().__init__(connections)
+        self.guest = guest
         self.hosts = hosts
         self._has_begun = False  # part of a head has been received
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connect aiohttp to the transport."""
+        super().connection_made(transport)
+        self.guest.connection_made(transport)
+        # With a limit of 0, any unsent byte pauses writing, so that the deadline of UNREAD applies. Not with TLS: there
+        # uvloop never resumes writing if the limit is 0.
+        if self.transport is not None and transport.get_extra_info("sslcontext") is None:
+            self.transport.set_write_buffer_limits(high=0)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass the event to aiohttp, and remove the connection from the open ones."""
+        if self.transport is not None:
+            self.guest.connection_lost(exc)
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes to aiohttp."""
-        super().data_received(data)
+        """Pass the bytes to aiohttp. They count as held until `request_is_read` is called."""
+        self.connections.hold(self, self.held_bytes + len(data))
+        self.guest.data_received(data)
         self._has_begun = not self.guest.is_answering
+
+    def eof_received(self) -> None:
+        """Pass the event to aiohttp; the transport then closes itself."""
+        self.guest.eof_received()
+
+    def pause_writing(self) -> None:
+        """Record that the write buffer is full, and pass the event to aiohttp."""
+        super().pause_writing()
+        self.guest.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Record that the write buffer has been emptied, and pass the event to aiohttp."""
+        super().resume_writing()
+        self.guest.resume_writing()
+
+    def request_is_read(self) -> None:
+        """Record that a request has been received completely."""
+        self.connections.hold(self, 0)
+        self.quiet_sweeps = 0
 
     def request_phase(self) -> Phase:
         """See Connection. The deadline of a body is enforced by the code that reads it."""

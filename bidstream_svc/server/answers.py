@@ -78,7 +78,7 @@ UNSUPPORTED_MEDIA_TYPE = error_answer(
 )
 REQUEST_TIMEOUT = error_answer(408, "request_timeout", "the request did not arrive in time")
 INTERNAL_ERROR = error_answer(500, "internal_error", "the service failed; its log says where")
-OVERLOADED = error_answer(503, "overloaded", "too many connections; BIDSTREAM_MAX_CONNECTIONS allows more")
+OVERLOADED = error_answer(503, "overloaded", "too many open connections, or too much unfinished input")
 EXPECTATION_FAILED = error_answer(417, "expectation_failed", "only `Expect: 100-continue` is known here")
 MALFORMED_HTTP = error_answer(400, "invalid_request", "the request is not well-formed HTTP")
 METHOD_NOT_ALLOWED = error_answer(405, "method_not_allowed", "only POST is allowed here")

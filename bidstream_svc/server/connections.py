@@ -11,8 +11,8 @@ accepted and enforces a deadline in each phase:
     UNREAD     the client does not read its answers               idle_timeout_s, then the connection is aborted
     CLOSING    it is closed with answers still unsent             idle_timeout_s, then the connection is aborted
 
-A protocol that answers requests is a subclass of `Connection`. The protocol of an HTTP library is the guest of a
-`HostedConnection`, so that the same limits hold for it.
+A protocol that answers requests is a subclass of `Connection`. The protocol of an HTTP library is the guest of one, so
+that the same limits hold for it; see `aiohttp_guest`.
 """
 
 import asyncio
@@ -274,56 +274,3 @@ class Connection(asyncio.Protocol):
         if self.is_writing_paused:
             successor.pause_writing()
         successor.data_received(unread)
-
-
-class HostedConnection(Connection):
-    """A connection whose requests the protocol of an HTTP library answers.
-
-    Args:
-        guest: the library's protocol; it writes to the transport itself.
-    """
-
-    __slots__ = ("guest",)
-
-    def __init__(self, connections: Connections, guest: asyncio.Protocol) -> None:
-        super().__init__(connections)
-        self.guest = guest
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connect the guest to the transport."""
-        super().connection_made(transport)
-        self.guest.connection_made(transport)
-        # With a limit of 0, any unsent byte pauses writing, so that the deadline of UNREAD applies. Not with TLS: there
-        # uvloop never resumes writing if the limit is 0.
-        if self.transport is not None and transport.get_extra_info("sslcontext") is None:
-            self.transport.set_write_buffer_limits(high=0)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Pass the event to the guest, and remove the connection from the open ones."""
-        if self.transport is not None:
-            self.guest.connection_lost(exc)
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Pass the bytes to the guest. They count as held until `request_is_read` is called."""
-        self.connections.hold(self, self.held_bytes + len(data))
-        self.guest.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        """Return whether the guest keeps the connection open."""
-        return self.guest.eof_received()
-
-    def pause_writing(self) -> None:
-        """Record that the write buffer is full, and pass the event to the guest."""
-        super().pause_writing()
-        self.guest.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Record that the write buffer has been emptied, and pass the event to the guest."""
-        super().resume_writing()
-        self.guest.resume_writing()
-
-    def request_is_read(self) -> None:
-        """Record that a request has been received completely."""
-        self.connections.hold(self, 0)
-        self.quiet_sweeps = 0

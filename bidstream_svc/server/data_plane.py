@@ -10,10 +10,10 @@ from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
 from bidstream_svc.server import answers
-from bidstream_svc.server.aiohttp_guest import SERVER, GuestServer, guest_of, send_continue
+from bidstream_svc.server.aiohttp_guest import SERVER, AiohttpConnection, GuestServer, guest_of, send_continue
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.connections import Connections, HostedConnection
+from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.handlers import LongAnswer, TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON, is_json
@@ -67,7 +67,7 @@ class DataPlane:
             lingering_s=self._body_timeout_s,
         )
 
-    def connect(self, hosts: HostCheck) -> HostedConnection:
+    def connect(self, hosts: HostCheck) -> AiohttpConnection:
         """Return a protocol for a new connection; `hosts` checks its `Host` headers."""
         return self._server.connect(self._connections, hosts)
 

@@ -90,12 +90,7 @@ class Iteration:
             else:
                 self._metrics.count_request(route.path, answer[0])
             unsent.append((connection, write(answer)))
-        self._send(unsent)
-        self._metrics.add(self._metrics.http_requests[usual_route.path, _OK], usual)
-        self._metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - self._began_ns, answered)
-
-    @staticmethod
-    def _send(unsent: list[tuple[RequestingConnection, bytes]]) -> None:
         for connection, response in unsent:
             connection.send(response)
-        unsent.clear()
+        self._metrics.add(self._metrics.http_requests[usual_route.path, _OK], usual)
+        self._metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - self._began_ns, answered)
