@@ -14,7 +14,7 @@ from uid2_client import BidstreamClient
 
 from benchmarks.keyserver import CLIENT_SECRET_BASE64
 from benchmarks.machine import SERVER_CPU, on_cpu
-from benchmarks.material import BUILDERS, KeySet, Sample, make_samples
+from benchmarks.material import VERSIONS, KeySet, Sample, make_samples
 from benchmarks.rounds import interleave, median_ratio
 from bidstream_svc import DecryptionStatus, KeySnapshot, decrypt, parse_key_response
 
@@ -39,7 +39,7 @@ def _compare(rounds: int, count: int) -> dict[str, Any]:
     snapshot = parse_key_response(response)
     client = BidstreamClient("", "", CLIENT_SECRET_BASE64)
     client._refresh_json(response)
-    kinds = {version: make_samples(key_set, count, version, client_side_every=None) for version in BUILDERS}
+    kinds = {version: make_samples(key_set, count, version, client_side_every=None) for version in VERSIONS}
     kinds["v4, domain checked"] = make_samples(key_set, count, client_side_every=1)
     passes: dict[str, Callable[[], float]] = {}
     for kind, samples in kinds.items():

@@ -10,9 +10,9 @@ from random import Random
 
 import pybase64
 
-from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, TokenContent, TokenKey, build_v2, build_v3, build_v4
+from bidstream_svc.core.token import BUILDERS, CLIENT_SIDE_GENERATED, TokenContent, TokenKey
 
-BUILDERS = {"v2": build_v2, "v3": build_v3, "v4": build_v4}
+VERSIONS = {f"v{version}": build for version, build in BUILDERS.items()}
 _IV_LENGTH = {"v2": 16, "v3": 12, "v4": 12}
 
 _DAY_S = 24 * 3600
@@ -118,7 +118,7 @@ def make_samples(
         )
         master = TokenKey(_MASTER_KEY_ID, key_set.secrets[0], random.randbytes(_IV_LENGTH[version]))
         site = TokenKey(key_set.key_id(index), key_set.secrets[index], random.randbytes(_IV_LENGTH[version]))
-        token = BUILDERS[version](content, master, site)
+        token = VERSIONS[version](content, master, site)
         samples.append(Sample(token, key_set.domain(site_id), content.raw_uid, content.established_ms))
     return samples
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.material import (
-    BUILDERS,
     TRACE_HEADER,
+    VERSIONS,
     KeySet,
     batch_requests,
     decrypt_requests,
@@ -90,7 +90,7 @@ def _over_connections(directory: Path, server: Server, effort: Effort) -> dict[s
 
 def _over_versions(directory: Path, server: Server, effort: Effort) -> dict[str, Aim]:
     aims = {}
-    for version in BUILDERS:
+    for version in VERSIONS:
         samples = make_samples(_KEY_SETS[_PLAIN], effort.samples, version)
         aims[version] = Aim(server, server.tcp, write_requests(directory / version, decrypt_requests(samples)))
     return aims

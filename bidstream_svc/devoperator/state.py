@@ -11,7 +11,7 @@ import pybase64
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.crypto import CBC_BLOCK_LENGTH, GCM_IV_LENGTH
 from bidstream_svc.core.identity import Identity, IdentityScope
-from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, TokenContent, TokenKey, build_v2, build_v3, build_v4
+from bidstream_svc.core.token import BUILDERS, CLIENT_SIDE_GENERATED, TokenContent, TokenKey
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.devoperator.faults import Faults
 from bidstream_svc.devoperator.key_ring import MASTER_KEYSET_ID, KeyRing, OperatorKey
@@ -20,7 +20,6 @@ from bidstream_svc.devoperator.well_known import OPTED_OUT_EMAIL, OPTED_OUT_ON_R
 
 _HOUR_S = 3600
 _DAY_S = 24 * _HOUR_S
-_BUILDERS = {2: build_v2, 3: build_v3, 4: build_v4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,4 +233,4 @@ class OperatorState:
                 site_key or self.keys.current(self.keyset_of(content.site_id)),
             )
         )
-        return _BUILDERS[version](content, master, site)
+        return BUILDERS[version](content, master, site)

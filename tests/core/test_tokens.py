@@ -19,12 +19,12 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
-from bidstream_svc.core.token import TokenContent, build_v3, build_v4
+from bidstream_svc.core.token import BUILDERS, TokenContent
 from bidstream_svc.core.token.text import is_padded_standard
 from bidstream_svc.core.token.v2 import parse_site_layer
 from tests.core.assemble import spellings, standard, url_safe
 from tests.core.reference import Refused, decode_text
-from tests.core.strategies import BUILDERS, anything, contents, domains, mutated, raw_uids, spelled, token_key
+from tests.core.strategies import anything, contents, domains, mutated, raw_uids, spelled, token_key
 from tests.vectors.inputs import CBC_IVS, DEFAULTS, GCM_IVS, MASTER, NOW_MS, RAW_UID, SECRETS, SITE
 from tests.vectors.load import key_response, key_snapshot
 
@@ -161,10 +161,17 @@ def test_build_refuses_a_raw_uid_that_is_not_base64(version: int) -> None:
 
 def test_versions_3_and_4_differ_in_one_byte_and_in_spelling() -> None:
     keys = token_key(3, MASTER, 0), token_key(3, SITE, 1)
-    v3, v4 = build_v3(DEFAULTS, *keys), build_v4(DEFAULTS, *keys)
+    v3, v4 = BUILDERS[3](DEFAULTS, *keys), BUILDERS[4](DEFAULTS, *keys)
     assert v3 == standard(_bytes(v3))
     assert v4 == url_safe(_bytes(v4))
     assert [i for i, (a, b) in enumerate(zip(_bytes(v3), _bytes(v4), strict=True)) if a != b] == [1]
+
+
+def test_every_other_version_byte_is_not_supported() -> None:
+    raw = _bytes(_build(4, DEFAULTS))
+    for version in set(range(256)) - {112, 128}:
+        token = url_safe(bytes([raw[0], version]) + raw[2:])
+        assert decrypt(token, None, key_snapshot("uid2"), NOW_MS)[3] is FailureReason.VERSION_UNKNOWN
 
 
 def test_reprs_hold_no_secret_and_no_uid() -> None:

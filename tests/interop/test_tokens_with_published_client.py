@@ -17,8 +17,8 @@ from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.identity import IdentityScope, IdentityType
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.status import DecryptionStatus
-from bidstream_svc.core.token import TokenContent
-from tests.core.strategies import BUILDERS, token_key
+from bidstream_svc.core.token import BUILDERS, TokenContent
+from tests.core.strategies import token_key
 from tests.vectors.inputs import DEFAULTS, HOUR_MS, LISTED_SITE, MASTER, NOW_MS, SECRETS, SITE, UNKNOWN
 from tests.vectors.load import key_response, key_snapshot, load
 

@@ -4,7 +4,7 @@ from base64 import b64encode
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from bidstream_svc.core.token import TokenContent, TokenKey, build_v2, build_v3, build_v4
+from bidstream_svc.core.token import BUILDERS, TokenContent, TokenKey
 from tests.core import assemble
 
 NOW_MS = 1_700_000_000_000
@@ -108,8 +108,6 @@ DEFAULTS = TokenContent(
     operator_type=1,
 )
 
-_BUILDERS = {2: build_v2, 3: build_v3, 4: build_v4}
-
 
 def token_keys(version: int, master_id: int, site_id: int) -> tuple[TokenKey, TokenKey]:
     master_iv, site_iv = CBC_IVS if version == 2 else GCM_IVS
@@ -126,7 +124,7 @@ class Made(NamedTuple):
 def build(version: int, master_key: int = MASTER, site_key: int = SITE, **changed: Any) -> Made:
     """A token of our own builder, DEFAULTS but for what is `changed`."""
     content = TokenContent(**{field.name: getattr(DEFAULTS, field.name) for field in fields(DEFAULTS)} | changed)
-    token = _BUILDERS[version](content, *token_keys(version, master_key, site_key))
+    token = BUILDERS[version](content, *token_keys(version, master_key, site_key))
     differences = [f"{name}={value!r}" for name, value in changed.items()]
     if (master_key, site_key) != (MASTER, SITE):
         differences.append(f"keys {master_key} and {site_key}")

@@ -15,12 +15,14 @@ except ModuleNotFoundError:
     from bidstream_svc.core.token.text import decode_text
     from bidstream_svc.core.token.v3 import make_gcm_cipher, open_token
 
+# Version of a token -> (content, master key, site key) -> its text.
+BUILDERS = {2: build_v2, 3: build_v3, 4: build_v4}
+
 __all__ = [
+    "BUILDERS",
     "CLIENT_SIDE_GENERATED",
     "TokenContent",
     "TokenKey",
-    "build_v2",
-    "build_v3",
     "build_v4",
     "decode_text",
     "make_gcm_cipher",
