@@ -18,8 +18,8 @@ help:  ## list the targets
 run: $(VENV)/run.installed  ## serve on an embedded operator and print a ready-to-paste curl
 	@$(BIN)/bidstream-svc serve --dev
 
-# While one edits: under 20 seconds on two cores, half of that when mypy has its cache.
-check: $(VENV)/dev.installed  ## ruff, mypy --strict and the tests of the core and the architecture, within 20 seconds
+# While you edit: about 6 seconds on two cores once mypy has its cache.
+check: $(VENV)/dev.installed  ## ruff, mypy --strict and the tests of the core and the architecture, in a few seconds
 	$(MAKE) --no-print-directory lint & \
 	$(BIN)/python -m pytest --quiet tests/core tests/test_architecture.py; tests=$$?; \
 	wait $$! && exit $$tests
@@ -109,7 +109,8 @@ lock: $(VENV)/lock.installed  ## renew requirements/*.txt from pyproject.toml; U
 	$(UV_COMPILE) --constraint requirements/dev.txt --group build --output-file requirements/build.txt
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* mutants
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* mutants
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'

@@ -1,7 +1,7 @@
 """The route table of the data plane.
 
 The fast path, the aiohttp application, metrics and tracing use this table; the tests of openapi.yaml and of the README
-compare with it. A new route needs one new row and a handler.
+compare with it. A new route is one new row and a handler; tests then name the documents that have to describe it.
 """
 
 from collections.abc import Callable, Iterable

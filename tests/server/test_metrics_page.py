@@ -10,6 +10,7 @@ import pytest
 from bidstream_svc import DecryptionStatus, FailureReason, __version__
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.faults import Fault
+from bidstream_svc.server import routes
 from tests.support.metrics_page import Scrape, scrape
 from tests.support.operator import operator_in_thread
 from tests.support.raw_http import Connection, make_request
@@ -22,7 +23,7 @@ LABELS: dict[str, dict[str, set[str]]] = {
     "bidstream_decrypt_failures_total": {"reason": {str(reason) for reason in FailureReason}},
     "bidstream_key_refreshes_total": {"result": REFRESH_RESULTS},
 }
-ROUTES = {"/decrypt", "/decrypt/batch", "other"}
+ROUTES = {route.path for route in routes.ROUTES} | {"other"}
 CODES = {"200", "400", "401", "404", "405", "408", "413", "415", "417", "500", "503"}
 GAUGES = [
     "bidstream_connections",
