@@ -140,7 +140,11 @@ class Connections:
             newest.refuse()
 
     def close_idle(self) -> None:
-        """Close the connections that have no request in flight."""
+        """Close the connections that have no request in flight; those that become idle later, at a sweep.
+
+        A connection whose handshake ends later has a sweep's time for its first request.
+        """
+        self._max_sweeps[Phase.IDLE] = 1
         for connection in self:
             connection.close_if_idle()
 
