@@ -171,9 +171,13 @@ class Door:
     """An acceptor in this loop, for aiohttp's connections."""
 
     def __init__(
-        self, on_answer: Callable[[Answer], None] = lambda _answer: None, tls: ssl.SSLContext | None = None
+        self,
+        on_answer: Callable[[Answer], None] = lambda _answer: None,
+        tls: ssl.SSLContext | None = None,
+        on_connect: Callable[[], object] = lambda: None,
     ) -> None:
         self.side = Side()
+        self.on_connect = on_connect
         self.listening = CountingSocket()
         self.listening.bind(("127.0.0.1", 0))
         self.listening.listen()
@@ -181,6 +185,7 @@ class Door:
         self.address = "{}:{}".format(*self.listening.getsockname())
 
     def connect(self) -> Connection:
+        self.on_connect()
         return self.side.plane.connect(HOSTS)
 
     @property
@@ -207,6 +212,15 @@ async def test_an_acceptor_that_is_closed_ends_its_handshakes(tls_files: dict[st
         assert len(door.side.connections) == 0
         assert silent.is_closed_by_peer()
     assert door.side.failures == []
+    door.close()
+
+
+async def test_an_acceptor_that_is_closed_ends_connections_that_it_has_just_accepted() -> None:
+    door = Door(on_connect=lambda: asyncio.get_running_loop().call_soon(door.acceptor.close))
+    with Client(door.address) as client:
+        await turn()
+        assert len(door.side.connections) == 0
+        assert client.is_closed_by_peer()
     door.close()
 
 
