@@ -70,7 +70,7 @@ class Connections:
         self.limits = limits
         self._metrics = metrics
         self._gauge = gauge
-        self._open: dict[Connection, None] = {}  # in the order in which they were accepted
+        self._open: dict[Connection, None] = {}  # in the order in which they were accepted or handed over
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._held_bytes = 0
