@@ -1,12 +1,12 @@
 """`bidstream-svc decrypt`."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bidstream_svc.cli.inputs import open_input
 from bidstream_svc.cli.key_source import fetch_once, read_key_file
 from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
 from bidstream_svc.clock import wall_clock_ms
@@ -40,4 +40,8 @@ def decrypt(
 
 
 def _stdin_lines() -> Iterator[str]:
-    return (line.strip() for line in sys.stdin if line.strip())
+    with open_input(None) as lines:
+        for line in lines:
+            token = line.decode("utf-8", "replace").strip()
+            if token:
+                yield token

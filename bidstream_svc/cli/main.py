@@ -3,6 +3,7 @@
 Exit status: 0 for success, 1 for a failed operation, 2 for wrong usage or configuration. Errors are one line on stderr.
 """
 
+import os
 import sys
 from collections import UserDict
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ def commands(context: click.Context) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    _open_closed_streams()
     try:
         # click returns the exit status, or None for 0.
         sys.exit(commands.main(prog_name="bidstream-svc", standalone_mode=False))
@@ -69,3 +71,18 @@ def main() -> None:
     except BidstreamError as error:
         click.echo(f"bidstream-svc: {error}", err=True)
         sys.exit(EXIT_FAILED)
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null for the standard streams with which the process was started closed.
+
+    Otherwise a socket would get one of their descriptors, and libuv aborts the process when it closes such a socket.
+    `sys.stdin` stays None, so that a command that reads it can report an error.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # returns the lowest free descriptor, which is this one
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics.cells import RefusalReason
@@ -108,7 +109,13 @@ class Acceptor:
             protocol, timeout_s = refusal, REFUSAL_TIMEOUT_S
         task = self._loop.create_task(self._complete(protocol, accepted, timeout_s))
         self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        task.add_done_callback(partial(self._end_opening, protocol, accepted))
+
+    def _end_opening(self, protocol: asyncio.Protocol, accepted: socket.socket, task: asyncio.Task[None]) -> None:
+        self._opening.discard(task)
+        if task.cancelled():  # perhaps before it began
+            accepted.close()
+            protocol.connection_lost(None)
 
     async def _complete(self, protocol: asyncio.Protocol, accepted: socket.socket, timeout_s: float) -> None:
         """Connect a protocol to an accepted socket; on a TLS listener, after the handshake."""
@@ -120,7 +127,7 @@ class Acceptor:
                 ssl=self._tls,
                 ssl_handshake_timeout=None if self._tls is None else timeout_s,
             )
-        except (OSError, asyncio.CancelledError) as error:  # ssl.SSLError is an OSError
+        except OSError as error:  # ssl.SSLError is an OSError
             if isinstance(error, ConnectionAbortedError) and isinstance(protocol, Connection):
                 self._connections.count_refusal(RefusalReason.HANDSHAKE_TIMEOUT)
             protocol.connection_lost(None)

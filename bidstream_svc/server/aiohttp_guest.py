@@ -104,6 +104,11 @@ class AiohttpGuest(web.RequestHandler):
         """Whether a request is being answered, or has been parsed and not started."""
         return bool(self._messages) or (self._waiter is None and self._request_count > 0)
 
+    @property
+    def is_discarding(self) -> bool:
+        """Whether what arrives is thrown away, because it belongs to the body of a request that has been answered."""
+        return self.is_answering and not self._messages and self._current_request is None
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Close the connection and drop the requests that have not been started."""
         task = self._task_handler if self._current_request is None else None
@@ -163,8 +168,9 @@ class AiohttpConnection(Connection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes to aiohttp. They count as held until `request_is_read` is called."""
-        self.connections.hold(self, self.held_bytes + len(data))
+        """Pass the bytes to aiohttp. Unless it discards them, they count as held until `request_is_read` is called."""
+        if not self.guest.is_discarding:
+            self.connections.hold(self, self.held_bytes + len(data))
         self.guest.data_received(data)
         self._has_begun = not self.guest.is_answering
 

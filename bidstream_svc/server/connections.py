@@ -70,7 +70,7 @@ class Connections:
         self.limits = limits
         self._metrics = metrics
         self._gauge = gauge
-        self._open: dict[Connection, None] = {}  # in the order in which they were accepted
+        self._open: dict[Connection, None] = {}  # in the order in which they were accepted or handed over
         self._is_empty = asyncio.Event()
         self._is_empty.set()
         self._held_bytes = 0
@@ -140,7 +140,11 @@ class Connections:
             newest.refuse()
 
     def close_idle(self) -> None:
-        """Close the connections that have no request in flight."""
+        """Close the connections that have no request in flight; those that become idle later, at a sweep.
+
+        A connection whose handshake ends later has a sweep's time for its first request.
+        """
+        self._max_sweeps[Phase.IDLE] = 1
         for connection in self:
             connection.close_if_idle()
 

@@ -53,17 +53,19 @@ class Refusal(asyncio.Protocol):
         self._open = open_refusals
         self._transport: asyncio.Transport | None = None
         self._has_answered = False
-        self._start_timer()
+        self._timer: asyncio.TimerHandle | None = None
         open_refusals.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Store the transport."""
+        """Store the transport and start the timer; before, the deadline of the handshake applies."""
         # uvloop's transport has the interface of asyncio.Transport, but does not inherit from it.
         self._transport = cast("asyncio.Transport", transport)
+        self._restart_timer()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Stop the timer, and remove the connection from the open refusals."""
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._open.discard(self)
 
     def data_received(self, _data: bytes) -> None:
@@ -71,8 +73,7 @@ class Refusal(asyncio.Protocol):
         if self._has_answered or self._transport is None:
             return
         self._has_answered = True
-        self._timer.cancel()
-        self._start_timer()
+        self._restart_timer()
         self._on_answer(OVERLOADED)
         self._transport.write(closing_response(OVERLOADED))
         # Closing with unread input makes the kernel send a reset, and the client may lose the answer.
@@ -86,5 +87,7 @@ class Refusal(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _start_timer(self) -> None:
+    def _restart_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(REFUSAL_TIMEOUT_S, self.abort)

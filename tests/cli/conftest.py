@@ -16,8 +16,10 @@ from tests.support.sidecar import operator_settings
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Run the command line."""
 
-    def run(*args: str, stdin: str = "", **settings: Any) -> Outcome:
-        return run_command(monkeypatch, capsys, *args, stdin=io.StringIO(stdin), settings=settings)
+    def run(*args: str, stdin: str | bytes | None = "", **settings: Any) -> Outcome:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        opened = None if data is None else io.TextIOWrapper(io.BytesIO(data))
+        return run_command(monkeypatch, capsys, *args, stdin=opened, settings=settings)
 
     return run
 

@@ -39,6 +39,12 @@ def test_tokens_from_stdin_one_a_line(cli: Cli, key_file: str, state: OperatorSt
     assert uids == [state.raw_uid(f"{number}@example.com") for number in range(20)]
 
 
+def test_a_stdin_that_is_closed_or_not_text(cli: Cli, key_file: str) -> None:
+    assert cli("decrypt", "--keys", key_file, stdin=None).complaint == "stdin is closed"
+    outcome = cli("decrypt", "--keys", key_file, stdin=b"\xff\n")
+    assert json.loads(outcome.out)["status"] == "INVALID_PAYLOAD"
+
+
 def test_a_domain_may_be_given(cli: Cli, key_file: str, state: OperatorState) -> None:
     token = state.mint_token(client_side=True)
     assert cli("decrypt", "--keys", key_file, "--domain", "www.example.com", token).status == 0

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from uid2_client import BidstreamClient
 
 from bidstream_svc.core.identity import IdentityScope
@@ -119,3 +120,19 @@ def test_serve_dev_prints_what_fits_its_settings(tmp_path: Path) -> None:
         done = subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=DEADLINE_S)
         assert json.loads(done.stdout)["status"] == "SUCCESS"
         assert sidecar.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_service_whose_parent_closed_the_standard_streams_ends_well(
+    operator: DevOperator, tmp_path: Path, workers: int
+) -> None:
+    program = ("sh", "-c", 'exec "$@" <&- >&-', "sh", *MODULE)
+    with Sidecar(tmp_path, program=program, workers=workers, **operator_settings(operator)) as sidecar:
+        assert ask(sidecar.data, "/decrypt", {"token": "abcd"}).status == 200
+        assert sidecar.stop() == 0
+
+
+def test_a_command_without_stderr_works(operator: DevOperator) -> None:
+    program = ["sh", "-c", 'exec "$@" 2>&-', "sh", *MODULE]
+    settings = environment(operator_settings(operator))
+    assert subprocess.run([*program, "check", "--online"], check=False, env=settings).returncode == 0

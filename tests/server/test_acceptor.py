@@ -13,12 +13,13 @@ import pytest
 
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, RefusalReason
+from bidstream_svc.server import refusal
 from bidstream_svc.server.acceptor import PAUSE_S, Acceptor
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.connections import Connection
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.sockets import make_tls_context
-from tests.fastpath.support import HOSTS, Side
+from tests.fastpath.support import HOSTS, FakeTransport, Side
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import Connection as Client
 from tests.support.raw_http import ask, make_request
@@ -170,9 +171,13 @@ class Door:
     """An acceptor in this loop, for aiohttp's connections."""
 
     def __init__(
-        self, on_answer: Callable[[Answer], None] = lambda _answer: None, tls: ssl.SSLContext | None = None
+        self,
+        on_answer: Callable[[Answer], None] = lambda _answer: None,
+        tls: ssl.SSLContext | None = None,
+        on_connect: Callable[[], object] = lambda: None,
     ) -> None:
         self.side = Side()
+        self.on_connect = on_connect
         self.listening = CountingSocket()
         self.listening.bind(("127.0.0.1", 0))
         self.listening.listen()
@@ -180,6 +185,7 @@ class Door:
         self.address = "{}:{}".format(*self.listening.getsockname())
 
     def connect(self) -> Connection:
+        self.on_connect()
         return self.side.plane.connect(HOSTS)
 
     @property
@@ -206,6 +212,15 @@ async def test_an_acceptor_that_is_closed_ends_its_handshakes(tls_files: dict[st
         assert len(door.side.connections) == 0
         assert silent.is_closed_by_peer()
     assert door.side.failures == []
+    door.close()
+
+
+async def test_an_acceptor_that_is_closed_ends_connections_that_it_has_just_accepted() -> None:
+    door = Door(on_connect=lambda: asyncio.get_running_loop().call_soon(door.acceptor.close))
+    with Client(door.address) as client:
+        await turn()
+        assert len(door.side.connections) == 0
+        assert client.is_closed_by_peer()
     door.close()
 
 
@@ -253,3 +268,14 @@ async def test_an_acceptor_that_waits_for_a_descriptor_can_be_closed() -> None:
     await asyncio.sleep(2 * PAUSE_S)
     assert open_descriptors() == before
     assert door.side.failures == []
+
+
+async def test_the_time_of_a_refused_connection_begins_with_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusal, "REFUSAL_TIMEOUT_S", 0)
+    protocol = Refusals(lambda _answer: None).make()
+    assert protocol is not None
+    for _ in range(3):
+        await asyncio.sleep(0)  # its handshake takes longer than that
+    transport = FakeTransport(protocol)
+    await asyncio.wait_for(transport.lost.wait(), DEADLINE_S)
+    assert transport.is_aborted

@@ -12,6 +12,7 @@ NOWHERE = make(target="/nowhere")
 BAD = make(b"{" + b" " * 699)
 HEAD_BYTES = BAD.index(b"{")
 HALF, OTHER_HALF = BAD[:-100], BAD[-100:]  # one fits the budget, two do not
+LONG = f"Content-Length: {100 * MAX_BUFFERED_BYTES}"
 
 
 @pytest.fixture
@@ -152,3 +153,21 @@ async def test_bytes_of_a_request_whose_body_is_not_read_are_released(aiohttp: S
         await settle()
     assert len(transport.statuses) == 50
     assert refusals(aiohttp) == 0
+
+
+@pytest.mark.parametrize(
+    "head", [make(b"", target="/nowhere", length=LONG), make(b"", "Content-Type: text/plain", length=LONG)]
+)
+async def test_bytes_of_a_body_that_is_discarded_do_not_count(side: Side, head: bytes) -> None:
+    answered, newer = side.connect(), side.connect()
+    answered.feed(head)
+    newer.feed(HALF)
+    await settle()
+    assert len(answered.statuses) == 1
+    for _ in range(10):
+        answered.feed(b"x" * (MAX_BUFFERED_BYTES // 2))
+        await settle()
+    newer.feed(OTHER_HALF)
+    await settle()
+    assert newer.statuses == [400]
+    assert refusals(side) == 0

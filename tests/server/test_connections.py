@@ -246,3 +246,15 @@ async def test_a_drain_lets_a_request_under_way_end(side: Side, before: bytes, s
     assert transport.statuses == ([200, 200] if before else [200])
     assert b"Connection: close" in split_answers(transport.sent)[-1].headers
     assert transport.is_lost
+
+
+async def test_a_drain_also_closes_a_connection_whose_handshake_ends_later(side: Side) -> None:
+    connection = side.connect_to(HOSTS)
+    assert side.connections.admit(connection)
+    side.drain()
+    side.close_idle()
+    transport = FakeTransport(connection)
+    await sweep(side)
+    assert not transport.is_closing()  # its request may be on the way
+    await sweep(side)
+    assert transport.is_lost
