@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 # A new module at the top level of the package needs a place here.
 LAYERS = (
     {"_version", "clock", "core"},
-    {"addresses", "logs", "metrics"},
+    {"addresses", "files", "logs", "metrics"},
     {"config", "tracing"},
     {"operator"},
     {"keystore"},

@@ -1,5 +1,6 @@
 """The bearer token: what it admits, and when its file is read again."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,50 @@ def test_each_new_token_takes_effect_and_is_told_of_once(file: Path) -> None:
         assert not bearer.reload()
     replace(file, " third ")
     assert not bearer.reload(), "another file, but the same token"
+
+
+def test_a_file_rewritten_in_place_with_its_old_time_is_noticed(file: Path) -> None:
+    bearer = BearerToken(file)
+    old = file.stat()
+    while file.stat().st_ctime_ns == old.st_ctime_ns:  # a kernel's clock for files may be coarse
+        file.write_text(" third\n")
+        os.utime(file, ns=(old.st_atime_ns, old.st_mtime_ns))
+    new = file.stat()
+    assert (new.st_mtime_ns, new.st_ino, new.st_size) == (old.st_mtime_ns, old.st_ino, old.st_size)
+    assert bearer.reload()
+    assert bearer.matches("Bearer third")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"\xef\xbb\xbfsecond\n", "begins with a byte order mark"),
+        ("second".encode("utf-16"), "begins with a byte order mark"),
+        (b"second\nthird\n", "has more than one line"),
+        (b"second\r\n\r\nthird", "has more than one line"),
+        (b"s" * 65_537, "Larger than 65536 bytes"),
+    ],
+)
+def test_a_malformed_file_is_refused_and_not_shown(file: Path, content: bytes, problem: str) -> None:
+    bearer = BearerToken(file)
+    file.write_bytes(content)
+    with capture_logs() as log:
+        assert not bearer.reload()
+    assert problem in log[0]["error"]
+    assert "second" not in str(log)
+    assert bearer.matches("Bearer first")
+    with pytest.raises(ConfigurationError, match=f"^BIDSTREAM_AUTH_TOKEN_FILE: .*{problem}"):
+        BearerToken(file)
+
+
+def test_a_fifo_is_refused_at_once(file: Path) -> None:
+    bearer = BearerToken(file)
+    file.unlink()
+    os.mkfifo(file)
+    assert not bearer.reload()
+    assert bearer.matches("Bearer first")
+    with pytest.raises(ConfigurationError, match="Not a regular file"):
+        BearerToken(file)
 
 
 def test_a_file_that_cannot_be_read_changes_nothing_and_is_logged_once(file: Path) -> None:

@@ -286,12 +286,24 @@ def test_credential_files_are_read_anew_each_time(tmp_path: Path) -> None:
     assert read().api_key == "second"
 
 
+SECRET_FILES = {
+    "NOT ASCII": f"{SECRET}é".encode(),
+    "BOM": SECRET.encode("utf-8-sig"),
+    "TWO LINES": f"{SECRET}\n{SECRET}\n".encode(),
+    "EMPTY": b" \n",
+}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"api_key_file": "/nonexistent/key"}, r"BIDSTREAM_API_KEY_FILE: cannot read /nonexistent/key: No such file"),
         ({"client_secret_file": "/"}, r"BIDSTREAM_CLIENT_SECRET_FILE: cannot read /: Is a directory"),
-        ({"client_secret_file": "BINARY"}, "BIDSTREAM_CLIENT_SECRET_FILE: .* is not a text file"),
+        ({"client_secret_file": "NOT ASCII"}, "BIDSTREAM_CLIENT_SECRET_FILE: .* is not ASCII text"),
+        ({"api_key_file": "BOM"}, "BIDSTREAM_API_KEY_FILE: .* begins with a byte order mark"),
+        ({"api_key_file": "TWO LINES"}, "BIDSTREAM_API_KEY_FILE: .* has more than one line"),
+        ({"api_key_file": "EMPTY"}, "BIDSTREAM_API_KEY_FILE: .* is empty"),
+        ({"client_secret_file": "/dev/zero"}, "BIDSTREAM_CLIENT_SECRET_FILE: .*/dev/zero: Not a regular file"),
         ({"client_secret": SECRET}, "BIDSTREAM_CLIENT_SECRET: client secret is not base64"),
         ({"client_secret": "c2VjcmV0"}, "BIDSTREAM_CLIENT_SECRET: client secret is 6 bytes long; 32 are required"),
         ({"api_key": f"{SECRET}\n{SECRET}"}, "BIDSTREAM_API_KEY, .*: API key is empty or contains whitespace"),
@@ -301,9 +313,9 @@ def test_credential_files_are_read_anew_each_time(tmp_path: Path) -> None:
     ids=lambda value: str(value)[:40],
 )
 def test_wrong_credentials_are_named_and_not_shown(tmp_path: Path, settings: dict[str, str], message: str) -> None:
-    if "BINARY" in settings.values():
-        (tmp_path / "binary").write_bytes(b"\xff\xfe")
-        settings = {"client_secret_file": str(tmp_path / "binary")}
+    for name, content in SECRET_FILES.items():
+        (tmp_path / name).write_bytes(content)
+    settings = {name: str(tmp_path / value) if value in SECRET_FILES else value for name, value in settings.items()}
     good = {"api_key": "key", "client_secret": GOOD_SECRET}
     given = settings | {name: value for name, value in good.items() if not {name, f"{name}_file"} & settings.keys()}
     with pytest.raises(ConfigurationError) as caught:

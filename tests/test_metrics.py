@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from bidstream_svc import DecryptionStatus, FailureReason
 from bidstream_svc.metrics import MetricCells, RefreshResult, build_registry, cells
-from bidstream_svc.metrics.cells import HistogramCells, RefusalReason
+from bidstream_svc.metrics.cells import CacheWriteResult, HistogramCells, RefusalReason
 from tests.support.metrics_page import Scrape
 
 DURATION = "bidstream_request_duration_seconds"
@@ -61,7 +61,9 @@ def test_a_scrape_sums_over_the_rows_of_all_workers() -> None:
             metrics.add(cells.CONNECTIONS_REFUSED[RefusalReason.MAX_CONNECTIONS])
             metrics.observe(cells.REQUEST_DURATION_NS, 1_000_000)
         metrics.add(cells.CONNECTIONS, 10)
+        metrics.add(cells.KEY_CACHE_WRITES[CacheWriteResult.FAILURE])
         metrics.set(cells.KEYS, 5 - worker)
+        metrics.set(cells.KEYS_SKIPPED, worker)
         metrics.set(cells.KEYS_EXPIRY_MS, 1_000 * (worker + 1))
         metrics.set(cells.KEYS_FROM_CACHE, int(worker == 1))
         metrics.set(cells.EVENT_LOOP_LAG_NS, worker * 1_000_000_000)
@@ -69,11 +71,13 @@ def test_a_scrape_sums_over_the_rows_of_all_workers() -> None:
     assert page.value("bidstream_http_requests_total", route="/decrypt", code="200") == 6
     assert page.value("bidstream_key_refreshes_total", result="network") == 6
     assert page.value("bidstream_connections_refused_total", reason="max_connections") == 6
+    assert page.value("bidstream_key_cache_writes_total", result="failure") == 3
     assert page.value(f"{DURATION}_count") == 6
     assert page.value(f"{DURATION}_sum") == pytest.approx(0.006)
     assert page.value("bidstream_connections") == 30
     # The worker that is worst off speaks for all.
     assert page.value("bidstream_keys") == 3
+    assert page.value("bidstream_keys_skipped") == 2
     assert page.value("bidstream_keys_expiry_timestamp_seconds") == 1
     assert page.value("bidstream_keys_from_cache") == 1
     assert page.value("bidstream_event_loop_lag_seconds") == 2

@@ -74,7 +74,7 @@ class OperatorHttpError(OperatorError):
 
 
 class OperatorUnauthorizedError(OperatorHttpError):
-    """The operator answered 401: the API key is invalid or lacks the role."""
+    """The operator answered 401 or 403: the API key is invalid or lacks the role."""
 
 
 class OperatorRateLimitedError(OperatorHttpError):

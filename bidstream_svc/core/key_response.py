@@ -5,52 +5,78 @@ returns, so decoding all of it in one call would block every other thread. So a 
 site. Each is then decoded by itself, in steps between which the caller may pause. Domain names stay raw JSON until a
 token of their site needs them.
 
+A malformed key or site is skipped, so that one of them does not cost all others. Integers may be written as `259200.0`
+or `"259200"`.
+
 Source: docs/protocol.md, section 2.
 """
 
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from bidstream_svc.core.crypto import AES_KEY_LENGTHS
 from bidstream_svc.core.errors import KeyResponseError
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.keys import DEFAULT_CLOCK_SKEW_S, Key, KeyPurpose, KeySnapshot, Site, split_into_steps
+from bidstream_svc.core.keys import (
+    DEFAULT_CLOCK_SKEW_S,
+    Key,
+    KeyPurpose,
+    KeySnapshot,
+    Site,
+    Skipped,
+    split_into_steps,
+)
 from bidstream_svc.core.units import MS_PER_S
 
 _T = TypeVar("_T")
 
+_NULL = msgspec.Raw(b"null")
+_MAX_REASONS = 5
+# msgspec's exceptions name the field and the expected type, never a value.
+_DECODE_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
+
 
 class _Body(msgspec.Struct):
     keys: msgspec.Raw
-    site_data: msgspec.Raw = msgspec.Raw(b"null")
+    site_data: msgspec.Raw = _NULL
     identity_scope: str | None = None
-    max_bidstream_lifetime_seconds: int | None = None
-    max_sharing_lifetime_seconds: int | None = None
-    allow_clock_skew_seconds: int | None = None
-    caller_site_id: int | None = None
-    master_keyset_id: int | None = None
-    default_keyset_id: int | None = None
-    token_expiry_seconds: int | str | None = None  # operators send either
+    # Integers in any notation, or null.
+    max_bidstream_lifetime_seconds: msgspec.Raw = _NULL
+    max_sharing_lifetime_seconds: msgspec.Raw = _NULL
+    allow_clock_skew_seconds: msgspec.Raw = _NULL
+    caller_site_id: msgspec.Raw = _NULL
+    master_keyset_id: msgspec.Raw = _NULL
+    default_keyset_id: msgspec.Raw = _NULL
+    token_expiry_seconds: msgspec.Raw = _NULL
 
 
 class _Response(msgspec.Struct):
     body: _Body
 
 
+class _Elements(NamedTuple, Generic[_T]):
+    decoded: list[_T]
+    skipped: Skipped
+
+
 _decode_response = msgspec.json.Decoder(_Response).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_list_or_null = msgspec.json.Decoder(list[msgspec.Raw] | None).decode
-_decode_any_key = msgspec.json.Decoder(Key).decode
-_decode_site = msgspec.json.Decoder(Site).decode
+_decode_integer = msgspec.json.Decoder(int | None, strict=False).decode
+_decode_strict_key = msgspec.json.Decoder(Key).decode
+_decode_lenient_key = msgspec.json.Decoder(Key, strict=False).decode
+_decode_strict_site = msgspec.json.Decoder(Site).decode
+_decode_lenient_site = msgspec.json.Decoder(Site, strict=False).decode
 
 
 def parse_key_response(response: bytes | str, purpose: KeyPurpose = KeyPurpose.BIDSTREAM) -> KeySnapshot:
     """Parse the JSON of /v2/key/bidstream or /v2/key/sharing, `{"body": {...}}`.
 
     Raises:
-        KeyResponseError: not JSON, a field is missing or has the wrong type, or a secret is not an AES key.
+        KeyResponseError: not JSON, a field outside of the lists is missing or has the wrong type, or there are keys
+            and all of them are malformed.
     """
     steps = parse_in_steps(response, purpose)
     while True:
@@ -79,6 +105,8 @@ def parse_in_steps(
     raw_keys = _decode(_decode_list, body.keys, "keys")
     yield
     keys = yield from _decode_each(_decode_key, raw_keys, "keys")
+    if raw_keys and not keys.decoded:
+        raise KeyResponseError(f"key response: {keys.skipped.reasons[0]}")
     raw_sites = _decode(_decode_list_or_null, body.site_data, "site_data")
     yield
     sites = yield from _decode_each(_decode_site, raw_sites or [], "site_data")
@@ -88,46 +116,68 @@ def parse_in_steps(
     return snapshot
 
 
-def _make_snapshot(body: _Body, keys: list[Key], sites: list[Site], purpose: KeyPurpose) -> KeySnapshot:
+def _make_snapshot(body: _Body, keys: _Elements[Key], sites: _Elements[Site], purpose: KeyPurpose) -> KeySnapshot:
     is_bidstream = purpose is KeyPurpose.BIDSTREAM
-    lifetime_s = body.max_bidstream_lifetime_seconds if is_bidstream else body.max_sharing_lifetime_seconds
-    skew_s = DEFAULT_CLOCK_SKEW_S if body.allow_clock_skew_seconds is None else body.allow_clock_skew_seconds
+    lifetime_s = _integer(body, "max_bidstream_lifetime_seconds" if is_bidstream else "max_sharing_lifetime_seconds")
+    skew_s = _integer(body, "allow_clock_skew_seconds")
     return KeySnapshot(
-        keys={key.key_id: key for key in keys},
-        sites={site.site_id: site for site in sites},
+        keys={key.key_id: key for key in keys.decoded},  # of two with the same id, the last one counts
+        sites={site.site_id: site for site in sites.decoded},
         scope=_scope(body.identity_scope),
         checks_domains=is_bidstream,
         max_lifetime_ms=None if lifetime_s is None else lifetime_s * MS_PER_S,
-        clock_skew_ms=skew_s * MS_PER_S,
-        caller_site_id=body.caller_site_id,
-        master_keyset_id=body.master_keyset_id,
-        default_keyset_id=body.default_keyset_id,
-        token_expiry_s=_to_int(body.token_expiry_seconds),
+        clock_skew_ms=(DEFAULT_CLOCK_SKEW_S if skew_s is None else skew_s) * MS_PER_S,
+        caller_site_id=_integer(body, "caller_site_id"),
+        master_keyset_id=_integer(body, "master_keyset_id"),
+        default_keyset_id=_integer(body, "default_keyset_id"),
+        token_expiry_s=_integer(body, "token_expiry_seconds"),
+        skipped_keys=keys.skipped,
+        skipped_sites=sites.skipped,
     )
 
 
 def _decode_each(
-    decode: Callable[[msgspec.Raw], _T], entries: list[msgspec.Raw], name: str
-) -> Generator[None, None, list[_T]]:
-    decoded = []
-    for step in split_into_steps(range(len(entries))):
-        decoded += [_decode(decode, entries[index], f"{name}[{index}]") for index in step]
+    decode: Callable[[msgspec.Raw], _T], elements: list[msgspec.Raw], name: str
+) -> Generator[None, None, _Elements[_T]]:
+    decoded: list[_T] = []
+    reasons: list[str] = []
+    for step in split_into_steps(range(len(elements))):
+        for index in step:
+            try:
+                decoded.append(decode(elements[index]))
+            except _DECODE_ERRORS as error:
+                if len(reasons) < _MAX_REASONS:
+                    reasons.append(f"{name}[{index}]: {error}")
         yield
-    return decoded
+    return _Elements(decoded, Skipped(len(elements) - len(decoded), tuple(reasons)))
 
 
-def _decode_key(entry: msgspec.Raw) -> Key:
-    key = _decode_any_key(entry)
+def _decode_key(element: msgspec.Raw) -> Key:
+    try:
+        key = _decode_strict_key(element)
+    except msgspec.ValidationError:
+        key = _decode_lenient_key(element)
     if len(key.secret) not in AES_KEY_LENGTHS:
         raise ValueError(f"the secret has {len(key.secret)} bytes; an AES key has 16, 24 or 32")
     return key
 
 
+def _decode_site(element: msgspec.Raw) -> Site:
+    try:
+        return _decode_strict_site(element)
+    except msgspec.ValidationError:
+        return _decode_lenient_site(element)
+
+
+def _integer(body: _Body, name: str) -> int | None:
+    number: int | None = _decode(_decode_integer, getattr(body, name), name)
+    return number
+
+
 def _decode(decode: Callable[[Any], _T], data: bytes | str | msgspec.Raw, place: str = "") -> _T:
     try:
         return decode(data)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        # msgspec names the field and the expected type, never a value.
+    except _DECODE_ERRORS as error:
         raise KeyResponseError(f"key response: {place}{': ' if place else ''}{error}") from None
 
 
@@ -136,10 +186,3 @@ def _scope(name: str | None) -> IdentityScope:
         return IdentityScope["UID2" if name is None else name]
     except KeyError:
         raise KeyResponseError("key response: identity_scope is neither UID2 nor EUID") from None
-
-
-def _to_int(number: int | str | None) -> int | None:
-    try:
-        return None if number is None else int(number)
-    except ValueError:
-        raise KeyResponseError("key response: token_expiry_seconds is not an integer") from None

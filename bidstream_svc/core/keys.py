@@ -16,6 +16,7 @@ from bidstream_svc.core.units import MS_PER_S
 
 DEFAULT_CLOCK_SKEW_S = 1800
 _ITEMS_PER_STEP = 64  # about 0.1 ms of work
+_MAX_EXPIRY_S = 253_402_300_799  # the end of the year 9999: a later time does not fit into dates and metrics
 
 _Item = TypeVar("_Item")
 
@@ -66,6 +67,23 @@ class Site(msgspec.Struct, frozen=True, gc=False):
         return frozenset(map(normalise_domain, names or ()))
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Malformed elements of a list in a key response, which are not used.
+
+    Attributes:
+        count: how many.
+        reasons: position and reason of the first few, such as "keys[3]: Object missing required field `secret`". They
+            contain no values.
+    """
+
+    count: int = 0
+    reasons: tuple[str, ...] = ()
+
+
+NOTHING_SKIPPED = Skipped()
+
+
 class _GcmCiphers(dict[int, GcmCipher]):
     """Cache of AES-GCM ciphers by key id, filled on first use. An unknown id raises KeyError."""
 
@@ -109,7 +127,8 @@ class KeySnapshot:
         max_lifetime_ms: maximum lifetime of a token; None for no limit.
         clock_skew_ms: how far in the future a token may have been generated.
         caller_site_id, master_keyset_id, default_keyset_id, token_expiry_s: sharing responses only, else None.
-        last_expiry_ms: Unix ms at which the last key expires; 0 without keys.
+        skipped_keys, skipped_sites: what was malformed in the response.
+        last_expiry_ms: Unix ms at which the last key expires; 0 without keys, at most the end of the year 9999.
         master_gcm_ciphers, site_gcm_ciphers: ciphers by key id for that layer; an unknown id raises KeyError. An entry
             exists for each key id that a token has used since this snapshot came into use.
         reused_gcm_ciphers: ciphers by key id that `reuse_from` copied, for either layer.
@@ -127,6 +146,8 @@ class KeySnapshot:
     master_keyset_id: int | None = None
     default_keyset_id: int | None = None
     token_expiry_s: int | None = None
+    skipped_keys: Skipped = NOTHING_SKIPPED
+    skipped_sites: Skipped = NOTHING_SKIPPED
 
     last_expiry_ms: int = field(init=False)
     reused_gcm_ciphers: dict[int, GcmCipher] = field(init=False, default_factory=dict)
@@ -137,7 +158,8 @@ class KeySnapshot:
 
     def __post_init__(self) -> None:
         """Derive the rest."""
-        self.last_expiry_ms = max((key.expires_s for key in self.keys.values()), default=0) * MS_PER_S
+        last_expiry_s = max((key.expires_s for key in self.keys.values()), default=0)
+        self.last_expiry_ms = min(last_expiry_s, _MAX_EXPIRY_S) * MS_PER_S
         self.master_gcm_ciphers = _GcmCiphers(self.keys, self.reused_gcm_ciphers)
         self.site_gcm_ciphers = _GcmCiphers(self.keys, self.reused_gcm_ciphers)
         self.domain_names = _DomainNames(self.sites)

@@ -18,6 +18,7 @@ _FAULT = web.RequestKey("fault", Fault)
 _REFUSALS = {
     Fault.SERVER_ERROR: RequestRefusedError(500, "error", "Internal error (injected)"),
     Fault.UNAUTHORIZED: RequestRefusedError(401, "unauthorized", "API key is invalid (injected)"),
+    Fault.FORBIDDEN: RequestRefusedError(403, "unauthorized", "API key lacks the role (injected)"),
     Fault.TOO_MANY_REQUESTS: RequestRefusedError(429, "too_many_requests", "Too many requests (injected)"),
 }
 _HTML = "<!DOCTYPE html><html><head><title>Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"

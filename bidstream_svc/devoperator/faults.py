@@ -9,6 +9,7 @@ class Fault(Enum):
 
     SERVER_ERROR = auto()  # 500
     UNAUTHORIZED = auto()  # 401
+    FORBIDDEN = auto()  # 403
     TOO_MANY_REQUESTS = auto()  # 429
     REDIRECT = auto()  # 302 to a path that does not exist
     HTML_ERROR = auto()  # 502 with a proxy's HTML page

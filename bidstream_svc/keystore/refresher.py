@@ -25,13 +25,16 @@ from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells, RefreshResult
 from bidstream_svc.metrics.cells import (
+    KEY_CACHE_WRITES,
     KEY_REFRESH_DURATION_NS,
     KEY_REFRESHES,
     KEYS,
     KEYS_EXPIRY_MS,
     KEYS_FROM_CACHE,
+    KEYS_SKIPPED,
     LAST_REFRESH_SUCCESS_MS,
     SITES,
+    CacheWriteResult,
 )
 from bidstream_svc.operator.key_fetch import FetchedKeys
 from bidstream_svc.tracing import Tracer
@@ -103,8 +106,7 @@ class KeyRefresher:
             self._store.last_success_ms = self._now_ms()
             self._store.last_error = None
             self._metrics.set(LAST_REFRESH_SUCCESS_MS, self._store.last_success_ms)
-            if self._cache is not None:
-                self._cache.save(fetched.wire)
+            self._save_cache(fetched.wire)
         self._metrics.add(KEY_REFRESHES[result])
         duration_ns = time.monotonic_ns() - started_ns
         self._metrics.observe(KEY_REFRESH_DURATION_NS, duration_ns)
@@ -129,7 +131,10 @@ class KeyRefresher:
             raise KeyResponseError("key response rejected: it has none of the master keys that recent tokens use")
 
     def _load_cache(self) -> None:
-        snapshot = None if self._cache is None else self._cache.load()
+        if self._cache is None:
+            return
+        self._cache.remove_leftovers()
+        snapshot = self._cache.load()
         if snapshot is None:
             return
         if snapshot.last_expiry_ms <= self._now_ms():
@@ -137,16 +142,30 @@ class KeyRefresher:
             return
         self._use(snapshot, is_from_cache=True)
 
+    def _save_cache(self, wire: bytes) -> None:
+        if self._cache is not None:
+            result = CacheWriteResult.SUCCESS if self._cache.save(wire) else CacheWriteResult.FAILURE
+            self._metrics.add(KEY_CACHE_WRITES[result])
+
     def _use(self, snapshot: KeySnapshot, *, is_from_cache: bool = False) -> None:
         is_first = self._store.snapshot is None or self._store.is_from_cache
         self._store.snapshot = snapshot
         self._store.is_from_cache = is_from_cache
         self._metrics.set(KEYS, len(snapshot.keys))
+        self._metrics.set(KEYS_SKIPPED, snapshot.skipped_keys.count)
         self._metrics.set(SITES, len(snapshot.sites))
         self._metrics.set(KEYS_EXPIRY_MS, snapshot.last_expiry_ms)
         self._metrics.set(KEYS_FROM_CACHE, int(is_from_cache))
         log = _log.info if is_first else _log.debug
         log("keys loaded", keys=len(snapshot.keys), sites=len(snapshot.sites), from_cache=is_from_cache)
+        skipped_keys, skipped_sites = snapshot.skipped_keys, snapshot.skipped_sites
+        if skipped_keys.count or skipped_sites.count:
+            _log.warning(
+                "malformed keys or sites skipped",
+                keys=skipped_keys.count,
+                sites=skipped_sites.count,
+                reasons=[*skipped_keys.reasons, *skipped_sites.reasons],
+            )
 
     def _record_failure(self, error: Exception) -> RefreshResult:
         result = classify_failure(error)

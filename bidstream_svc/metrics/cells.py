@@ -24,6 +24,13 @@ class RefreshResult(StrEnum):
     INVALID = "invalid"
 
 
+class CacheWriteResult(StrEnum):
+    """Outcome of writing the key cache: values of the `result` label."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+
+
 class RefusalReason(StrEnum):
     """Why a connection was refused: values of the `reason` label."""
 
@@ -65,7 +72,9 @@ ADMIN_CONNECTIONS = _new_cell()
 CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
 KEY_REFRESHES = {result: _new_cell() for result in RefreshResult}
 KEY_REFRESH_DURATION_NS = HistogramCells()
+KEY_CACHE_WRITES = {result: _new_cell() for result in CacheWriteResult}
 KEYS = _new_cell()
+KEYS_SKIPPED = _new_cell()
 SITES = _new_cell()
 KEYS_EXPIRY_MS = _new_cell()
 KEYS_FROM_CACHE = _new_cell()
@@ -74,7 +83,10 @@ EVENT_LOOP_LAG_NS = _new_cell()
 WORKER_RESTARTS = _new_cell()  # written by the parent while the worker is down
 _FIXED_CELLS = _new_cell()  # the cells of HTTP requests follow; their number depends on the routes
 
-_GAUGES = (CONNECTIONS, ADMIN_CONNECTIONS, KEYS, SITES, KEYS_EXPIRY_MS, KEYS_FROM_CACHE, EVENT_LOOP_LAG_NS)
+_GAUGES = (
+    *(CONNECTIONS, ADMIN_CONNECTIONS, EVENT_LOOP_LAG_NS),
+    *(KEYS, KEYS_SKIPPED, SITES, KEYS_EXPIRY_MS, KEYS_FROM_CACHE),
+)
 _FAILURE_CELLS = {reason: (DECRYPTIONS[reason.status], DECRYPT_FAILURES[reason]) for reason in FailureReason}
 
 

@@ -92,8 +92,14 @@ class _CellCollector(Collector):
             "Duration of key refreshes, failures included.",
             cells.KEY_REFRESH_DURATION_NS,
         )
+        yield self._counter(
+            "bidstream_key_cache_writes", "Writes of the key cache by result.", ["result"], cells.KEY_CACHE_WRITES
+        )
         # Each worker has its own keys: report the worst value.
         yield self._gauge("bidstream_keys", "Keys in use.", cells.KEYS, merge=min)
+        yield self._gauge(
+            "bidstream_keys_skipped", "Malformed keys of the last key response.", cells.KEYS_SKIPPED, merge=max
+        )
         yield self._gauge("bidstream_sites", "Sites with registered domains.", cells.SITES, merge=min)
         yield self._gauge(
             "bidstream_keys_expiry_timestamp_seconds",

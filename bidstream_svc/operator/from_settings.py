@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bidstream_svc.config import Settings, env_name
 from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.files import read_secret_file
 from bidstream_svc.operator.credentials import Credentials
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
 
@@ -51,9 +52,8 @@ def _read_secret(settings: Settings, field: str) -> str:
     if value is not None:
         return value
     path: Path = getattr(settings, f"{field}_file")
+    variable = f"{env_name(field)}_FILE"
     try:
-        return path.read_text(encoding="ascii")
-    except OSError as error:
-        raise ConfigurationError(f"{env_name(field)}_FILE: cannot read {path}: {error.strerror}") from None
+        return read_secret_file(path, variable).decode("ascii")
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{env_name(field)}_FILE: {path} is not a text file") from None
+        raise ConfigurationError(f"{variable}: {path} is not ASCII text") from None

@@ -178,7 +178,7 @@ def raise_for_status(answer: HttpAnswer) -> None:
         )
     api_status, quote = _quote_error(answer.body)
     message = f"operator answered {status}{quote}"
-    if status == HTTPStatus.UNAUTHORIZED:
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         raise OperatorUnauthorizedError(message + ": check the API key and its permissions", status, api_status)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         raise OperatorRateLimitedError(message, status, api_status, _seconds(answer.retry_after))

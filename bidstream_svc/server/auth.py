@@ -4,6 +4,7 @@ from hmac import compare_digest
 from pathlib import Path
 
 from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.files import read_secret_file
 from bidstream_svc.logs import get_logger
 
 _log = get_logger(__name__)
@@ -15,10 +16,10 @@ class BearerToken:
     """Compares `Authorization` headers with the token in a file, in constant time.
 
     Args:
-        path: the file; whitespace around the token is ignored.
+        path: the file, as for `read_secret_file`.
 
     Raises:
-        ConfigurationError: the file cannot be read or is empty.
+        ConfigurationError: as for `read_secret_file`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,7 +41,7 @@ class BearerToken:
     def reload(self) -> bool:
         """Read the file again if it has changed. Returns whether the token differs from before.
 
-        If the file cannot be read, the old token stays valid, and the error is logged once per change of the file.
+        If the file is not valid, the old token stays valid, and the error is logged once per change of the file.
         """
         version = _version(self._path)
         if version == self._version:
@@ -54,20 +55,17 @@ class BearerToken:
         return self._token != old
 
 
-def _version(path: Path) -> tuple[int, int] | None:
-    """Return a value that changes with the file's content, or None if there is no file."""
+def _version(path: Path) -> tuple[int, ...] | None:
+    """Return a value that changes with the file's content, or None if there is no file.
+
+    The modification time alone can be set back; the time of the last status change cannot.
+    """
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
 
 def _read(path: Path) -> bytes:
-    try:
-        token = path.read_bytes().strip()
-    except OSError as error:
-        raise ConfigurationError(f"BIDSTREAM_AUTH_TOKEN_FILE: cannot read {path}: {error.strerror}") from None
-    if not token:
-        raise ConfigurationError(f"BIDSTREAM_AUTH_TOKEN_FILE: {path} is empty")
-    return token
+    return read_secret_file(path, "BIDSTREAM_AUTH_TOKEN_FILE")

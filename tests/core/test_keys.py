@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from threading import Barrier
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import KeyResponseError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_response import parse_in_steps, parse_key_response
-from bidstream_svc.core.keys import DEFAULT_CLOCK_SKEW_S, KeyPurpose, KeySnapshot
+from bidstream_svc.core.keys import DEFAULT_CLOCK_SKEW_S, NOTHING_SKIPPED, KeyPurpose, KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from tests.core.strategies import anything
 from tests.vectors.inputs import LISTED_SITE, MASTER, NOW_MS, NOW_S, SECRETS, SITE, build
@@ -35,6 +36,7 @@ def test_a_minimal_response() -> None:
     assert keys.clock_skew_ms == DEFAULT_CLOCK_SKEW_S * 1000 == 1_800_000
     assert keys.last_expiry_ms == NOW_S * 1000
     assert keys.sites == {}
+    assert keys.skipped_keys == keys.skipped_sites == NOTHING_SKIPPED
     assert keys.checks_domains
     assert keys.caller_site_id is keys.master_keyset_id is keys.default_keyset_id is keys.token_expiry_s is None
     key = keys.keys[7]
@@ -94,9 +96,34 @@ def test_a_complete_response() -> None:
     assert bidstream.domain_names[5] == {"a.example"}
 
 
-@pytest.mark.parametrize(("sent", "read"), [(3600, 3600), ("3600", 3600), (0, 0), ("0", 0), (None, None)])
-def test_token_expiry_is_an_integer_or_text_of_one(sent: object, read: int | None) -> None:
-    assert _parse(KeyPurpose.SHARING, token_expiry_seconds=sent).token_expiry_s == read
+# Notations of 259200.
+NOTATIONS = ["259200", "259200.0", "2592e2", '"259200"', '"259200.0"']
+
+
+@pytest.mark.parametrize("notation", NOTATIONS)
+@pytest.mark.parametrize("purpose", KeyPurpose)
+def test_integers_may_be_written_as_fractions_of_zero_and_as_text(purpose: KeyPurpose, notation: str) -> None:
+    integers = dict.fromkeys(("id", "expires", "activates", "created", "keyset_id"), 259200)
+    plain: dict[str, Any] = {
+        "keys": [KEY | {"id": 1}, KEY | integers],
+        "site_data": [{"id": 259200, "domain_names": ["a.example"]}],
+        **{name: 259200 for name in OPTIONAL if name.endswith(("_seconds", "_id"))},
+    }
+    written = json.dumps({"body": plain}).replace("259200", notation)
+    expected, keys = _parse(purpose, **plain), parse_key_response(written, purpose)
+    assert (keys.skipped_keys, keys.skipped_sites) == (NOTHING_SKIPPED, NOTHING_SKIPPED)
+    for name in ("keys", "sites", "max_lifetime_ms", "clock_skew_ms", "last_expiry_ms", "caller_site_id"):
+        assert getattr(keys, name) == getattr(expected, name)
+    for name in ("master_keyset_id", "default_keyset_id", "token_expiry_s"):
+        assert getattr(keys, name) == 259200
+    assert keys.max_lifetime_ms == keys.clock_skew_ms == 259_200_000
+    assert keys.domain_names[259200] == {"a.example"}
+
+
+@pytest.mark.parametrize("expires", [2**63, 10**30, '"9223372036854775807"'])
+def test_an_expiry_beyond_any_date_is_the_last_date(expires: object) -> None:
+    keys = parse_key_response(json.dumps({"body": {"keys": [KEY]}}).replace(str(NOW_S), str(expires)))
+    assert datetime.fromtimestamp(keys.last_expiry_ms / 1000, UTC).year == 9999
 
 
 @pytest.mark.parametrize("length", [16, 24, 32])
@@ -106,21 +133,21 @@ def test_lengths_of_aes_keys(length: int) -> None:
 
 
 BAD_KEY_FIELDS: dict[str, list[Any]] = {
-    "id": [None, "7", 7.5, True],
-    "expires": [None, "soon", 1.5, [], True],
+    "id": [None, "seven", "", " 7", 7.5, "7.5", True],
+    "expires": [None, "soon", "null", 1.5, [], True],
     "secret": [
         *(None, 5, "", "!!!!", "AAAA", KEY["secret"][:-1], "-" * 42 + "8="),
         *(b64encode(bytes(31)).decode(), b64encode(bytes(33)).decode()),
     ],
     "activates": ["now"],
-    "keyset_id": ["1"],
+    "keyset_id": [[1]],
 }
 BAD_BODY_FIELDS: dict[str, list[Any]] = {
     "identity_scope": ["euid", "", "UID3", 1],
-    "max_bidstream_lifetime_seconds": ["60", 1.5],
-    "allow_clock_skew_seconds": ["60", True],
+    "max_bidstream_lifetime_seconds": ["a day", 1.5, "1.5", 1e300],
+    "allow_clock_skew_seconds": ["", True, []],
     "token_expiry_seconds": ["", "an hour", "1.5", 1.5, "9" * 5000],
-    "site_data": [{}, [{}], [{"domain_names": []}], [{"id": "5"}]],
+    "site_data": [{}, 5, ""],
 }
 BAD_RESPONSES: dict[str, str | bytes] = {
     "empty": b"",
@@ -135,7 +162,6 @@ BAD_RESPONSES: dict[str, str | bytes] = {
     "no keys": b'{"body":{}}',
     "null keys": b'{"body":{"keys":null}}',
     "a null key": b'{"body":{"keys":[null]}}',
-    "a null site": json.dumps({"body": {"keys": [KEY], "site_data": [None]}}),
     "no UTF-8": b'{"body":{"keys":[],"identity_scope":"\xff"}}',
     "a lone surrogate": '{"body":{"keys":[]}}\ud800',
     "nested too deep": b'{"body":{"keys":[],"unknown":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
@@ -166,11 +192,50 @@ def test_bad_response(response: str | bytes) -> None:
         assert part not in shown
 
 
-@pytest.mark.parametrize("name", ["keys", "site_data"])
-def test_a_bad_entry_is_named_by_its_place(name: str) -> None:
-    good: dict[str, Any] = {"keys": KEY, "site_data": {"id": 1, "domain_names": []}}[name]
-    with pytest.raises(KeyResponseError, match=rf"^key response: {name}\[1\]: "):
-        parse_key_response(json.dumps({"body": {"keys": [KEY], name: [good, {}]}}))
+MALFORMED_KEYS: list[Any] = [
+    *(None, 5, "text", [], {}),
+    *({k: v for k, v in KEY.items() if k != name} for name in KEY),
+    *(KEY | {name: value} for name, values in BAD_KEY_FIELDS.items() for value in values),
+]
+MALFORMED_SITES: list[Any] = [None, 5, [], {}, {"domain_names": []}, {"id": "five"}, {"id": None}, {"id": 1.5}]
+
+
+@pytest.mark.parametrize("malformed", MALFORMED_KEYS, ids=lambda key: repr(key)[:60])
+def test_a_malformed_key_is_skipped_and_named_by_its_place(malformed: object) -> None:
+    keys = _parse(keys=[KEY, malformed, KEY | {"id": 8}], site_data=[{"id": 5, "domain_names": ["a.example"]}])
+    assert set(keys.keys) == {7, 8}
+    assert set(keys.sites) == {5}
+    assert (keys.skipped_keys.count, keys.skipped_sites) == (1, NOTHING_SKIPPED)
+    (reason,) = keys.skipped_keys.reasons
+    assert reason.startswith("keys[1]: ")
+    assert KEY["secret"][:8] not in reason
+    assert "soon" not in reason
+
+
+@pytest.mark.parametrize("malformed", MALFORMED_SITES, ids=repr)
+def test_a_malformed_site_is_skipped_and_named_by_its_place(malformed: object) -> None:
+    keys = _parse(site_data=[malformed, {"id": 5, "domain_names": ["a.example"]}])
+    assert (set(keys.keys), set(keys.sites)) == ({7}, {5})
+    assert (keys.skipped_keys, keys.skipped_sites.count) == (NOTHING_SKIPPED, 1)
+    assert keys.skipped_sites.reasons[0].startswith("site_data[0]: ")
+    assert _parse(site_data=[malformed]).sites == {}, "sites are optional"
+
+
+def test_malformed_bytes_cost_their_own_key_only() -> None:
+    response = json.dumps({"body": {"keys": [KEY, KEY | {"id": 8, "secret": "SECRET"}]}}).encode()
+    keys = parse_key_response(response.replace(b"SECRET", b"\xff\xfe"))
+    assert (set(keys.keys), keys.skipped_keys.count) == ({7}, 1)
+
+
+def test_all_that_is_skipped_is_counted_and_the_first_few_are_named() -> None:
+    keys = _parse(keys=[KEY, *[{}] * 1000])
+    assert keys.skipped_keys.count == 1000
+    assert [reason.partition(":")[0] for reason in keys.skipped_keys.reasons] == [f"keys[{n}]" for n in range(1, 6)]
+
+
+def test_a_response_of_malformed_keys_only_is_refused() -> None:
+    with pytest.raises(KeyResponseError, match=r"^key response: keys\[0\]: .*secret"):
+        _parse(keys=[KEY | {"secret": None}, {}])
 
 
 @given(anything)
@@ -232,6 +297,7 @@ def test_ciphers_are_made_once_and_unknown_ids_are_not_kept() -> None:
 def test_the_last_of_two_keys_with_one_id_counts() -> None:
     other = b64encode(bytes(32)).decode()
     assert _parse(keys=[KEY, KEY | {"secret": other}]).keys[7].secret == bytes(32)
+    assert _parse(keys=[KEY | {"secret": other}, KEY | {"secret": None}]).keys[7].secret == bytes(32)
 
 
 def test_reprs_hold_counts_and_ids_only() -> None:

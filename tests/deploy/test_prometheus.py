@@ -150,6 +150,7 @@ def test_rules_are_evaluated_without_an_error(prometheus: Prometheus) -> None:
     [
         (Fault.SERVER_ERROR, "BidstreamKeyRefreshFailing"),
         (Fault.UNAUTHORIZED, "BidstreamKeyRefreshUnauthorized"),
+        (Fault.FORBIDDEN, "BidstreamKeyRefreshUnauthorized"),
     ],
 )
 def test_an_alert_fires_while_the_operator_fails(

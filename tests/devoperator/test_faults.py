@@ -56,6 +56,7 @@ def test_faults_of_keys_wait_for_a_key_endpoint() -> None:
     [
         (Fault.SERVER_ERROR, 500, "error"),
         (Fault.UNAUTHORIZED, 401, "unauthorized"),
+        (Fault.FORBIDDEN, 403, "unauthorized"),
         (Fault.TOO_MANY_REQUESTS, 429, "too_many_requests"),
     ],
 )

@@ -74,6 +74,7 @@ def _restarted(name: str, error: str, start: Change | None) -> OperatorFault:
 OPERATOR_FAULTS = (
     _ordered("500", Fault.SERVER_ERROR, RefreshResult.HTTP, "answered 500"),
     _ordered("401", Fault.UNAUTHORIZED, RefreshResult.UNAUTHORIZED, "answered 401.*check the API key"),
+    _ordered("403", Fault.FORBIDDEN, RefreshResult.UNAUTHORIZED, "answered 403.*check the API key"),
     _ordered("429", Fault.TOO_MANY_REQUESTS, RefreshResult.HTTP, "answered 429"),
     _ordered("302 to elsewhere", Fault.REDIRECT, RefreshResult.HTTP, "answered 302, and redirects are not followed"),
     _ordered("502 with a proxy's page", Fault.HTML_ERROR, RefreshResult.HTTP, "answered 502$"),

@@ -3,18 +3,22 @@
 import asyncio
 import os
 import stat
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pybase64
 import pytest
 from structlog.testing import capture_logs
 
+from bidstream_svc.core.crypto import Envelope, seal_response
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.devoperator.state import Lifetimes
-from bidstream_svc.keystore.key_cache import KeyCache
+from bidstream_svc.keystore.key_cache import MAX_FILE_BYTES, KeyCache, _write_new
 from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
@@ -52,7 +56,7 @@ def cache(tmp_path: Path, secret: bytes) -> KeyCache:
 
 def test_what_is_saved_is_loaded(cache: KeyCache, wire: bytes, operator: DevOperator) -> None:
     with capture_logs() as log:
-        cache.save(wire)
+        assert cache.save(wire)
         snapshot = cache.load()
     assert log == []
     assert snapshot is not None
@@ -158,9 +162,115 @@ def test_a_directory_in_its_place_is_ignored(cache: KeyCache, wire: bytes, tmp_p
     assert list(tmp_path.iterdir()) == [tmp_path / "keys"]
 
 
+def test_only_a_regular_file_is_read_and_replaced(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys")
+    assert is_ignored(cache) == "key cache ignored: Not a regular file"
+    assert not_written(cache, wire) == "Not a regular file"
+    assert (tmp_path / "keys").is_fifo()
+    assert list(tmp_path.iterdir()) == [tmp_path / "keys"]
+
+
+def bytes_read() -> int:
+    """Bytes that this process has read from files so far."""
+    return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["rchar"])
+
+
+@pytest.mark.parametrize("size", [MAX_FILE_BYTES + 1, 3 * 1024**3])
+def test_a_huge_file_is_not_read_but_replaced(cache: KeyCache, wire: bytes, tmp_path: Path, size: int) -> None:
+    (tmp_path / "keys").touch()
+    os.truncate(tmp_path / "keys", size)
+    before = bytes_read()
+    assert is_ignored(cache) == "key cache ignored: Larger than 67108864 bytes"
+    assert bytes_read() - before < 1024 * 1024
+    assert cache.save(wire)
+    assert (tmp_path / "keys").read_bytes() == wire
+
+
+@pytest.mark.parametrize("has_target", [False, True])
+def test_a_link_is_written_through(
+    wire: bytes,
+    secret: bytes,
+    tmp_path: Path,
+    has_target: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    elsewhere, link, second = tmp_path / "elsewhere", tmp_path / "keys", tmp_path / "second"
+    elsewhere.mkdir()
+    link.symlink_to(second)
+    second.symlink_to("elsewhere/keys")
+    if has_target:
+        (elsewhere / "keys").write_bytes(b"older")
+    cache = KeyCache(link, lambda: secret)
+    assert cache.save(wire)
+    assert link.is_symlink()
+    assert second.is_symlink()
+    assert (elsewhere / "keys").read_bytes() == wire
+    assert cache.load() is not None
+    assert list(elsewhere.iterdir()) == [elsewhere / "keys"]
+
+
+def test_a_link_to_itself_is_neither_read_nor_replaced(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
+    (tmp_path / "keys").symlink_to("keys")
+    assert is_ignored(cache) == "key cache ignored: Too many levels of symbolic links"
+    assert not_written(cache, wire) == "Too many levels of symbolic links"
+
+
+def test_a_link_at_the_temporary_name_is_not_followed(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"of another user")
+    temporary = tmp_path / f"keys.{os.getpid()}.new"
+    temporary.symlink_to(other)
+    assert cache.save(wire)
+    assert other.read_bytes() == b"of another user"
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "keys", other]
+    assert not (tmp_path / "keys").is_symlink()
+
+    temporary.symlink_to(other)  # between removing what was there and creating the file
+    with pytest.raises(FileExistsError):
+        _write_new(temporary, wire)
+    assert other.read_bytes() == b"of another user"
+
+
+def test_a_leftover_of_an_earlier_process_with_this_id_is_no_obstacle(
+    cache: KeyCache, wire: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / f"keys.{os.getpid()}.new").write_bytes(b"half of a response")
+    assert cache.save(wire)
+    assert (tmp_path / "keys").read_bytes() == wire
+    assert list(tmp_path.iterdir()) == [tmp_path / "keys"]
+
+
+@pytest.fixture
+def ended() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_leftovers_of_ended_processes_are_removed_at_the_start(
+    wire: bytes, secret: bytes, tmp_path: Path, ended: int
+) -> None:
+    directory = tmp_path / "elsewhere"
+    directory.mkdir()
+    (tmp_path / "link").symlink_to(directory / "keys")
+    cache = KeyCache(tmp_path / "link", lambda: secret)
+    cache.save(wire)
+    kept = {"keys", f"keys.{os.getppid()}.new", f"other.{ended}.new", f"keys.{ended}.new.txt", "keys.new", "keys.0.new"}
+    for name in kept | {f"keys.{ended}.new", f"keys.{os.getpid()}.new", "keys.9999999.new"}:
+        (directory / name).touch()
+    store = KeyStore()
+    KeyRefresher(asyncio.Future, store, MetricCells(), cache=cache, interval_s=1)._load_cache()
+    assert {path.name for path in directory.iterdir()} == kept
+    assert store.is_from_cache
+
+
+def test_a_directory_that_cannot_be_listed_stops_nothing(tmp_path: Path, secret: bytes) -> None:
+    KeyCache(tmp_path / "missing" / "keys", lambda: secret).remove_leftovers()
+
+
 def not_written(cache: KeyCache, wire: bytes) -> str:
     with capture_logs() as log:
-        cache.save(wire)
+        assert not cache.save(wire)
     (line,) = log
     assert line["event"] == "key cache not written"
     return str(line["error"])
@@ -221,3 +331,27 @@ def test_a_cache_whose_keys_have_expired_is_not_used(cached: Callable[..., dict[
         assert service.decrypt(state.mint_token())["status"] == "NOT_INITIALIZED"
         assert service.get("/info").json["keys"] is None
     assert ("key cache ignored", "all its keys have expired") in [(line["event"], line.get("error")) for line in log]
+
+
+def test_a_malformed_key_among_good_ones_does_not_stop_the_service(tmp_path: Path) -> None:
+    state = OperatorState(seed=7)
+    response = bidstream_keys(state, {})
+    response["body"]["keys"].insert(1, {"id": 99, "secret": None, "expires": 0})
+    envelope = Envelope(0, bytes(8), orjson.dumps(response))
+    (tmp_path / "keys").write_bytes(seal_response(pybase64.b64decode(state.client_secret), bytes(12), envelope))
+    with operator_in_thread(state) as operator:
+        settings = operator_settings(operator) | {"key_cache": str(tmp_path / "keys")}
+    with service_in_thread(**settings) as service:
+        assert service.decrypt(state.mint_token())["status"] == "SUCCESS"
+        assert scrape(service.admin).value("bidstream_keys_skipped") == 1
+
+
+def test_a_fifo_as_cache_stops_neither_the_start_nor_the_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys")
+    with operator_in_thread() as operator:
+        settings = operator_settings(operator) | {"key_cache": str(tmp_path / "keys")}
+        with service_in_thread(**settings) as service:
+            wait_until(
+                lambda: scrape(service.admin).value("bidstream_key_cache_writes_total", result="failure"), "a write"
+            )
+    assert (tmp_path / "keys").is_fifo()

@@ -7,19 +7,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.faults import Fault
+from bidstream_svc.devoperator.key_endpoints import bidstream_keys
+from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.refresh_thread import RefreshThread
 from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells, RefreshResult
-from bidstream_svc.metrics.cells import KEY_REFRESHES
+from bidstream_svc.metrics.cells import KEY_CACHE_WRITES, KEY_REFRESHES, KEYS_SKIPPED, CacheWriteResult
 from bidstream_svc.operator.credentials import Credentials
 from bidstream_svc.operator.key_fetch import FetchedKeys, fetch_keys
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
@@ -88,6 +92,7 @@ async def test_the_first_success_fills_the_store(
 RESULTS = {
     Fault.SERVER_ERROR: RefreshResult.HTTP,
     Fault.UNAUTHORIZED: RefreshResult.UNAUTHORIZED,
+    Fault.FORBIDDEN: RefreshResult.UNAUTHORIZED,
     Fault.TOO_MANY_REQUESTS: RefreshResult.HTTP,
     Fault.REDIRECT: RefreshResult.HTTP,
     Fault.HTML_ERROR: RefreshResult.HTTP,
@@ -140,6 +145,57 @@ async def test_unusable_keys_are_rejected_even_before_the_first_keys(
     assert not await refresher.refresh()
     assert store.snapshot is None
     assert "rejected" in (store.last_error or "")
+
+
+async def test_what_is_malformed_is_skipped_counted_and_logged_once_a_refresh(
+    store: KeyStore, metrics: MetricCells, operator: DevOperator
+) -> None:
+    good = bidstream_keys(operator.state, {})
+    secret = good["body"]["keys"][1]["secret"]
+    bad = orjson.loads(orjson.dumps(good))
+    bad["body"]["keys"][1]["expires"] = "soon"
+    bad["body"]["site_data"][0]["id"] = None
+    responses = [bad, bad, good]
+
+    async def fetch() -> FetchedKeys:
+        return FetchedKeys(parse_key_response(orjson.dumps(responses.pop(0))), b"")
+
+    refresher = KeyRefresher(fetch, store, metrics, interval_s=3600)
+    for _ in range(2):
+        with capture_logs() as log:
+            assert await refresher.refresh()
+        assert store.snapshot is not None
+        assert (len(store.snapshot.keys), metrics.row[KEYS_SKIPPED]) == (3, 1)
+        (line,) = [line for line in log if line["log_level"] == "warning"]
+        assert (line["event"], line["keys"], line["sites"]) == ("malformed keys or sites skipped", 1, 1)
+        assert [reason.partition(": ")[0] for reason in line["reasons"]] == ["keys[1]", "site_data[0]"]
+        assert secret not in str(line)
+        assert "soon" not in str(line)
+    with capture_logs() as log:
+        assert await refresher.refresh()
+    assert [line for line in log if line["log_level"] == "warning"] == []
+    assert metrics.row[KEYS_SKIPPED] == 0
+
+
+async def test_writes_of_the_cache_are_counted(
+    fetch: Fetch, store: KeyStore, metrics: MetricCells, operator: DevOperator, tmp_path: Path
+) -> None:
+    directory = tmp_path / "later"
+    cache = KeyCache(directory / "keys", lambda: bytes(32))
+    refresher = KeyRefresher(fetch, store, metrics, cache=cache, interval_s=3600)
+
+    def writes() -> tuple[int, int]:
+        success, failure = (metrics.row[KEY_CACHE_WRITES[result]] for result in CacheWriteResult)
+        return success, failure
+
+    assert await refresher.refresh(), "the keys are used all the same"
+    assert writes() == (0, 1)
+    directory.mkdir()
+    assert await refresher.refresh()
+    assert writes() == (1, 1)
+    operator.state.faults.inject(Fault.SERVER_ERROR)
+    assert not await refresher.refresh()
+    assert writes() == (1, 1)
 
 
 async def test_keys_without_a_master_key_that_is_in_use_are_refused(

@@ -53,6 +53,7 @@ async def test_last_error_is_raised_after_the_last_attempt() -> None:
     "fault",
     [
         Fault.UNAUTHORIZED,
+        Fault.FORBIDDEN,
         Fault.REDIRECT,
         Fault.HTML_PAGE,
         Fault.HUGE_BODY,

@@ -22,12 +22,14 @@ LABELS: dict[str, dict[str, set[str]]] = {
     "bidstream_decryptions_total": {"status": {str(status) for status in DecryptionStatus}},
     "bidstream_decrypt_failures_total": {"reason": {str(reason) for reason in FailureReason}},
     "bidstream_key_refreshes_total": {"result": REFRESH_RESULTS},
+    "bidstream_key_cache_writes_total": {"result": {"success", "failure"}},
 }
 ROUTES = {route.path for route in routes.ROUTES} | {"other"}
 CODES = {"200", "400", "401", "404", "405", "408", "413", "415", "417", "500", "503"}
 GAUGES = [
     "bidstream_connections",
     "bidstream_keys",
+    "bidstream_keys_skipped",
     "bidstream_sites",
     "bidstream_keys_expiry_timestamp_seconds",
     "bidstream_key_refresh_last_success_timestamp_seconds",
