@@ -3,6 +3,7 @@
 import json
 from importlib import import_module
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from bidstream_svc import __version__
 from bidstream_svc.config import SECRET_FIELDS, SETTINGS, load_settings
 from tests.deploy.manifests import CHART, helm, of_kind, one, pods, refusal, refuse_duplicates, render, template
+from tests.deploy.wrapper_chart import write_bidder_chart
 from tests.support.yaml_files import load_all_strictly, load_yaml
 
 # Every setting that the chart sets itself, with another value.
@@ -84,7 +86,7 @@ def test_values() -> None:
     scaler = one(objects, "HorizontalPodAutoscaler")["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 4)
     assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 50
-    assert pod.container["resources"]["requests"] == {"cpu": "1", "memory": "1Gi"}
+    assert pod.container["resources"]["requests"] == {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "128Mi"}
     policy = one(objects, "NetworkPolicy")["spec"]
     assert policy["egress"][1]["to"] == [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
     watchers = {"kubernetes.io/metadata.name": "watchers"}
@@ -115,6 +117,15 @@ def test_every_combination_of_values(settings: dict[str, Any], tls_secret: str) 
         assert shown.items() >= {name: _as_text(value) for name, value in settings.items()}.items()
         assert len(of_kind(objects, "NetworkPolicy")) == policy
         load_settings(**{name.lower(): value for name, value in shown.items()})
+
+
+def test_settings_of_the_sidecar(tmp_path: Path) -> None:
+    settings = REPLACED | {"MAX_CONNECTIONS": "1000000"}
+    values = {f"bidstream-svc.settings.{name}": value for name, value in settings.items()}
+    objects = template(write_bidder_chart(tmp_path), **values)
+    (pod,) = pods(objects)
+    assert pod.environment == {f"BIDSTREAM_{name}": value for name, value in settings.items()}
+    assert one(objects, "NetworkPolicy")["spec"]["egress"][1]["ports"] == [{"port": 8443}]
 
 
 def _as_text(value: object) -> str:
