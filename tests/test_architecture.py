@@ -38,7 +38,7 @@ CORE_LAYERS = (
 # Bytes and numbers in, a value out: no clock, environment, files, randomness, logging or event loop.
 PURE_MODULES = {
     *("collections", "dataclasses", "enum", "functools", "hashlib", "math", "re", "struct", "threading", "typing"),
-    *("cryptography", "msgspec", "publicsuffixlist", "pybase64"),
+    *("cryptography", "idna", "msgspec", "publicsuffixlist", "pybase64"),
 }
 IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "__import__", "breakpoint"}
 IMPURE_ATTRIBUTES = {"generate_key", "urandom", "now", "utcnow", "today", "environ", "getenv"}

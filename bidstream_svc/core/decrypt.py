@@ -51,7 +51,8 @@ def decrypt(token: object, domain: object, keys: KeySnapshot | None, now_ms: int
     Args:
         token: the token's text; anything but a string is INVALID_PAYLOAD.
         domain: the site's domain or the app's bundle id, or None. It is checked only for tokens generated on the
-            client side. Case, surrounding whitespace, a trailing dot and subdomains are ignored.
+            client side. Case, surrounding whitespace, a trailing dot and subdomains are ignored. A name that is not
+            ASCII and its IDNA form are the same name. A name of more than 255 characters counts as missing.
         keys: the operator's keys, or None before the first were loaded.
         now_ms: the current time, Unix ms.
 

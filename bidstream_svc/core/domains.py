@@ -2,12 +2,57 @@
 
 from functools import cache
 
+from idna import IDNAError, uts46_remap
 from publicsuffixlist import PublicSuffixList
+
+_MAX_CHARACTERS = 255  # RFC 1035, section 2.3.4, has these two limits
+_MAX_LABEL_CHARACTERS = 63
+_A_LABEL_PREFIX = "xn--"
 
 
 def normalise_domain(name: str) -> str:
-    """Strip whitespace, lower-case, and drop one trailing dot: `" Example.COM. "` becomes `"example.com"`."""
-    return name.strip().lower().removesuffix(".")
+    """Strip whitespace, lower-case, and drop one trailing dot: `" Example.COM. "` becomes `"example.com"`.
+
+    The IDNA form of a name becomes the name: `"xn--bcher-kva.de"` and `"BÜCHER.de"` both become `"bücher.de"`. A name
+    of more than 255 characters becomes `""`. No text raises.
+    """
+    if len(name) > _MAX_CHARACTERS:
+        return ""
+    name = name.strip()
+    name = name.lower() if name.isascii() else _map_characters(name)
+    if _A_LABEL_PREFIX in name:
+        name = ".".join(map(_u_label, name.split(".")))
+    return name.removesuffix(".")
+
+
+def _map_characters(name: str) -> str:
+    """Map upper case, full-width letters and other variants to one form; only lower-case a name that is not allowed.
+
+    Source: UTS 46, section 4 (https://www.unicode.org/reports/tr46/), with UseSTD3ASCIIRules=false.
+    """
+    try:
+        return uts46_remap(name, std3_rules=False)
+    except IDNAError:
+        return name.lower()
+
+
+def _u_label(label: str) -> str:
+    """Decode `xn--bcher-kva` to `bücher`. Any label that is not the IDNA form of another is returned unchanged.
+
+    What IDNA 2008 forbids to register is decoded as well, because names are only compared: `☃.net` and its A-label are
+    one name for a browser.
+
+    Source: UTS 46, section 4; RFC 5890, section 2.3.2.1.
+    """
+    if not label.startswith(_A_LABEL_PREFIX) or len(label) > _MAX_LABEL_CHARACTERS:
+        return label
+    try:
+        decoded = label.removeprefix(_A_LABEL_PREFIX).encode("ascii").decode("punycode")
+        # Without this check, `xn--abc-` would be another spelling of `abc`.
+        is_canonical = not decoded.isascii() and uts46_remap(decoded, std3_rules=False) == decoded
+    except UnicodeError:  # includes IDNAError
+        return label
+    return decoded if is_canonical else label
 
 
 @cache

@@ -1,8 +1,9 @@
 """A second implementation of the verdict, written from the protocol's description: slow and obvious.
 
 The property in test_reference.py holds both to the same answer. Kept apart on purpose: nothing of the package is
-imported, keys are looked up in the operator's JSON each time, integers are read one by one. Only the Public Suffix List
-is shared, because its content is data.
+imported, keys are looked up in the operator's JSON each time, integers are read one by one, and names are compared by
+their IDNA form instead of by the name that it encodes. Only the Public Suffix List
+and the character mapping of UTS 46 are shared, because their content is data.
 """
 
 import base64
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
+from idna import IDNAError, uts46_remap
 from publicsuffixlist import PublicSuffixList
 
 
@@ -192,8 +194,22 @@ def _suffixes() -> PublicSuffixList:
 
 
 def _normalise(name: str) -> str:
-    name = name.strip().lower()
+    if len(name) > 255:
+        return ""
+    name = name.strip()
+    try:
+        name = uts46_remap(name, std3_rules=False)
+    except IDNAError:
+        name = name.lower()
+    name = ".".join(_a_label(label) for label in name.split("."))
     return name.removesuffix(".")
+
+
+def _a_label(label: str) -> str:
+    if label.isascii():
+        return label
+    encoded = "xn--" + label.encode("punycode").decode("ascii")
+    return encoded if len(encoded) <= 63 else label
 
 
 def _check_domain(fields: Fields, domain: object, body: Any) -> None:

@@ -51,6 +51,7 @@ raw_uids = st.binary(min_size=32, max_size=33).map(lambda raw: b64encode(raw).de
 key_names = st.sampled_from(["uid2"] * len(KEY_RESPONSES) + [*KEY_RESPONSES, None])
 
 _listed = ["example.com", "EXAMPLE.com.", "www.example.co.uk", "com.acme.shooter", "192.0.2.7", "a.shop.example.net"]
+_listed += ["www.b\u00fccher.de", "XN--BCHER-KVA.de", "xn--strae-oqa.de", "STRA\u1e9eE.de"]
 anything: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.binary() | st.text(st.characters(categories=None)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
@@ -58,7 +59,13 @@ anything: st.SearchStrategy[Any] = st.recursive(
 )
 domains = (
     st.sampled_from([None, *_listed, "example.org", "co.uk", ""])
-    | st.builds(".".join, st.lists(st.sampled_from(["a", "www", "example", "com", "co", "uk", "", "É"]), max_size=5))
+    | st.builds(
+        ".".join,
+        st.lists(
+            st.sampled_from(["a", "www", "example", "com", "co", "uk", "", "É", "bücher", "xn--bcher-kva", "de"]),
+            max_size=5,
+        ),
+    )
     | anything
 )
 

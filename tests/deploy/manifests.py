@@ -1,16 +1,27 @@
 """Kubernetes objects as Kustomize and Helm render them."""
 
+import json
 import subprocess
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.docs.markdown import ROOT
+from tests.support.yaml_files import load_all_strictly
 
 CHART = ROOT / "deploy" / "helm" / "bidstream-svc"
 KUSTOMIZE = ROOT / "deploy" / "kubernetes"
 IMAGE = "bidstream-svc"
+# By what a list is merged: server-side apply refuses two elements with the same one.
+_MERGE_KEYS = {
+    "containers": "name",
+    "env": "name",
+    "imagePullSecrets": "name",
+    "initContainers": "name",
+    "ports": "containerPort",
+    "volumeMounts": "mountPath",
+    "volumes": "name",
+}
 
 
 class Pod(NamedTuple):
@@ -50,6 +61,25 @@ def template(chart: Path, name: str = "bidstream-svc", **values: str) -> list[An
     return _load_all(helm("template", name, str(chart), "--kube-version", "1.34", *settings))
 
 
+def render(values: Any) -> list[Any]:
+    """The objects that Helm renders from our chart with a file of values."""
+    done = _render(values)
+    assert done.returncode == 0, done.stderr
+    return _load_all(done.stdout)
+
+
+def refusal(values: Any) -> str:
+    """Why Helm renders nothing from our chart with a file of values."""
+    done = _render(values)
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
+
+
+def _render(values: Any) -> subprocess.CompletedProcess[str]:
+    command = ["helm", "template", "bidstream-svc", str(CHART), "--kube-version", "1.34", "--values", "-"]
+    return subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False, timeout=30)
+
+
 def helm(*arguments: str) -> str:
     return _run("helm", *arguments)
 
@@ -61,7 +91,22 @@ def _run(*command: str) -> str:
 
 
 def _load_all(text: str) -> list[Any]:
-    return [document for document in import_module("yaml").safe_load_all(text) if document]
+    documents = [document for document in load_all_strictly(text) if document]
+    refuse_duplicates(documents)
+    return documents
+
+
+def refuse_duplicates(value: Any) -> None:
+    """Fail if a list holds two elements that are merged as one."""
+    if isinstance(value, list):
+        for element in value:
+            refuse_duplicates(element)
+    if isinstance(value, dict):
+        for field, element in value.items():
+            key = _MERGE_KEYS.get(field)
+            names = [each[key] for each in element if key in each] if key and isinstance(element, list) else []
+            assert len(set(names)) == len(names), f"duplicates in {field}: {names}"
+            refuse_duplicates(element)
 
 
 def of_kind(objects: list[Any], kind: str) -> list[Any]:

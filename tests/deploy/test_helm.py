@@ -1,10 +1,47 @@
-"""The chart: it passes Helm's lint, and each value has its documented effect."""
+"""The chart: it passes Helm's lint, each value has its documented effect, and values that cannot work are refused."""
+
+import json
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bidstream_svc import __version__
-from tests.deploy.manifests import CHART, helm, of_kind, one, pods, template
-from tests.support.yaml_files import load_yaml
+from bidstream_svc.config import SECRET_FIELDS, SETTINGS, load_settings
+from tests.deploy.manifests import CHART, helm, of_kind, one, pods, refusal, refuse_duplicates, render, template
+from tests.deploy.wrapper_chart import write_bidder_chart
+from tests.support.yaml_files import load_all_strictly, load_yaml
+
+# Every setting that the chart sets itself, with another value.
+REPLACED = {
+    "OPERATOR_URL": "https://operator.example.com:8443",
+    "API_KEY_FILE": "/run/secrets/bidstream-svc/key",
+    "CLIENT_SECRET_FILE": "/run/secrets/bidstream-svc/secret",
+    "ADMIN_LISTEN": "0.0.0.0:9465",
+    "KEY_CACHE": "/var/cache/bidstream-svc/other",
+    "LISTEN": "0.0.0.0:8081",
+    "AUTH_TOKEN_FILE": "/run/secrets/bidstream-svc/token",
+    "TLS_CERT": "/run/secrets/bidstream-svc-tls/cert.pem",
+    "TLS_KEY": "/run/secrets/bidstream-svc-tls/key.pem",
+}
+NUMBERS = {
+    "MAX_CONNECTIONS": 1_000_000,
+    "REFRESH_INTERVAL": 0.25,
+    "IDLE_TIMEOUT": 1234567.5,
+    "ALLOW_UNAUTHENTICATED": True,
+}
+SCHEDULING: dict[str, Any] = {
+    "imagePullSecrets": [{"name": "registry"}],
+    "nodeSelector": {"disk": "fast"},
+    "tolerations": [{"key": "spot", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1_000_000}],
+    "affinity": {"nodeAffinity": {}},
+}
+POD = {
+    "podAnnotations": {"example.com/owner": "bids", "example.com/number": "1"},
+    "podLabels": {"team": "bids", "app.kubernetes.io/name": "other", "bidstream-svc/scrape": "false"},
+}
 
 pytestmark = pytest.mark.needs_tools("yaml", "helm")
 
@@ -49,13 +86,116 @@ def test_values() -> None:
     scaler = one(objects, "HorizontalPodAutoscaler")["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 4)
     assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 50
-    assert pod.container["resources"]["requests"] == {"cpu": "1", "memory": "1Gi"}
+    assert pod.container["resources"]["requests"] == {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "128Mi"}
     policy = one(objects, "NetworkPolicy")["spec"]
     assert policy["egress"][1]["to"] == [{"ipBlock": {"cidr": "192.0.2.0/24"}}]
     watchers = {"kubernetes.io/metadata.name": "watchers"}
     assert policy["ingress"][1]["from"] == [{"namespaceSelector": {"matchLabels": watchers}}]
 
 
+def test_a_number_as_tag() -> None:
+    (pod,) = pods(render({"image": {"tag": 20261126}}))
+    assert pod.container["image"] == "bidstream-svc:20261126"
+
+
 def test_the_network_policy_and_the_gateway_can_be_disabled() -> None:
     assert of_kind(template(CHART, **{"networkPolicy.enabled": "false"}), "NetworkPolicy") == []
     assert template(CHART, enabled="false") == []
+
+
+@pytest.mark.needs_tools("kubernetes_validate")
+@pytest.mark.parametrize("settings", [{}, REPLACED, NUMBERS, REPLACED | NUMBERS], ids=["none", "own", "numbers", "all"])
+@pytest.mark.parametrize("tls_secret", ["", "certificate"])
+def test_every_combination_of_values(settings: dict[str, Any], tls_secret: str) -> None:
+    for policy, pod_values in product([True, False], [{}, SCHEDULING | POD]):
+        values = {"settings": settings, "tlsSecretName": tls_secret, "networkPolicy": {"enabled": policy}} | pod_values
+        objects = render(values)
+        for item in objects:
+            import_module("kubernetes_validate").validate(item, "1.34", strict=True)
+        (pod,) = pods(objects)
+        shown = {name.removeprefix("BIDSTREAM_"): value for name, value in pod.environment.items()}
+        assert shown.items() >= {name: _as_text(value) for name, value in settings.items()}.items()
+        assert len(of_kind(objects, "NetworkPolicy")) == policy
+        load_settings(**{name.lower(): value for name, value in shown.items()})
+
+
+def test_settings_of_the_sidecar(tmp_path: Path) -> None:
+    settings = REPLACED | {"MAX_CONNECTIONS": "1000000"}
+    values = {f"bidstream-svc.settings.{name}": value for name, value in settings.items()}
+    objects = template(write_bidder_chart(tmp_path), **values)
+    (pod,) = pods(objects)
+    assert pod.environment == {f"BIDSTREAM_{name}": value for name, value in settings.items()}
+    assert one(objects, "NetworkPolicy")["spec"]["egress"][1]["ports"] == [{"port": 8443}]
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def test_fields_of_the_pod() -> None:
+    objects = render(SCHEDULING | POD)
+    (pod,) = pods(objects)
+    assert {name: pod.spec[name] for name in SCHEDULING} == SCHEDULING
+    template = one(objects, "Deployment")["spec"]["template"]
+    assert template["metadata"]["annotations"] == POD["podAnnotations"]
+    assert pod.labels.items() >= {"team": "bids", "bidstream-svc/scrape": "true"}.items()
+    assert pod.labels.items() >= one(objects, "Deployment")["spec"]["selector"]["matchLabels"].items()
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("https://prod.euid.eu", 443),
+        ("https://prod.euid.eu/", 443),
+        ("https://operator.example.com:8443/uid2", 8443),
+        ("http://operator.example.com", 80),
+        ("https://[2001:db8::1]", 443),
+        ("https://[2001:db8::1]:444", 444),
+    ],
+)
+def test_the_port_of_the_operator_can_be_reached(url: str, port: int) -> None:
+    for values in ({"operatorUrl": url}, {"settings": {"OPERATOR_URL": url}}):
+        assert one(render(values), "NetworkPolicy")["spec"]["egress"][1]["ports"] == [{"port": port}]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"replicas": 3}, "replicas"),
+        ({"image": {"name": "other"}}, "name"),
+        ({"settings": {"LOG_LEVL": "debug"}}, "LOG_LEVL"),
+        ({"settings": {"BIDSTREAM_LOG_LEVEL": "debug"}}, "BIDSTREAM_LOG_LEVEL"),
+        ({"settings": {"API_KEY": "secret"}}, "API_KEY"),
+        ({"settings": {"KEY_CACHE": ["a"]}}, "KEY_CACHE"),
+        ({"settings": {"OPERATOR_URL": "operator"}}, "OPERATOR_URL"),
+        ({"minReplicas": 0}, "minReplicas"),
+        ({"minReplicas": 2.5}, "minReplicas"),
+        ({"minReplicas": 3, "maxReplicas": 2}, "minReplicas"),
+        ({"maxReplicas": -1}, "maxReplicas"),
+        ({"targetCpuPercent": 0}, "targetCpuPercent"),
+        ({"targetCpuPercent": 101}, "targetCpuPercent"),
+        ({"operatorUrl": ""}, "operatorUrl"),
+        ({"operatorUrl": "prod.euid.eu"}, "operatorUrl"),
+        ({"operatorUrl": "https://prod.euid.eu:70000"}, "operatorUrl"),
+        ({"secretName": ""}, "secretName"),
+        ({"podLabels": {"a": True}}, "podLabels"),
+        ({"networkPolicy": {"operatorBlock": {"cidr": "prod.euid.eu"}}}, "cidr"),
+        ({"resources": {"limit": {"memory": "1Gi"}}}, "limit"),
+    ],
+    ids=str,
+)
+def test_values_that_cannot_work_are_refused(values: Any, named: str) -> None:
+    assert named in refusal(values)
+
+
+def test_the_schema_knows_every_setting_and_every_value() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
+    assert schema["settings"]["propertyNames"]["enum"] == [n.upper() for n in SETTINGS if n not in SECRET_FIELDS]
+    assert schema.keys() - {"global"} == load_yaml(CHART / "values.yaml").keys()
+
+
+def test_duplicates_are_refused() -> None:
+    with pytest.raises(ValueError, match="duplicate key"):
+        load_all_strictly("a: {b: 1, c: 2, b: 3}")
+    with pytest.raises(AssertionError, match="duplicates in env"):
+        refuse_duplicates([{"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}])

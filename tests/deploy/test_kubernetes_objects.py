@@ -151,8 +151,10 @@ def test_rights(pod: Pod) -> None:
     if pod.spec.get("automountServiceAccountToken") is not False:
         assert "emptyDir" in pod.mounts[Path("/var/run/secrets/kubernetes.io/serviceaccount")][1]
     resources = pod.container["resources"]
-    assert resources["requests"].keys() == {"cpu", "memory"}
-    assert resources["limits"].keys() == {"memory"}
+    assert resources["requests"].keys() == {"cpu", "memory", "ephemeral-storage"}
+    # A limit of the sidecar alone would limit the whole pod, the bidder included.
+    is_sidecar = pod.container in pod.spec.get("initContainers", [])
+    assert resources["limits"].keys() == ({"memory"} if is_sidecar else {"memory", "ephemeral-storage"})
 
 
 def test_start_and_stop(rendered: tuple[str, list[Any]], pod: Pod, settings: Settings) -> None:
@@ -178,6 +180,8 @@ def test_selectors_and_ports_by_name_fit(rendered: tuple[str, list[Any]], object
         assert _selects(policy["spec"]["podSelector"]["matchLabels"], pod.labels)
         for rule in policy["spec"]["ingress"]:
             assert {port["port"] for port in rule["ports"]} <= all_ports
+    for budget in of_kind(objects, "PodDisruptionBudget"):
+        assert _selects(budget["spec"]["selector"]["matchLabels"], pod.labels)
     if rendered[0] == SIDECAR:
         return
     service, scaler = one(objects, "Service"), one(objects, "HorizontalPodAutoscaler")
@@ -191,7 +195,6 @@ def test_selectors_and_ports_by_name_fit(rendered: tuple[str, list[Any]], object
         "name": deployment["metadata"]["name"],
     }
     assert "replicas" not in deployment["spec"]
-    assert _selects(one(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"], pod.labels)
     (spread,) = pod.spec["topologySpreadConstraints"]
     assert _selects(spread["labelSelector"]["matchLabels"], pod.labels)
 

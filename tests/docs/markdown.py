@@ -11,26 +11,27 @@ DOCUMENTS = sorted(
     path for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "deploy/**/*.md") for path in ROOT.glob(pattern)
 )
 
-_FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^(?:<!-- Not run by tests: ([^\n]+) -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
 class Sample(NamedTuple):
-    """A fenced block: its language, its text, and its place for the name of a test."""
+    """A fenced block: its language, its text, its place for the name of a test, and the reason why it is not run."""
 
     language: str
     text: str
     place: str
+    not_run: str | None
 
 
 def samples(document: Path, *languages: str) -> list[Sample]:
     """The fenced blocks in some languages, in order."""
     text = document.read_text("utf-8")
     return [
-        Sample(found[1], found[2], f"{document.name}:{text.count(chr(10), 0, found.start()) + 1}")
+        Sample(found[2], found[3], f"{document.name}:{text.count(chr(10), 0, found.start()) + 1}", found[1])
         for found in _FENCE.finditer(text)
-        if found[1] in languages
+        if found[2] in languages
     ]
 
 

@@ -1,5 +1,6 @@
 """The environment of the documents' samples: a shell, a running sidecar, and a directory with input files."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,12 +29,22 @@ class Place(NamedTuple):
 
 
 def run_shell(text: str, directory: Path, environment: dict[str, str]) -> str:
-    """Run lines as they would be pasted; what they printed."""
+    """Run lines as they would be pasted with our program on the PATH; what they printed."""
     path = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    return run_pasted(text, directory, environment | {"PATH": path})
+
+
+def fresh(home: Path, environment: dict[str, str]) -> dict[str, str]:
+    """The environment of a user who has installed nothing."""
+    return environment | {"HOME": str(home), "PATH": os.defpath}
+
+
+def run_pasted(text: str, directory: Path, environment: dict[str, str]) -> str:
+    """Run lines as they would be pasted; what they printed."""
     done = subprocess.run(
         ["bash", "-euc", text],
         cwd=directory,
-        env=environment | {"PATH": path},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=30,

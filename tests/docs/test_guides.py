@@ -3,37 +3,63 @@
 import ast
 import json
 import re
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from bidstream_svc.config import SETTINGS, env_name
-from tests.docs.markdown import DOCS, DOCUMENTS, README, ROOT, Sample, samples, section, table
-from tests.docs.shell import PLACEHOLDER, Dev, Place, here, run_shell
+from tests.docs.markdown import DOCS, DOCUMENTS, README, ROOT, samples, section, table
+from tests.docs.shell import PLACEHOLDER, Dev, Place, fresh, here, run_pasted, run_shell
 from tests.support.raw_http import ask
 from tests.support.sidecar import Sidecar, environment, wait_until
 
 START = DOCS / "getting-started.md"
 SETTINGS_GUIDE = DOCS / "settings.md"
 OPERATIONS = DOCS / "operations.md"
-ASK, ADMIN, CHECK, SERVE, HEALTH = samples(START, "sh")
+MAKE_RUN, ASK, ADMIN, PREPARE, CHECK, SERVE, HEALTH = samples(START, "sh")
 (CHECK_AGAIN,) = samples(SETTINGS_GUIDE, "sh")
 (ROTATE,) = samples(OPERATIONS, "sh")
+_, FIRST_STEPS = samples(DOCS / "runbook.md", "sh")  # the other is run by tests/deploy
+
+
+class Guided(NamedTuple):
+    """A user who follows the guide: the clone, the home directory, and the service that they started."""
+
+    clone: Path
+    home: Path
+    sidecar: Sidecar
+
+    @property
+    def files(self) -> Path:
+        return self.home / ".bidstream"
 
 
 @pytest.fixture(scope="module")
-def started(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sidecar, Path]]:
-    """A sidecar with the settings of the guide, and the directory that stands for /run."""
-    run = tmp_path_factory.mktemp("run")
-    for name in ("secrets", "bidstream"):
-        (run / name).mkdir()
+def guided(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guided]:
+    clone, home = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("home")
+    (clone / ".venv").symlink_to(sys.prefix)
+    run_pasted(PREPARE.text, clone, fresh(home, environment({})))
     for name in ("api-key", "client-secret"):
-        (run / "secrets" / name).write_text((place.directory / name).read_text())
-    text = (CHECK.text + SERVE.text).replace("https://prod.euid.eu", place.operator.url).replace("/run/", f"{run}/")
-    exports = dict(re.findall(r"^export BIDSTREAM_(\w+)=(.+)$", text, re.MULTILINE))
-    with Sidecar(run, "serve", **{name.lower(): value for name, value in exports.items()}) as sidecar:
-        yield sidecar.wait_ready(), run
+        shutil.copy(place.directory / name, home / ".bidstream")
+    check, serve = CHECK.text.replace("https://prod.euid.eu", place.operator.url), SERVE.text
+    assert serve.endswith("\nbidstream-svc serve\n")
+    pasted = PREPARE.text + check + serve.replace("bidstream-svc serve", "exec bidstream-svc serve")
+    variables = [f"{name}={value}" for name, value in fresh(home, {}).items()]
+    with Sidecar(clone, pasted, program=("env", *variables, "bash", "-euc")) as sidecar:
+        yield Guided(clone, home, sidecar.wait_ready())
+
+
+def test_getting_started_runs_the_service(tmp_path: Path) -> None:
+    # What `make run` makes first is there: it is this environment.
+    makefile = [f"--directory={ROOT}", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/run.installed"]
+    command, name = MAKE_RUN.text.split()
+    with Sidecar(tmp_path, name, program=(command, *makefile)) as sidecar:
+        wait_until(lambda: "Press Ctrl-C to stop." in sidecar.stdout, "the curl lines")
+        sidecar.stop()
 
 
 def test_getting_started_asks_as_the_readme_does(dev: Dev, tmp_path: Path) -> None:
@@ -44,40 +70,52 @@ def test_getting_started_asks_as_the_readme_does(dev: Dev, tmp_path: Path) -> No
     assert 'bidstream_decryptions_total{status="SUCCESS"}' in printed
 
 
-def test_getting_started_checks_and_serves(place: Place, started: tuple[Sidecar, Path]) -> None:
-    sidecar, run = started
-    text = CHECK.text.replace("https://prod.euid.eu", place.operator.url).replace("/run/", f"{run}/")
-    printed = run_shell(text, run, environment({}))
+def test_getting_started_checks(place: Place, guided: Guided) -> None:
+    text = PREPARE.text + CHECK.text.replace("https://prod.euid.eu", place.operator.url)
+    printed = run_pasted(text, guided.clone, fresh(guided.home, environment({})))
     shown = next(sample.text for sample in samples(START, "text") if "good" in sample.text)
     assert re.sub(r"\d+|U?E?UID2?", "N", printed) == re.sub(r"\d+|U?E?UID2?", "N", shown)
-    assert SERVE.text.endswith("\nbidstream-svc serve\n")
-    assert (run / "bidstream" / "decrypt.sock").is_socket()
-    assert (run / "bidstream" / "keys").stat().st_mode & 0o777 == 0o600
-    assert "keys are good" in run_shell(HEALTH.text, run, environment({"admin_listen": sidecar.admin}))
 
 
-def test_the_bidder_of_getting_started_gets_the_raw_id(place: Place, started: tuple[Sidecar, Path]) -> None:
-    _, run = started
+def test_getting_started_serves(guided: Guided) -> None:
+    assert guided.files.stat().st_mode & 0o777 == 0o700
+    assert (guided.files / "decrypt.sock").is_socket()
+    wait_until((guided.files / "keys").exists, "the key cache, which is written in the background")
+    assert (guided.files / "keys").stat().st_mode & 0o777 == 0o600
+    variables = fresh(guided.home, environment({"admin_listen": guided.sidecar.admin}))
+    assert "keys are good" in run_pasted(HEALTH.text, guided.clone, variables)
+
+
+def test_the_bidder_of_getting_started_gets_the_raw_id(place: Place, guided: Guided) -> None:
     (sample,) = samples(START, "python")
+    assert "`python3 bidder.py`" in START.read_text("utf-8")
     state = place.operator.state
-    text = sample.text.replace("/run/", f"{run}/").replace(PLACEHOLDER, state.mint_token(client_side=True))
-    (run / "bidder.py").write_text(text.replace("timeout_s: float = 0.005", "timeout_s: float = 10"))
-    assert run_shell("python bidder.py", run, environment({})) == f"{state.raw_uid('someone@example.com')}\n"
+    text = sample.text.replace(PLACEHOLDER, state.mint_token(client_side=True))
+    (guided.clone / "bidder.py").write_text(text.replace("timeout_s: float = 0.005", "timeout_s: float = 10"))
+    printed = run_shell("python3 bidder.py", guided.clone, environment({}) | {"HOME": str(guided.home)})
+    assert printed == f"{state.raw_uid('someone@example.com')}\n"
+
+
+def test_the_runbook_asks_the_sidecar(dev: Dev, tmp_path: Path) -> None:
+    printed = run_shell(here(FIRST_STEPS.text, dev), tmp_path, environment({}))
+    assert '"status":"ok"' in printed
+    assert '"last_refresh_error"' in printed
 
 
 def test_settings_are_checked(place: Place, tmp_path: Path) -> None:
     assert "operator is good" in run_shell(CHECK_AGAIN.text, tmp_path, place.environment)
 
 
-def test_operations_rotates_credentials(place: Place, started: tuple[Sidecar, Path]) -> None:
-    sidecar, run = started
+def test_operations_rotates_credentials(place: Place, guided: Guided) -> None:
+    sidecar = guided.sidecar
     state = place.operator.state
+    text = ROTATE.text.replace("/run/secrets", str(guided.files))
     wrong = {"NEW_API_KEY": "made-up", "NEW_CLIENT_SECRET": state.client_secret}
     right = wrong | {"NEW_API_KEY": state.api_key}
 
     def rotate(values: dict[str, str]) -> None:
         variables = environment({}) | values | {"SIDECAR_PID": str(sidecar.process.pid)}
-        assert run_shell(ROTATE.text.replace("/run/", f"{run}/"), run, variables) == ""
+        assert run_shell(text, guided.clone, variables) == ""
 
     def last_error() -> str:
         return str(ask(sidecar.admin, "/info", method="GET").json["last_refresh_error"])
@@ -120,9 +158,8 @@ def test_the_table_of_log_events_is_complete() -> None:
     assert {name for row in rows for name in re.findall(r"`([^`]+)`", row[0])} == _logged_events()
 
 
-def test_a_log_line_is_json_with_these_fields(started: tuple[Sidecar, Path]) -> None:
-    sidecar, _ = started
-    line = json.loads(sidecar.stderr.splitlines()[0])
+def test_a_log_line_is_json_with_these_fields(guided: Guided) -> None:
+    line = json.loads(guided.sidecar.stderr.splitlines()[0])
     assert {"event", "level", "logger", "timestamp"} <= line.keys()
 
 
@@ -133,12 +170,3 @@ def test_the_lock_with_tracing_has_the_pins_of_the_others() -> None:
 
     assert pins("run") < pins("otel") < pins("dev")
     assert "opentelemetry-exporter-otlp-proto-http" in {pin.partition("==")[0] for pin in pins("otel")}
-
-
-@pytest.mark.parametrize(
-    "sample", [sample for guide in (START, OPERATIONS) for sample in samples(guide, "text")], ids=lambda s: s.place
-)
-def test_what_is_not_run_names_only_what_exists(sample: Sample) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"^make ([a-z-]+)", sample.text, re.MULTILINE)) <= targets
-    assert "bidstream-svc " not in sample.text

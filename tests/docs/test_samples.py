@@ -115,7 +115,7 @@ def test_the_commands_for_advertisers(place: Place, tmp_path: Path) -> None:
     assert run_shell(MAP.text, tmp_path, place.environment) == ""
     found = [json.loads(line) for line in (tmp_path / "raw-ids.ndjson").read_text().splitlines()]
     assert found[0]["raw_uid"] == place.operator.state.raw_uid("someone@example.com")
-    ((_, shown, _),) = samples(DOCS / "advertisers.md", "json")
+    (shown,) = (sample.text for sample in samples(DOCS / "advertisers.md", "json"))
     assert _shape(found) == _shape([json.loads(line) for line in shown.splitlines()])
     assert found[1] == json.loads(shown.splitlines()[1])
     assert place.operator.state.raw_uid("+12345678901") in (tmp_path / "raw-ids.csv").read_text()
@@ -135,6 +135,20 @@ def test_no_sample_is_left_out() -> None:
     run_here = {*CURL, CHECK_AND_SERVE, ADMIN, DECRYPT, TOKEN_COMMANDS, REQUEST, MAP, *PYTHON}
     found = {sample for document in DOCUMENTS for sample in samples(document, "sh", "python")}
     assert {sample.place for sample in found - run_here if sample.place.partition(":")[0] not in ELSEWHERE} == set()
+
+
+# In the documents, `sh` is run and `text` is not.
+_COMMAND = re.compile(
+    r"^(\$|sudo|make|bidstream-svc|\S+/bin/\S+|python3?|pip|curl|export|mkdir|docker|kubectl|helm|systemctl|git) ",
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(
+    "sample", [sample for document in DOCUMENTS for sample in samples(document, "text")], ids=lambda s: s.place
+)
+def test_a_command_that_is_not_run_says_why(sample: Sample) -> None:
+    assert bool(_COMMAND.search(sample.text)) == bool(sample.not_run)
 
 
 def test_ci_installs_as_the_readme_says() -> None:

@@ -58,6 +58,8 @@ _BODY: dict[str, Any] = {
                 "com.acme.shooter",
                 "192.0.2.7",
                 "shop.example.net",
+                "xn--bcher-kva.de",
+                "straße.de",
             ],
         },
         {"id": NO_NAMES_SITE, "domain_names": []},

@@ -30,6 +30,11 @@ _LISTED = {
     "a bundle id in upper case": "com.Acme.Shooter",
     "an IP address": "192.0.2.7",
     "a listed subdomain": "shop.example.net",
+    "an IDNA form as listed": "xn--bcher-kva.de",
+    "the name of an IDNA form": "bücher.de",
+    "a subdomain of it, decomposed and in upper case": "www.BU\u0308CHER.DE",
+    "a name as listed that is not ASCII": "straße.de",
+    "its IDNA form in upper case": "XN--STRAE-OQA.de",
 }
 _NOT_LISTED = {
     "another": "example.org",
@@ -51,8 +56,19 @@ _NOT_LISTED = {
     "a port": "example.com:443",
     "a space within": "example. com",
     "a lone surrogate": "\ud800.com",
+    "an IDNA form of another name": "xn--bchr-kva.de",
+    "an IDNA form that is not valid": "xn--bcher-kva9.de",
+    "two letters for one": "strasse.de",
 }
-_NO_DOMAIN = {"null": None, "empty": "", "white space": " \t", "a dot": ".", "a number": 5, "a list": ["example.com"]}
+_NO_DOMAIN = {
+    "null": None,
+    "empty": "",
+    "white space": " \t",
+    "a dot": ".",
+    "a number": 5,
+    "a list": ["example.com"],
+    "256 characters": "a." * 122 + " example.com",
+}
 
 
 def vectors() -> list[dict[str, Any]]:

@@ -1,42 +1,85 @@
 {{/* Templates that the gateway and the sidecar share, and those of the sidecar. */}}
 
 {{- define "bidstream-svc.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ .Values.image.repository }}:{{ include "bidstream-svc.text" (.Values.image.tag | default .Chart.AppVersion) }}
+{{- end }}
+
+{{/* A value as text. Helm reads numbers as floating point: 1000000 is 1e+06 except as JSON. */}}
+{{- define "bidstream-svc.text" -}}
+{{ kindIs "string" . | ternary . (toJson .) }}
 {{- end }}
 
 {{- define "bidstream-svc.labels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/version: {{ .Chart.AppVersion }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
 {{- define "bidstream-svc.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- define "bidstream-svc.operatorEnv" -}}
-- name: BIDSTREAM_OPERATOR_URL
-  value: {{ .Values.operatorUrl | quote }}
-- name: BIDSTREAM_API_KEY_FILE
-  value: /run/secrets/bidstream-svc/api-key
-- name: BIDSTREAM_CLIENT_SECRET_FILE
-  value: /run/secrets/bidstream-svc/client-secret
+{{/* The operator's URL, and the port in it: that of the scheme if it names none. */}}
+{{- define "bidstream-svc.operatorUrl" -}}
+{{ get .Values.settings "OPERATOR_URL" | default .Values.operatorUrl }}
 {{- end }}
 
-{{- define "bidstream-svc.adminEnv" -}}
-# Probes and scrapes use the pod's address. The admin plane shows no token, no id and no secret.
-- name: BIDSTREAM_ADMIN_LISTEN
-  value: 0.0.0.0:9464
-# With the cache, a container that restarts while the operator is down can still serve.
-- name: BIDSTREAM_KEY_CACHE
-  value: /var/cache/bidstream-svc/keys
-{{- range $name, $value := .Values.settings }}
+{{- define "bidstream-svc.operatorPort" -}}
+{{- $url := include "bidstream-svc.operatorUrl" . | urlParse }}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "80" "443" (eq $url.scheme "http")) }}
+{{- if or (lt (int $port) 1) (gt (int $port) 65535) }}
+{{- fail (printf "operatorUrl: %s is not a port" $port) }}
+{{- end }}
+{{- $port }}
+{{- end }}
+
+{{/* The list of a root, a name and a value -> a variable. An entry of `settings` replaces the value. */}}
+{{- define "bidstream-svc.setting" -}}
+{{- $root := index . 0 }}
+{{- $name := index . 1 }}
+{{- $value := hasKey $root.Values.settings $name | ternary (get $root.Values.settings $name) (index . 2) -}}
 - name: BIDSTREAM_{{ $name }}
-  value: {{ $value | quote }}
+  value: {{ include "bidstream-svc.text" $value | quote }}
 {{- end }}
+
+{{/* The list of a root and the chart's own variables -> these, and the remaining entries of `settings`. */}}
+{{- define "bidstream-svc.env" -}}
+{{- $root := index . 0 }}
+{{- $own := index . 1 | trim }}
+{{- $own }}
+{{- range $name, $value := $root.Values.settings }}
+{{- if not (contains (printf "- name: BIDSTREAM_%s\n" $name) $own) }}
+{{ include "bidstream-svc.setting" (list $root $name $value) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "bidstream-svc.commonEnv" -}}
+{{ include "bidstream-svc.setting" (list . "OPERATOR_URL" .Values.operatorUrl) }}
+{{ include "bidstream-svc.setting" (list . "API_KEY_FILE" "/run/secrets/bidstream-svc/api-key") }}
+{{ include "bidstream-svc.setting" (list . "CLIENT_SECRET_FILE" "/run/secrets/bidstream-svc/client-secret") }}
+# Probes and scrapes use the pod's address. The admin plane shows no token, no id and no secret.
+{{ include "bidstream-svc.setting" (list . "ADMIN_LISTEN" "0.0.0.0:9464") }}
+# With the cache, a container that restarts while the operator is down can still serve.
+{{ include "bidstream-svc.setting" (list . "KEY_CACHE" "/var/cache/bidstream-svc/keys") }}
+{{- end }}
+
+{{- define "bidstream-svc.gatewayEnv" -}}
+{{ include "bidstream-svc.commonEnv" . }}
+{{ include "bidstream-svc.setting" (list . "LISTEN" "0.0.0.0:8080") }}
+{{ include "bidstream-svc.setting" (list . "AUTH_TOKEN_FILE" "/run/secrets/bidstream-svc/bearer-token") }}
+{{- if .Values.tlsSecretName }}
+{{ include "bidstream-svc.setting" (list . "TLS_CERT" "/run/secrets/bidstream-svc-tls/tls.crt") }}
+{{ include "bidstream-svc.setting" (list . "TLS_KEY" "/run/secrets/bidstream-svc-tls/tls.key") }}
+{{- end }}
+{{- end }}
+
+{{- define "bidstream-svc.sidecarEnv" -}}
+{{ include "bidstream-svc.commonEnv" . }}
+{{ include "bidstream-svc.setting" (list . "LISTEN" "unix:/run/bidstream-svc/decrypt.sock") }}
 {{- end }}
 
 {{- define "bidstream-svc.probes" -}}
@@ -93,13 +136,13 @@ seccompProfile:
       protocol: UDP
     - port: 53
       protocol: TCP
-# A NetworkPolicy cannot name a host, so the default allows HTTPS to every public address. Narrow it to the
-# operator's addresses, or use a policy by host name if your network plug-in has one.
+# A NetworkPolicy cannot name a host, so the default allows the port of operatorUrl at every public address. Narrow it
+# to the operator's addresses, or use a policy by host name if your network plug-in has one.
 - to:
     - ipBlock:
         {{- toYaml .Values.networkPolicy.operatorBlock | nindent 8 }}
   ports:
-    - port: 443
+    - port: {{ include "bidstream-svc.operatorPort" . }}
 {{- end }}
 
 {{/* The sidecar: an init container of the bidder's pod, which needs fsGroup: 65532 and the volumes below. */}}
@@ -110,10 +153,7 @@ seccompProfile:
   args: [serve]
   restartPolicy: Always
   env:
-    {{- include "bidstream-svc.operatorEnv" . | nindent 4 }}
-    - name: BIDSTREAM_LISTEN
-      value: unix:/run/bidstream-svc/decrypt.sock
-    {{- include "bidstream-svc.adminEnv" . | nindent 4 }}
+    {{- include "bidstream-svc.env" (list . (include "bidstream-svc.sidecarEnv" .)) | nindent 4 }}
   ports:
     - name: bidstream-admin
       containerPort: 9464
