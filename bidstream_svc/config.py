@@ -27,6 +27,7 @@ from bidstream_svc.core.errors import ConfigurationError
 ENV_PREFIX = "BIDSTREAM_"
 
 _MAX_WORKERS = 256
+_SIZE_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -123,6 +124,14 @@ def _count(text: str) -> int:
     return number
 
 
+def _size(text: str) -> int:
+    """Parse a number of bytes: digits, and KiB, MiB or GiB."""
+    found = re.fullmatch(r"([1-9][0-9]{0,11}) ?(KiB|MiB|GiB)?", text.strip())
+    if found is None:
+        raise ValueError("not a size such as 64MiB")
+    return int(found[1]) * _SIZE_UNITS[found[2] or ""]
+
+
 def _workers(text: str) -> int:
     number = len(os.sched_getaffinity(0)) if text == "auto" else _count(text)
     if number > _MAX_WORKERS:
@@ -177,6 +186,11 @@ class Settings:
     )
     max_connections: int = _setting(
         "10000", "maximum number of open connections; further ones get a 503 and are closed", _count
+    )
+    max_buffered: int = _setting(
+        "64MiB",
+        "maximum size of a worker's incomplete requests; above it, the newest connections get a 503 and are closed",
+        _size,
     )
     idle_timeout: float = _setting(
         "75",

@@ -17,8 +17,8 @@ from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.keystore.store import KeyStore
-from bidstream_svc.server.aiohttp_guest import SERVER, AiohttpConnection, GuestServer
-from bidstream_svc.server.answers import Answer, error_answer
+from bidstream_svc.server.aiohttp_guest import SERVER, AiohttpConnection, GuestServer, guest_of
+from bidstream_svc.server.answers import UNKNOWN_HOST, Answer, error_answer
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON
@@ -92,6 +92,10 @@ class AdminPlane:
         await self._server.shutdown(0)
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
+        if not guest_of(request).connection.hosts.allows(request.headers.get("Host")):
+            response = _respond(UNKNOWN_HOST)
+            response.force_close()
+            return response
         page = PAGES.get(request.path)
         if page is None:
             return _error(HTTPStatus.NOT_FOUND)

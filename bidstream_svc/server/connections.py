@@ -25,7 +25,6 @@ from typing import cast
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, RefusalReason
 
-DEFAULT_MAX_BUFFERED_BYTES = 64 * 1024 * 1024
 _MAX_SWEEP_PERIOD_S = 1.0
 
 
@@ -54,7 +53,7 @@ class ConnectionLimits:
     max_connections: int
     idle_timeout_s: float
     request_timeout_s: float
-    max_buffered_bytes: int = DEFAULT_MAX_BUFFERED_BYTES
+    max_buffered_bytes: int
 
 
 class Connections:

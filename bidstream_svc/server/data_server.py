@@ -80,7 +80,9 @@ class DataServer:
         tls = None
         if settings.tls_cert is not None and settings.tls_key is not None:
             tls = make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-        limits = ConnectionLimits(settings.max_connections, settings.idle_timeout, settings.request_timeout)
+        limits = ConnectionLimits(
+            settings.max_connections, settings.idle_timeout, settings.request_timeout, settings.max_buffered
+        )
         async with AsyncExitStack() as stack:
             self._connections = Connections(limits, self._metrics)
             self._plane = DataPlane(

@@ -138,7 +138,9 @@ class Service:
 
     def _serve_admin_plane(self, stack: AsyncExitStack) -> None:
         settings = self._settings
-        limits = ConnectionLimits(_MAX_ADMIN_CONNECTIONS, settings.idle_timeout, settings.request_timeout)
+        limits = ConnectionLimits(
+            _MAX_ADMIN_CONNECTIONS, settings.idle_timeout, settings.request_timeout, settings.max_buffered
+        )
         connections = Connections(limits, self._metrics, gauge=ADMIN_CONNECTIONS)
         plane = AdminPlane(self._health, build_registry(self._metrics), connections)
         stack.push_async_callback(plane.close)

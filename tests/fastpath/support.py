@@ -24,7 +24,7 @@ from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.routes import ROUTES, Route, labels_of
 from tests.fastpath.corpus import STATE
 
-LIMITS = ConnectionLimits(max_connections=1000, idle_timeout_s=60, request_timeout_s=60)
+LIMITS = ConnectionLimits(max_connections=1000, idle_timeout_s=60, request_timeout_s=60, max_buffered_bytes=2**26)
 HOSTS = HostCheck(TcpAddress("127.0.0.1", 80), frozenset({"b\u00fccher.example"}))
 
 

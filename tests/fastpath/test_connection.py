@@ -204,7 +204,9 @@ async def test_the_end_of_a_batch_does_not_resume_reading_from_a_client_that_doe
 
 
 async def test_connections_above_the_cap_are_refused() -> None:
-    side = FastPathSide(limits=ConnectionLimits(max_connections=2, idle_timeout_s=60, request_timeout_s=60))
+    side = FastPathSide(
+        limits=ConnectionLimits(max_connections=2, idle_timeout_s=60, request_timeout_s=60, max_buffered_bytes=2**26)
+    )
     first, second, third = side.connect(), side.connect(), side.connect()
     await settle()
     third.feed(GOOD)

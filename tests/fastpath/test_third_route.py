@@ -186,7 +186,7 @@ async def test_it_is_counted_by_its_own_path(sides: Sides) -> None:
 
 
 async def test_a_request_that_does_not_arrive_is_counted_by_its_path(handle: Handler) -> None:
-    side = FastPathSide(limits=ConnectionLimits(1000, 60, 2), routes=routes_with(handle))
+    side = FastPathSide(limits=ConnectionLimits(1000, 60, 2, 2**26), routes=routes_with(handle))
     transport = side.connect()
     transport.feed(make(target=PATH)[:-1])
     for _ in range(3):

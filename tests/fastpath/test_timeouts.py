@@ -19,7 +19,7 @@ BODY_OF_BATCH = make(b"{" * 100, target="/decrypt/batch")[:-1]
 
 @pytest.fixture
 async def side() -> AsyncIterator[FastPathSide]:
-    side = FastPathSide(limits=ConnectionLimits(1000, IDLE_SWEEPS, REQUEST_SWEEPS))
+    side = FastPathSide(limits=ConnectionLimits(1000, IDLE_SWEEPS, REQUEST_SWEEPS, 2**26))
     yield side
     side.close()
     assert side.failures == []
@@ -169,7 +169,7 @@ async def test_what_was_handed_over_is_swept_no_more(side: FastPathSide) -> None
 
 
 async def test_the_fast_path_sweeps_by_itself() -> None:
-    side = FastPathSide(limits=ConnectionLimits(1000, 0.02, 0.02))
+    side = FastPathSide(limits=ConnectionLimits(1000, 0.02, 0.02, 2**26))
     quiet, late = side.connect(), side.connect()
     late.feed(GOOD[:5])
     async with asyncio.timeout(20):

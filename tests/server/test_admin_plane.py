@@ -109,6 +109,17 @@ def test_only_reading_is_allowed(service: RunningService, path: str) -> None:
     assert service.get(path).status == 200
 
 
+def test_a_host_header_that_names_another_host_is_refused(service: RunningService) -> None:
+    for host, status in [("localhost", 200), ("[::1]:9464", 200), ("rebound.example", 400)]:
+        with Connection(service.admin) as connection:
+            connection.send(f"GET /info HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            answer = connection.receive()
+            assert answer.status == status
+            if status == 400:
+                assert answer.error == "invalid_request"
+                assert connection.is_closed_by_peer()
+
+
 def test_garbage_does_not_harm_it(service: RunningService) -> None:
     with Connection(service.admin) as connection:
         connection.send(b"\x00garbage\r\n\r\n")

@@ -19,7 +19,7 @@ from tests.fastpath.corpus import BODY, GOOD, make
 from tests.fastpath.support import HOSTS, FakeTransport, settle
 
 REPOSITORY = Path(__file__).parents[2]
-LIMITS = ConnectionLimits(max_connections=10, idle_timeout_s=60, request_timeout_s=60)
+LIMITS = ConnectionLimits(max_connections=10, idle_timeout_s=60, request_timeout_s=60, max_buffered_bytes=2**26)
 
 
 class Host:

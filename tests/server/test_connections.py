@@ -16,7 +16,7 @@ NOWHERE = make(target="/nowhere")
 
 @pytest.fixture
 def limits() -> ConnectionLimits:
-    return ConnectionLimits(1_000, IDLE_SWEEPS, REQUEST_SWEEPS)
+    return ConnectionLimits(1_000, IDLE_SWEEPS, REQUEST_SWEEPS, 2**26)
 
 
 async def sweep(side: Side, times: int = 1) -> None:
