@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from itertools import count, product
 from mmap import mmap
+from typing import Literal, TypeAlias, get_args
 
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 
@@ -40,7 +41,9 @@ class RefusalReason(StrEnum):
     HANDSHAKE_TIMEOUT = "handshake_timeout"
 
 
-HTTP_CODES = (200, 400, 401, 404, 405, 408, 413, 415, 417, 500, 503)
+# The HTTP statuses that are counted. An answer with another one does not pass the type checker.
+HttpCode: TypeAlias = Literal[200, 400, 401, 404, 405, 408, 413, 415, 417, 500, 503]
+HTTP_CODES: tuple[HttpCode, ...] = get_args(HttpCode)
 
 _CELL_BYTES = 8
 _new_cell = count().__next__
@@ -123,7 +126,7 @@ class MetricCells:
         self.row[status_cell] += 1
         self.row[reason_cell] += 1
 
-    def count_request(self, route_label: str, code: int) -> None:
+    def count_request(self, route_label: str, code: HttpCode) -> None:
         """Count an answered HTTP request."""
         self.row[self.http_requests[route_label, code]] += 1
 

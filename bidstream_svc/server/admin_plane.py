@@ -17,6 +17,7 @@ from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.metrics.cells import HttpCode
 from bidstream_svc.server.aiohttp_guest import SERVER, AiohttpConnection, GuestServer, guest_of
 from bidstream_svc.server.answers import UNKNOWN_HOST, Answer, error_answer
 from bidstream_svc.server.connections import Connections
@@ -98,9 +99,9 @@ class AdminPlane:
             return response
         page = PAGES.get(request.path)
         if page is None:
-            return _error(HTTPStatus.NOT_FOUND)
+            return _error(404)
         if request.method not in _METHODS:
-            response = _error(HTTPStatus.METHOD_NOT_ALLOWED)
+            response = _error(405)
             response.headers["Allow"] = ",".join(_METHODS)
             return response
         return page(self, request)
@@ -155,8 +156,9 @@ def _describe_health(problem: str | None, good: str) -> web.Response:
     return _json(503, {"status": "unavailable", "reason": problem})
 
 
-def _error(status: HTTPStatus) -> web.Response:
-    return _respond(error_answer(status, status.phrase.lower().replace(" ", "_"), status.phrase))
+def _error(code: HttpCode) -> web.Response:
+    phrase = HTTPStatus(code).phrase
+    return _respond(error_answer(code, phrase.lower().replace(" ", "_"), phrase))
 
 
 def _respond(answer: Answer) -> web.Response:

@@ -8,9 +8,10 @@ import orjson
 
 from bidstream_svc.core.decrypt import Verdict
 from bidstream_svc.core.status import DecryptionStatus
+from bidstream_svc.metrics.cells import HttpCode
 
 # (HTTP status code, JSON body)
-Answer: TypeAlias = tuple[int, bytes]
+Answer: TypeAlias = tuple[HttpCode, bytes]
 
 
 class _Success(msgspec.Struct, gc=False, tag_field="status", tag="SUCCESS"):
@@ -57,7 +58,7 @@ def statuses_in_batch(body: bytes) -> list[str]:
     return [verdict.status for verdict in msgspec.json.decode(body, type=_Verdicts).results]
 
 
-def error_answer(http_status: int, code: str, message: str) -> Answer:
+def error_answer(http_status: HttpCode, code: str, message: str) -> Answer:
     """Return an error that concerns the HTTP request, not a token."""
     return http_status, orjson.dumps({"error": {"code": code, "message": message}})
 

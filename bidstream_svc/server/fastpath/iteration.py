@@ -10,7 +10,7 @@ from typing import Protocol
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
+from bidstream_svc.metrics.cells import REQUEST_DURATION_NS, HttpCode
 from bidstream_svc.server.answers import INTERNAL_ERROR
 from bidstream_svc.server.fastpath.reader import Request
 from bidstream_svc.server.handlers import LongAnswer, TokenDecryptor
@@ -19,7 +19,7 @@ from bidstream_svc.server.routes import Route
 
 _log = get_logger(__name__)
 
-_OK = 200
+_OK: HttpCode = 200
 
 
 class RequestingConnection(Protocol):
