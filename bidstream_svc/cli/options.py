@@ -39,8 +39,8 @@ def refuse_secrets(command: _Command) -> _Command:
 def _option(field: str) -> Callable[[_Command], _Command]:
     setting = SETTINGS[field]
     text = f"{setting.description} [{env_name(field)}]"
-    if setting.is_switch:
-        return click.option(_flag(field), is_flag=True, default=None, help=text)
+    if setting.is_switch:  # the flag takes no value
+        return click.option(_flag(field), is_flag=True, default=None, help=text.replace("1 allows", "allow", 1))
     if setting.default:
         text += f" [default: {setting.default}]"
     return click.option(_flag(field), metavar="VALUE", default=None, help=text)
