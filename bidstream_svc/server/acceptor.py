@@ -8,16 +8,16 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 
-from bidstream_svc.logs import get_logger
+from bidstream_svc.addresses import UnixAddress
 from bidstream_svc.metrics.cells import RefusalReason
 from bidstream_svc.server.connections import Connection, Connections
+from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.refusal import REFUSAL_TIMEOUT_S, Refusals
-
-_log = get_logger(__name__)
+from bidstream_svc.server.sockets import Listener
 
 # Limits how long a burst of new connections delays the open ones.
 _MAX_ACCEPTED_PER_ITERATION = 64
@@ -145,3 +145,34 @@ class Acceptor:
                     accepted.setblocking(False)
                     self._refusals.answer_at_once(accepted)
         self._start()
+
+
+def open_acceptors(
+    stack: AsyncExitStack,
+    listeners: Iterable[Listener],
+    connections: Connections,
+    connect: Callable[[HostCheck], Connection],
+    refusals: Refusals,
+    *,
+    allowed_hosts: frozenset[str],
+    tls: ssl.SSLContext | None = None,
+) -> list[Acceptor]:
+    """Accept connections on all listeners of a plane until `stack` is closed.
+
+    Args:
+        stack: closes the acceptors.
+        listeners: the listeners; `tls` applies to those on TCP.
+        connections: the connections of the plane.
+        connect: returns a new, unconnected protocol; the argument checks its `Host` headers.
+        refusals: answers connections that are not admitted.
+        allowed_hosts: see HostCheck.
+        tls: the TLS context, or None.
+    """
+    acceptors = []
+    for listener in listeners:
+        make_connection = partial(connect, HostCheck(listener.address, allowed_hosts))
+        of_listener = None if isinstance(listener.address, UnixAddress) else tls
+        acceptor = Acceptor(listener.socket, connections, make_connection, refusals, of_listener)
+        stack.callback(acceptor.close)
+        acceptors.append(acceptor)
+    return acceptors

@@ -4,20 +4,17 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Self
 
-from bidstream_svc.addresses import UnixAddress
 from bidstream_svc.config import Settings
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.server.acceptor import Acceptor
+from bidstream_svc.server.acceptor import Acceptor, open_acceptors
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_plane import DataPlane
 from bidstream_svc.server.fastpath import FastPath
 from bidstream_svc.server.handlers import TokenDecryptor
-from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.routes import OTHER_LABEL, ROUTES, Route
 from bidstream_svc.server.sockets import Listener, make_tls_context
@@ -100,13 +97,15 @@ class DataServer:
                 stack.callback(self._fast_path.close)
             refusals = Refusals(lambda answer: self._metrics.count_request(OTHER_LABEL, answer[0]))
             stack.callback(refusals.close)
-            for listener in self._listeners:
-                hosts = HostCheck(listener.address, settings.allowed_hosts)
-                connect = partial((self._fast_path or self._plane).connect, hosts)
-                of_listener = None if isinstance(listener.address, UnixAddress) else tls
-                acceptor = Acceptor(listener.socket, self._connections, connect, refusals, of_listener)
-                stack.callback(acceptor.close)
-                self._acceptors.append(acceptor)
+            self._acceptors = open_acceptors(
+                stack,
+                self._listeners,
+                self._connections,
+                (self._fast_path or self._plane).connect,
+                refusals,
+                allowed_hosts=settings.allowed_hosts,
+                tls=tls,
+            )
             self._closing = stack.pop_all()
         return self
 

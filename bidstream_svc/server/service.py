@@ -26,12 +26,11 @@ from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, EVENT_LOOP_LAG_NS
 from bidstream_svc.operator.from_settings import credentials_reader, make_transport
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
-from bidstream_svc.server.acceptor import Acceptor
+from bidstream_svc.server.acceptor import open_acceptors
 from bidstream_svc.server.admin_plane import AdminPlane, Health
 from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.handlers import TokenDecryptor
-from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.sockets import Listeners
 from bidstream_svc.tracing import Tracer
@@ -147,9 +146,14 @@ class Service:
         stack.callback(connections.close)
         refusals = Refusals(lambda _answer: None)
         stack.callback(refusals.close)
-        for listener in self._listeners.admin:
-            connect = partial(plane.connect, HostCheck(listener.address, settings.allowed_hosts))
-            stack.callback(Acceptor(listener.socket, connections, connect, refusals).close)
+        open_acceptors(
+            stack,
+            self._listeners.admin,
+            connections,
+            plane.connect,
+            refusals,
+            allowed_hosts=settings.allowed_hosts,
+        )
 
     @asynccontextmanager
     async def _open_refresher(self) -> AsyncIterator[KeyRefresher]:
