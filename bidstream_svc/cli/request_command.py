@@ -1,6 +1,7 @@
 """`bidstream-svc request`: one call to any endpoint, with the output format of the reference script uid2_request.py."""
 
 import asyncio
+import codecs
 import json
 import os
 from http import HTTPStatus
@@ -29,7 +30,6 @@ from bidstream_svc.operator.messages import (
 )
 
 _ENDPOINT = Endpoint("")  # the URL is complete
-_UTF8_BOM = b"\xef\xbb\xbf"
 
 
 @click.command()
@@ -78,7 +78,7 @@ def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: boo
 def _prepare(settings: Settings, url: str, *, echo: bool) -> tuple[OperatorRequest, str]:
     """Build the request from stdin, which may be empty, and the notice that the script prints."""
     credentials = credentials_reader(settings)()
-    payload = read_bytes(None).removeprefix(_UTF8_BOM)
+    payload = read_bytes(None).removeprefix(codecs.BOM_UTF8)
     nonce, iv = os.urandom(NONCE_LENGTH), os.urandom(GCM_IV_LENGTH)
     sealed = build_request(_ENDPOINT, payload, credentials, now_ms=wall_clock_ms(), nonce=nonce, iv=iv)
     # With the line end, so that the output has as many lines as the script's.

@@ -4,6 +4,7 @@ A row that cannot be read becomes a `Row` with a problem, so that it does not st
 text of its row.
 """
 
+import codecs
 import csv
 import os
 import stat
@@ -32,8 +33,6 @@ _FIELDS = {
     "2": ("row", "raw_uid", "bucket_id", "reason"),
     "3": ("row", "raw_uid", "previous_raw_uid", "refresh_from_s", "reason"),
 }
-_UTF8_BOM = b"\xef\xbb\xbf"
-_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _FORMAT_OF_SUFFIX = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 
 
@@ -90,9 +89,9 @@ class LineReader:
             number += 1
             self.done_bytes += len(line)
             if number == 1:
-                if line.startswith(_UTF16_BOMS):
+                if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                     raise InputError("input is UTF-16; UTF-8 is needed")
-                line = line.removeprefix(_UTF8_BOM)
+                line = line.removeprefix(codecs.BOM_UTF8)
             if len(line) == MAX_LINE_BYTES:
                 raise InputError(f"line {number} is longer than {MAX_LINE_BYTES} bytes")
             yield line.decode("utf-8", "surrogateescape")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from aiohttp import web
 
@@ -59,10 +60,9 @@ class DataPlane:
         self._decryptor = decryptor
         self._metrics = metrics
         self._bearer = bearer
-        self._tracer = tracer
         self._body_timeout_s = connections.limits.request_timeout_s
         self._server = GuestServer(
-            self._answer if tracer is None else self._answer_traced,
+            self._answer if tracer is None else partial(self._answer_traced, tracer),
             lambda answer: self._respond(OTHER_LABEL, answer),
             lingering_s=self._body_timeout_s,
         )
@@ -84,10 +84,9 @@ class DataPlane:
             response.force_close()
         return response
 
-    async def _answer_traced(self, request: web.BaseRequest) -> web.Response:
-        tracer, route = self._tracer, self._routes.get(request.path)
-        parent = None if tracer is None else tracer.parent_of(request.headers)
-        if tracer is None or route is None or parent is None or request.method != "POST":
+    async def _answer_traced(self, tracer: Tracer, request: web.BaseRequest) -> web.Response:
+        route, parent = self._routes.get(request.path), tracer.parent_of(request.headers)
+        if route is None or parent is None or request.method != "POST":
             return await self._answer(request)
         started_ns = time.perf_counter_ns()
         status, statuses = None, []
