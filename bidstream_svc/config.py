@@ -27,6 +27,8 @@ from bidstream_svc.core.errors import ConfigurationError
 ENV_PREFIX = "BIDSTREAM_"
 
 _MAX_WORKERS = 256
+# Heartbeats are half a second apart, and a busy machine may delay one.
+_MIN_HANG_TIMEOUT_S = 2
 _SIZE_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
@@ -114,6 +116,13 @@ def _not_negative(text: str) -> float:
     return number
 
 
+def _hang_timeout(text: str) -> float:
+    number = _number(text)
+    if number < _MIN_HANG_TIMEOUT_S:
+        raise ValueError(f"must be greater than or equal to {_MIN_HANG_TIMEOUT_S}")
+    return number
+
+
 def _count(text: str) -> int:
     try:
         number = int(text)
@@ -191,6 +200,9 @@ class Settings:
         "64MiB",
         "maximum size of a worker's incomplete requests; above it, the newest connections get a 503 and are closed",
         _size,
+    )
+    hang_timeout: float = _setting(
+        "10", "seconds without a turn of a worker's event loop after which it is replaced; at least 2", _hang_timeout
     )
     idle_timeout: float = _setting(
         "75",

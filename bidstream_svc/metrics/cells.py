@@ -83,6 +83,7 @@ KEYS_EXPIRY_MS = _new_cell()
 KEYS_FROM_CACHE = _new_cell()
 LAST_REFRESH_SUCCESS_MS = _new_cell()
 EVENT_LOOP_LAG_NS = _new_cell()
+HEARTBEAT_NS = _new_cell()  # the monotonic clock when the serving loop last turned
 WORKER_RESTARTS = _new_cell()  # written by the parent while the worker is down
 _FIXED_CELLS = _new_cell()  # the cells of HTTP requests follow; their number depends on the routes
 

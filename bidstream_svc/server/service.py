@@ -22,7 +22,7 @@ from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells, build_registry
-from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, EVENT_LOOP_LAG_NS
+from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, EVENT_LOOP_LAG_NS, HEARTBEAT_NS
 from bidstream_svc.operator.from_settings import credentials_reader, make_transport
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
@@ -174,8 +174,9 @@ class Service:
             )
 
     async def _run_housekeeping(self) -> None:
-        """Twice a second: record how late the event loop runs a timer, and reload the bearer token if it changed."""
+        """Twice a second: record that the event loop turns and how late, and reload the bearer token if it changed."""
         while True:
+            self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
             due_s = time.monotonic() + _HOUSEKEEPING_PERIOD_S
             await asyncio.sleep(_HOUSEKEEPING_PERIOD_S)
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * 1e9)))
