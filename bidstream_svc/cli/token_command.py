@@ -42,8 +42,8 @@ def token() -> None:
 def generate(*, kind: str, user_file: Path | None, tcf_consent_file: Path | None, **flags: Any) -> None:
     """Generate tokens for the user whose identity is on stdin.
 
-    The identity is an e-mail address, a phone number or a hash of one. Prints the identity as one line of JSON, for `token refresh`. Only a hash is sent. If the user has opted out, the
-    exit status is 1 and there is no output.
+    The identity is an e-mail address, a phone number or a hash of one; only a hash is sent. Prints the tokens as one
+    line of JSON, for `token refresh`. If the user has opted out, the exit status is 1 and there is no output.
     """
     user = read_identity(kind, user_file)
     consent = None if tcf_consent_file is None else read_text(tcf_consent_file, "a TCF consent string")
@@ -61,7 +61,8 @@ def generate(*, kind: str, user_file: Path | None, tcf_consent_file: Path | None
 def refresh(*, identity: Path | None, **flags: Any) -> None:
     """Exchange the tokens on stdin for fresh ones.
 
-    The input is JSON as `token generate` prints it. If the user has opted out, the exit status is 1 and there is no output.
+    The input is JSON as `token generate` prints it. If the user has opted out, the exit status is 1 and there is no
+    output.
     """
     tokens = read_tokens(identity)
     _print(call_operator(flags, lambda transport: PublisherClient(transport).refresh_token(tokens)))

@@ -31,7 +31,8 @@ def describe_listen_error(address: ListenAddress, error: OSError, choices: str) 
         choices: how another address can be given.
     """
     reason = error.strerror or str(error)
-    if "while attempting" in reason:  # socket.create_server and asyncio name the address a second time
+    # socket.create_server and asyncio name the address a second time.
+    if error.errno is not None and "while attempting" in reason:
         reason = os.strerror(error.errno)
     words = [f"cannot listen on {address}: {reason[:1].lower()}{reason[1:]}", *_cause(address, error)]
     if not isinstance(address, SystemdAddress):

@@ -169,7 +169,8 @@ def _describe_pair_error(error: OSError | ValueError, key: Path) -> str:
     if not isinstance(error, OSError):
         return f"{name}: {key} is encrypted; store the private key without a passphrase"
     match getattr(error, "reason", None):
-        case "KEY_VALUES_MISMATCH" | "KEY_TYPE_MISMATCH":
+        # The last one: the certificate needs a key of another type.
+        case "KEY_VALUES_MISMATCH" | "KEY_TYPE_MISMATCH" | "NO_CERTIFICATE_ASSIGNED":
             return f"{env_name('tls_cert')}, {name}: the private key does not belong to the certificate"
         case None:
             return f"{name}: {key} has no valid private key in PEM"

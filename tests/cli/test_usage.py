@@ -2,7 +2,9 @@
 
 from importlib.metadata import entry_points
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from bidstream_svc import __version__
 from bidstream_svc.cli import main
@@ -23,6 +25,15 @@ def test_help_lists_the_commands(cli: Cli, flag: str) -> None:
     assert (outcome.status, outcome.err) == (0, "")
     for name in ("serve", "operator", "decrypt", "check"):
         assert f"\n  {name} " in outcome.out
+
+
+@pytest.mark.parametrize(
+    "group", [(), *((name,) for name in COMMANDS if isinstance(commands.commands[name], click.Group))]
+)
+def test_the_summary_of_every_command_fits_a_line(group: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(commands, [*group, "--help"], terminal_width=80).output
+    assert "\nCommands:\n" in shown
+    assert "..." not in shown.partition("\nCommands:\n")[2]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -69,8 +80,10 @@ def test_the_operator_says_when_its_port_is_taken(cli: Cli, operator: DevOperato
     taken = operator.url.removeprefix("http://")
     outcome = cli("operator", "--listen", taken)
     assert outcome.status == 1
-    assert outcome.complaint.startswith(f"cannot listen on {taken}: ")
-    assert "address already in use" in outcome.complaint
+    assert outcome.complaint == (
+        f"--listen: cannot listen on {taken}: address already in use; another process has it; "
+        "choose another with --listen"
+    )
 
 
 @pytest.mark.parametrize("command", ["serve", "check", "decrypt"])

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import pytest
 
+from bidstream_svc.config import env_name
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from tests.support.metrics_page import Scrape, scrape
 from tests.support.operator import operator_in_thread
@@ -290,7 +291,10 @@ def test_a_port_in_use_is_one_line_and_exit_1(
         [*PROGRAM, "serve"], env=environment(settings), capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 1
-    assert done.stderr == f"bidstream-svc: cannot listen on {taken}: Address already in use\n"
+    assert done.stderr == (
+        f"bidstream-svc: {env_name(plane)}: cannot listen on {taken}: address already in use; another process has it; "
+        f"choose another with --{plane.replace('_', '-')} or {env_name(plane)}\n"
+    )
     assert done.stdout == ""
     assert not unix.exists()
     assert ask(sidecar.data, "/decrypt", GOOD).status == 200
