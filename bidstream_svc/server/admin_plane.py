@@ -85,6 +85,7 @@ class AdminPlane:
         self.health = health
         self.registry = registry
         self._connections = connections
+        _read_description()  # now, so that no file is read while serving
         self._server = GuestServer(self._answer, _respond, lingering_s=connections.limits.request_timeout_s)
 
     def connect(self, hosts: HostCheck) -> AiohttpConnection:
