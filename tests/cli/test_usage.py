@@ -1,6 +1,9 @@
 """Help, version, wrong usage, and secrets on the command line."""
 
+import asyncio
+from asyncio.subprocess import PIPE
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import click
 import pytest
@@ -11,6 +14,7 @@ from bidstream_svc.cli import main
 from bidstream_svc.cli.main import commands
 from bidstream_svc.devoperator import DevOperator
 from tests.support.cli import Cli
+from tests.support.sidecar import PROGRAM
 
 COMMANDS = sorted(commands.commands)
 
@@ -74,6 +78,18 @@ def test_wrong_usage_is_status_2_and_says_so_on_stderr(cli: Cli, args: tuple[str
 def test_the_installed_program_is_the_same() -> None:
     (program,) = entry_points(group="console_scripts", name="bidstream-svc")
     assert program.load() is main
+
+
+async def test_the_operator_warns_that_it_is_open_to_the_network(tmp_path: Path) -> None:
+    for host, warnings in [("0.0.0.0", 1), ("127.0.0.1", 0)]:  # noqa: S104 - the warning is about it
+        process = await asyncio.create_subprocess_exec(
+            *PROGRAM, "operator", "--listen", f"{host}:0", stdout=PIPE, stderr=PIPE, cwd=tmp_path
+        )
+        assert process.stdout is not None
+        assert b'"url"' in await process.stdout.readline()
+        process.terminate()
+        _, complaints = await process.communicate()
+        assert complaints.decode().count("warning: 0.0.0.0:0 is open to the network") == warnings
 
 
 def test_the_operator_says_when_its_port_is_taken(cli: Cli, operator: DevOperator) -> None:

@@ -32,7 +32,7 @@ BEARER = {"Authorization": "Bearer made-up"}
 
 async def test_each_change_is_applied_in_the_loop() -> None:
     applied: asyncio.Queue[int] = asyncio.Queue()
-    answers = iter([False, True, RuntimeError("a bug"), True])
+    answers: Iterator[bool | Exception] = iter([False, True, RuntimeError("a bug"), True])
     looked_in = []
 
     def reload() -> bool:

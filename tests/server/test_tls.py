@@ -194,7 +194,7 @@ def test_files_are_looked_at_without_a_signal_and_through_the_links_of_a_secret(
     for name in ("cert.pem", "key.pem"):
         (tmp_path / name).unlink()
         (tmp_path / name).symlink_to(f"..data/{name}")
-    with service_in_thread(**files.settings, **operator_settings(operator)) as service:
+    with service_in_thread(**(operator_settings(operator) | files.settings)) as service:
         assert served_serial(service.data, client_tls) == first.serial
         (tmp_path / "..data_tmp").symlink_to("..2")
         (tmp_path / "..data_tmp").rename(tmp_path / "..data")
