@@ -20,6 +20,9 @@ from bidstream_svc.server.answers import Answer, batch_body, error_answer, verdi
 from bidstream_svc.server.batch_body import STEP_BYTES, Parts, TokenRequest, read_batch
 
 TOKENS_PER_ITERATION = 64
+# A name that is not ASCII, or an IDNA form such as `xn--bcher-kva`, takes up to 0.3 ms to normalise.
+_IDNA_PER_ITERATION = 4
+_IDNA_MARK = "--"
 
 _UNKNOWN_KEY_REASONS = frozenset({FailureReason.MASTER_KEY_UNKNOWN, FailureReason.SITE_KEY_UNKNOWN})
 _SUCCESS_CELL = DECRYPTIONS[DecryptionStatus.SUCCESS]
@@ -74,7 +77,12 @@ def _split(parts: Parts) -> Iterator[list[TokenRequest]]:
     """Split what was decoded together into what is decrypted in one iteration."""
     for part in parts:
         for start in range(0, len(part), TOKENS_PER_ITERATION):
-            yield part[start : start + TOKENS_PER_ITERATION]
+            step = part[start : start + TOKENS_PER_ITERATION]
+            names = "".join([request.domain or "" for request in step])
+            if names.isascii() and _IDNA_MARK not in names:
+                yield step
+            else:
+                yield from (step[n : n + _IDNA_PER_ITERATION] for n in range(0, len(step), _IDNA_PER_ITERATION))
 
 
 def _bad_request(error: Exception) -> Answer:
