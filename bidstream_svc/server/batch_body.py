@@ -1,9 +1,9 @@
 """Reads the body of a batch in short steps, so that no body stops the event loop for long.
 
 A body of at most STEP_BYTES is decoded at once. The list in a longer one is cut into slices of at most STEP_BYTES that
-are decoded one by one. A slice ends behind an element: behind a `}` that a comma follows. Such a `}` may also be inside
-a string or a nested object, and then a slice is not a JSON list. If every slice is one, their concatenation is the list,
-because JSON has only one way to read a text.
+are decoded one by one. A slice ends at a `}` that a comma follows. Such a `}` ends an element, or it is inside a string
+or a nested object, and then the slice is not the content of a JSON list. If every slice is, together they are the list,
+because there is only one way to read a JSON text.
 
 Where that fails, the body has an unusual form or an error. It is then read value by value: fields of the body and
 elements of `requests`. So none of them may be longer than STEP_BYTES, and a body that is longer than that may have at
@@ -38,7 +38,7 @@ class _Batch(msgspec.Struct, gc=False):
     requests: Annotated[list[TokenRequest], msgspec.Meta(min_length=1, max_length=MAX_BATCH_TOKENS)]
 
 
-_decode_batch = msgspec.json.Decoder(_Batch).decode
+_decode_whole = msgspec.json.Decoder(_Batch).decode
 _decode_list = msgspec.json.Decoder(list[TokenRequest]).decode
 _decode_element = msgspec.json.Decoder(TokenRequest).decode
 _decode_name = msgspec.json.Decoder(str).decode
@@ -53,6 +53,11 @@ _ERROR = re.compile(r"JSON is malformed: (.+) \(byte (\d+)\)")
 _TRAILING = "trailing characters"
 
 
+def decode_batch(body: bytes) -> list[TokenRequest]:
+    """Return the requests in a body that is short enough to be decoded at once; errors as in `read_batch`."""
+    return _decode_whole(body).requests
+
+
 def read_batch(body: bytes, step_bytes: int = STEP_BYTES) -> Generator[None, None, Parts]:
     """Yield between the steps and return the requests in the body.
 
@@ -60,7 +65,7 @@ def read_batch(body: bytes, step_bytes: int = STEP_BYTES) -> Generator[None, Non
         msgspec.MsgspecError, UnicodeDecodeError, RecursionError: as the decoder of msgspec does.
     """
     if len(body) <= step_bytes:
-        return [_decode_batch(body).requests]
+        return [decode_batch(body)]
     parts = yield from _read_slices(body, step_bytes)
     if parts is None:
         parts = yield from _ValueReader(body, step_bytes).read()

@@ -17,12 +17,10 @@ from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import DECRYPTIONS
 from bidstream_svc.server.answers import Answer, batch_body, error_answer, verdict_body
-from bidstream_svc.server.batch_body import STEP_BYTES, Parts, TokenRequest, read_batch
+from bidstream_svc.server.batch_body import STEP_BYTES, Parts, TokenRequest, decode_batch, read_batch
 
 TOKENS_PER_ITERATION = 64
-# A name that is not ASCII, or an IDNA form such as `xn--bcher-kva`, takes up to 0.3 ms to normalise.
-_IDNA_PER_ITERATION = 4
-_IDNA_MARK = "--"
+_SLOW_PER_ITERATION = 4  # with names that take up to 0.3 ms each to normalise
 
 _UNKNOWN_KEY_REASONS = frozenset({FailureReason.MASTER_KEY_UNKNOWN, FailureReason.SITE_KEY_UNKNOWN})
 _SUCCESS_CELL = DECRYPTIONS[DecryptionStatus.SUCCESS]
@@ -49,27 +47,31 @@ def answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> 
 
 def answer_batch(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> Answer | LongAnswer:
     """Answer `POST /decrypt/batch`; one snapshot and one time apply to all of its tokens."""
-    steps = _answer_batch_in_steps(decrypt_to_json, body, now_ms)
     if len(body) > STEP_BYTES:
-        return steps
+        return _read_and_answer(decrypt_to_json, body, now_ms)
     try:
-        next(steps)
-    except StopIteration as end:
-        answer: Answer = end.value
-        return answer
-    return steps
+        requests = decode_batch(body)
+    except _NOT_DECODABLE as error:
+        return _bad_request(error)
+    if len(requests) > TOKENS_PER_ITERATION or _has_slow_name(requests):
+        return _answer_in_steps(decrypt_to_json, [requests], now_ms)
+    return 200, batch_body([decrypt_to_json(request.token, request.domain, now_ms) for request in requests])
 
 
-def _answer_batch_in_steps(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> LongAnswer:
+def _read_and_answer(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> LongAnswer:
     try:
         parts = yield from read_batch(body)
     except _NOT_DECODABLE as error:
         return _bad_request(error)
+    return (yield from _answer_in_steps(decrypt_to_json, parts, now_ms))
+
+
+def _answer_in_steps(decrypt_to_json: DecryptToJson, parts: Parts, now_ms: int) -> LongAnswer:
     bodies: list[bytes] = []
-    for part in _split(parts):
+    for step in _split(parts):
         if bodies:
             yield
-        bodies += [decrypt_to_json(request.token, request.domain, now_ms) for request in part]
+        bodies += [decrypt_to_json(request.token, request.domain, now_ms) for request in step]
     return 200, batch_body(bodies)
 
 
@@ -78,11 +80,16 @@ def _split(parts: Parts) -> Iterator[list[TokenRequest]]:
     for part in parts:
         for start in range(0, len(part), TOKENS_PER_ITERATION):
             step = part[start : start + TOKENS_PER_ITERATION]
-            names = "".join([request.domain or "" for request in step])
-            if names.isascii() and _IDNA_MARK not in names:
-                yield step
+            if _has_slow_name(step):
+                yield from (step[n : n + _SLOW_PER_ITERATION] for n in range(0, len(step), _SLOW_PER_ITERATION))
             else:
-                yield from (step[n : n + _IDNA_PER_ITERATION] for n in range(0, len(step), _IDNA_PER_ITERATION))
+                yield step
+
+
+def _has_slow_name(requests: list[TokenRequest]) -> bool:
+    """Return whether a domain has to be mapped: it is not ASCII, or perhaps an IDNA form such as `xn--bcher-kva`."""
+    names = "".join([request.domain or "" for request in requests])
+    return not names.isascii() or "--" in names
 
 
 def _bad_request(error: Exception) -> Answer:

@@ -22,7 +22,9 @@ def chunks(body: bytes, size: int) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
-@pytest.mark.parametrize(("length", "size", "status"), [(500, 1, 200), (5_000, 16, 200), (16_000, 64, 200), (16_000, 1, 400)])
+@pytest.mark.parametrize(
+    ("length", "size", "status"), [(500, 1, 200), (5_000, 16, 200), (16_000, 64, 200), (16_000, 1, 400)]
+)
 def test_few_or_large_chunks_are_read(service: RunningService, length: int, size: int, status: int) -> None:
     body = TOKEN % (b"a" * (length - len(TOKEN) + 2))
     with service.connect() as connection:
