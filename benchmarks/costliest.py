@@ -58,33 +58,37 @@ class Meter:
 
     def __init__(self, port: int, pid: int) -> None:
         self._port = port
+        self._number = 0  # of requests sent
         self._clock = (~pid << 3) | 2  # CPUCLOCK_SCHED of a process, as clock_getcpuclockid(3) makes it
 
     def measure(self, candidate: Candidate, min_cpu_ns: int = _MIN_CPU_NS, repeats: int = _MAX_REPEATS) -> Cost:
         """Send a request until it has cost enough processor time, or often enough."""
-        pieces, sent, connections = candidate.pieces(), 0, 0
+        sent = connections = 0
         connection: _Connection | None = None
-        self._exchange(None, pieces, candidate.pipelined)  # fills the memos, as for any client
+        self._exchange(None, candidate)  # fills the memos, as for any client
         started_ns = time.clock_gettime_ns(self._clock)
         while sent < repeats and self._spent_ns(started_ns) < min_cpu_ns:
             if connection is None:
                 connections += 1
-            connection = self._exchange(connection, pieces, candidate.pipelined)
+            connection = self._exchange(connection, candidate)
             sent += candidate.pipelined
         if connection is not None:
             connection.close()
         spent_ns = self._spent_ns(started_ns)
-        wire_bytes = (sent / candidate.pipelined) * _wire_bytes(pieces) + connections * _CONNECTION_BYTES
+        wire_bytes = (sent / candidate.pipelined) * _wire_bytes(
+            candidate.pieces(self._number)
+        ) + connections * _CONNECTION_BYTES
         return Cost(spent_ns / sent / 1000, wire_bytes / sent)
 
     def _spent_ns(self, started_ns: int) -> int:
         return time.clock_gettime_ns(self._clock) - started_ns
 
-    def _exchange(self, connection: "_Connection | None", pieces: list[bytes], answers: int) -> "_Connection | None":
-        """Send pieces and read the answers. Returns the connection, unless the service has closed it."""
+    def _exchange(self, connection: "_Connection | None", candidate: Candidate) -> "_Connection | None":
+        """Send a candidate and read the answers. Returns the connection, unless the service has closed it."""
+        self._number += 1
         if connection is None:
             connection = _Connection(self._port)
-        if connection.ask(pieces, answers):
+        if connection.ask(candidate.pieces(self._number), candidate.pipelined):
             return connection
         connection.close()
         return None
