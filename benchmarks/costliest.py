@@ -1,7 +1,7 @@
 """Searches for the most expensive request: `python -m benchmarks.costliest [--seconds N]`, or `make costliest`.
 
-Each request is sent to a real service process, one after another on one connection, and its cost is the processor time
-of that process. The search starts from a corpus of expensive requests (see `expensive`) and changes the costliest again
+Each request is sent to a real service process, on eight connections at a time. Its cost is the processor time of that
+process. The search starts from a corpus of expensive requests (see `expensive`) and changes the costliest again
 and again: it repeats parts, inserts fragments, and changes how the bytes are divided into chunks and segments. One
 search maximises the cost of a request, one the cost of a byte that the client sends. What they find is measured again.
 
@@ -33,6 +33,7 @@ _SEGMENT_HEADER_BYTES = 66
 _SEGMENT_BYTES = 1448
 _CONNECTION_BYTES = 7 * _SEGMENT_HEADER_BYTES
 _ANSWER_S = 5.0
+_CONNECTIONS = 8
 _MIN_CPU_NS = 20_000_000
 _MAX_REPEATS = 400
 _SEARCH_CPU_NS = 3_000_000
@@ -63,35 +64,24 @@ class Meter:
 
     def measure(self, candidate: Candidate, min_cpu_ns: int = _MIN_CPU_NS, repeats: int = _MAX_REPEATS) -> Cost:
         """Send a request until it has cost enough processor time, or often enough."""
-        sent = connections = 0
-        connection: _Connection | None = None
-        self._exchange(None, candidate)  # fills the memos, as for any client
+        sent = wire_bytes = 0
+        open_ones: list[_Connection] = []
         started_ns = time.clock_gettime_ns(self._clock)
-        while sent < repeats and self._spent_ns(started_ns) < min_cpu_ns:
-            if connection is None:
-                connections += 1
-            connection = self._exchange(connection, candidate)
-            sent += candidate.pipelined
-        if connection is not None:
+        while sent < repeats and time.clock_gettime_ns(self._clock) - started_ns < min_cpu_ns:
+            while len(open_ones) < _CONNECTIONS:
+                open_ones.append(_Connection(self._port))
+                # The first ones stay open, unless the service closes them.
+                wire_bytes += _CONNECTION_BYTES if sent else 0
+            for connection in open_ones:
+                self._number += 1
+                pieces = candidate.pieces(self._number)
+                connection.send(pieces)
+                sent += candidate.pipelined
+                wire_bytes += _wire_bytes(pieces)
+            open_ones = [each for each in open_ones if each.receive(candidate.pipelined)]
+        for connection in open_ones:
             connection.close()
-        spent_ns = self._spent_ns(started_ns)
-        wire_bytes = (sent / candidate.pipelined) * _wire_bytes(
-            candidate.pieces(self._number)
-        ) + connections * _CONNECTION_BYTES
-        return Cost(spent_ns / sent / 1000, wire_bytes / sent)
-
-    def _spent_ns(self, started_ns: int) -> int:
-        return time.clock_gettime_ns(self._clock) - started_ns
-
-    def _exchange(self, connection: "_Connection | None", candidate: Candidate) -> "_Connection | None":
-        """Send a candidate and read the answers. Returns the connection, unless the service has closed it."""
-        self._number += 1
-        if connection is None:
-            connection = _Connection(self._port)
-        if connection.ask(candidate.pieces(self._number), candidate.pipelined):
-            return connection
-        connection.close()
-        return None
+        return Cost((time.clock_gettime_ns(self._clock) - started_ns) / sent / 1000, wire_bytes / sent)
 
 
 class _Connection:
@@ -100,11 +90,15 @@ class _Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = b""
 
-    def ask(self, pieces: list[bytes], answers: int) -> bool:
-        """Send pieces, read the answers and return whether the connection is still open."""
+    def send(self, pieces: list[bytes]) -> None:
+        """Send pieces, unless the service closes the connection meanwhile."""
         with suppress(OSError):
             for piece in pieces:
                 self._socket.sendall(piece)
+
+    def receive(self, answers: int) -> bool:
+        """Read the answers and return whether the connection is still open."""
+        try:
             while answers:
                 head, _, rest = self._read_until(b"\r\n\r\n").partition(b"\r\n\r\n")
                 is_interim = head.startswith(b"HTTP/1.1 100 ")
@@ -114,9 +108,11 @@ class _Connection:
                 self._received = rest[length:]
                 answers -= not is_interim
                 if b"\r\nConnection: close" in head:
-                    return False
-            return True
-        return False
+                    raise ConnectionError
+        except OSError:
+            self.close()
+            return False
+        return True
 
     def close(self) -> None:
         self._socket.close()
@@ -174,6 +170,10 @@ def _good_of(candidate: Candidate) -> str:
     return "good /decrypt/batch" if candidate.path == "/decrypt/batch" else "good /decrypt"
 
 
+def _described(found: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    return {f"{name}: {each.describe()}": each for name, each in found.items()}
+
+
 def measure_costliest(seconds: float) -> dict[str, Any]:
     """Measure the corpus and what the searches find; each search takes `seconds`."""
     samples = make_samples(_KEY_SET, 1000, client_side_every=1)
@@ -188,6 +188,7 @@ def measure_costliest(seconds: float) -> dict[str, Any]:
             "found by search, batch": _search(meter, seeds["/decrypt/batch"], lambda c: c.cpu_us, seconds, random),
         }
         everything = {f"good {path}": each for path, each in good.items()}
+        found, batch = _described(found), _described(batch)
         everything |= seeds["/decrypt"] | found | seeds["/decrypt/batch"] | batch
         # In rounds, so that other work on the machine affects all alike.
         rounds = [{name: meter.measure(each) for name, each in everything.items()} for _ in range(_REMEASUREMENTS)]

@@ -34,6 +34,14 @@ class Candidate:
     pipelined: int = 1
     method: bytes = b"POST"
 
+    def describe(self) -> str:
+        """Return what can be told of it in a few words."""
+        words = [f"body of {len(self.body)} bytes", f"{len(self.headers) + self.new_headers} headers"]
+        words += [f"chunks of {self.chunk_bytes}"] if self.chunk_bytes else []
+        words += [f"segments of {self.segment_bytes}"] if self.segment_bytes else []
+        words += [f"{self.pipelined} pipelined"] if self.pipelined > 1 else []
+        return ", ".join(words)
+
     def pieces(self, number: int) -> list[bytes]:
         """Return the bytes of the request with this number, in the pieces in which they are sent."""
         framing, body = b"Content-Length: %d" % len(self.body), self.body
