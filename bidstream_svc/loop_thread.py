@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from bidstream_svc.logs import get_logger
 
@@ -31,7 +31,12 @@ class LoopThread:
         name: the name of the thread.
         main: the coroutine function; its coroutine runs until it is cancelled.
         selector: waits for the loop's events; None for the default.
+
+    Attributes:
+        left_behind: the names of the threads of this process that did not end when they were stopped.
     """
+
+    left_behind: ClassVar[list[str]] = []
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class LoopThread:
         self._thread.join(STOP_TIMEOUT_S)
         if self._thread.is_alive():
             _log.warning("thread left behind", thread=self._thread.name)
+            self.left_behind.append(self._thread.name)
             return False
         return True
 
@@ -100,6 +106,10 @@ class GilShareSelector(selectors.DefaultSelector):
         self._pause_per_s = 1 / share - 1
         self._used_s: float | None = None
         self._waiting: list[tuple[selectors.SelectorKey, int]] = []
+
+    def lift(self) -> None:
+        """Do not limit the loop any more, so that it ends soon. Any thread may call this."""
+        self._pause_per_s = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Sleep, then return at most one event; see BaseSelector."""

@@ -32,8 +32,9 @@ class RefreshThread:
 
     def refresh_soon(self) -> None:
         """Request a refresh now. Thread-safe; no effect before the thread runs or after `stop`."""
-        if self._refresher is not None:
-            self._thread.call_soon(self._refresher.wake)
+        refresher = self._refresher
+        if refresher is not None:
+            self._thread.call_soon(refresher.wake)
 
     def refresh_for_unknown_key(self) -> None:
         """Request a refresh because a token named an unknown key; at most one per MIN_EARLY_REFRESH_INTERVAL_S."""

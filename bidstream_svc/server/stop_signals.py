@@ -1,0 +1,67 @@
+"""The signals that stop the service: the first one begins draining, the second one ends the process at once.
+
+A process that does not manage to end by itself is ended by faulthandler's timer. It is written in C and needs neither
+the GIL nor a turn of the event loop, so the process ends whatever it is waiting for.
+"""
+
+import asyncio
+import faulthandler
+import os
+import signal
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# How long closing may take after the drain time-out, and after a second signal.
+CLOSING_TIMEOUT_S = 0.9
+SECOND_SIGNAL_TIMEOUT_S = 0.5
+
+
+class StopSignals:
+    """Receives the signals; `handling` installs the handlers.
+
+    Args:
+        numbers: the signals.
+        drain_timeout_s: how long draining may take.
+
+    Attributes:
+        first: set by the first signal.
+        second: set by the second signal.
+    """
+
+    def __init__(self, numbers: Collection[int], drain_timeout_s: float) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        self._numbers = numbers
+        self._drain_timeout_s = drain_timeout_s
+        self._received = 0
+        self._loop = asyncio.get_running_loop()
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """Handle the signals; on exit, restore the default actions. Only the main thread may call this.
+
+        Once a signal has been received, the process must end: the timer keeps running.
+        """
+        with open(os.devnull, "wb") as self._dump:
+            for number in self._numbers:
+                # Not a handler of the event loop, which would wait for a turn of the loop.
+                signal.signal(number, self._handle)
+            try:
+                yield
+            finally:
+                for number in self._numbers:
+                    signal.signal(number, signal.SIG_DFL)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self._received += 1
+        if self._received == 1:
+            self._end_after(self._drain_timeout_s + CLOSING_TIMEOUT_S)
+            self._loop.call_soon_threadsafe(self.first.set)
+        else:
+            self._end_after(SECOND_SIGNAL_TIMEOUT_S)
+            self._loop.call_soon_threadsafe(self.second.set)
+
+    def _end_after(self, timeout_s: float) -> None:
+        """End the process after this time with exit status 1."""
+        # It writes the stacks first. They are not wanted, and writing them to a full pipe would not end.
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=self._dump.fileno())
