@@ -41,6 +41,10 @@ def _stall(results: Results) -> float:
     return float(stall["refresh_median_ms"])
 
 
+def _scraped(results: Results) -> float:
+    return max(float(load["100"]["more_p99_us"]) / 1e3 for load in results["admin"].values())
+
+
 GOALS = (
     Goal("service / nginx static, TCP, 16 connections", _ratio("service, TCP / nginx"), 0.50, 0.60),
     Goal(

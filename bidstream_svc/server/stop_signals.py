@@ -1,5 +1,7 @@
 """The signals that stop the service: the first one begins draining, the second one ends the process at once.
 
+A third one does not even wait for the connections to be closed.
+
 A process that does not manage to end by itself is ended by faulthandler's timer. It is written in C and needs neither
 the GIL nor a turn of the event loop, so the process ends whatever it is waiting for.
 """
@@ -10,6 +12,7 @@ import os
 import signal
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 # How long closing may take after the drain time-out, and after a second signal.
@@ -42,7 +45,7 @@ class StopSignals:
 
         Once a signal has been received, the process must end: the timer keeps running.
         """
-        with open(os.devnull, "wb") as self._dump:
+        with Path(os.devnull).open("wb") as self._dump:
             for number in self._numbers:
                 # Not a handler of the event loop, which would wait for a turn of the loop.
                 signal.signal(number, self._handle)
@@ -57,9 +60,11 @@ class StopSignals:
         if self._received == 1:
             self._end_after(self._drain_timeout_s + CLOSING_TIMEOUT_S)
             self._loop.call_soon_threadsafe(self.first.set)
-        else:
+        elif self._received == 2:  # noqa: PLR2004
             self._end_after(SECOND_SIGNAL_TIMEOUT_S)
             self._loop.call_soon_threadsafe(self.second.set)
+        else:
+            os._exit(1)
 
     def _end_after(self, timeout_s: float) -> None:
         """End the process after this time with exit status 1."""
