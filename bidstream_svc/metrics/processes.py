@@ -6,6 +6,7 @@ A worker reads the figures of its siblings and of their parent, so that a scrape
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +18,6 @@ from bidstream_svc.metrics.cells import WORKER_PID, MetricCells
 _PROC = Path("/proc")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-# A worker seldom ends while they are read.
-_MAX_ATTEMPTS = 5
 
 
 class _Process(NamedTuple):
@@ -82,30 +81,24 @@ class ProcessCollector(Collector):
         When a worker ends, its time moves to the children of the parent. If that happens in between, its time would be
         missing or counted twice, and the counter would decrease now or later. So everything is read again.
         """
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
-            before = _read_process(self._metrics.owner_pid)
+        before = _read_process(self._metrics.owner_pid)
+        while True:
             workers = list(self._read_workers())
             parent = _read_process(self._metrics.owner_pid)
-            assert before is not None
-            assert parent is not None
-            if before.ticks_of_children == parent.ticks_of_children or attempt == _MAX_ATTEMPTS:
-                break
-        return parent, workers
+            if parent.ticks_of_children == before.ticks_of_children:
+                return parent, workers
+            before = parent
 
     def _read_workers(self) -> Iterator[_Process]:
-        for row in self._metrics.rows:
-            process = _read_process(row[WORKER_PID]) if row[WORKER_PID] else None
-            # Of a worker that has ended, another process may have the number now.
-            if process is not None and process.parent_pid == self._metrics.owner_pid:
-                yield process
+        for pid in filter(None, (row[WORKER_PID] for row in self._metrics.rows)):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended and been waited for
+                process = _read_process(pid)
+                if process.parent_pid == self._metrics.owner_pid:  # else another process has its number now
+                    yield process
 
 
-def _read_process(pid: int) -> _Process | None:
-    """Return the figures of a process, or None if it has ended and been waited for."""
-    try:
-        text = (_PROC / str(pid) / "stat").read_text("utf-8", "replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+def _read_process(pid: int) -> _Process:
+    text = (_PROC / str(pid) / "stat").read_text("utf-8", "replace")
     # After the name, which may contain spaces and parentheses; see proc_pid_stat(5).
     _state, parent_pid, *fields = text.rpartition(")")[2].split()
     own, of_children = fields[9:11], fields[11:13]

@@ -116,8 +116,8 @@ class AdminPlane:
             response = _error(405)
             response.headers["Allow"] = ",".join(_METHODS)
             return response
-        response = page(self, request)
-        return response if isinstance(response, web.Response) else await response
+        answer = page(self, request)
+        return answer if isinstance(answer, web.Response) else await answer
 
 
 def _livez(plane: AdminPlane, _request: web.BaseRequest) -> web.Response:

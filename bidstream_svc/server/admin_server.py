@@ -32,9 +32,7 @@ class AdminServer:
         metrics: the metrics of `/metrics`; counts the connections of the admin plane.
     """
 
-    def __init__(
-        self, settings: Settings, listeners: Sequence[Listener], health: Health, metrics: MetricCells
-    ) -> None:
+    def __init__(self, settings: Settings, listeners: Sequence[Listener], health: Health, metrics: MetricCells) -> None:
         self._settings = settings
         self._listeners = listeners
         self._health = health

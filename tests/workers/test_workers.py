@@ -197,9 +197,7 @@ def test_process_metrics_are_sums_over_the_processes_whichever_worker_answers(si
         # They change a little from one moment to the next; one process more or less would be a third.
         assert page.value("process_virtual_memory_bytes") == pytest.approx(virtual_bytes, rel=0.1)
         assert page.value("process_resident_memory_bytes") == pytest.approx(resident_bytes, rel=0.1)
-        assert page.value("process_max_fds") == sum(
-            resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] for pid in workers
-        )
+        assert page.value("process_max_fds") == sum(resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] for pid in workers)
         open_fds = sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in workers)
         assert page.value("process_open_fds") == pytest.approx(open_fds, rel=0.2)
     assert len({page.value("process_start_time_seconds") for page in pages}) == 1
