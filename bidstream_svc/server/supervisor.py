@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from bidstream_svc.core.errors import WorkersError
 from bidstream_svc.logs import get_logger
+from bidstream_svc.server.stop_signals import EndTimer
 
 _log = get_logger(__name__)
 
@@ -24,7 +25,7 @@ _FIRST_RESTART_DELAY_S = 0.25
 # How long the workers may take to end after a second SIGTERM.
 _SECOND_SIGNAL_GRACE_S = 0.6
 # How long they may take to end after SIGKILL.
-_KILL_GRACE_S = 1.0
+_KILL_GRACE_S = 0.5
 _PR_SET_PDEATHSIG = 1
 
 
@@ -155,6 +156,8 @@ class Supervisor:
         worker.start_due_s = now_s + _FIRST_RESTART_DELAY_S * 2 ** (worker.failed_starts - 1)
 
     def _stop(self) -> None:
+        timer = EndTimer()  # this process may wait, too: for its log to be written
+        timer.start(self._grace_s + _KILL_GRACE_S)
         self._signal_all(signal.SIGTERM)
         now_s = time.monotonic()
         call_due_s, kill_due_s, has_called, has_killed = now_s + self._stop_delay_s, now_s + self._grace_s, False, False
@@ -165,6 +168,7 @@ class Supervisor:
             if received is not None and received.si_signo in _STOP_SIGNALS:
                 self._signal_all(signal.SIGTERM)  # a second SIGTERM ends draining
                 kill_due_s = min(kill_due_s, now_s + _SECOND_SIGNAL_GRACE_S)
+                timer.start(kill_due_s - now_s + _KILL_GRACE_S)
             if now_s >= call_due_s and not has_called:
                 has_called = True
                 self._on_stop()

@@ -199,12 +199,16 @@ def test_a_name_that_is_being_looked_up_does_not_keep_it(operator: DevOperator, 
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_it_ends_while_its_log_cannot_be_written(operator: DevOperator, tmp_path: Path, signals: int) -> None:
+@WORKERS
+def test_it_ends_while_its_log_cannot_be_written(
+    operator: DevOperator, tmp_path: Path, workers: int, signals: int
+) -> None:
     """The serving loop waits in a write to a full pipe: no code of the loop runs any more."""
     settings = operator_settings(operator) | {
         "listen": f"unix:{tmp_path}/data.sock",
         "admin_listen": f"unix:{tmp_path}/admin.sock",
         "drain_timeout": 1 if signals == 1 else NEVER_S,
+        "workers": workers,
     }
     reading, writing = os.pipe()
     process = subprocess.Popen([*PROGRAM, "serve"], env=environment(settings), stderr=writing)
