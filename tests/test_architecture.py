@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 LAYERS = (
     {"_version", "clock", "core"},
     {"addresses", "files", "logs", "metrics"},
-    {"config", "tracing"},
+    {"config", "loop_thread", "tracing"},
     {"operator"},
     {"keystore"},
     {"sdk"},
