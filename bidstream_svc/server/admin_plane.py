@@ -23,8 +23,8 @@ from bidstream_svc.server.answers import UNKNOWN_HOST, Answer, error_answer
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON
-from bidstream_svc.server.tls import ServerTls
 from bidstream_svc.server.metrics_page import MetricsPage
+from bidstream_svc.server.tls import ServerTls
 
 _METHODS = ("GET", "HEAD")
 
