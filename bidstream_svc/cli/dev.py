@@ -1,5 +1,6 @@
 """`bidstream-svc serve --dev`: the sidecar with an embedded operator. Prints curl commands to try it."""
 
+import signal
 from collections.abc import Callable
 from shlex import quote
 from typing import Any
@@ -44,10 +45,17 @@ async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) 
                 settings,
                 listeners,
                 MetricCells(labels_of(ROUTES)),
+                stop_signals=_stop_signals(),
                 on_started=lambda service: click.echo(_banner(service, operator, settings)),
             )
         finally:
             listeners.close()
+
+
+def _stop_signals() -> set[signal.Signals]:
+    """SIGHUP means that the terminal was closed. nohup ignores it, so that a program survives that."""
+    signals = {signal.SIGTERM, signal.SIGINT}
+    return signals if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else {*signals, signal.SIGHUP}
 
 
 def _banner(service: Service, operator: DevOperator, settings: Settings) -> str:

@@ -1,7 +1,7 @@
 """The admin plane: health, information and metrics. No page shows a token, a raw uid or a secret."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
@@ -23,6 +23,8 @@ from bidstream_svc.server.answers import UNKNOWN_HOST, Answer, error_answer
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON
+from bidstream_svc.server.socket_files import problem_of
+from bidstream_svc.server.sockets import Listener
 
 _METHODS = ("GET", "HEAD")
 
@@ -33,11 +35,13 @@ class Health:
 
     Attributes:
         store: the current keys and the result of the last refresh.
+        listeners: the listeners of this process.
         is_draining: True after SIGTERM.
         started_s: the monotonic clock when the process started, in seconds.
     """
 
     store: KeyStore
+    listeners: Sequence[Listener] = ()
     is_draining: bool = False
     started_s: float = field(default_factory=time.monotonic)
 
@@ -53,7 +57,7 @@ class Health:
             return "draining"
         if self.store.snapshot is not None and self.store.snapshot.last_expiry_ms <= wall_clock_ms():
             return "all keys have expired"
-        return self.not_started()
+        return self.not_started() or problem_of(self.listeners)
 
     def info(self) -> dict[str, object]:
         """Return the content of `/info`."""

@@ -18,8 +18,7 @@ _log = get_logger(__name__)
 
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS = _STOP_SIGNALS | {signal.SIGHUP, signal.SIGCHLD}
-# How often the workers are checked.
-_CHECK_PERIOD_S = 0.5
+MAX_CHECK_PERIOD_S = 0.5
 # If the supervisor itself wakes up later than this, the workers were probably stopped with it.
 _LATE_S = 1.0
 # A worker that ends earlier than this counts as a failed start.
@@ -47,7 +46,7 @@ class Work:
         """Note that a worker hung and has been killed."""
 
     def on_check(self) -> None:
-        """Do what is due twice a second, also while the workers stop."""
+        """Do what is due at every check, also while the workers stop."""
 
     def on_reload(self) -> None:
         """Note that SIGHUP has been forwarded to the workers."""
@@ -75,13 +74,23 @@ class Supervisor:
         workers: the number of workers.
         grace_s: how long the workers may take to end after SIGTERM, before they get SIGKILL.
         hang_timeout_s: seconds without a heartbeat after which a worker gets SIGKILL.
+        check_period_s: how often the workers are checked; at most MAX_CHECK_PERIOD_S.
     """
 
-    def __init__(self, work: Work, workers: int, *, grace_s: float, hang_timeout_s: float) -> None:
+    def __init__(
+        self,
+        work: Work,
+        workers: int,
+        *,
+        grace_s: float,
+        hang_timeout_s: float,
+        check_period_s: float = MAX_CHECK_PERIOD_S,
+    ) -> None:
         self._work = work
         self._workers = [_Worker(number) for number in range(workers)]
         self._grace_s = grace_s
         self._hang_timeout_s = hang_timeout_s
+        self._check_period_s = check_period_s
         self._parent_pid = os.getpid()
         self._old_mask: set[int] = set()
         self._next_check_s = 0.0
@@ -128,7 +137,7 @@ class Supervisor:
         if now_s >= self._next_check_s:
             if now_s >= self._next_check_s + _LATE_S:
                 self._resumed_s = now_s
-            self._next_check_s = now_s + _CHECK_PERIOD_S
+            self._next_check_s = now_s + self._check_period_s
             self._work.on_check()
         return None if received is None else received.si_signo
 

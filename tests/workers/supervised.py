@@ -88,7 +88,7 @@ beats = memoryview(mmap(-1, 3 * 8)).cast("q")
 class Told(supervisor.Work):
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        (self.run,) = (work for work in KINDS if work.__name__ == kind)  # type: ignore[method-assign]
+        (self.run,) = (work for work in KINDS if work.__name__ == kind)  # type: ignore[assignment, method-assign]
 
     def heartbeat_ns(self, worker: int) -> int:
         if self.kind in {"hang_once", "beat"} and worker == 0:
