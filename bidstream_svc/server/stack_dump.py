@@ -15,6 +15,7 @@ from pathlib import Path
 _SIGNAL = signal.SIGUSR2
 _WAIT_S = 0.2
 _POLL_S = 0.01
+_CANNOT_RUN = frozenset("DTtZ")
 _MAX_BYTES = 16 * 1024
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 
@@ -37,6 +38,9 @@ class StackDump:
         Args:
             pid: a process that has called `arm` and has not been waited for.
         """
+        state = _state_of(pid)
+        if state[0] in _CANNOT_RUN:
+            return state, []
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)  # the offset is shared with the process
         os.kill(pid, _SIGNAL)
@@ -48,7 +52,7 @@ class StackDump:
             if text and text == before:
                 break
         frames = [f"{path.rpartition('site-packages/')[2]}:{line} {name}" for path, line, name in _FRAME.findall(text)]
-        return _state_of(pid), frames
+        return state, frames
 
 
 def _state_of(pid: int) -> str:

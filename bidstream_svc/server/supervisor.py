@@ -18,7 +18,7 @@ _log = get_logger(__name__)
 
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS = _STOP_SIGNALS | {signal.SIGHUP, signal.SIGCHLD}
-MAX_CHECK_PERIOD_S = 0.5
+MAX_CHECK_PERIOD_S = 0.25
 # If the supervisor itself wakes up later than this, the workers were probably stopped with it.
 _LATE_S = 1.0
 # A worker that ends earlier than this counts as a failed start.
