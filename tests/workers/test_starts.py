@@ -131,7 +131,7 @@ def test_connections_in_the_queue_of_a_hung_worker_are_served_by_its_successor(
     operator: DevOperator, tmp_path: Path
 ) -> None:
     with Sidecar(tmp_path, workers=2, hang_timeout=2, **operator_settings(operator)) as sidecar:
-        wait_until(lambda: count(sidecar, "listening") == 2, "both workers")
+        wait_until(lambda: count(sidecar, "keys loaded") == 2, "the keys of both workers")
         victim = children_of(sidecar.process.pid)[0]
         os.kill(victim, signal.SIGSTOP)
         with queued(sidecar.data, operator, 64) as connections:
