@@ -5,7 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Terminal:
         leader: the program, which leads the terminal's session.
     """
 
-    def __init__(self, command: Sequence[str], directory: Path) -> None:
+    def __init__(self, command: list[str], directory: Path) -> None:
         env = environment(LISTEN)
         self.leader, self._master = pty.fork()
         if self.leader == 0:
