@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover, problem_of
 from bidstream_svc.server.sockets import Listener, close_listeners, listen_unix, open_listeners
 from tests.server.test_systemd import start as start_with_sockets
-from tests.support.raw_http import Connection, ask
-from tests.support.sidecar import PROGRAM, Sidecar, operator_settings, wait_until
+from tests.support.raw_http import Connection, ask, make_request
+from tests.support.sidecar import PROGRAM, Sidecar, operator_settings, service_in_thread, wait_until
 from tests.workers.processes import children_of
 
 GOOD = {"token": "abcd"}
@@ -238,3 +239,21 @@ def test_a_worker_that_takes_nothing_does_not_block_the_parent(listener: Listene
             handover.send(listener)
     assert log[0]["event"] == "socket not handed to a worker"
     handover.close()
+
+
+def test_connections_queued_on_the_old_socket_are_served(operator: DevOperator, directory: Path) -> None:
+    """More than are accepted at a time, and none may be reset when the old socket is closed."""
+    path = directory / "data.sock"
+    with (
+        service_in_thread(listen=f"unix:{path}", **operator_settings(operator)) as service,
+        ExitStack() as stack,
+    ):
+        (listener,) = service.service._listeners.data
+        with service.paused():
+            queued = [stack.enter_context(Connection(service.data)) for _ in range(150)]
+            for connection in queued:
+                connection.send(make_request("/decrypt", GOOD))
+            path.unlink()
+            listener.replace(listen_unix(path))
+        assert {connection.receive().status for connection in queued} == {200}
+        assert is_served(service.data)
