@@ -1,5 +1,10 @@
 """`bidstream-svc serve --dev`: the sidecar with an embedded operator. Prints curl commands to try it."""
 
+import asyncio
+import os
+import select
+import signal
+import sys
 from collections.abc import Callable
 from shlex import quote
 from typing import Any
@@ -16,6 +21,8 @@ from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import Service
 from bidstream_svc.server.service import serve as serve_sidecar
 from bidstream_svc.server.sockets import open_listeners_each
+
+_TERMINAL_PERIOD_S = 1.0
 
 
 async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) -> None:
@@ -38,16 +45,40 @@ async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) 
         prepare(settings)
         if settings.workers > 1:
             raise ConfigurationError(f"{env_name('workers')}: --dev supports one worker only")
+        stop_signals = _stop_signals()
         (listeners,) = open_listeners_each(settings, 1)
+        watching = asyncio.create_task(_watch_terminal(sys.stdout.fileno()))
         try:
             await serve_sidecar(
                 settings,
                 listeners,
                 MetricCells(labels_of(ROUTES)),
+                stop_signals=stop_signals,
                 on_started=lambda service: click.echo(_banner(service, operator, settings)),
             )
         finally:
+            watching.cancel()
             listeners.close()
+
+
+def _stop_signals() -> set[signal.Signals]:
+    """SIGHUP means that the terminal was closed. nohup ignores it, so that a program survives that."""
+    signals = {signal.SIGTERM, signal.SIGINT}
+    return signals if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else {*signals, signal.SIGHUP}
+
+
+async def _watch_terminal(descriptor: int) -> None:
+    """Send this process SIGHUP once its terminal is closed.
+
+    The kernel sends it to the leader of the terminal's session only. If that is make, it waits for this process.
+    """
+    if not os.isatty(descriptor):
+        return
+    terminal = select.poll()
+    terminal.register(descriptor, 0)  # POLLHUP is always reported
+    while not terminal.poll(0):  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(_TERMINAL_PERIOD_S)
+    os.kill(os.getpid(), signal.SIGHUP)
 
 
 def _banner(service: Service, operator: DevOperator, settings: Settings) -> str:

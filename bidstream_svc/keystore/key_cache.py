@@ -10,10 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from bidstream_svc.core.errors import BidstreamError
-from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.files import read_regular_file, require_regular
 from bidstream_svc.logs import get_logger
-from bidstream_svc.operator.key_fetch import open_cached_keys
+from bidstream_svc.operator.key_fetch import FetchedKeys, open_cached_keys
 
 _log = get_logger(__name__)
 
@@ -34,13 +33,14 @@ class KeyCache:
         self._path = path
         self._client_secret = client_secret
 
-    def load(self) -> KeySnapshot | None:
+    def load(self) -> FetchedKeys | None:
         """Load the keys. Returns None if there is no file, or it cannot be read or decrypted.
 
         Only a regular file of at most MAX_FILE_BYTES is read.
         """
         try:
-            return open_cached_keys(read_regular_file(self._path, MAX_FILE_BYTES), self._client_secret())
+            wire = read_regular_file(self._path, MAX_FILE_BYTES)
+            return FetchedKeys(open_cached_keys(wire, self._client_secret()), wire)
         except FileNotFoundError:
             _log.info("key cache is empty", path=str(self._path))
         except OSError as error:

@@ -21,6 +21,7 @@ from bidstream_svc.core.errors import (
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.keystore.key_cache import KeyCache
+from bidstream_svc.keystore.shared_keys import SharedKeys
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells, RefreshResult
@@ -53,6 +54,7 @@ class KeyRefresher:
         store: receives the snapshots.
         metrics: receives counts, durations and gauges.
         cache: stores each good answer; None for no cache.
+        shared: stores each good answer for workers that start later; None if there are no other workers.
         tracer: records a span for each refresh; None for no tracing.
         interval_s: mean interval between two refreshes; each is drawn from ±10 % of it.
         now_ms: the wall clock, Unix ms.
@@ -65,6 +67,7 @@ class KeyRefresher:
         metrics: MetricCells,
         *,
         cache: KeyCache | None = None,
+        shared: SharedKeys | None = None,
         tracer: Tracer | None = None,
         interval_s: float,
         now_ms: Callable[[], int] = wall_clock_ms,
@@ -73,14 +76,16 @@ class KeyRefresher:
         self._store = store
         self._metrics = metrics
         self._cache = cache
+        self._shared = shared
         self._tracer = tracer
         self._interval_s = interval_s
         self._now_ms = now_ms
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Load the cache, then refresh until cancelled."""
+        """Load what another worker left or the cache, then refresh until cancelled."""
         self._load_cache()
+        self._store.is_cache_read = True
         failures = 0
         while True:
             failures = 0 if await self.refresh() else failures + 1
@@ -131,18 +136,23 @@ class KeyRefresher:
             raise KeyResponseError("key response rejected: it has none of the master keys that recent tokens use")
 
     def _load_cache(self) -> None:
-        if self._cache is None:
-            return
-        self._cache.remove_leftovers()
-        snapshot = self._cache.load()
-        if snapshot is None:
-            return
-        if snapshot.last_expiry_ms <= self._now_ms():
+        """Use the keys that another worker left, or else those of the key cache."""
+        if self._cache is not None:
+            self._cache.remove_leftovers()
+        for cache in (self._shared, self._cache):
+            cached = None if cache is None else cache.load()
+            if cached is None:
+                continue
+            if cached.snapshot.last_expiry_ms > self._now_ms():
+                self._use(cached.snapshot, is_from_cache=True)
+                if self._shared is not None:
+                    self._shared.save(cached.wire)
+                return
             _log.warning("key cache ignored", error="all its keys have expired")
-            return
-        self._use(snapshot, is_from_cache=True)
 
     def _save_cache(self, wire: bytes) -> None:
+        if self._shared is not None:
+            self._shared.save(wire)
         if self._cache is not None:
             result = CacheWriteResult.SUCCESS if self._cache.save(wire) else CacheWriteResult.FAILURE
             self._metrics.add(KEY_CACHE_WRITES[result])

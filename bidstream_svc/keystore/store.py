@@ -14,7 +14,8 @@ class KeyStore:
 
     Attributes:
         snapshot: None before the first keys; replaced as a whole, never modified.
-        is_from_cache: whether the keys were loaded from the key cache.
+        is_from_cache: whether the keys were loaded from the key cache, or from what another worker left.
+        is_cache_read: whether those have been tried, with or without success.
         last_success_ms: Unix ms of the last successful refresh, or None.
         next_refresh_ms: Unix ms at which the next refresh is due, or None.
         last_error: message of the last refresh if it failed, else None.
@@ -22,6 +23,7 @@ class KeyStore:
 
     snapshot: KeySnapshot | None = None
     is_from_cache: bool = False
+    is_cache_read: bool = False
     last_success_ms: int | None = None
     next_refresh_ms: int | None = None
     last_error: str | None = None

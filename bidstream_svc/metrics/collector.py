@@ -56,6 +56,8 @@ class _CellCollector(Collector):
         )
         restarts = self._metrics.over_workers(cells.WORKER_RESTARTS)
         yield CounterMetricFamily("bidstream_worker_restarts", "Workers restarted after they exited.", value=restarts)
+        hung = self._metrics.over_workers(cells.WORKERS_HUNG)
+        yield CounterMetricFamily("bidstream_workers_hung", "Workers killed because their loop stopped.", value=hung)
         build = InfoMetricFamily("bidstream_build", "Version of the service and of Python.")
         build.add_metric([], {"version": __version__, "python": python_version()})
         yield build

@@ -17,7 +17,7 @@ from bidstream_svc.metrics.cells import RefusalReason
 from bidstream_svc.server.connections import Connection, Connections
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.refusal import REFUSAL_TIMEOUT_S, Refusals
-from bidstream_svc.server.sockets import Listener
+from bidstream_svc.server.sockets import BACKLOG, Listener
 
 # Limits how long a burst of new connections delays the open ones.
 _MAX_ACCEPTED_PER_ITERATION = 64
@@ -77,6 +77,27 @@ class Acceptor:
             self._listening.close()
             self._spare.close()
             self._loop.call_later(LAST_HANDSHAKES_S, self._cancel_handshakes)
+
+    def move_to(self, listening: socket.socket) -> None:
+        """Accept on another socket from now on, and close the current one. Connections to either are accepted.
+
+        Thread-safe. Without effect on a stopped acceptor, except that `listening` is closed.
+        """
+        self._loop.call_soon_threadsafe(self._move_to, listening)
+
+    def _move_to(self, listening: socket.socket) -> None:
+        if self._listening.fileno() < 0:
+            listening.close()
+            return
+        listening.setblocking(False)
+        # Accept what was queued while the socket still had its file.
+        for _ in range(0, BACKLOG, _MAX_ACCEPTED_PER_ITERATION):
+            self._accept()
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
+        self._spare.close()
+        self._listening = listening
+        self._start()
 
     def close(self) -> None:
         """Stop accepting and cancel the handshakes in progress."""
@@ -193,6 +214,7 @@ def open_acceptors(
         acceptor = Acceptor(
             listener.socket, connections, make_connection, refusals, of_listener, max_per_iteration=max_per_iteration
         )
+        listener.on_replaced = acceptor.move_to
         stack.callback(acceptor.close)
         acceptors.append(acceptor)
     return acceptors

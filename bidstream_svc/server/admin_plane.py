@@ -1,7 +1,7 @@
 """The admin plane: health, information and metrics. No page shows a token, a raw uid or a secret."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
@@ -24,6 +24,8 @@ from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON
 from bidstream_svc.server.metrics_page import MetricsPage
+from bidstream_svc.server.socket_files import problem_of
+from bidstream_svc.server.sockets import Listener
 from bidstream_svc.server.tls import ServerTls
 
 _METHODS = ("GET", "HEAD")
@@ -37,6 +39,7 @@ class Health:
         store: the current keys and the result of the last refresh.
         metrics: the row of this process tells when its serving loop last turned.
         hang_timeout_s: for how long it may not turn.
+        listeners: the listeners of this process.
         is_draining: True after SIGTERM.
         tls: the TLS of the data plane; None without.
         started_s: the monotonic clock when the process started, in seconds.
@@ -45,6 +48,7 @@ class Health:
     store: KeyStore
     metrics: MetricCells
     hang_timeout_s: float
+    listeners: Sequence[Listener] = ()
     is_draining: bool = False
     tls: ServerTls | None = None
     started_s: float = field(default_factory=time.monotonic)
@@ -68,7 +72,7 @@ class Health:
             return "draining"
         if self.store.snapshot is not None and self.store.snapshot.last_expiry_ms <= wall_clock_ms():
             return "all keys have expired"
-        return self.not_started()
+        return self.not_started() or problem_of(self.listeners)
 
     def info(self) -> dict[str, object]:
         """Return the content of `/info`."""

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Self
 
 import uvloop
@@ -18,10 +19,11 @@ from bidstream_svc.core.domains import load_public_suffixes
 from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.refresh_thread import RefreshThread
 from bidstream_svc.keystore.refresher import KeyRefresher
+from bidstream_svc.keystore.shared_keys import SharedKeys
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import EVENT_LOOP_LAG_NS, HEARTBEAT_NS
+from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS
 from bidstream_svc.operator.from_settings import credentials_reader, make_transport
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
@@ -29,14 +31,36 @@ from bidstream_svc.server.admin_plane import Health
 from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.handlers import TokenDecryptor
+from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
 from bidstream_svc.server.sockets import Listeners
 from bidstream_svc.server.stop_signals import StopSignals
+from bidstream_svc.server.systemd import ServiceManager
 from bidstream_svc.tracing import Tracer
 
 _log = get_logger(__name__)
 
 _HOUSEKEEPING_PERIOD_S = 0.5
 _POLL_S = 0.02
+# How long a first start waits for the key cache to be read, before it accepts connections.
+_CACHE_WAIT_S = 1.0
+# How long a restarted worker waits for its first keys. Meanwhile clients wait, instead of getting KEYS_NOT_SYNCED while
+# the other workers have keys.
+_RESTARTED_KEY_WAIT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What a worker has of its parent.
+
+    Attributes:
+        is_restarted: whether it replaces a worker that ended.
+        shared_keys: descriptor of the file in memory for SharedKeys.
+        handover: brings sockets that the parent has bound again.
+    """
+
+    is_restarted: bool
+    shared_keys: int
+    handover: SocketHandover
 
 
 class Service:
@@ -47,7 +71,8 @@ class Service:
         listeners: the listening sockets.
         metrics: the counters.
         has_fast_path: see DataServer.
-        key_wait_s: how long the data plane waits for the first keys before it accepts connections.
+        family: of one of several workers; None for a process without a parent.
+        manager: systemd, if it has started this process; None for a worker with a parent.
 
     Raises:
         ConfigurationError: the bearer token or the certificates cannot be loaded, or the packages for tracing are not
@@ -61,14 +86,16 @@ class Service:
         metrics: MetricCells,
         *,
         has_fast_path: bool = True,
-        key_wait_s: float = 0.0,
+        family: Family | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
         self._metrics = metrics
-        self._key_wait_s = key_wait_s
+        self._family = family
+        self._manager = manager or ServiceManager({})
         self._store = KeyStore()
-        self._health = Health(self._store, metrics, settings.hang_timeout)
+        self._health = Health(self._store, metrics, settings.hang_timeout, listeners.all)
         self._refresh = RefreshThread(self._open_refresher)
         decryptor = TokenDecryptor(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
         self._tracer = None if settings.otlp_endpoint is None else Tracer(settings.otlp_endpoint)
@@ -76,6 +103,7 @@ class Service:
             settings, listeners.data, decryptor, metrics, tracer=self._tracer, has_fast_path=has_fast_path
         )
         self._health.tls = self._data_server.tls
+        self._socket_files: SocketFiles | None = None
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -90,10 +118,12 @@ class Service:
                 self._serve_admin_plane(stack)
             self._refresh.start()
             stack.callback(self._refresh.stop)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.wait_started(), self._key_wait_s)
+            await self._wait_to_accept()
             await stack.enter_async_context(self._data_server)
+            self._watch_socket_files(stack)
             self._closing = stack.pop_all()
+        self._metrics.set(ACCEPTING, 1)
+        self._manager.ready()
         _log.info(
             "listening",
             version=__version__,
@@ -121,6 +151,7 @@ class Service:
         """Refresh the keys now, with credentials read anew, and look for a new bearer token and new certificates."""
         self._refresh.refresh_soon()
         self._data_server.reload_files()
+        self._manager.reloaded()
 
     async def wait_started(self) -> None:
         """Wait until keys have been loaded."""
@@ -130,7 +161,26 @@ class Service:
     async def drain(self) -> None:
         """Report not ready, then finish the requests in flight; see DataServer.drain."""
         self._health.is_draining = True
+        self._manager.stopping()
         await self._data_server.drain()
+
+    async def _wait_to_accept(self) -> None:
+        """Let a worker that is started again have keys, and any other have read the key cache; within limits."""
+        is_restarted = self._family is not None and self._family.is_restarted
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RESTARTED_KEY_WAIT_S if is_restarted else _CACHE_WAIT_S):
+                while self._store.snapshot is None and (is_restarted or not self._store.is_cache_read):  # noqa: ASYNC110 - another thread loads them
+                    await asyncio.sleep(_POLL_S)
+
+    def _watch_socket_files(self, stack: AsyncExitStack) -> None:
+        """Keep Unix sockets reachable. Of several workers, the parent does, and hands the sockets over."""
+        listeners = self._listeners.all
+        if self._family is None:
+            self._socket_files = SocketFiles(listeners)
+            return
+        loop, handover = asyncio.get_running_loop(), self._family.handover
+        loop.add_reader(handover.fileno(), handover.receive, listeners)
+        stack.callback(loop.remove_reader, handover.fileno())
 
     def _serve_admin_plane(self, stack: AsyncExitStack) -> None:
         self._beat()  # before the first request for /livez
@@ -145,6 +195,9 @@ class Service:
         cache = None
         if settings.key_cache is not None:
             cache = KeyCache(settings.key_cache, lambda: read_credentials().client_secret)
+        shared = None
+        if self._family is not None:
+            shared = SharedKeys(self._family.shared_keys, lambda: read_credentials().client_secret)
         # One attempt per refresh: the refresher schedules its own retries.
         async with make_transport(settings, RetryPolicy(attempts=1)) as transport:
             yield KeyRefresher(
@@ -152,21 +205,26 @@ class Service:
                 store,
                 self._metrics,
                 cache=cache,
+                shared=shared,
                 tracer=self._tracer,
                 interval_s=settings.refresh_interval,
             )
 
     async def _run_housekeeping(self) -> None:
-        """Twice a second: record that the event loop turns, and how late."""
+        """At intervals: record that the event loop turns and how late, and keep Unix sockets reachable."""
+        period_s = self._manager.period_s(_HOUSEKEEPING_PERIOD_S)
         while True:
             self._beat()
-            due_s = time.monotonic() + _HOUSEKEEPING_PERIOD_S
-            await asyncio.sleep(_HOUSEKEEPING_PERIOD_S)
+            due_s = time.monotonic() + period_s
+            await asyncio.sleep(period_s)
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * 1e9)))
+            if self._socket_files is not None and not self._health.is_draining:
+                self._socket_files.check()
 
     def _beat(self) -> None:
-        """Record that the event loop turns."""
+        """Record that the event loop turns, and tell systemd."""
         self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
+        self._manager.beat()
 
 
 async def serve(
@@ -175,10 +233,13 @@ async def serve(
     metrics: MetricCells,
     *,
     stop_signals: Collection[int] = (signal.SIGTERM, signal.SIGINT),
-    key_wait_s: float = 0.0,
+    family: Family | None = None,
+    manager: ServiceManager | None = None,
     on_started: Callable[[Service], None] | None = None,
 ) -> None:
-    """Serve until a stop signal, then drain. A second stop signal ends draining. SIGHUP refreshes the keys.
+    """Serve until a stop signal, then drain. A second stop signal ends draining.
+
+    SIGHUP refreshes the keys, unless it is a stop signal.
 
     The process must end after it returns; see StopSignals.
 
@@ -187,7 +248,8 @@ async def serve(
         listeners: the listening sockets.
         metrics: the counters.
         stop_signals: the signals that stop the service.
-        key_wait_s: see Service.
+        family: see Service.
+        manager: see Service.
         on_started: called once keys have been loaded.
 
     Raises:
@@ -201,8 +263,9 @@ async def serve(
     stop = StopSignals(stop_signals, settings.drain_timeout)
     async with AsyncExitStack() as stack:
         stack.enter_context(stop.handling())
-        service = Service(settings, listeners, metrics, key_wait_s=key_wait_s)
-        stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
+        service = Service(settings, listeners, metrics, family=family, manager=manager)
+        if signal.SIGHUP not in stop_signals:
+            stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
         await stack.enter_async_context(service)
         # The objects so far live as long as the process. Full collections, which stall requests, need not scan them.
         gc.freeze()

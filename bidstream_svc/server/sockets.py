@@ -4,8 +4,9 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,18 +18,40 @@ from bidstream_svc.server.systemd import address_of, passed_sockets
 
 BACKLOG = 1024
 _UNIX_SOCKET_MODE = 0o660
+_NO_FILE = (0, 0)
+_Socket = socket.socket  # in Listener, `socket` is an attribute
 
 
-class Listener(NamedTuple):
-    """A listening socket and its address, with the port that the system chose for port 0.
+@dataclass(slots=True, eq=False)
+class Listener:
+    """A listening socket and its address.
 
-    `is_passed` is True for a socket that systemd opened. systemd keeps such a socket open and owns the file of a Unix
-    socket, so the file is not removed.
+    Attributes:
+        socket: the socket; `replace` changes it.
+        address: with the port that the system chose for port 0.
+        is_passed: True for a socket that systemd opened. systemd keeps such a socket open and owns the file of a Unix
+            socket, so the file is not removed.
+        file_id: of a Unix socket, device and inode of its file; None if there was no file.
+        on_replaced: called with the new socket; the receiver closes the old one. It may run in another thread.
     """
 
-    socket: socket.socket
+    socket: _Socket
     address: BoundAddress
     is_passed: bool = False
+    file_id: tuple[int, int] | None = None
+    on_replaced: Callable[[_Socket], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.file_id = file_id_of(self.address)
+
+    def replace(self, new: _Socket) -> None:
+        """Listen on another socket, which has just been bound to the same path."""
+        old, self.socket = self.socket, new
+        self.file_id = file_id_of(self.address) or _NO_FILE
+        if self.on_replaced is None:
+            old.close()
+        else:
+            self.on_replaced(new)
 
 
 class Listeners(NamedTuple):
@@ -37,9 +60,14 @@ class Listeners(NamedTuple):
     data: list[Listener]
     admin: list[Listener]
 
+    @property
+    def all(self) -> list[Listener]:
+        """Those of both planes."""
+        return [*self.data, *self.admin]
+
     def close(self) -> None:
         """Close the sockets and remove the files of Unix sockets; only the process that opened them may do this."""
-        close_listeners([*self.data, *self.admin])
+        close_listeners(self.all)
 
 
 def open_listeners(
@@ -59,7 +87,7 @@ def open_listeners(
     for address in addresses:
         try:
             if isinstance(address, UnixAddress):
-                listeners.append(_listen_unix(address.path))
+                listeners.append(Listener(listen_unix(address.path), address))
             elif isinstance(address, SystemdAddress):
                 listeners.extend(_listen_systemd(address.name))
             else:
@@ -122,7 +150,21 @@ def _listen_tcp(address: TcpAddress, *, reuse_port: bool) -> Iterator[Listener]:
         yield Listener(listener, TcpAddress(*listener.getsockname()[:2]))
 
 
-def _listen_unix(path: Path) -> Listener:
+def file_id_of(address: BoundAddress) -> tuple[int, int] | None:
+    """Return device and inode of the file at the path of a Unix socket; None if there is none, or for TCP."""
+    if isinstance(address, UnixAddress):
+        with suppress(OSError):
+            status = address.path.stat()
+            return status.st_dev, status.st_ino
+    return None
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """Bind a Unix socket and listen on it.
+
+    Raises:
+        OSError: a process listens on this path, the file there is not a socket, or the directory cannot be used.
+    """
     _remove_dead_socket(path)
     listener = socket.socket(socket.AF_UNIX)
     # Set by the umask, because a chmod after `bind` would leave a moment with the wrong mode.
@@ -135,7 +177,7 @@ def _listen_unix(path: Path) -> Listener:
         raise
     finally:
         os.umask(old_mask)
-    return Listener(listener, UnixAddress(path))
+    return listener
 
 
 def _listen_systemd(name: str) -> Iterator[Listener]:
@@ -159,9 +201,12 @@ def _remove_dead_socket(path: Path) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
             return
+        except BlockingIOError:  # its backlog is full
+            pass
     raise OSError(errno.EADDRINUSE, "another process listens on this path")

@@ -1,23 +1,27 @@
-"""A supervisor of forked worker processes: it restarts those that end and forwards signals."""
+"""A supervisor of forked worker processes: it restarts those that end or hang, and forwards signals."""
 
 import ctypes
 import logging
+import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bidstream_svc.core.errors import WorkersError
+from bidstream_svc.core.units import NS_PER_S
 from bidstream_svc.logs import get_logger
+from bidstream_svc.server.stack_dump import StackDump
 from bidstream_svc.server.stop_signals import EndTimer
 
 _log = get_logger(__name__)
 
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS = _STOP_SIGNALS | {signal.SIGHUP, signal.SIGCHLD}
-_IDLE_WAIT_S = 3600.0
+MAX_CHECK_PERIOD_S = 0.25
+# If the supervisor itself wakes up later than this, the workers were probably stopped with it.
+_LATE_S = 1.0
 # A worker that ends earlier than this counts as a failed start.
 _GOOD_START_S = 10.0
 _MAX_FAILED_STARTS = 5
@@ -29,6 +33,36 @@ _KILL_GRACE_S = 0.5
 _PR_SET_PDEATHSIG = 1
 
 
+class Work:
+    """What is supervised; `worker` is a number from 0. All but `run` are called in the parent."""
+
+    def run(self, worker: int) -> None:
+        """Do the work, in a process of its own that ends when this returns."""
+        raise NotImplementedError
+
+    def heartbeat_ns(self, worker: int) -> int:
+        """Return the monotonic clock when the worker last gave a sign of life, in ns; 0 for never."""
+        raise NotImplementedError
+
+    def on_restart(self, worker: int) -> None:
+        """Note that a worker is about to be started again."""
+
+    def on_hang(self, worker: int) -> None:
+        """Note that a worker hung and has been killed."""
+
+    def on_check(self) -> None:
+        """Do what is due at every check, also while the workers stop."""
+
+    def on_reload(self) -> None:
+        """Note that SIGHUP has been forwarded to the workers."""
+
+    def on_stopping(self) -> None:
+        """Note that the workers have been told to end."""
+
+    def on_stop(self) -> None:
+        """Stop what the parent does; called `stop_delay_s` after `on_stopping`, or when all workers have ended."""
+
+
 @dataclass(slots=True)
 class _Worker:
     number: int
@@ -36,38 +70,43 @@ class _Worker:
     started_s: float = 0.0
     failed_starts: int = 0
     start_due_s: float = 0.0
+    is_hung: bool = False  # it has been killed for it
+    stack: StackDump = field(default_factory=StackDump)
 
 
 class Supervisor:
-    """Forks workers, restarts those that end, and forwards signals to them.
+    """Forks workers, restarts those that end or hang, and forwards signals to them.
 
     Args:
-        work: called in each worker with its number, from 0; the worker exits when it returns.
+        work: the work of each worker, and what the parent does for it.
         workers: the number of workers.
         grace_s: how long the workers may take to end after SIGTERM, before they get SIGKILL.
-        stop_delay_s: the time between SIGTERM and the call of `on_stop`.
-        on_restart: called with the number of a worker before it is started again.
-        on_stop: called once the workers have been told to end.
+        stop_delay_s: the time between `on_stopping` and `on_stop` of the work.
+        hang_timeout_s: seconds without a heartbeat after which a worker gets SIGKILL.
+        check_period_s: how often the workers are checked; at most MAX_CHECK_PERIOD_S.
     """
 
     def __init__(
         self,
-        work: Callable[[int], None],
+        work: Work,
         workers: int,
         *,
         grace_s: float,
         stop_delay_s: float,
-        on_restart: Callable[[int], None],
-        on_stop: Callable[[], None],
+        hang_timeout_s: float,
+        check_period_s: float = MAX_CHECK_PERIOD_S,
     ) -> None:
         self._work = work
         self._workers = [_Worker(number) for number in range(workers)]
         self._grace_s = grace_s
         self._stop_delay_s = stop_delay_s
-        self._on_restart = on_restart
-        self._on_stop = on_stop
+        self._hang_timeout_s = hang_timeout_s
+        self._check_period_s = check_period_s
         self._parent_pid = os.getpid()
         self._old_mask: set[int] = set()
+        self._next_check_s = 0.0
+        # Heartbeats count from here at the earliest.
+        self._resumed_s = 0.0
 
     def run(self) -> None:
         """Supervise until SIGTERM or SIGINT, then stop all workers. SIGHUP is forwarded.
@@ -89,28 +128,61 @@ class Supervisor:
             for worker in self._workers:
                 if not worker.pid and now_s >= worker.start_due_s:
                     self._start(worker)
-            due_s = min(
-                (worker.start_due_s for worker in self._workers if not worker.pid), default=now_s + _IDLE_WAIT_S
+            received = self._next_signal(
+                min((worker.start_due_s for worker in self._workers if not worker.pid), default=math.inf)
             )
-            received = signal.sigtimedwait(_SIGNALS, max(0.0, due_s - now_s))
-            if received is not None and received.si_signo in _STOP_SIGNALS:
+            if received in _STOP_SIGNALS:
                 return
-            if received is not None and received.si_signo == signal.SIGHUP:
+            if received == signal.SIGHUP:
                 self._signal_all(signal.SIGHUP)
+                self._work.on_reload()
             for worker in self._reap():
                 self._plan_restart(worker)
+            self._kill_hung()
+
+    def _next_signal(self, deadline_s: float) -> int | None:
+        """Wait for a signal until a deadline or the next check, and check if it is due. Returns None for no signal."""
+        wait_s = min(deadline_s, self._next_check_s) - time.monotonic()
+        received = signal.sigtimedwait(_SIGNALS, max(0.0, wait_s))
+        now_s = time.monotonic()
+        if now_s >= self._next_check_s:
+            if now_s >= self._next_check_s + _LATE_S:
+                self._resumed_s = now_s
+            self._next_check_s = now_s + self._check_period_s
+            self._work.on_check()
+        return None if received is None else received.si_signo
+
+    def _kill_hung(self) -> None:
+        now_s = time.monotonic()
+        for worker in self._workers:
+            heartbeat_s = self._work.heartbeat_ns(worker.number) / NS_PER_S
+            silent_s = now_s - max(heartbeat_s, worker.started_s, self._resumed_s)
+            if worker.pid and not worker.is_hung and silent_s > self._hang_timeout_s:
+                state, stack = worker.stack.take(worker.pid)
+                os.kill(worker.pid, signal.SIGKILL)  # it also ends a stopped process
+                worker.is_hung = True
+                _log.error(
+                    "worker hung",
+                    worker=worker.number,
+                    pid=worker.pid,
+                    silent_s=round(silent_s, 1),
+                    state=state,
+                    stack=stack,
+                )
+                self._work.on_hang(worker.number)
 
     def _start(self, worker: _Worker) -> None:
         if worker.started_s:
-            self._on_restart(worker.number)
+            self._work.on_restart(worker.number)
         worker.started_s = time.monotonic()
+        worker.is_hung = False
         sys.stdout.flush()
         sys.stderr.flush()
         worker.pid = os.fork()
         if worker.pid == 0:
-            self._become_worker(worker.number)
+            self._become_worker(worker)
 
-    def _become_worker(self, number: int) -> None:
+    def _become_worker(self, worker: _Worker) -> None:
         """Run `work`, then end the process: the parent's code up the stack must not continue in the child."""
         status = 1
         try:
@@ -121,11 +193,12 @@ class Supervisor:
             # By default SIGHUP ends a process. It is ignored until the handler is installed; secrets are read later.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, self._old_mask)
+            worker.stack.arm()
             if os.getppid() == self._parent_pid:
-                self._work(number)
+                self._work.run(worker.number)
             status = 0
         except BaseException:  # noqa: BLE001 - no exception may reach the parent's frames
-            _log.exception("worker failed", worker=number)
+            _log.exception("worker failed", worker=worker.number)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -146,7 +219,7 @@ class Supervisor:
 
     def _plan_restart(self, worker: _Worker) -> None:
         now_s = time.monotonic()
-        if now_s - worker.started_s >= _GOOD_START_S:
+        if worker.is_hung or now_s - worker.started_s >= _GOOD_START_S:
             worker.failed_starts = 0
             worker.start_due_s = now_s
             return
@@ -159,19 +232,19 @@ class Supervisor:
         timer = EndTimer()  # this process may wait, too: for its log to be written
         timer.start(self._grace_s + _KILL_GRACE_S)
         self._signal_all(signal.SIGTERM)
+        self._work.on_stopping()
         now_s = time.monotonic()
-        call_due_s, kill_due_s, has_called, has_killed = now_s + self._stop_delay_s, now_s + self._grace_s, False, False
+        stop_due_s, kill_due_s, has_killed = now_s + self._stop_delay_s, now_s + self._grace_s, False
         while any(worker.pid for worker in self._workers):
-            due_s = kill_due_s if has_called else min(call_due_s, kill_due_s)
-            received = signal.sigtimedwait(_SIGNALS, max(0.0, due_s - time.monotonic()))
+            received = self._next_signal(min(stop_due_s, kill_due_s))
             now_s = time.monotonic()
-            if received is not None and received.si_signo in _STOP_SIGNALS:
+            if received in _STOP_SIGNALS:
                 self._signal_all(signal.SIGTERM)  # a second SIGTERM ends draining
                 kill_due_s = min(kill_due_s, now_s + _SECOND_SIGNAL_GRACE_S)
                 timer.start(kill_due_s - now_s + _KILL_GRACE_S)
-            if now_s >= call_due_s and not has_called:
-                has_called = True
-                self._on_stop()
+            if now_s >= stop_due_s:
+                stop_due_s = math.inf
+                self._work.on_stop()
             self._reap()
             if now_s >= kill_due_s:
                 if has_killed:
@@ -179,8 +252,8 @@ class Supervisor:
                 has_killed = True
                 self._signal_all(signal.SIGKILL)
                 kill_due_s = now_s + _KILL_GRACE_S
-        if not has_called:
-            self._on_stop()
+        if stop_due_s < math.inf:
+            self._work.on_stop()
 
     def _signal_all(self, number: int) -> None:
         for worker in self._workers:

@@ -10,19 +10,19 @@ import signal
 
 from bidstream_svc.config import Settings
 from bidstream_svc.core.domains import load_public_suffixes
+from bidstream_svc.keystore.shared_keys import make_shared_file
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import WORKER_RESTARTS
+from bidstream_svc.metrics.cells import ACCEPTING, HEARTBEAT_NS, WORKER_RESTARTS, WORKERS_HUNG
 from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
 from bidstream_svc.server.routes import ROUTES, labels_of
-from bidstream_svc.server.service import run, serve
-from bidstream_svc.server.sockets import Listeners, open_listeners_each
-from bidstream_svc.server.supervisor import Supervisor
+from bidstream_svc.server.service import Family, run, serve
+from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
+from bidstream_svc.server.sockets import Listener, Listeners, open_listeners_each
+from bidstream_svc.server.supervisor import MAX_CHECK_PERIOD_S, Supervisor, Work
+from bidstream_svc.server.systemd import ServiceManager
 
 # How much longer than the drain time-out a worker may take to end. It ends itself a little earlier; see StopSignals.
 _EXIT_GRACE_S = 0.95
-# How long a restarted worker waits for its first keys before it accepts connections. Meanwhile clients wait, instead
-# of getting KEYS_NOT_SYNCED while the other workers have keys.
-_RESTARTED_KEY_WAIT_S = 3.0
 
 
 def run_service(settings: Settings) -> None:
@@ -35,38 +35,81 @@ def run_service(settings: Settings) -> None:
     """
     listeners = open_listeners_each(settings, settings.workers)
     metrics = MetricCells(labels_of(ROUTES), settings.workers)
-
-    def work(worker: int) -> None:
-        metrics.take_row(worker)
-        _close_listeners_of_other_workers(listeners, worker)
-        key_wait_s = _RESTARTED_KEY_WAIT_S if metrics.row[WORKER_RESTARTS] else 0.0
-        run(serve(settings, listeners[worker], metrics, stop_signals=[signal.SIGTERM], key_wait_s=key_wait_s))
-
-    def count_restart(worker: int) -> None:
-        metrics.rows[worker][WORKER_RESTARTS] += 1
-
-    def close_listeners() -> None:
-        for group in listeners:
-            group.close()
-
+    manager = ServiceManager()
     try:
         if settings.workers == 1:
-            run(serve(settings, listeners[0], metrics))
+            run(serve(settings, listeners[0], metrics, manager=manager))
             return
         # Loaded before the fork, its memory is shared. A collection in a worker would write to it and so copy it.
         load_public_suffixes()
         gc.freeze()
         supervisor = Supervisor(
-            work,
+            _ServiceWork(settings, listeners, metrics, manager),
             settings.workers,
             grace_s=settings.drain_timeout + _EXIT_GRACE_S,
-            on_restart=count_restart,
             stop_delay_s=min(SHUTDOWN_DELAY_S, settings.drain_timeout),
-            on_stop=close_listeners,
+            hang_timeout_s=settings.hang_timeout,
+            check_period_s=manager.period_s(MAX_CHECK_PERIOD_S),
         )
         supervisor.run()
     finally:
-        close_listeners()
+        for group in listeners:
+            group.close()
+        manager.close()
+
+
+class _ServiceWork(Work):
+    """Serves in each worker. The parent counts, binds lost Unix sockets again, and tells systemd the state."""
+
+    def __init__(
+        self, settings: Settings, listeners: list[Listeners], metrics: MetricCells, manager: ServiceManager
+    ) -> None:
+        self._settings = settings
+        self._listeners = listeners
+        self._metrics = metrics
+        self._manager = manager
+        self._shared_keys = make_shared_file()
+        self._handovers = [SocketHandover() for _ in listeners]
+        self._socket_files = SocketFiles((listener for group in listeners for listener in group.all), self._hand_over)
+
+    def run(self, worker: int) -> None:
+        metrics, handover = self._metrics, self._handovers[worker]
+        metrics.take_row(worker)
+        _close_listeners_of_other_workers(self._listeners, worker)
+        for other in self._handovers:
+            if other is not handover:
+                other.close()
+        family = Family(bool(metrics.row[WORKER_RESTARTS]), self._shared_keys, handover)
+        run(serve(self._settings, self._listeners[worker], metrics, stop_signals=[signal.SIGTERM], family=family))
+
+    def heartbeat_ns(self, worker: int) -> int:
+        return self._metrics.rows[worker][HEARTBEAT_NS]
+
+    def on_restart(self, worker: int) -> None:
+        self._metrics.rows[worker][WORKER_RESTARTS] += 1
+
+    def on_hang(self, worker: int) -> None:
+        self._metrics.rows[worker][WORKERS_HUNG] += 1
+
+    def on_check(self) -> None:
+        if all(row[ACCEPTING] for row in self._metrics.rows):
+            self._manager.ready()
+        self._manager.beat()
+        self._socket_files.check()
+
+    def on_reload(self) -> None:
+        self._manager.reloaded()
+
+    def on_stopping(self) -> None:
+        self._manager.stopping()
+
+    def on_stop(self) -> None:
+        for group in self._listeners:
+            group.close()
+
+    def _hand_over(self, listener: Listener) -> None:
+        for handover in self._handovers:
+            handover.send(listener)
 
 
 def _close_listeners_of_other_workers(listeners: list[Listeners], worker: int) -> None:
@@ -74,6 +117,6 @@ def _close_listeners_of_other_workers(listeners: list[Listeners], worker: int) -
 
     While a copy is open, the kernel still queues connections on a socket that its own worker has closed.
     """
-    own = {listener.socket for group in listeners[worker] for listener in group}
-    for socket in {listener.socket for groups in listeners for group in groups for listener in group} - own:
+    own = {listener.socket for listener in listeners[worker].all}
+    for socket in {listener.socket for group in listeners for listener in group.all} - own:
         socket.close()

@@ -11,6 +11,7 @@ from bidstream_svc.addresses import SystemdAddress, TcpAddress
 from bidstream_svc.config import SETTINGS, Settings, load_settings, unknown_variables
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
+from bidstream_svc.server.systemd import ServiceManager
 from tests.docs.markdown import README, ROOT
 from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import PROGRAM, Sidecar, operator_settings, wait_until
@@ -100,6 +101,17 @@ def test_limits_exceed_those_of_the_service(settings: Settings) -> None:
     assert int(SERVICE["LimitNOFILE"][0]) > settings.max_connections + 1000
     assert int(SERVICE["TimeoutStopSec"][0]) > settings.drain_timeout + SHUTDOWN_DELAY_S
     assert SERVICE["KillMode"] == ["mixed"]
+
+
+def test_systemd_waits_for_readiness_and_replaces_what_hangs(settings: Settings) -> None:
+    assert (SERVICE["Type"], SERVICE["WatchdogSignal"], SERVICE["Restart"]) == (["notify"], ["SIGKILL"], ["on-failure"])
+    assert "NotifyAccess" not in SERVICE  # for Type=notify, only the main process
+    assert int(SERVICE["WatchdogSec"][0]) == settings.hang_timeout
+    beats = ServiceManager(
+        {"NOTIFY_SOCKET": "/run/systemd/notify", "WATCHDOG_USEC": SERVICE["WatchdogSec"][0] + "000000"}
+    )
+    assert beats.period_s(0.5) < int(SERVICE["WatchdogSec"][0]) / 2
+    beats.close()
 
 
 # Like MemoryDenyWriteExecute=yes, by the kernel instead of a system-call filter. Kernels before 6.3 return EINVAL.

@@ -14,7 +14,10 @@ from bidstream_svc.devoperator import OperatorState
 from tests.support.raw_http import Connection, make_request
 from tests.support.sidecar import wait_until
 
+SLOW_S = 11.0
 _BATCH = 1_000
+# Longer than a worker may hang.
+_TIMEOUT_S = 20.0
 
 
 class Exchange(NamedTuple):
@@ -56,6 +59,7 @@ class Tally:
         bad: wrong answers, and requests that got none although they were repeated once.
         repeated: requests that were sent again because their connection had been closed without a byte of an answer.
         turned_away: new connections closed or refused; only with `until_gone`.
+        slow: requests that took longer than SLOW_S, both attempts together.
         problem: the first wrong or missing answer.
     """
 
@@ -63,6 +67,7 @@ class Tally:
     bad: int = 0
     repeated: int = 0
     turned_away: int = 0
+    slow: int = 0
     problem: str = ""
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -77,6 +82,7 @@ class Tally:
             combine(self.bad, other.bad),
             combine(self.repeated, other.repeated),
             combine(self.turned_away, other.turned_away),
+            combine(self.slow, other.slow),
             self.problem or other.problem,
         )
 
@@ -84,12 +90,15 @@ class Tally:
 class _Client:
     """Sends requests on one keep-alive connection; when it is closed, connects to the next address."""
 
-    def __init__(self, addresses: Sequence[str], pool: Sequence[Exchange], *, until_gone: bool) -> None:
+    def __init__(
+        self, addresses: Sequence[str], pool: Sequence[Exchange], *, until_gone: bool, reconnects: bool
+    ) -> None:
         self.tally = Tally()
         self._addresses = cycle(addresses)
         self._tries_to_connect = len(addresses)
         self._pool = cycle(pool)
         self._until_gone = until_gone
+        self._reconnects = reconnects
         self._connection: Connection | None = None
         self._is_gone = False
 
@@ -102,6 +111,11 @@ class _Client:
 
     def _ask(self, exchange: Exchange) -> None:
         self.tally.sent += 1
+        begun_s = time.monotonic()
+        self._try_twice(exchange)
+        self.tally.slow += time.monotonic() - begun_s > SLOW_S
+
+    def _try_twice(self, exchange: Exchange) -> None:
         for is_last_try in (False, True):
             is_fresh = self._connection is None
             try:
@@ -122,17 +136,17 @@ class _Client:
                 continue
             if (response.status, response.body) != (200, exchange.answer):
                 self._note_bad(f"wrong answer: {response.status} {response.body[:100]!r}")
-            if response.closes:
+            if response.closes or self._reconnects:
                 self._drop()
             return
 
     def _connect(self) -> Connection:
         for _ in range(self._tries_to_connect - 1):
             try:
-                return Connection(next(self._addresses))
+                return Connection(next(self._addresses), timeout_s=_TIMEOUT_S)
             except OSError:
                 continue
-        return Connection(next(self._addresses))
+        return Connection(next(self._addresses), timeout_s=_TIMEOUT_S)
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -174,7 +188,12 @@ class Clients:
 
 @contextmanager
 def running_clients(
-    addresses: str | Sequence[str], pool: Sequence[Exchange], *, connections: int = 4, until_gone: bool = False
+    addresses: str | Sequence[str],
+    pool: Sequence[Exchange],
+    *,
+    connections: int = 4,
+    until_gone: bool = False,
+    reconnects: bool = False,
 ) -> Iterator[Clients]:
     """Run clients until the block ends. Each uses the first address as long as it serves.
 
@@ -183,11 +202,13 @@ def running_clients(
         pool: the requests to send.
         connections: the number of clients.
         until_gone: a client ends when a new connection fails.
+        reconnects: a client makes a new connection for each request.
     """
     addresses = [addresses] if isinstance(addresses, str) else addresses
     share = len(pool) // connections or 1
     clients = [
-        _Client(addresses, pool[number * share :] or pool, until_gone=until_gone) for number in range(connections)
+        _Client(addresses, pool[number * share :] or pool, until_gone=until_gone, reconnects=reconnects)
+        for number in range(connections)
     ]
     stop = Event()
     threads = [Thread(target=client.run, args=(stop,), name=f"client-{n}") for n, client in enumerate(clients)]

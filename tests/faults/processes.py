@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bidstream_svc.metrics import RefreshResult
-from tests.faults.clients import batch_exchanges, exchanges, running_clients
+from tests.faults.clients import SLOW_S, batch_exchanges, exchanges, running_clients
 from tests.faults.faulty_operator import FaultyOperator, faulty_operator
 from tests.faults.outcome import Effort, Outcome
 from tests.support.metrics_page import Scrape, scrape
@@ -96,6 +96,37 @@ def try_worker_kill(directory: Path, effort: Effort) -> Outcome:
     return Outcome(
         "SIGKILL of one of two workers", tally, recovery_s, f"{tally.repeated} requests repeated; no counter went down"
     )
+
+
+def try_worker_hang(directory: Path, effort: Effort) -> Outcome:
+    """SIGSTOP one of two workers: it is replaced after the time-out, and clients that repeat once lose nothing."""
+    timeout_s, watched_s = (2.0, 0.0) if effort.hurries else (10.0, 30.0)
+    with (
+        _operator_and_sidecar(directory, workers=2, hang_timeout=timeout_s) as (operator, sidecar),
+        running_clients(sidecar.data, exchanges(operator.state), connections=8) as lasting,
+        running_clients(sidecar.data, exchanges(operator.state), connections=8, reconnects=True) as coming,
+    ):
+        wait_until(lambda: sum(line["event"] == "listening" for line in sidecar.log) == 2, "two workers")
+        lasting.wait_for(_MIN_REQUESTS)
+        coming.wait_for(_MIN_REQUESTS)
+        before = lasting.tally + coming.tally
+        victim = _children(sidecar.process.pid)[0]
+        os.kill(victim, signal.SIGSTOP)
+        stopped_s = time.monotonic()
+        wait_until(lambda: victim not in _children(sidecar.process.pid), "the worker to be replaced", 60)
+        wait_until(lambda: sum(line["event"] == "listening" for line in sidecar.log) == 3, "its successor")
+        recovery_s = time.monotonic() - stopped_s
+        lasting.wait_for(_MIN_REQUESTS)
+        coming.wait_for(_MIN_REQUESTS)
+        coming.wait_for_seconds(watched_s - recovery_s if watched_s else 0.0)
+        page = scrape(sidecar.admin)
+        assert page.value("bidstream_workers_hung_total") == page.value("bidstream_worker_restarts_total") == 1
+        (line,) = [line for line in sidecar.log if line["event"] == "worker hung"]
+        assert (line["pid"], line["state"]) == (victim, "T (stopped)")
+        tally = lasting.tally + coming.tally - before
+    assert tally.slow <= tally.sent / 100, f"{tally.slow} of {tally.sent} took longer than {SLOW_S} s"
+    remark = f"{tally.repeated} requests repeated; {tally.slow} took longer than {SLOW_S:.0f} s"
+    return Outcome("SIGSTOP of one of two workers", tally, recovery_s, remark)
 
 
 def _open_files(pid: int) -> int:
@@ -248,6 +279,7 @@ def try_start_without_operator(directory: Path, effort: Effort) -> Outcome:
 PROCESS_FAULTS = (
     try_sigterm,
     try_worker_kill,
+    try_worker_hang,
     try_no_descriptors,
     try_full_disk,
     try_start_without_operator,

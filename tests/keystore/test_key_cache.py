@@ -57,10 +57,11 @@ def cache(tmp_path: Path, secret: bytes) -> KeyCache:
 def test_what_is_saved_is_loaded(cache: KeyCache, wire: bytes, operator: DevOperator) -> None:
     with capture_logs() as log:
         assert cache.save(wire)
-        snapshot = cache.load()
+        loaded = cache.load()
     assert log == []
-    assert snapshot is not None
-    assert set(snapshot.keys) == {key.key_id for key in operator.state.keys.listed(operator.state.now_s())}
+    assert loaded is not None
+    assert loaded.wire == wire
+    assert set(loaded.snapshot.keys) == {key.key_id for key in operator.state.keys.listed(operator.state.now_s())}
 
 
 def test_the_file_is_the_response_as_received_and_ours_alone(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
@@ -97,9 +98,9 @@ def test_a_new_response_replaces_the_old_one_whole(cache: KeyCache, wire: bytes,
 @pytest.mark.parametrize(("left_ms", "is_used"), [(1, True), (0, False)])
 async def test_keys_are_used_until_the_last_expires(cache: KeyCache, wire: bytes, left_ms: int, is_used: bool) -> None:  # noqa: FBT001 - a parameter of the test
     cache.save(wire)
-    snapshot, store = cache.load(), KeyStore()
-    assert snapshot is not None
-    now_ms = snapshot.last_expiry_ms - left_ms
+    loaded, store = cache.load(), KeyStore()
+    assert loaded is not None
+    now_ms = loaded.snapshot.last_expiry_ms - left_ms
     KeyRefresher(asyncio.Future, store, MetricCells(), cache=cache, interval_s=1, now_ms=lambda: now_ms)._load_cache()
     assert (store.snapshot is not None) == store.is_from_cache == is_used
 

@@ -52,10 +52,10 @@ def make_request(
 class Connection:
     """A connection to `host:port` or `unix:/path`, over TLS with a context."""
 
-    def __init__(self, address: str, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, address: str, *, tls: ssl.SSLContext | None = None, timeout_s: float = _TIMEOUT_S) -> None:
         if address.startswith("unix:"):
             self.socket = socket.socket(socket.AF_UNIX)
-            self.socket.settimeout(_TIMEOUT_S)
+            self.socket.settimeout(timeout_s)
             try:
                 self.socket.connect(address.removeprefix("unix:"))
             except OSError:
@@ -63,7 +63,7 @@ class Connection:
                 raise
         else:
             host, _, port = address.rpartition(":")
-            self.socket = socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT_S)
+            self.socket = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:
             try:

@@ -5,11 +5,13 @@ import os
 import signal
 import sys
 import time
+from mmap import mmap
 
 from bidstream_svc.core.errors import WorkersError
 from bidstream_svc.logs import configure_logging
 from bidstream_svc.server import supervisor
 
+HANG_TIMEOUT_S = 1.0
 # Seconds that a test need not wait.
 supervisor._FIRST_RESTART_DELAY_S = 0.01
 
@@ -57,7 +59,53 @@ def note_hangup(number: int) -> None:
     end_by_sigterm(number)
 
 
-WORK = {work.__name__: work for work in (end_by_sigterm, ignore_sigterm, ignore_first_sigterm, fail, note_hangup)}
+def hang_where_it_is_logged() -> None:
+    while True:
+        pass
+
+
+def hang_once(number: int) -> None:
+    if number == 0 and not beats[2]:
+        beats[2] = 1
+        tell("work", worker=number, pid=os.getpid())
+        hang_where_it_is_logged()
+    end_by_sigterm(number)
+
+
+def beat(number: int) -> None:
+    """As a worker that serves; SIGTERM ends it."""
+    tell("work", worker=number, pid=os.getpid())
+    while True:
+        beats[number] = time.monotonic_ns()
+        time.sleep(0.05)
+
+
+KINDS = (end_by_sigterm, ignore_sigterm, ignore_first_sigterm, fail, note_hangup, hang_once, beat)
+# The heartbeat of each worker, and whether one has hung.
+beats = memoryview(mmap(-1, 3 * 8)).cast("q")
+
+
+class Told(supervisor.Work):
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        (self.run,) = (work for work in KINDS if work.__name__ == kind)  # type: ignore[assignment, method-assign]
+
+    def heartbeat_ns(self, worker: int) -> int:
+        if self.kind in {"hang_once", "beat"} and worker == 0:
+            return beats[worker]
+        return time.monotonic_ns()
+
+    def on_restart(self, worker: int) -> None:
+        tell("restart", worker=worker)
+
+    def on_hang(self, worker: int) -> None:
+        tell("hung", worker=worker)
+
+    def on_reload(self) -> None:
+        tell("reload")
+
+    def on_stop(self) -> None:
+        tell("stop")
 
 
 def main() -> None:
@@ -67,12 +115,11 @@ def main() -> None:
         name, _, value = change.partition("=")
         setattr(supervisor, name, float(value))
     watched = supervisor.Supervisor(
-        WORK[kind],
+        Told(kind),
         2,
         grace_s=0.2 if kind == "ignore_sigterm" else 60,
-        on_restart=lambda number: tell("restart", worker=number),
         stop_delay_s=0,
-        on_stop=lambda: tell("stop"),
+        hang_timeout_s=HANG_TIMEOUT_S,
     )
     if "orphans" in os.environ:
         watched._parent_pid = 0  # as if the parent had died between fork and work

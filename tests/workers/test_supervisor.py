@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bidstream_svc.core.errors import WorkersError
-from bidstream_svc.server.supervisor import Supervisor
+from bidstream_svc.server.supervisor import Supervisor, Work
 from tests.support.sidecar import DEADLINE_S, wait_until
 from tests.workers.processes import ended
 
@@ -90,7 +90,7 @@ def test_sighup_is_forwarded(start: Callable[..., Parent]) -> None:
     parent.process.send_signal(signal.SIGHUP)
     parent.wait_for("hangup", 2)
     parent.process.terminate()
-    assert sorted(parent.end()) == ["end", "hangup", "hangup", "stop", "work", "work"]
+    assert sorted(parent.end()) == ["end", "hangup", "hangup", "reload", "stop", "work", "work"]
 
 
 def test_sighup_before_the_handler_is_installed_is_ignored(start: Callable[..., Parent]) -> None:
@@ -175,7 +175,7 @@ def test_workers_end_when_the_parent_is_killed(start: Callable[..., Parent]) -> 
 
 
 def test_failed_starts_count_until_one_is_good() -> None:
-    watched = Supervisor(lambda _: None, 1, grace_s=0, stop_delay_s=0, on_restart=lambda _: None, on_stop=lambda: None)
+    watched = Supervisor(Work(), 1, grace_s=0, stop_delay_s=0, hang_timeout_s=10)
     (worker,) = watched._workers
 
     def die_after(lived_s: float) -> tuple[float, float]:
@@ -191,7 +191,64 @@ def test_failed_starts_count_until_one_is_good() -> None:
             assert least_s <= delay_s <= most_s
         least_s, most_s = die_after(10)
         assert least_s <= 0 <= most_s
+    die_after(0)
+    worker.is_hung = True
+    least_s, most_s = die_after(0)
+    assert least_s <= 0 <= most_s
+    worker.is_hung = False
     for _ in range(4):
         die_after(0)
     with pytest.raises(WorkersError, match=r"^worker 0 died 5 times right after its start$"):
         die_after(0)
+
+
+def hangs(parent: Parent) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in parent.stderr.splitlines(keepends=True) if line.endswith("}\n")]
+    return [line for line in lines if line["event"] == "worker hung"]
+
+
+def test_a_worker_that_loops_for_ever_is_replaced_and_the_log_says_where(start: Callable[..., Parent]) -> None:
+    parent = start("hang_once")
+    parent.wait_for("work", 2)
+    victim = parent.pids()[0]
+    parent.wait_for("restart", 1)
+    parent.wait_for("work", 3)
+    (line,) = hangs(parent)
+    assert (line["level"], line["worker"], line["pid"]) == ("error", 0, victim)
+    assert line["silent_s"] >= 1
+    assert line["state"].startswith("R")
+    assert "tests/workers/supervised.py" in line["stack"][0]
+    assert line["stack"][0].endswith(" hang_where_it_is_logged")
+    assert (parent.count("hung"), ended(victim)) == (1, True)
+    # It is silent again, so it is replaced again. That it hung is not a failed start, however often.
+    parent.wait_for("hung", 6)
+    parent.process.terminate()
+    assert parent.end()[-2:] == ["stop", "end"]
+
+
+def test_a_stopped_worker_is_replaced(start: Callable[..., Parent]) -> None:
+    parent = start("beat")
+    parent.wait_for("work", 2)
+    victim = parent.pids()[0]
+    os.kill(victim, signal.SIGSTOP)
+    parent.wait_for("work", 3)
+    (line,) = hangs(parent)
+    assert (line["pid"], line["state"], line["stack"]) == (victim, "T (stopped)", [])
+    assert parent.count("hung") == 1
+    parent.process.terminate()
+    assert parent.end()[-2:] == ["stop", "end"]
+
+
+def test_who_was_stopped_together_with_its_workers_gives_them_time(start: Callable[..., Parent]) -> None:
+    parent = start("beat")
+    parent.wait_for("work", 2)
+    everyone = [parent.process.pid, *parent.pids().values()]
+    for pid in everyone:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2.5)  # longer than the time-out
+    for pid in everyone:  # the parent first, as the kernel might do when it thaws a control group
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(2)
+    assert parent.count("hung") == 0
+    parent.process.terminate()
+    assert parent.end() == ["work", "work", "stop", "end"]
