@@ -1,4 +1,4 @@
-"""Accepted connections and their limits: number, deadlines, and bytes of buffered input.
+"""Accepted connections and their limits: number, deadlines, and buffered bytes.
 
 The data plane and the admin plane each have one `Connections` object. It counts a connection from the moment it is
 accepted and enforces a deadline in each phase:
@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import cast
 
@@ -47,7 +48,8 @@ class ConnectionLimits:
         max_connections: the maximum over all workers.
         idle_timeout_s: for a connection between two requests, and for one that does not read its answers.
         request_timeout_s: for the TLS handshake, and from the first byte of a request to its last.
-        max_buffered_bytes: the maximum of incomplete requests in memory, over all connections of this process.
+        max_buffered_bytes: the maximum in memory of requests that are incomplete or not answered and of answers that
+            clients do not read, over all connections of this process.
     """
 
     max_connections: int
@@ -69,10 +71,13 @@ class Connections:
         self.limits = limits
         self._metrics = metrics
         self._gauge = gauge
-        self._open: dict[Connection, None] = {}  # in the order in which they were accepted or handed over
+        self._open: dict[int, Connection] = {}  # by number
         self._is_empty = asyncio.Event()
         self._is_empty.set()
+        self._admitted = 0
         self._held_bytes = 0
+        # A heap of negative numbers, the newest connection first. Those that no longer hold anything are removed late.
+        self._holding: list[int] = []
         # One timer for all connections: each counts the sweeps since its last progress.
         self._period_s = min(_MAX_SWEEP_PERIOD_S, limits.idle_timeout_s / 2, limits.request_timeout_s / 2)
         idle_sweeps = round(limits.idle_timeout_s / self._period_s)
@@ -94,14 +99,16 @@ class Connections:
 
     def __iter__(self) -> Iterator["Connection"]:
         """Iterate over a copy, so that connections may be closed meanwhile."""
-        return iter(tuple(self._open))
+        return iter(tuple(self._open.values()))
 
     def admit(self, connection: "Connection") -> bool:
         """Register an accepted connection. At the limit, count a refusal and return False instead."""
         if self._metrics.over_workers(self._gauge) >= self.limits.max_connections:
             self.count_refusal(RefusalReason.MAX_CONNECTIONS)
             return False
-        self._open[connection] = None
+        self._admitted += 1
+        connection.number = self._admitted
+        self._open[connection.number] = connection
         self._is_empty.clear()
         self._metrics.add(self._gauge)
         return True
@@ -112,31 +119,49 @@ class Connections:
 
     def replace(self, connection: "Connection", successor: "Connection") -> None:
         """Register `successor` in place of an admitted connection."""
-        self.hold(connection, 0)
-        del self._open[connection]
-        self._open[successor] = None
+        self._release(connection)
+        successor.number, successor.is_listed = connection.number, connection.is_listed
+        self._open[connection.number] = successor
 
     def discard(self, connection: "Connection") -> None:
         """Remove a closed connection; no effect if it is not registered."""
-        if connection in self._open:
-            self.hold(connection, 0)
-            del self._open[connection]
+        if self._open.get(connection.number) is connection:
+            self._release(connection)
+            del self._open[connection.number]
             self._metrics.add(self._gauge, -1)
             if not self._open:
                 self._is_empty.set()
 
-    def hold(self, connection: "Connection", held_bytes: int) -> None:
-        """Record how many bytes of incomplete requests a connection holds.
+    def hold(self, connection: "Connection", input_bytes: int, unread_bytes: int) -> None:
+        """Record how many bytes a connection holds: of requests, and of answers that its client does not read.
 
         While the total exceeds `max_buffered_bytes`, the newest connections that hold any are refused.
         """
+        if self._open.get(connection.number) is not connection:
+            return
+        held_bytes = input_bytes + unread_bytes
         self._held_bytes += held_bytes - connection.held_bytes
-        connection.held_bytes = held_bytes
+        connection.input_bytes, connection.unread_bytes = input_bytes, unread_bytes
+        if held_bytes and not connection.is_listed:
+            connection.is_listed = True
+            heappush(self._holding, -connection.number)
         while self._held_bytes > self.limits.max_buffered_bytes:
-            newest = next(each for each in reversed(self._open) if each.held_bytes)
-            self.count_refusal(RefusalReason.MEMORY)
-            self.hold(newest, 0)
-            newest.refuse()
+            newest = self._open.get(-heappop(self._holding))
+            if newest is None:
+                continue
+            newest.is_listed = False
+            if newest.held_bytes:
+                self.count_refusal(RefusalReason.MEMORY)
+                self._release(newest)
+                newest.refuse()
+
+    def _release(self, connection: "Connection") -> None:
+        """Record that a connection holds nothing, and remove the closed ones from the heap if they are many."""
+        self._held_bytes -= connection.held_bytes
+        connection.input_bytes = connection.unread_bytes = 0
+        if len(self._holding) > 2 * len(self._open):
+            self._holding = [number for number in self._holding if -number in self._open]
+            heapify(self._holding)
 
     def close_idle(self) -> None:
         """Close the connections that have no request in flight; those that become idle later, at a sweep.
@@ -158,9 +183,10 @@ class Connections:
             connection.abort()
 
     def sweep(self) -> None:
-        """Close the connections whose phase has exceeded its deadline."""
+        """Close the connections whose phase has exceeded its deadline, and record the answers that are not read."""
         for connection in self:
             connection.check_timeout(self._max_sweeps)
+            connection.record_unread()
 
     def _sweep_again(self) -> None:
         self._sweeper = self._loop.call_later(self._period_s, self._sweep_again)
@@ -176,7 +202,10 @@ class Connection(asyncio.Protocol):
     Attributes:
         transport: None before `connection_made` and after `connection_lost`.
         quiet_sweeps: sweeps since the last progress; a subclass sets it to 0 when a request is complete.
-        held_bytes: bytes of incomplete requests, as last recorded by `Connections.hold`.
+        number: the place in the order in which the connections of the plane were accepted.
+        input_bytes: bytes held of requests, as last recorded by `Connections.hold`.
+        unread_bytes: bytes held of answers that the client does not read, as last recorded by `Connections.hold`.
+        is_listed: used by `Connections`.
         is_writing_paused: True while the transport's write buffer is full, because the client does not read.
     """
 
@@ -184,17 +213,23 @@ class Connection(asyncio.Protocol):
         "_is_overdue",
         "_last_phase",
         "connections",
-        "held_bytes",
+        "input_bytes",
+        "is_listed",
         "is_writing_paused",
+        "number",
         "quiet_sweeps",
         "transport",
+        "unread_bytes",
     )
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
         self.transport: asyncio.Transport | None = None
         self.quiet_sweeps = 0
-        self.held_bytes = 0
+        self.number = 0
+        self.input_bytes = 0
+        self.unread_bytes = 0
+        self.is_listed = False
         self.is_writing_paused = False
         self._last_phase = Phase.HANDSHAKE
         self._is_overdue = False
@@ -212,10 +247,28 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Record that the write buffer is full, because the client does not read its answers."""
         self.is_writing_paused = True
+        # Later, because further answers may be written in this loop iteration.
+        asyncio.get_running_loop().call_soon(self.record_unread)
 
     def resume_writing(self) -> None:
         """Record that the write buffer has been emptied, because the client reads again."""
         self.is_writing_paused = False
+        self.record_unread()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held of requests and answers, as last recorded by `Connections.hold`."""
+        return self.input_bytes + self.unread_bytes
+
+    def hold_input(self, input_bytes: int) -> None:
+        """Record how many bytes of requests the connection holds."""
+        self.connections.hold(self, input_bytes, self.unread_bytes)
+
+    def record_unread(self) -> None:
+        """Record how many bytes of answers the connection holds."""
+        unread_bytes = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        if unread_bytes != self.unread_bytes:
+            self.connections.hold(self, self.input_bytes, unread_bytes)
 
     def request_phase(self) -> Phase:
         """Return IDLE, REQUEST or RESPONSE, for a connection that is open and can be written to."""
@@ -253,7 +306,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def refuse(self) -> None:
-        """Close the connection because buffered input exceeds its limit."""
+        """Close the connection because the buffered bytes exceed their limit."""
         self.abort()
 
     def close_if_idle(self) -> None:

@@ -65,6 +65,7 @@ class DataPlane:
             self._answer if tracer is None else partial(self._answer_traced, tracer),
             lambda answer: self._respond(OTHER_LABEL, answer),
             lingering_s=self._body_timeout_s,
+            count_refusal=lambda path, answer: self._metrics.count_request(self._label(path), answer[0]),
         )
 
     def connect(self, hosts: HostCheck) -> AiohttpConnection:
@@ -74,6 +75,9 @@ class DataPlane:
     async def close(self) -> None:
         """Cancel the requests in flight."""
         await self._server.shutdown(0)
+
+    def _label(self, path: str | None) -> str:
+        return path if path in self._routes else OTHER_LABEL
 
     def _respond(self, label: str, answer: Answer, *, is_last: bool = False) -> web.Response:
         """Return the response for an answer and count it; `is_last` closes the connection after it."""
@@ -93,7 +97,7 @@ class DataPlane:
         try:
             # Closed after a sampled request, because a connection that was handed over never returns to the fast path.
             # Few requests of a client are sampled; its next connection begins on the fast path.
-            response = await self._answer(request, is_last=not guest_of(request).has_more_requests)
+            response = await self._answer(request, is_last=not guest_of(request).connection.has_more_requests)
             status = response.status
             if status == _OK:
                 assert isinstance(response.body, bytes)
@@ -105,7 +109,7 @@ class DataPlane:
     async def _answer(self, request: web.BaseRequest, *, is_last: bool = False) -> web.Response:
         """Return the response to a request; `is_last` closes the connection after it."""
         route = self._routes.get(request.path)
-        label = OTHER_LABEL if route is None else route.path
+        label = self._label(request.path)
         refusal = self._refuse_suspicious(request)
         if refusal is not None:
             return self._respond(label, refusal, is_last=True)
@@ -119,7 +123,6 @@ class DataPlane:
         if isinstance(body, tuple):
             # The rest of the body is not read.
             return self._respond(label, body, is_last=True)
-        guest_of(request).connection.request_is_read()
         started_ns = time.perf_counter_ns()
         answer = route.handle(self._decryptor.bind(), body, wall_clock_ms())
         if not isinstance(answer, tuple):
@@ -135,6 +138,8 @@ class DataPlane:
         """Return the answer to suspected DNS rebinding or request smuggling, or None."""
         if not guest_of(request).connection.hosts.allows(request.headers.get("Host")):
             return answers.UNKNOWN_HOST
+        if len(request.headers.getall("Authorization", ())) > 1:
+            return answers.MALFORMED_HTTP
         # aiohttp accepts further transfer codings and does not decode them, so the body would be read wrongly.
         if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
             return answers.MALFORMED_HTTP

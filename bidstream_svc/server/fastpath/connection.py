@@ -153,8 +153,8 @@ class FastPathConnection(Connection):
         state = self.reader.state
         if state is FOREIGN:
             self._hand_over()
-        elif state is not IDLE or self.held_bytes:
-            self.connections.hold(self, self.reader.unfinished_bytes)
+        elif state is not IDLE or self.input_bytes:
+            self.hold_input(self.reader.unfinished_bytes)
 
     def _hand_over(self) -> None:
         """Hand over to the fallback once all requests before the one that is not plain are answered."""
