@@ -79,7 +79,7 @@ class GuestServer(web.Server):
             lingering_time=lingering_s,
             max_line_size=MAX_HEAD_BYTES,
             max_field_size=MAX_HEAD_BYTES,
-            max_headers=MAX_HEADERS,
+            max_headers=2 * MAX_HEADERS,  # it adds those of a trailer to those of the head
             # A compressed body is refused: its size after decompression has no limit.
             auto_decompress=False,
             access_log=None,
@@ -101,13 +101,14 @@ class AiohttpGuest(web.RequestHandler):
         connection: the connection that hosts it.
     """
 
-    __slots__ = ("_body", "_server", "connection")
+    __slots__ = ("_body", "_head", "_server", "connection")
 
     connection: "AiohttpConnection"
 
     def __init__(self, server: GuestServer, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._server = server
+        self._head: RawRequestMessage | None = None  # of the request that is not answered
         self._body: StreamReader | None = None  # of the last request
 
     @property
@@ -117,10 +118,10 @@ class AiohttpGuest(web.RequestHandler):
 
     def begin_body(self) -> RawRequestMessage | None:
         """Return the head that has just been parsed; None if it is incomplete or malformed."""
-        if not self._messages:
-            return None
-        head, self._body = self._messages[-1]
-        return head if isinstance(head, RawRequestMessage) else None
+        if self._messages:
+            head, self._body = self._messages[-1]
+            self._head = head if isinstance(head, RawRequestMessage) else None
+        return self._head
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes. An error in a body ends the body; aiohttp itself would let its reader wait."""
@@ -128,7 +129,8 @@ class AiohttpGuest(web.RequestHandler):
         super().data_received(data)
         body = self._body
         if len(self._messages) > parsed and body is not None and not body.is_eof():
-            body.set_exception(web.RequestPayloadError())
+            if self._head is not None:  # otherwise it is being discarded
+                body.set_exception(web.RequestPayloadError())
             body.feed_eof()
 
     async def finish_response(
@@ -136,6 +138,7 @@ class AiohttpGuest(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the response to a request, and tell the connection that it is answered."""
         finished = await super().finish_response(request, resp, start_time)
+        self._head = None
         if resp.keep_alive:
             self.connection.request_is_answered()
         return finished
@@ -150,8 +153,8 @@ class AiohttpGuest(web.RequestHandler):
 
     def count_refusal(self, answer: Answer) -> None:
         """Count the request that is being received as refused."""
-        request = self._current_request
-        self._server.count_refusal(None if request is None else request.path, answer)
+        head = self._head
+        self._server.count_refusal(None if head is None else head.url.path, answer)
 
     def handle_error(
         self,

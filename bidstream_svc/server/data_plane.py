@@ -155,7 +155,7 @@ class DataPlane:
             return answers.UNSUPPORTED_MEDIA_TYPE
         if (request.content_length or 0) > route.max_body_bytes:
             return answers.too_large(route.max_body_bytes)
-        if request.headers.get("Expect", "100-continue").lower() != "100-continue":
+        if any(value.lower() != "100-continue" for value in request.headers.getall("Expect", ())):
             return answers.EXPECTATION_FAILED
         return None
 

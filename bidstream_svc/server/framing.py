@@ -28,6 +28,7 @@ _HEAD_END = b"\r\n\r\n"
 _LINE_END = b"\r\n"
 # Besides the headers, a head has the request line and the empty line.
 _MAX_HEAD_LINES = MAX_HEADERS + 2
+_MAX_TRAILER_LINES = MAX_HEADERS + 1
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 
@@ -64,7 +65,7 @@ class RequestFramer:
         self.state = BETWEEN
         self.has_head = False
         self._bytes = 0  # of the head or trailer so far
-        self._lines = 0  # of the head so far
+        self._lines = 0  # of the head or trailer so far
         self._tail = b""  # in HEAD the last bytes, in SIZE and TRAILER the beginning of the line
         self._missing_bytes = 0  # in FIXED and CHUNK
 
@@ -86,7 +87,7 @@ class RequestFramer:
     def begin_body(self, length_bytes: int | None) -> None:
         """Continue after a head with a body of this length; None for a chunked one."""
         self.has_head = False
-        self._bytes, self._tail = 0, b""
+        self._bytes, self._lines, self._tail = 0, 0, b""
         if length_bytes is None:
             self.state = SIZE
         else:
@@ -154,7 +155,8 @@ class RequestFramer:
     def _cut_trailer(self, data: bytes, start: int) -> int:
         end = self._end_of_line(data, start)
         self._bytes += end - start
-        if self._bytes > MAX_HEAD_BYTES:
+        self._lines += self._tail.endswith(b"\n")
+        if self._bytes > MAX_HEAD_BYTES or self._lines > _MAX_TRAILER_LINES:
             raise HeadTooLargeError
         if self._tail.endswith(_LINE_END):
             self.state = BETWEEN if self._tail == _LINE_END else TRAILER

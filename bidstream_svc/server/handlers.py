@@ -5,8 +5,10 @@ connections may be served, and returns the answer. The fast path and aiohttp cal
 answers are the same.
 """
 
+import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Generator
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
@@ -43,6 +45,18 @@ class _BatchRequest(msgspec.Struct, gc=False):
 _decode_request = msgspec.json.Decoder(_DecryptRequest).decode
 _decode_batch = msgspec.json.Decoder(_BatchRequest).decode
 _NOT_DECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+_Decoded = TypeVar("_Decoded")
+
+_BACKSLASH, _ESCAPED_BACKSLASH = b"\\\\", b"\\u005c"
+# A surrogate that is not part of a pair, in JSON where no other escape ends with a backslash. It begins with a literal,
+# which `re` finds fastest.
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
+)
+_REPLACEMENT = rb"\\ufffd"
+# Limits the time that a body may take. It allows one in each token and domain of a batch.
+_MAX_REPLACED = 2 * MAX_BATCH_TOKENS
 
 
 def answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> Answer:
@@ -50,7 +64,10 @@ def answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> 
     try:
         request = _decode_request(body)
     except _NOT_DECODABLE as error:
-        return _bad_request(error)
+        try:
+            request = _decode_mended(_decode_request, body, error)
+        except _NOT_DECODABLE as still:
+            return _bad_request(still)
     return 200, decrypt_to_json(request.token, request.domain, now_ms)
 
 
@@ -59,7 +76,10 @@ def answer_batch(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> An
     try:
         requests = _decode_batch(body).requests
     except _NOT_DECODABLE as error:
-        return _bad_request(error)
+        try:
+            requests = _decode_mended(_decode_batch, body, error).requests
+        except _NOT_DECODABLE as still:
+            return _bad_request(still)
     if len(requests) > TOKENS_PER_ITERATION:
         return _answer_long_batch(decrypt_to_json, requests, now_ms)
     return 200, batch_body([decrypt_to_json(request.token, request.domain, now_ms) for request in requests])
@@ -75,11 +95,31 @@ def _answer_long_batch(decrypt_to_json: DecryptToJson, requests: list[_DecryptRe
     return 200, batch_body(bodies)
 
 
+def _decode_mended(decode: Callable[[bytes], _Decoded], body: bytes, error: Exception) -> _Decoded:
+    """Decode a body for which `decode` raised `error`, without a byte order mark and lone surrogates.
+
+    A lone surrogate is replaced by U+FFFD, which occurs in no token and no domain: so it affects only the token or the
+    domain that it is in.
+
+    Raises:
+        Exception: `error`, if the body has neither, or what `decode` raises.
+    """
+    if isinstance(error, msgspec.ValidationError):
+        raise error
+    mended = body.removeprefix(BOM_UTF8)
+    if b"\\u" in mended:
+        escaped = mended.replace(_BACKSLASH, _ESCAPED_BACKSLASH)
+        mended = _LONE_SURROGATE.sub(_REPLACEMENT, escaped, _MAX_REPLACED)
+    if mended == body:
+        raise error
+    return decode(mended)
+
+
 def _bad_request(error: Exception) -> Answer:
     """Return a 400. msgspec's messages name fields, types and positions, but no values."""
     if isinstance(error, msgspec.ValidationError):
         return error_answer(400, "invalid_request", str(error))
-    return error_answer(400, "invalid_json", "the body is not JSON")
+    return error_answer(400, "invalid_json", "the body is not JSON in UTF-8")
 
 
 class TokenDecryptor:
