@@ -10,6 +10,7 @@ from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.config import Settings, load_settings, unknown_variables
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.descriptors import descriptor_problem
 from bidstream_svc.server.sockets import make_tls_context
 from bidstream_svc.tracing import require_opentelemetry
 
@@ -24,6 +25,8 @@ def check(*, online: bool, **flags: Any) -> None:
     for name, nearest in unknown_variables(os.environ).items():
         hint = f"; did you mean {nearest}?" if nearest else ""
         click.echo(f"warning: {name} is not a setting{hint}", err=True)
+    if (problem := descriptor_problem(settings)) is not None:
+        click.echo(f"warning: {problem}", err=True)
     click.echo("configuration is good")
     if online:
         snapshot = fetch_once(**provided(flags))

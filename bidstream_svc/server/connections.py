@@ -16,6 +16,7 @@ that the same limits hold for it; see `aiohttp_guest`.
 """
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -23,10 +24,15 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import cast
 
+from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, RefusalReason
 
+_log = get_logger(__name__)
+
 _MAX_SWEEP_PERIOD_S = 1.0
+# A lack of file descriptors is logged once in this time, not for each connection.
+_LOG_PERIOD_S = 60.0
 
 
 class Phase(Enum):
@@ -50,12 +56,14 @@ class ConnectionLimits:
         request_timeout_s: for the TLS handshake, and from the first byte of a request to its last.
         max_buffered_bytes: the maximum in memory of requests that are incomplete or not answered and of answers that
             clients do not read, over all connections of this process.
+        max_in_process: the maximum in this process, for which it has file descriptors.
     """
 
     max_connections: int
     idle_timeout_s: float
     request_timeout_s: float
     max_buffered_bytes: int
+    max_in_process: int = sys.maxsize
 
 
 class Connections:
@@ -91,6 +99,7 @@ class Connections:
             Phase.CLOSING: idle_sweeps,
         }
         self._loop = asyncio.get_running_loop()
+        self._next_log_s = 0.0
         self._sweeper = self._loop.call_later(self._period_s, self._sweep_again)
 
     def __len__(self) -> int:
@@ -106,6 +115,9 @@ class Connections:
         if self._metrics.over_workers(self._gauge) >= self.limits.max_connections:
             self.count_refusal(RefusalReason.MAX_CONNECTIONS)
             return False
+        if len(self._open) >= self.limits.max_in_process:
+            self.count_refusal(RefusalReason.NO_FILE_DESCRIPTOR)
+            return False
         self._admitted += 1
         connection.number = self._admitted
         self._open[connection.number] = connection
@@ -116,6 +128,9 @@ class Connections:
     def count_refusal(self, reason: RefusalReason) -> None:
         """Count a connection that is refused or lost before it was served."""
         self._metrics.add(CONNECTIONS_REFUSED[reason])
+        if reason is RefusalReason.NO_FILE_DESCRIPTOR and self._loop.time() >= self._next_log_s:
+            self._next_log_s = self._loop.time() + _LOG_PERIOD_S
+            _log.warning("no file descriptor for a connection", connections=len(self._open))
 
     def replace(self, connection: "Connection", successor: "Connection") -> None:
         """Register `successor` in place of an admitted connection."""

@@ -9,7 +9,7 @@ from typing import cast
 from bidstream_svc.server.answers import OVERLOADED, Answer
 from bidstream_svc.server.response_writer import closing_response
 
-# Limits for refused connections; above the first, a connection is closed without an answer.
+# Limits for refused connections.
 MAX_REFUSALS = 128
 REFUSAL_TIMEOUT_S = 1.0
 
@@ -19,21 +19,23 @@ class Refusals:
 
     Args:
         on_answer: called with each answer sent, to count it.
+        max_refusals: the maximum at a time.
     """
 
-    def __init__(self, on_answer: Callable[[Answer], None]) -> None:
+    def __init__(self, on_answer: Callable[[Answer], None], max_refusals: int = MAX_REFUSALS) -> None:
         self._on_answer = on_answer
+        self._max_refusals = max_refusals
         self._open: set[Refusal] = set()
 
     def make(self) -> "Refusal | None":
         """Return a protocol that answers the first bytes with 503.
 
-        While MAX_REFUSALS are open, return None: the caller closes the connection without an answer.
+        While the maximum are open, return None: the caller may use `answer_at_once`, and closes the connection.
         """
-        return Refusal(self._on_answer, self._open) if len(self._open) < MAX_REFUSALS else None
+        return Refusal(self._on_answer, self._open) if len(self._open) < self._max_refusals else None
 
     def answer_at_once(self, accepted: socket.socket) -> None:
-        """Send 503 on a socket that cannot be added to the event loop; the caller closes the socket."""
+        """Send 503 on a non-blocking socket that is not added to the event loop; the caller closes the socket."""
         self._on_answer(OVERLOADED)
         with suppress(OSError):
             accepted.send(closing_response(OVERLOADED))

@@ -30,6 +30,7 @@ from bidstream_svc.server.acceptor import open_acceptors
 from bidstream_svc.server.admin_plane import AdminPlane, Health
 from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_server import DataServer
+from bidstream_svc.server.descriptors import descriptor_problem, raise_descriptor_limit, share_descriptors
 from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.sockets import Listeners
@@ -38,7 +39,6 @@ from bidstream_svc.tracing import Tracer
 _log = get_logger(__name__)
 
 _HOUSEKEEPING_PERIOD_S = 0.5
-_MAX_ADMIN_CONNECTIONS = 256
 _POLL_S = 0.02
 
 
@@ -137,14 +137,15 @@ class Service:
 
     def _serve_admin_plane(self, stack: AsyncExitStack) -> None:
         settings = self._settings
+        shares = share_descriptors()
         limits = ConnectionLimits(
-            _MAX_ADMIN_CONNECTIONS, settings.idle_timeout, settings.request_timeout, settings.max_buffered
+            shares.admin, settings.idle_timeout, settings.request_timeout, settings.max_buffered
         )
         connections = Connections(limits, self._metrics, gauge=ADMIN_CONNECTIONS)
         plane = AdminPlane(self._health, build_registry(self._metrics), connections)
         stack.push_async_callback(plane.close)
         stack.callback(connections.close)
-        refusals = Refusals(lambda _answer: None)
+        refusals = Refusals(lambda _answer: None, shares.refusals)
         stack.callback(refusals.close)
         open_acceptors(
             stack,
@@ -207,9 +208,9 @@ async def serve(
     """
     # A core dump would contain keys.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The usual soft limit of 1,024 open files is far below the default BIDSTREAM_MAX_CONNECTIONS.
-    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    raise_descriptor_limit()
+    if (problem := descriptor_problem(settings)) is not None:
+        _log.warning("too few file descriptors", problem=problem)
     stop, stop_now = asyncio.Event(), asyncio.Event()
     async with AsyncExitStack() as stack:
         stack.enter_context(handle_signals(stop_signals, partial(_set_next, stop, stop_now)))
