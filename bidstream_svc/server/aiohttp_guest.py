@@ -207,7 +207,7 @@ class AiohttpConnection(Connection):
         self.guest.connection_made(transport)
         # With a limit of 0, any unsent byte pauses writing, so that the deadline of UNREAD applies. Not with TLS: there
         # uvloop never resumes writing if the limit is 0.
-        if self.transport is not None and transport.get_extra_info("sslcontext") is None:
+        if self.transport is not None and not self.is_tls:
             self.transport.set_write_buffer_limits(high=0)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -27,10 +27,15 @@ from typing import cast
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, RefusalReason
+from bidstream_svc.server.heap import trim
 
 _log = get_logger(__name__)
 
 _MAX_SWEEP_PERIOD_S = 1.0
+# What uvloop and OpenSSL keep, for each connection with TLS, of what it has sent: two buffers of up to 256 KiB.
+_MAX_TLS_BUFFER_BYTES = 512 * 1024
+# Having held so many bytes is worth a trim of the heap.
+_TRIM_BYTES = 8 * 1024 * 1024
 # A lack of file descriptors is logged once in this time, not for each connection.
 _LOG_PERIOD_S = 60.0
 
@@ -84,6 +89,7 @@ class Connections:
         self._is_empty.set()
         self._admitted = 0
         self._held_bytes = 0
+        self._peak_bytes = 0  # since the last trim
         # A heap of negative numbers, the newest connection first. Those that no longer hold anything are removed late.
         self._holding: list[int] = []
         # One timer for all connections: each counts the sweeps since its last progress.
@@ -155,8 +161,10 @@ class Connections:
         if self._open.get(connection.number) is not connection:
             return
         held_bytes = input_bytes + unread_bytes
+        if connection.is_tls:
+            held_bytes += min(2 * input_bytes, _MAX_TLS_BUFFER_BYTES)
         self._held_bytes += held_bytes - connection.held_bytes
-        connection.input_bytes, connection.unread_bytes = input_bytes, unread_bytes
+        connection.input_bytes, connection.unread_bytes, connection.held_bytes = input_bytes, unread_bytes, held_bytes
         if held_bytes and not connection.is_listed:
             connection.is_listed = True
             heappush(self._holding, -connection.number)
@@ -173,7 +181,7 @@ class Connections:
     def _release(self, connection: "Connection") -> None:
         """Record that a connection holds nothing, and remove the closed ones from the heap if they are many."""
         self._held_bytes -= connection.held_bytes
-        connection.input_bytes = connection.unread_bytes = 0
+        connection.input_bytes = connection.unread_bytes = connection.held_bytes = 0
         if len(self._holding) > 2 * len(self._open):
             self._holding = [number for number in self._holding if -number in self._open]
             heapify(self._holding)
@@ -202,6 +210,14 @@ class Connections:
         for connection in self:
             connection.check_timeout(self._max_sweeps)
             connection.record_unread()
+        self._trim_after_peak()
+
+    def _trim_after_peak(self) -> None:
+        """Give memory back to the system once much less is held than before."""
+        self._peak_bytes = max(self._peak_bytes, self._held_bytes)
+        if self._peak_bytes >= _TRIM_BYTES and self._held_bytes <= self._peak_bytes // 4:
+            self._peak_bytes = self._held_bytes
+            self._loop.run_in_executor(None, trim)
 
     def _sweep_again(self) -> None:
         self._sweeper = self._loop.call_later(self._period_s, self._sweep_again)
@@ -220,6 +236,8 @@ class Connection(asyncio.Protocol):
         number: the place in the order in which the connections of the plane were accepted.
         input_bytes: bytes held of requests, as last recorded by `Connections.hold`.
         unread_bytes: bytes held of answers that the client does not read, as last recorded by `Connections.hold`.
+        held_bytes: the sum of both, and of what TLS needs for them.
+        is_tls: whether the connection has TLS.
         is_listed: used by `Connections`.
         is_writing_paused: True while the transport's write buffer is full, because the client does not read.
     """
@@ -228,8 +246,10 @@ class Connection(asyncio.Protocol):
         "_is_overdue",
         "_last_phase",
         "connections",
+        "held_bytes",
         "input_bytes",
         "is_listed",
+        "is_tls",
         "is_writing_paused",
         "number",
         "quiet_sweeps",
@@ -244,6 +264,8 @@ class Connection(asyncio.Protocol):
         self.number = 0
         self.input_bytes = 0
         self.unread_bytes = 0
+        self.held_bytes = 0
+        self.is_tls = False
         self.is_listed = False
         self.is_writing_paused = False
         self._last_phase = Phase.HANDSHAKE
@@ -253,6 +275,7 @@ class Connection(asyncio.Protocol):
         """Store the transport."""
         # uvloop's transport has the interface of asyncio.Transport, but does not inherit from it.
         self.transport = cast("asyncio.Transport", transport)
+        self.is_tls = transport.get_extra_info("sslcontext") is not None
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Remove the connection from the open ones."""
@@ -269,11 +292,6 @@ class Connection(asyncio.Protocol):
         """Record that the write buffer has been emptied, because the client reads again."""
         self.is_writing_paused = False
         self.record_unread()
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes held of requests and answers, as last recorded by `Connections.hold`."""
-        return self.input_bytes + self.unread_bytes
 
     def hold_input(self, input_bytes: int) -> None:
         """Record how many bytes of requests the connection holds."""

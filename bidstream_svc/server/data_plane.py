@@ -172,7 +172,8 @@ class DataPlane:
             return answers.REQUEST_TIMEOUT
         except web.RequestPayloadError:
             return answers.MALFORMED_HTTP
-        return bytes(body)
+        # Its iterator ends without raising if the error came with the last bytes.
+        return bytes(body) if request.content.exception() is None else answers.MALFORMED_HTTP
 
 
 async def _complete(steps: LongAnswer) -> Answer:

@@ -101,9 +101,7 @@ class DataServer:
             if self._has_fast_path:
                 self._fast_path = self._make_fast_path()
                 stack.callback(self._fast_path.close)
-            refusals = Refusals(
-                lambda answer: self._metrics.count_request(OTHER_LABEL, answer[0]), shares.refusals
-            )
+            refusals = Refusals(lambda answer: self._metrics.count_request(OTHER_LABEL, answer[0]), shares.refusals)
             stack.callback(refusals.close)
             self._acceptors = open_acceptors(
                 stack,

@@ -4,8 +4,8 @@ Each connection takes one. Without a reserve, the connections of bidders would t
 key refresh need.
 """
 
-import os
 import resource
+from pathlib import Path
 from typing import NamedTuple
 
 from bidstream_svc.config import Settings, env_name
@@ -42,7 +42,7 @@ def share_descriptors(limit: int | None = None) -> DescriptorShares:
     """Divide the descriptors that are not in use now; `limit` is the soft limit unless it is given."""
     if limit is None:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = limit - len(os.listdir("/proc/self/fd"))
+    free = limit - sum(1 for _ in Path("/proc/self/fd").iterdir())
     share = max(_MIN_SHARE, free // _SHARE_DIVISOR)
     admin, refusals = min(_MAX_ADMIN_CONNECTIONS, share), min(MAX_REFUSALS, share)
     return DescriptorShares(max(_MIN_SHARE, free - admin - 2 * refusals - _RESERVE), admin, refusals)

@@ -1,8 +1,8 @@
 """Finds where the requests on a connection begin and end, without I/O.
 
-aiohttp's parser does not tell where a request ends within the bytes that it is given. `RequestFramer` cuts them, so that
-aiohttp gets one request at a time: what follows a request is held back until it is answered. It also limits the size of
-heads and trailers, of which aiohttp limits only single lines. Its states:
+aiohttp's parser does not tell where a request ends within the bytes that it is given. `RequestFramer` cuts them, so
+that aiohttp gets one request at a time: what follows a request is held back until it is answered. It also limits the
+size of heads and trailers, of which aiohttp limits only single lines. Its states:
 
     state     received of the current request     next states
     BETWEEN   nothing but empty lines             HEAD

@@ -32,6 +32,7 @@ from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.descriptors import descriptor_problem, raise_descriptor_limit, share_descriptors
 from bidstream_svc.server.handlers import TokenDecryptor
+from bidstream_svc.server.heap import fix_mmap_threshold
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.sockets import Listeners
 from bidstream_svc.tracing import Tracer
@@ -138,9 +139,7 @@ class Service:
     def _serve_admin_plane(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         shares = share_descriptors()
-        limits = ConnectionLimits(
-            shares.admin, settings.idle_timeout, settings.request_timeout, settings.max_buffered
-        )
+        limits = ConnectionLimits(shares.admin, settings.idle_timeout, settings.request_timeout, settings.max_buffered)
         connections = Connections(limits, self._metrics, gauge=ADMIN_CONNECTIONS)
         plane = AdminPlane(self._health, build_registry(self._metrics), connections)
         stack.push_async_callback(plane.close)
@@ -208,6 +207,7 @@ async def serve(
     """
     # A core dump would contain keys.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    fix_mmap_threshold()
     raise_descriptor_limit()
     if (problem := descriptor_problem(settings)) is not None:
         _log.warning("too few file descriptors", problem=problem)

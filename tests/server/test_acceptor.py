@@ -23,7 +23,15 @@ from tests.fastpath.support import HOSTS, FakeTransport, Side
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import Connection as Client
 from tests.support.raw_http import ask, make_request
-from tests.support.sidecar import DEADLINE_S, PROGRAM, RunningService, Sidecar, operator_settings, service_in_thread, wait_until
+from tests.support.sidecar import (
+    DEADLINE_S,
+    PROGRAM,
+    RunningService,
+    Sidecar,
+    operator_settings,
+    service_in_thread,
+    wait_until,
+)
 
 GOOD = {"token": "abcd"}
 MANY = 50

@@ -46,7 +46,7 @@ NOT_JSON = [
     b'{"token": "\xff\xfe"}',
     b'{"token": "\xed\xa0\x80"}',
     b'\xef\xbb\xbf\xef\xbb\xbf{"token": "abcd"}',
-    b'\xef\xbb\xbf',
+    b"\xef\xbb\xbf",
     b'{"token": "\\ud800"',
     b'{"token": "\\ud80"}',
     b'{"token": \\ud800}',
@@ -268,7 +268,15 @@ def test_whatever_the_body_the_service_answers_and_never_fails(service: RunningS
         assert answer.status == 200 or answer.error in {"invalid_json", "invalid_request"}
 
 
-LONE = ["\\ud83d", "a\\udc00b", "\\uDFFF\\uD800", "\\ud83d\\ud83d\\ude00", "\\ud83d\\ude00\\ude00", "\\\\\\ud83d", "\\n\\ud83d\\n"]
+LONE = [
+    "\\ud83d",
+    "a\\udc00b",
+    "\\uDFFF\\uD800",
+    "\\ud83d\\ud83d\\ude00",
+    "\\ud83d\\ude00\\ude00",
+    "\\\\\\ud83d",
+    "\\n\\ud83d\\n",
+]
 
 
 @pytest.mark.parametrize("text", LONE)

@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from structlog.testing import capture_logs
 
 from bidstream_svc.addresses import TcpAddress, UnixAddress
+from bidstream_svc.config import load_settings
 from bidstream_svc.core.errors import ConfigurationError, ListenError
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server import refusal
-from bidstream_svc.config import load_settings
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.sockets import Listeners, make_tls_context, open_listeners, open_listeners_each
 from tests.support.metrics_page import scrape
@@ -135,7 +135,9 @@ def test_ipv6_and_several_addresses_at_once(operator: DevOperator) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("listen", ["[::]:{}", "0.0.0.0:{0},[::]:{0}", "[::]:{0},0.0.0.0:{0}", "127.0.0.1:{0},[::]:{0}"])
+@pytest.mark.parametrize(
+    "listen", ["[::]:{}", "0.0.0.0:{0},[::]:{0}", "[::]:{0},0.0.0.0:{0}", "127.0.0.1:{0},[::]:{0}"]
+)
 def test_the_wildcard_of_ipv6_takes_ipv4_unless_another_address_does(listen: str, workers: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
