@@ -227,7 +227,7 @@ class AiohttpConnection(Connection):
     def eof_received(self) -> bool:
         """Return True, which keeps the connection open for answering, if a complete request is not answered yet."""
         self._has_eof = True
-        is_pending = self._is_answering and self._framer.state is BETWEEN
+        is_pending = self._is_answering and self._framer.state in {BETWEEN, UNKNOWN}
         # uvloop closes a connection with TLS in any case.
         return is_pending and self.transport is not None and self.transport.can_write_eof()
 
