@@ -318,7 +318,7 @@ class AiohttpConnection(Connection):
             self._answer_last(self._last_answer)
             return
         self._pass_on()
-        if self._is_answering and self._framer.state is BETWEEN:
+        if self._is_answering and self._framer.state in {BETWEEN, UNKNOWN}:
             return
         if self._has_eof:
             transport.close()
