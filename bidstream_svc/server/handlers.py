@@ -57,6 +57,7 @@ _LONE_SURROGATE = re.compile(
 _REPLACEMENT = rb"\\ufffd"
 # Limits the time that a body may take. It allows one in each token and domain of a batch.
 _MAX_REPLACED = 2 * MAX_BATCH_TOKENS
+_MAX_ESCAPES = 4 * _MAX_REPLACED
 
 
 def answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> Answer:
@@ -107,7 +108,7 @@ def _decode_mended(decode: Callable[[bytes], _Decoded], body: bytes, error: Exce
     if isinstance(error, msgspec.ValidationError):
         raise error
     mended = body.removeprefix(BOM_UTF8)
-    if b"\\u" in mended:
+    if b"\\u" in mended and mended.count(b"\\") <= _MAX_ESCAPES:
         escaped = mended.replace(_BACKSLASH, _ESCAPED_BACKSLASH)
         mended = _LONE_SURROGATE.sub(_REPLACEMENT, escaped, _MAX_REPLACED)
     if mended == body:
