@@ -200,7 +200,8 @@ class Settings:
     )
     max_buffered: int = _setting(
         "64MiB",
-        "maximum size of a worker's incomplete requests; above it, the newest connections get a 503 and are closed",
+        "maximum size of a worker's unanswered requests and unread answers;"
+        " above it, the newest connections get a 503 and are closed",
         _size,
     )
     hang_timeout: float = _setting(

@@ -14,6 +14,7 @@ from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.descriptors import descriptor_problem
 from bidstream_svc.server.path_checks import path_problems
 from bidstream_svc.server.tls import load_tls, tls_files
 from bidstream_svc.tracing import require_opentelemetry
@@ -32,6 +33,8 @@ def check(*, online: bool, **flags: Any) -> None:
         hint = f"; did you mean {nearest}?" if nearest else ""
         click.echo(f"warning: {name} is not a setting{hint}", err=True)
     _check_certificate(settings)
+    if (problem := descriptor_problem(settings)) is not None:
+        click.echo(f"warning: {problem}", err=True)
     click.echo("configuration is good")
     if online:
         _check_operator(fetch_once(**provided(flags)))

@@ -43,7 +43,7 @@ class RefusalReason(StrEnum):
 
 
 # The HTTP statuses that are counted. An answer with another one does not pass the type checker.
-HttpCode: TypeAlias = Literal[200, 400, 401, 404, 405, 408, 413, 415, 417, 500, 503]
+HttpCode: TypeAlias = Literal[200, 400, 401, 404, 405, 408, 413, 415, 417, 431, 500, 503]
 HTTP_CODES: tuple[HttpCode, ...] = get_args(HttpCode)
 
 _CELL_BYTES = 8

@@ -141,7 +141,7 @@ class Acceptor:
         if not self._connections.admit(connection):
             refusal = self._refusals.make()
             if refusal is None:
-                accepted.close()
+                self._refuse_at_once(accepted)
                 return
             protocol, timeout_s = refusal, REFUSAL_TIMEOUT_S
         task = self._loop.create_task(self._complete(protocol, accepted, timeout_s))
@@ -177,11 +177,15 @@ class Acceptor:
             pass
         else:
             self._connections.count_refusal(RefusalReason.NO_FILE_DESCRIPTOR)
-            with accepted:
-                if self.tls is None:
-                    accepted.setblocking(False)
-                    self._refusals.answer_at_once(accepted)
+            self._refuse_at_once(accepted)
         self._start()
+
+    def _refuse_at_once(self, accepted: socket.socket) -> None:
+        """Close a connection; one without TLS gets a 503, although it has not asked anything yet."""
+        with accepted:
+            if self.tls is None:
+                accepted.setblocking(False)
+                self._refusals.answer_at_once(accepted)
 
 
 def open_acceptors(

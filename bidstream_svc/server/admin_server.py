@@ -1,7 +1,6 @@
 """The admin plane on its listening sockets, in a thread of its own: no request to it runs in the serving loop."""
 
 import asyncio
-import resource
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -12,12 +11,10 @@ from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_REF
 from bidstream_svc.server.acceptor import open_acceptors
 from bidstream_svc.server.admin_plane import AdminPlane, Health
 from bidstream_svc.server.connections import ConnectionLimits, Connections
+from bidstream_svc.server.descriptors import share_descriptors
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.sockets import Listener
 
-MAX_CONNECTIONS = 256
-# Of the soft limit of open files: the admin plane must not use up the descriptors of the data plane.
-_DESCRIPTOR_SHARE = 1 / 8
 _MAX_REFUSALS = 8
 _GIL_SHARE = 0.1
 
@@ -72,9 +69,8 @@ class AdminServer:
 
     def _make_limits(self) -> ConnectionLimits:
         settings = self._settings
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return ConnectionLimits(
-            min(MAX_CONNECTIONS, max(1, int(descriptors * _DESCRIPTOR_SHARE))),
+            share_descriptors().admin,
             settings.idle_timeout,
             settings.request_timeout,
             settings.max_buffered,

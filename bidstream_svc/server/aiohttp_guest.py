@@ -1,13 +1,13 @@
 """aiohttp as the guest protocol of a connection, and every use of aiohttp's private members.
 
+aiohttp gets one request at a time. So every request is answered before the next one is parsed, whatever follows it.
+
 Private members may change in any minor version. So pyproject.toml caps aiohttp below the next one, and
 tests/server/test_aiohttp_guest.py has a test for each member that is used:
 
     member                            meaning
     web.Server._loop, _kwargs         the arguments for a new RequestHandler
     RequestHandler._messages          requests that are parsed but not started
-    RequestHandler._waiter            set while it waits for the next request
-    RequestHandler._request_count     0 until the first request is started
     RequestHandler._current_request   the request that is being answered
     RequestHandler._task_handler      the task that handles the requests one after another
     request.writer.output_size        0 until a response has begun; interim responses must not count
@@ -18,24 +18,39 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
 
 from bidstream_svc.logs import get_logger
-from bidstream_svc.server.answers import INTERNAL_ERROR, MALFORMED_HTTP, Answer
+from bidstream_svc.server.answers import (
+    HEAD_TOO_LARGE,
+    INTERNAL_ERROR,
+    MALFORMED_HTTP,
+    OVERLOADED,
+    REQUEST_TIMEOUT,
+    Answer,
+)
 from bidstream_svc.server.connections import Connection, Connections, Phase
+from bidstream_svc.server.framing import (
+    BETWEEN,
+    HEAD,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    UNKNOWN,
+    HeadTooLargeError,
+    RequestFramer,
+    TooManyChunksError,
+)
 from bidstream_svc.server.hosts import HostCheck
+from bidstream_svc.server.response_writer import closing_response
 
 _log = get_logger(__name__)
 
 # Set in every response; aiohttp's default names its own version and Python's.
 SERVER = {"Server": "bidstream-svc"}
 
-_MAX_HEAD_LINE_BYTES = 8190
-_MAX_HEADERS = 64
 _INTERNAL_ERROR_STATUS = 500
-_HEAD_END = b"\r\n\r\n"
-# aiohttp takes about 1 µs for a chunk of any length. Each chunk has two line ends.
-_MAX_LINE_ENDS = 1024
-_BYTES_PER_FURTHER_LINE_END = 8
+_BEFORE_BODY = frozenset({BETWEEN, HEAD, UNKNOWN})
 # Disables aiohttp's deadline for idle connections; `connections` enforces its own.
 _NEVER_S = 1e6
 
@@ -51,6 +66,8 @@ class GuestServer(web.Server):
         answer: returns the response to a request.
         respond: returns the response for a request that could not be parsed or for which `answer` failed.
         lingering_s: for how long, in seconds, the rest of an unread body is discarded before the connection is closed.
+        count_refusal: called with the path (None if unknown) and the answer for each request that is refused before all
+            of it has been received.
     """
 
     def __init__(
@@ -59,32 +76,27 @@ class GuestServer(web.Server):
         respond: Callable[[Answer], web.Response],
         *,
         lingering_s: float,
+        count_refusal: Callable[[str | None, Answer], None] = lambda _path, _answer: None,
     ) -> None:
         super().__init__(
-            self._answer_and_release,
+            answer,
             keepalive_timeout=_NEVER_S,
             lingering_time=lingering_s,
-            max_line_size=_MAX_HEAD_LINE_BYTES,
-            max_field_size=_MAX_HEAD_LINE_BYTES,
-            max_headers=_MAX_HEADERS,
+            max_line_size=MAX_HEAD_BYTES,
+            max_field_size=MAX_HEAD_BYTES,
+            max_headers=2 * MAX_HEADERS,  # it adds those of a trailer to those of the head
             # A compressed body is refused: its size after decompression has no limit.
             auto_decompress=False,
             access_log=None,
         )
-        self._answer_request = answer
         self.respond = respond
+        self.count_refusal = count_refusal
 
     def connect(self, connections: Connections, hosts: HostCheck) -> "AiohttpConnection":
         """Return a protocol for a new connection; `hosts` checks its `Host` headers."""
         guest = AiohttpGuest(self, loop=self._loop, **self._kwargs)
         connection = guest.connection = AiohttpConnection(connections, guest, hosts)
         return connection
-
-    async def _answer_and_release(self, request: web.BaseRequest) -> web.StreamResponse:
-        try:
-            return await self._answer_request(request)
-        finally:
-            guest_of(request).connection.request_is_read()  # also if its body was not read
 
 
 class AiohttpGuest(web.RequestHandler):
@@ -94,42 +106,53 @@ class AiohttpGuest(web.RequestHandler):
         connection: the connection that hosts it.
     """
 
-    __slots__ = ("_server", "connection")
+    __slots__ = ("_body", "_head", "_server", "connection")
 
     connection: "AiohttpConnection"
 
     def __init__(self, server: GuestServer, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._server = server
+        self._head: RawRequestMessage | None = None  # of the request that is not answered
+        self._body: StreamReader | None = None  # of the last request
 
     @property
-    def has_more_requests(self) -> bool:
-        """Whether further requests have been parsed already."""
+    def has_parsed(self) -> bool:
+        """Whether a request or an error has been parsed, and is not started."""
         return bool(self._messages)
 
-    @property
-    def is_answering(self) -> bool:
-        """Whether a request is being answered, or has been parsed and not started."""
-        return bool(self._messages) or (self._waiter is None and self._request_count > 0)
+    def begin_body(self) -> RawRequestMessage | None:
+        """Return the head that has just been parsed; None if it is incomplete or malformed."""
+        if self._messages:
+            head, self._body = self._messages[-1]
+            self._head = head if isinstance(head, RawRequestMessage) else None
+        return self._head
 
-    @property
-    def is_discarding(self) -> bool:
-        """Whether what arrives is thrown away, because it belongs to the body of a request that has been answered."""
-        return self.is_answering and not self._messages and self._current_request is None
+    def data_received(self, data: bytes) -> None:
+        """Parse bytes. An error in a body ends the body; aiohttp itself would let its reader wait."""
+        parsed = len(self._messages)
+        super().data_received(data)
+        body = self._body
+        if len(self._messages) > parsed and body is not None and not body.is_eof():
+            if self._head is not None:  # otherwise it is being discarded
+                body.set_exception(web.RequestPayloadError())
+            body.feed_eof()
 
-    def refuse_chunks(self) -> bool:
-        """Let the reader of the newest request's body fail with TooManyChunks, and receive nothing more.
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the response to a request, and tell the connection that it is answered."""
+        finished = await super().finish_response(request, resp, start_time)
+        self._head = None
+        if resp.keep_alive:
+            self.connection.request_is_answered()
+        return finished
 
-        Returns whether there is a request to answer.
-        """
-        content = self._messages[-1][1] if self._messages else None
-        if content is None and self._current_request is not None:
-            content = self._current_request.content
-        if content is not None and not content.is_eof():
-            content.set_exception(TooManyChunks())
-            content.feed_eof()  # so that aiohttp does not wait for the rest
-        self.close()
-        return content is not None
+    def fail_body(self, error: web.RequestPayloadError) -> None:
+        """Let the reader of the last request's body fail, and await no more of it."""
+        if self._body is not None and not self._body.is_eof():
+            self._body.set_exception(error)
+            self._body.feed_eof()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Close the connection and drop the requests that have not been started."""
@@ -138,6 +161,11 @@ class AiohttpGuest(web.RequestHandler):
         # The task would otherwise start the next request and fail, because the transport is gone.
         if task is not None:
             task.cancel()
+
+    def count_refusal(self, answer: Answer) -> None:
+        """Count the request that is being received as refused."""
+        head = self._head
+        self._server.count_refusal(None if head is None else head.url.path, answer)
 
     def handle_error(
         self,
@@ -161,20 +189,41 @@ class AiohttpGuest(web.RequestHandler):
 class AiohttpConnection(Connection):
     """A connection whose requests aiohttp answers.
 
+    A request that follows one that is not answered yet is held back, and reading is paused. So the end of the input,
+    if the client half-closes the connection, is noticed only when all its requests are answered.
+
     Args:
         guest: aiohttp's protocol; it writes to the transport itself.
         hosts: checks the `Host` header of its requests.
     """
 
-    __slots__ = ("_has_begun", "_input_ends", "_line_ends", "_received_bytes", "guest", "hosts")
+    __slots__ = (
+        "_framer",
+        "_has_eof",
+        "_input_ends",
+        "_is_answering",
+        "_is_discarding",
+        "_last_answer",
+        "_rest",
+        "_start",
+        "guest",
+        "hosts",
+    )
 
     def __init__(self, connections: Connections, guest: AiohttpGuest, hosts: HostCheck) -> None:
         super().__init__(connections)
         self.guest = guest
         self.hosts = hosts
-        self._has_begun = False  # part of a head has been received
-        self._received_bytes = self._line_ends = 0  # since the last request was complete
+        self._framer = RequestFramer()
+        self._is_answering = False  # a head has been passed on, and its request is not answered
+        self._is_discarding = False  # what is received is not passed on any more
         self._input_ends = asyncio.Event()
+        self._rest = b""  # what has been received and, from `_start` on, not passed on
+        self._start = 0
+        self._has_eof = False
+        self._last_answer: Answer | None = None  # to be sent instead of reading further requests
+
+    # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connect aiohttp to the transport."""
@@ -182,7 +231,7 @@ class AiohttpConnection(Connection):
         self.guest.connection_made(transport)
         # With a limit of 0, any unsent byte pauses writing, so that the deadline of UNREAD applies. Not with TLS: there
         # uvloop never resumes writing if the limit is 0.
-        if self.transport is not None and transport.get_extra_info("sslcontext") is None:
+        if self.transport is not None and not self.is_tls:
             self.transport.set_write_buffer_limits(high=0)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -190,22 +239,25 @@ class AiohttpConnection(Connection):
         self._input_ends.set()
         if self.transport is not None:
             self.guest.connection_lost(exc)
+        self._rest = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes to aiohttp. Unless it discards them, they count as held until `request_is_read` is called."""
-        if self._has_too_many_line_ends(data):
-            self._refuse_chunks(data)
+        """Pass bytes to aiohttp up to the end of a request. They count as held until the request is answered."""
+        if self._is_discarding:
             return
-        if not self.guest.is_discarding:
-            self.connections.hold(self, self.held_bytes + len(data))
-        self.guest.data_received(data)
-        self._has_begun = not self.guest.is_answering
+        self._rest, self._start = self._rest[self._start :] + data, 0
+        if self._is_answering or self._framer.state in _BEFORE_BODY:  # otherwise aiohttp discards the body
+            self.hold_input(self.input_bytes + len(data))
+        self._pass_on()
 
-    def eof_received(self) -> None:
-        """Pass the event to aiohttp; the transport then closes itself."""
+    def eof_received(self) -> bool:
+        """Return True, which keeps the connection open for answering, if a complete request is not answered yet."""
+        self._has_eof = True
         self._input_ends.set()
-        self.guest.eof_received()
+        is_pending = self._is_answering and self._framer.state in {BETWEEN, UNKNOWN}
+        # uvloop closes a connection with TLS in any case.
+        return is_pending and self.transport is not None and self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
         """Record that the write buffer is full, and pass the event to aiohttp."""
@@ -217,36 +269,106 @@ class AiohttpConnection(Connection):
         super().resume_writing()
         self.guest.resume_writing()
 
-    def _has_too_many_line_ends(self, data: bytes) -> bool:
-        """Return whether what was received is cut into so small chunks that parsing them takes too long.
+    # Called by the guest and by the code that answers.
 
-        Line ends in heads and in JSON count as well. They are rarer: the shortest request has one in nine bytes.
-        """
-        self._received_bytes += len(data)
-        self._line_ends += data.count(b"\n")
-        return self._line_ends > _MAX_LINE_ENDS + self._received_bytes // _BYTES_PER_FURTHER_LINE_END
+    @property
+    def has_more_requests(self) -> bool:
+        """Whether bytes of further requests have been received."""
+        return self._start < len(self._rest)
 
-    def _refuse_chunks(self, data: bytes) -> None:
-        if not self.guest.is_answering:  # perhaps the head is in these bytes
-            self.guest.data_received(data[: data.find(_HEAD_END) + len(_HEAD_END)])
-        if not self.guest.refuse_chunks() and self.transport is not None:
-            self.transport.close()
+    def request_is_answered(self) -> None:
+        """Go on with the next request, after the rest of this loop iteration."""
+        asyncio.get_running_loop().call_soon(self._continue)
 
     async def wait_input_ends(self) -> None:
         """Wait until the client sends nothing more."""
         await self._input_ends.wait()
 
-    def request_is_read(self) -> None:
-        """Record that a request has been received completely."""
-        self._received_bytes = self._line_ends = 0
-        self.connections.hold(self, 0)
-        self.quiet_sweeps = 0
+    # Called by Connections.
 
     def request_phase(self) -> Phase:
-        """See Connection. The deadline of a body is enforced by the code that reads it."""
-        if self.guest.is_answering:
-            return Phase.RESPONSE
-        return Phase.REQUEST if self._has_begun else Phase.IDLE
+        """See Connection. The deadline of a body is enforced by the code that reads or discards it."""
+        state = self._framer.state
+        if not self._is_answering and state in {HEAD, UNKNOWN}:
+            return Phase.REQUEST
+        return Phase.IDLE if not self._is_answering and state is BETWEEN else Phase.RESPONSE
+
+    def time_out(self, phase: Phase) -> None:
+        """Close the connection; an incomplete request is answered with 408 first."""
+        if phase is Phase.REQUEST:
+            self._answer_last(REQUEST_TIMEOUT)
+        super().time_out(phase)
+
+    def refuse(self) -> None:
+        """Answer 503 and close the connection, because the buffered bytes exceed their limit."""
+        if self.is_writing_paused:
+            self.abort()
+        elif self._is_answering and self._framer.state is BETWEEN:
+            self._rest, self._last_answer = b"", OVERLOADED  # after the answer that is in progress
+        else:
+            self._answer_last(OVERLOADED)
+
+    def _pass_on(self) -> None:
+        """Pass on what has been received, up to the end of a request that is not answered yet."""
+        transport, framer, data = self.transport, self._framer, self._rest
+        while self._start < len(data) and not (self._is_answering and framer.state is BETWEEN):
+            if transport is None or transport.is_closing():
+                return
+            start = self._start
+            try:
+                self._start = framer.cut(data, start)
+            except HeadTooLargeError:
+                self._answer_last(HEAD_TOO_LARGE)
+                return
+            except TooManyChunksError:
+                self._is_discarding, self._rest, self._start = True, b"", 0
+                self.guest.fail_body(TooManyChunks())
+                return
+            self.guest.data_received(data[start : self._start])
+            if framer.state is HEAD:
+                self._look_at_head()
+        if self._start == len(data):
+            self._rest, self._start = b"", 0
+        if transport is not None and self._is_answering and framer.state is BETWEEN:
+            # Again after each read, because aiohttp resumes reading while it reads a body.
+            transport.pause_reading()
+
+    def _look_at_head(self) -> None:
+        """Begin the body if the head is complete."""
+        head = self.guest.begin_body()
+        if head is not None and self._framer.has_head:
+            self._is_answering = True
+            self._framer.begin_body(None if head.chunked else int(head.headers.get("Content-Length", "0")))
+        elif self.guest.has_parsed or self._framer.has_head:
+            self._is_answering = self.guest.has_parsed  # a 400
+            self._framer.give_up()
+
+    def _continue(self) -> None:
+        self._is_answering = False
+        self.quiet_sweeps = 0
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        self.hold_input(len(self._rest) - self._start)
+        if self._last_answer is not None:
+            self._answer_last(self._last_answer)
+            return
+        self._pass_on()
+        if self._is_answering and self._framer.state in {BETWEEN, UNKNOWN}:
+            return
+        if self._has_eof:
+            transport.close()
+        else:
+            transport.resume_reading()
+
+    def _answer_last(self, answer: Answer) -> None:
+        """Answer the request that is being received, or the next one, and close the connection."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        self.guest.count_refusal(answer)
+        transport.write(closing_response(answer))
+        transport.close()
 
 
 def guest_of(request: web.BaseRequest) -> AiohttpGuest:

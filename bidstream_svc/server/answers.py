@@ -9,6 +9,7 @@ import orjson
 from bidstream_svc.core.decrypt import Verdict
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.metrics.cells import HttpCode
+from bidstream_svc.server.framing import MAX_HEAD_BYTES, MAX_HEADERS
 
 # (HTTP status code, JSON body)
 Answer: TypeAlias = tuple[HttpCode, bytes]
@@ -78,6 +79,9 @@ UNSUPPORTED_MEDIA_TYPE = error_answer(
     415, "unsupported_media_type", "the body must be JSON, sent as application/json and without a Content-Encoding"
 )
 REQUEST_TIMEOUT = error_answer(408, "request_timeout", "the request did not arrive in time")
+HEAD_TOO_LARGE = error_answer(
+    431, "head_too_large", f"the head, or the trailer, may have {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} header lines"
+)
 INTERNAL_ERROR = error_answer(500, "internal_error", "the service failed; its log says where")
 OVERLOADED = error_answer(503, "overloaded", "too many open connections, or too much unfinished input")
 EXPECTATION_FAILED = error_answer(417, "expectation_failed", "only `Expect: 100-continue` is known here")

@@ -1,4 +1,4 @@
-"""Accepted connections and their limits: number, deadlines, and bytes of buffered input.
+"""Accepted connections and their limits: number, deadlines, and buffered bytes.
 
 The data plane and the admin plane each have one `Connections` object. It counts a connection from the moment it is
 accepted and enforces a deadline in each phase:
@@ -16,16 +16,28 @@ that the same limits hold for it; see `aiohttp_guest`.
 """
 
 import asyncio
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
 from typing import cast
 
+from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, RefusalReason
+from bidstream_svc.server.byte_budget import ByteBudget
+from bidstream_svc.server.heap import trim
+
+_log = get_logger(__name__)
 
 _MAX_SWEEP_PERIOD_S = 1.0
+# What uvloop and OpenSSL keep, for each connection with TLS, of what it has sent: two buffers of up to 256 KiB.
+_MAX_TLS_BUFFER_BYTES = 512 * 1024
+# Having held so many bytes is worth a trim of the heap.
+_TRIM_BYTES = 8 * 1024 * 1024
+# A lack of file descriptors is logged once in this time, not for each connection.
+_LOG_PERIOD_S = 60.0
 
 
 class Phase(Enum):
@@ -47,7 +59,9 @@ class ConnectionLimits:
         max_connections: the maximum over all workers.
         idle_timeout_s: for a connection between two requests.
         request_timeout_s: for the TLS handshake, and from the first byte of a request to its last.
-        max_buffered_bytes: the maximum of incomplete requests in memory, over all connections of this process.
+        max_buffered_bytes: the maximum in memory of requests that are incomplete or not answered and of answers that
+            clients do not read, over all connections of this process.
+        max_in_process: the maximum in this process, for which it has file descriptors.
         unread_timeout_s: for a connection that does not read its answers; None for `idle_timeout_s`.
     """
 
@@ -55,6 +69,7 @@ class ConnectionLimits:
     idle_timeout_s: float
     request_timeout_s: float
     max_buffered_bytes: int
+    max_in_process: int = sys.maxsize
     unread_timeout_s: float | None = None
 
 
@@ -80,10 +95,12 @@ class Connections:
         self._metrics = metrics
         self._gauge = gauge
         self._refused = refused
-        self._open: dict[Connection, None] = {}  # in the order in which they were accepted or handed over
+        self._open: dict[int, Connection] = {}  # by number
         self._is_empty = asyncio.Event()
         self._is_empty.set()
-        self._held_bytes = 0
+        self._admitted = 0
+        self._budget = ByteBudget(limits.max_buffered_bytes)
+        self._peak_bytes = 0  # held, since the last trim
         # One timer for all connections: each counts the sweeps since its last progress.
         self._period_s = min(_MAX_SWEEP_PERIOD_S, limits.idle_timeout_s / 2, limits.request_timeout_s / 2)
         idle_sweeps = round(limits.idle_timeout_s / self._period_s)
@@ -98,6 +115,7 @@ class Connections:
             Phase.CLOSING: unread_sweeps,
         }
         self._loop = asyncio.get_running_loop()
+        self._next_log_s = 0.0
         self._sweeper = self._loop.call_later(self._period_s, self._sweep_again)
 
     def __len__(self) -> int:
@@ -106,14 +124,19 @@ class Connections:
 
     def __iter__(self) -> Iterator["Connection"]:
         """Iterate over a copy, so that connections may be closed meanwhile."""
-        return iter(tuple(self._open))
+        return iter(tuple(self._open.values()))
 
     def admit(self, connection: "Connection") -> bool:
         """Register an accepted connection. At the limit, count a refusal and return False instead."""
         if self._metrics.over_workers(self._gauge) >= self.limits.max_connections:
             self.count_refusal(RefusalReason.MAX_CONNECTIONS)
             return False
-        self._open[connection] = None
+        if len(self._open) >= self.limits.max_in_process:
+            self.count_refusal(RefusalReason.NO_FILE_DESCRIPTOR)
+            return False
+        self._admitted += 1
+        connection.number = self._admitted
+        self._open[connection.number] = connection
         self._is_empty.clear()
         self._metrics.add(self._gauge)
         return True
@@ -121,34 +144,39 @@ class Connections:
     def count_refusal(self, reason: RefusalReason) -> None:
         """Count a connection that is refused or lost before it was served."""
         self._metrics.add(self._refused[reason])
+        if reason is RefusalReason.NO_FILE_DESCRIPTOR and self._loop.time() >= self._next_log_s:
+            self._next_log_s = self._loop.time() + _LOG_PERIOD_S
+            _log.warning("no file descriptor for a connection", connections=len(self._open))
 
     def replace(self, connection: "Connection", successor: "Connection") -> None:
-        """Register `successor` in place of an admitted connection."""
-        self.hold(connection, 0)
-        del self._open[connection]
-        self._open[successor] = None
+        """Register `successor` in place of an admitted connection; it holds nothing yet."""
+        self._budget.record(connection.number, 0)
+        successor.number = connection.number
+        self._open[successor.number] = successor
 
     def discard(self, connection: "Connection") -> None:
         """Remove a closed connection; no effect if it is not registered."""
-        if connection in self._open:
-            self.hold(connection, 0)
-            del self._open[connection]
+        if self._open.get(connection.number) is connection:
+            self._budget.record(connection.number, 0)
+            del self._open[connection.number]
             self._metrics.add(self._gauge, -1)
             if not self._open:
                 self._is_empty.set()
 
-    def hold(self, connection: "Connection", held_bytes: int) -> None:
-        """Record how many bytes of incomplete requests a connection holds.
+    def hold(self, connection: "Connection", input_bytes: int, unread_bytes: int) -> None:
+        """Record how many bytes a connection holds: of requests, and of answers that its client does not read.
 
         While the total exceeds `max_buffered_bytes`, the newest connections that hold any are refused.
         """
-        self._held_bytes += held_bytes - connection.held_bytes
-        connection.held_bytes = held_bytes
-        while self._held_bytes > self.limits.max_buffered_bytes:
-            newest = next(each for each in reversed(self._open) if each.held_bytes)
+        if self._open.get(connection.number) is not connection:
+            return
+        connection.input_bytes, connection.unread_bytes = input_bytes, unread_bytes
+        of_tls = min(2 * input_bytes, _MAX_TLS_BUFFER_BYTES) if connection.is_tls else 0
+        for number in self._budget.record(connection.number, input_bytes + unread_bytes + of_tls):
+            refused = self._open[number]
+            refused.input_bytes = refused.unread_bytes = 0
             self.count_refusal(RefusalReason.MEMORY)
-            self.hold(newest, 0)
-            newest.refuse()
+            refused.refuse()
 
     def close_idle(self) -> None:
         """Close the connections that have no request in flight; those that become idle later, at a sweep.
@@ -170,9 +198,18 @@ class Connections:
             connection.abort()
 
     def sweep(self) -> None:
-        """Close the connections whose phase has exceeded its deadline."""
+        """Close the connections whose phase has exceeded its deadline, and record the answers that are not read."""
         for connection in self:
             connection.check_timeout(self._max_sweeps)
+            connection.record_unread()
+        self._trim_after_peak()
+
+    def _trim_after_peak(self) -> None:
+        """Give memory back to the system once much less is held than before."""
+        self._peak_bytes = max(self._peak_bytes, self._budget.held_bytes)
+        if self._peak_bytes >= _TRIM_BYTES and self._budget.held_bytes <= self._peak_bytes // 4:
+            self._peak_bytes = self._budget.held_bytes
+            self._loop.run_in_executor(None, trim)
 
     def _sweep_again(self) -> None:
         self._sweeper = self._loop.call_later(self._period_s, self._sweep_again)
@@ -188,7 +225,10 @@ class Connection(asyncio.Protocol):
     Attributes:
         transport: None before `connection_made` and after `connection_lost`.
         quiet_sweeps: sweeps since the last progress; a subclass sets it to 0 when a request is complete.
-        held_bytes: bytes of incomplete requests, as last recorded by `Connections.hold`.
+        number: the place in the order in which the connections of the plane were accepted.
+        input_bytes: bytes held of requests, as last recorded by `Connections.hold`.
+        unread_bytes: bytes held of answers that the client does not read, as last recorded by `Connections.hold`.
+        is_tls: whether the connection has TLS.
         is_writing_paused: True while the transport's write buffer is full, because the client does not read.
     """
 
@@ -196,17 +236,23 @@ class Connection(asyncio.Protocol):
         "_is_overdue",
         "_last_phase",
         "connections",
-        "held_bytes",
+        "input_bytes",
+        "is_tls",
         "is_writing_paused",
+        "number",
         "quiet_sweeps",
         "transport",
+        "unread_bytes",
     )
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
         self.transport: asyncio.Transport | None = None
         self.quiet_sweeps = 0
-        self.held_bytes = 0
+        self.number = 0
+        self.input_bytes = 0
+        self.unread_bytes = 0
+        self.is_tls = False
         self.is_writing_paused = False
         self._last_phase = Phase.HANDSHAKE
         self._is_overdue = False
@@ -215,6 +261,7 @@ class Connection(asyncio.Protocol):
         """Store the transport."""
         # uvloop's transport has the interface of asyncio.Transport, but does not inherit from it.
         self.transport = cast("asyncio.Transport", transport)
+        self.is_tls = transport.get_extra_info("sslcontext") is not None
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Remove the connection from the open ones."""
@@ -224,10 +271,23 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Record that the write buffer is full, because the client does not read its answers."""
         self.is_writing_paused = True
+        # Later, because further answers may be written in this loop iteration.
+        asyncio.get_running_loop().call_soon(self.record_unread)
 
     def resume_writing(self) -> None:
         """Record that the write buffer has been emptied, because the client reads again."""
         self.is_writing_paused = False
+        self.record_unread()
+
+    def hold_input(self, input_bytes: int) -> None:
+        """Record how many bytes of requests the connection holds."""
+        self.connections.hold(self, input_bytes, self.unread_bytes)
+
+    def record_unread(self) -> None:
+        """Record how many bytes of answers the connection holds."""
+        unread_bytes = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        if unread_bytes != self.unread_bytes:
+            self.connections.hold(self, self.input_bytes, unread_bytes)
 
     def request_phase(self) -> Phase:
         """Return IDLE, REQUEST or RESPONSE, for a connection that is open and can be written to."""
@@ -265,7 +325,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def refuse(self) -> None:
-        """Close the connection because buffered input exceeds its limit."""
+        """Close the connection because the buffered bytes exceed their limit."""
         self.abort()
 
     def close_if_idle(self) -> None:

@@ -73,6 +73,7 @@ class DataPlane:
             self._answer if tracer is None else partial(self._answer_traced, tracer),
             lambda answer: self._respond(OTHER_LABEL, answer),
             lingering_s=self._body_timeout_s,
+            count_refusal=lambda path, answer: self._metrics.count_request(self._label(path), answer[0]),
         )
 
     def connect(self, hosts: HostCheck) -> AiohttpConnection:
@@ -82,6 +83,9 @@ class DataPlane:
     async def close(self) -> None:
         """Cancel the requests in flight."""
         await self._server.shutdown(0)
+
+    def _label(self, path: str | None) -> str:
+        return path if path in self._routes else OTHER_LABEL
 
     def _respond(self, label: str, answer: Answer, *, is_last: bool = False) -> web.Response:
         """Return the response for an answer and count it; `is_last` closes the connection after it."""
@@ -101,7 +105,7 @@ class DataPlane:
         try:
             # Closed after a sampled request, because a connection that was handed over never returns to the fast path.
             # Few requests of a client are sampled; its next connection begins on the fast path.
-            response = await self._answer(request, is_last=not guest_of(request).has_more_requests)
+            response = await self._answer(request, is_last=not guest_of(request).connection.has_more_requests)
             status = response.status
             if status == _OK:
                 assert isinstance(response.body, bytes)
@@ -113,7 +117,7 @@ class DataPlane:
     async def _answer(self, request: web.BaseRequest, *, is_last: bool = False) -> web.Response:
         """Return the response to a request; `is_last` closes the connection after it."""
         route = self._routes.get(request.path)
-        label = OTHER_LABEL if route is None else route.path
+        label = self._label(request.path)
         refusal = self._refuse_suspicious(request)
         if refusal is not None:
             return self._respond(label, refusal, is_last=True)
@@ -129,7 +133,6 @@ class DataPlane:
             if body is answers.TOO_MANY_CHUNKS:
                 await self._send_and_linger(request, response)
             return response  # aiohttp discards the rest of the body
-        guest_of(request).connection.request_is_read()
         started_ns = time.perf_counter_ns()
         answer = route.handle(self._decryptor.bind(), body, wall_clock_ms())
         if not isinstance(answer, tuple):
@@ -145,6 +148,8 @@ class DataPlane:
         """Return the answer to suspected DNS rebinding or request smuggling, or None."""
         if not guest_of(request).connection.hosts.allows(request.headers.get("Host")):
             return answers.UNKNOWN_HOST
+        if len(request.headers.getall("Authorization", ())) > 1:
+            return answers.MALFORMED_HTTP
         # aiohttp accepts further transfer codings and does not decode them, so the body would be read wrongly.
         if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
             return answers.MALFORMED_HTTP
@@ -160,7 +165,7 @@ class DataPlane:
             return answers.UNSUPPORTED_MEDIA_TYPE
         if (request.content_length or 0) > route.max_body_bytes:
             return answers.too_large(route.max_body_bytes)
-        if request.headers.get("Expect", "100-continue").lower() != "100-continue":
+        if any(value.lower() != "100-continue" for value in request.headers.getall("Expect", ())):
             return answers.EXPECTATION_FAILED
         return None
 
@@ -187,7 +192,8 @@ class DataPlane:
             return answers.TOO_MANY_CHUNKS
         except web.RequestPayloadError:
             return answers.MALFORMED_HTTP
-        return bytes(body)
+        # Its iterator ends without raising if the error came with the last bytes.
+        return bytes(body) if request.content.exception() is None else answers.MALFORMED_HTTP
 
 
 async def _complete(steps: LongAnswer) -> Answer:

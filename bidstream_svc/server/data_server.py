@@ -15,6 +15,7 @@ from bidstream_svc.server.acceptor import Acceptor, open_acceptors
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_plane import DataPlane
+from bidstream_svc.server.descriptors import share_descriptors
 from bidstream_svc.server.fastpath import FastPath
 from bidstream_svc.server.file_watch import FileWatch
 from bidstream_svc.server.handlers import TokenDecryptor
@@ -83,8 +84,13 @@ class DataServer:
     async def __aenter__(self) -> Self:
         """Start accepting connections."""
         settings = self._settings
+        shares = share_descriptors()
         limits = ConnectionLimits(
-            settings.max_connections, settings.idle_timeout, settings.request_timeout, settings.max_buffered
+            settings.max_connections,
+            settings.idle_timeout,
+            settings.request_timeout,
+            settings.max_buffered,
+            max_in_process=shares.data,
         )
         async with AsyncExitStack() as stack:
             self._connections = Connections(limits, self._metrics)
@@ -101,7 +107,9 @@ class DataServer:
             if self._has_fast_path:
                 self._fast_path = self._make_fast_path()
                 stack.callback(self._fast_path.close)
-            refusals = Refusals(lambda answer: self._metrics.count_request(OTHER_LABEL, answer[0]))
+            refusals = Refusals(
+                lambda answer: self._metrics.count_request(OTHER_LABEL, answer[0]), max_open=shares.refusals
+            )
             stack.callback(refusals.close)
             self._acceptors = open_acceptors(
                 stack,

@@ -5,6 +5,8 @@ connections may be served, and returns the answer. The fast path and aiohttp cal
 answers are the same.
 """
 
+import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Generator, Iterator
 from typing import TypeAlias
 
@@ -17,7 +19,7 @@ from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import DECRYPTIONS
 from bidstream_svc.server.answers import Answer, batch_body, error_answer, verdict_body
-from bidstream_svc.server.batch_body import STEP_BYTES, Parts, TokenRequest, decode_batch, read_batch
+from bidstream_svc.server.batch_body import MAX_BATCH_TOKENS, STEP_BYTES, Parts, TokenRequest, decode_batch, read_batch
 
 TOKENS_PER_ITERATION = 64
 _SLOW_PER_ITERATION = 4  # with names that take up to 0.3 ms each to normalise
@@ -35,13 +37,28 @@ Handler: TypeAlias = Callable[[DecryptToJson, bytes, int], Answer | LongAnswer]
 _decode_request = msgspec.json.Decoder(TokenRequest).decode
 _NOT_DECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
+_BACKSLASH, _ESCAPED_BACKSLASH = b"\\\\", b"\\u005c"
+# A surrogate that is not part of a pair, in JSON where no other escape ends with a backslash. It begins with a literal,
+# which `re` finds fastest.
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD])[c-fC-F][0-9a-fA-F]{2})"
+)
+_REPLACEMENT = rb"\\ufffd"
+# Limits the time that a body may take. It allows one in each token and domain of a batch.
+_MAX_REPLACED = 2 * MAX_BATCH_TOKENS
+_MAX_ESCAPES = 4 * _MAX_REPLACED
+
 
 def answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> Answer:
     """Answer `POST /decrypt`; `now_ms` is the current time in Unix milliseconds."""
     try:
         request = _decode_request(body)
     except _NOT_DECODABLE as error:
-        return _bad_request(error)
+        try:
+            request = _decode_request(_mend(body, error))
+        except _NOT_DECODABLE as still:
+            return _bad_request(still)
     return 200, decrypt_to_json(request.token, request.domain, now_ms)
 
 
@@ -52,7 +69,10 @@ def answer_batch(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> An
     try:
         requests = decode_batch(body)
     except _NOT_DECODABLE as error:
-        return _bad_request(error)
+        try:
+            requests = decode_batch(_mend(body, error))
+        except _NOT_DECODABLE as still:
+            return _bad_request(still)
     if len(requests) > TOKENS_PER_ITERATION or _has_slow_name(requests):
         return _answer_in_steps(decrypt_to_json, [requests], now_ms)
     return 200, batch_body([decrypt_to_json(request.token, request.domain, now_ms) for request in requests])
@@ -62,7 +82,12 @@ def _read_and_answer(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -
     try:
         parts = yield from read_batch(body)
     except _NOT_DECODABLE as error:
-        return _bad_request(error)
+        try:
+            mended = _mend(body, error)
+            yield
+            parts = yield from read_batch(mended)
+        except _NOT_DECODABLE as still:
+            return _bad_request(still)
     return (yield from _answer_in_steps(decrypt_to_json, parts, now_ms))
 
 
@@ -92,11 +117,31 @@ def _has_slow_name(requests: list[TokenRequest]) -> bool:
     return not names.isascii() or "--" in names
 
 
+def _mend(body: bytes, error: Exception) -> bytes:
+    """Return a body whose decoding raised `error`, without a byte order mark and lone surrogates.
+
+    A lone surrogate is replaced by U+FFFD, which occurs in no token and no domain: so it affects only the token or the
+    domain that it is in.
+
+    Raises:
+        Exception: `error`, if the body has neither.
+    """
+    if isinstance(error, msgspec.ValidationError):
+        raise error
+    mended = body.removeprefix(BOM_UTF8)
+    if b"\\u" in mended and mended.count(b"\\") <= _MAX_ESCAPES:
+        escaped = mended.replace(_BACKSLASH, _ESCAPED_BACKSLASH)
+        mended = _LONE_SURROGATE.sub(_REPLACEMENT, escaped, _MAX_REPLACED)
+    if mended == body:
+        raise error
+    return mended
+
+
 def _bad_request(error: Exception) -> Answer:
     """Return a 400. msgspec's messages name fields, types and positions, but no values."""
     if isinstance(error, msgspec.ValidationError):
         return error_answer(400, "invalid_request", str(error))
-    return error_answer(400, "invalid_json", "the body is not JSON")
+    return error_answer(400, "invalid_json", "the body is not JSON in UTF-8")
 
 
 class TokenDecryptor:

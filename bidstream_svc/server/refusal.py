@@ -9,7 +9,7 @@ from typing import cast
 from bidstream_svc.server.answers import OVERLOADED, Answer
 from bidstream_svc.server.response_writer import closing_response
 
-# Limits for refused connections; above the first, a connection is closed without an answer.
+# Limits for refused connections.
 MAX_REFUSALS = 128
 REFUSAL_TIMEOUT_S = 1.0
 
@@ -30,12 +30,12 @@ class Refusals:
     def make(self) -> "Refusal | None":
         """Return a protocol that answers the first bytes with 503.
 
-        While `max_open` are open, return None: the caller closes the connection without an answer.
+        While `max_open` are open, return None: the caller may use `answer_at_once`, and closes the connection.
         """
         return Refusal(self._on_answer, self._open) if len(self._open) < self._max_open else None
 
     def answer_at_once(self, accepted: socket.socket) -> None:
-        """Send 503 on a socket that cannot be added to the event loop; the caller closes the socket."""
+        """Send 503 on a non-blocking socket that is not added to the event loop; the caller closes the socket."""
         self._on_answer(OVERLOADED)
         with suppress(OSError):
             accepted.send(closing_response(OVERLOADED))

@@ -30,7 +30,9 @@ from bidstream_svc.operator.transport import RetryPolicy
 from bidstream_svc.server.admin_plane import Health
 from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.data_server import DataServer
+from bidstream_svc.server.descriptors import descriptor_problem, raise_descriptor_limit
 from bidstream_svc.server.handlers import TokenDecryptor
+from bidstream_svc.server.heap import fix_mmap_threshold
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
 from bidstream_svc.server.sockets import Listeners
 from bidstream_svc.server.stop_signals import StopSignals
@@ -257,9 +259,10 @@ async def serve(
     """
     # A core dump would contain keys.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The usual soft limit of 1,024 open files is far below the default BIDSTREAM_MAX_CONNECTIONS.
-    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    fix_mmap_threshold()
+    raise_descriptor_limit()
+    if (problem := descriptor_problem(settings)) is not None:
+        _log.warning("too few file descriptors", problem=problem)
     stop = StopSignals(stop_signals, settings.drain_timeout)
     async with AsyncExitStack() as stack:
         stack.enter_context(stop.handling())

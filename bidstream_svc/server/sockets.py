@@ -20,6 +20,7 @@ BACKLOG = 1024
 _UNIX_SOCKET_MODE = 0o660
 _NO_FILE = (0, 0)
 _Socket = socket.socket  # in Listener, `socket` is an attribute
+_ANY_IPV6 = "::"
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +84,7 @@ def open_listeners(
     Raises:
         ListenError: an address is in use, not of this host, or not permitted. No socket is left open.
     """
+    addresses = tuple(addresses)
     listeners: list[Listener] = []
     for address in addresses:
         try:
@@ -91,7 +93,8 @@ def open_listeners(
             elif isinstance(address, SystemdAddress):
                 listeners.extend(_listen_systemd(address.name))
             else:
-                listeners.extend(_listen_tcp(address, reuse_port=reuse_port))
+                has_ipv4 = any(_is_ipv4(each, address.port) for each in addresses)
+                listeners.extend(_listen_tcp(address, reuse_port=reuse_port, has_ipv4=has_ipv4))
         except OSError as error:
             close_listeners(listeners)
             raise listen_error(address, error, field) from None
@@ -143,11 +146,20 @@ def close_listeners(listeners: Iterable[Listener]) -> None:
                 _remove_dead_socket(listener.address.path)
 
 
-def _listen_tcp(address: TcpAddress, *, reuse_port: bool) -> Iterator[Listener]:
+def _listen_tcp(address: TcpAddress, *, reuse_port: bool, has_ipv4: bool) -> Iterator[Listener]:
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, (host, port, *_) in dict.fromkeys((entry[0], entry[4]) for entry in found):
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=reuse_port)
+        # The wildcard `::` takes connections over IPv4 too, unless another of the addresses does.
+        takes_ipv4 = family == socket.AF_INET6 and host == _ANY_IPV6 and not has_ipv4
+        listener = socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, reuse_port=reuse_port, dualstack_ipv6=takes_ipv4
+        )
         yield Listener(listener, TcpAddress(*listener.getsockname()[:2]))
+
+
+def _is_ipv4(address: ListenAddress, port: int) -> bool:
+    """Return whether an address is one of IPv4, or a name that may be, with this port."""
+    return isinstance(address, TcpAddress) and address.port == port and ":" not in address.host
 
 
 def file_id_of(address: BoundAddress) -> tuple[int, int] | None:

@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
-from itertools import accumulate
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 
 import orjson
@@ -59,6 +58,7 @@ class FakeTransport(asyncio.Transport):
     Attributes:
         written: what the protocol wrote.
         is_stuck: whether the client reads nothing, so that a gentle close waits.
+        unread_bytes: the size of the write buffer, as a test sets it.
         lost: set once the protocol has been told that the connection is lost.
     """
 
@@ -66,6 +66,7 @@ class FakeTransport(asyncio.Transport):
         super().__init__()
         self.written: list[bytes] = []
         self.is_stuck = False
+        self.unread_bytes = 0
         self.is_aborted = False
         self.lost = asyncio.Event()
         self.is_reading_paused = False
@@ -127,6 +128,9 @@ class FakeTransport(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Nothing ever waits here."""
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread_bytes
 
     def can_write_eof(self) -> bool:
         return False
@@ -258,17 +262,6 @@ def cut(stream: bytes, offsets: Iterable[int]) -> list[bytes]:
     """The pieces of a stream between these offsets."""
     inner = sorted({offset for offset in offsets if 0 < offset < len(stream)})
     return [stream[start:end] for start, end in zip([0, *inner], [*inner, len(stream)], strict=True)]
-
-
-async def possible_outcomes(side: Side, requests: list[bytes], offsets: set[int]) -> AsyncIterator[Outcome]:
-    """What may come of these requests in these pieces, by what aiohttp does.
-
-    When it meets something malformed, aiohttp forgets the requests before it that came in the same piece, and the
-    fast path has answered them already. So it may do what aiohttp does had it got the first few requests one by one.
-    """
-    stream, boundaries = b"".join(requests), list(accumulate(map(len, requests)))
-    for whole in reversed(range(len(requests))):
-        yield await talk(side, cut(stream, offsets | set(boundaries[:whole])))
 
 
 def split_answers(stream: bytes) -> list[HttpAnswer]:

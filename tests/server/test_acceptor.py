@@ -6,7 +6,7 @@ import resource
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,15 @@ from tests.fastpath.support import HOSTS, FakeTransport, Side
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import Connection as Client
 from tests.support.raw_http import ask, make_request
-from tests.support.sidecar import DEADLINE_S, RunningService, Sidecar, operator_settings, service_in_thread, wait_until
+from tests.support.sidecar import (
+    DEADLINE_S,
+    PROGRAM,
+    RunningService,
+    Sidecar,
+    operator_settings,
+    service_in_thread,
+    wait_until,
+)
 
 GOOD = {"token": "abcd"}
 MANY = 50
@@ -134,6 +142,42 @@ def test_a_process_without_descriptors_refuses_and_recovers(operator: DevOperato
         assert page.value("bidstream_connections_refused_total", reason="no_file_descriptor") >= 50
         assert page.value("bidstream_http_requests_total", route="other", code="503") >= 50
         assert [line for line in sidecar.log if line["level"] == "error"] == []
+        assert sidecar.stop() == 0
+
+
+def test_with_64_descriptors_those_that_fit_are_served_and_the_rest_are_refused(
+    operator: DevOperator, tmp_path: Path
+) -> None:
+    settings = operator_settings(operator) | {"refresh_interval": 0.3}
+    with Sidecar(tmp_path, program=["prlimit", "--nofile=64:64", *PROGRAM], **settings) as sidecar:
+        sidecar.wait_ready()
+        with ExitStack() as stack:
+            admin = [stack.enter_context(Client(sidecar.admin)) for _ in range(50)]
+            clients = [stack.enter_context(Client(sidecar.data)) for _ in range(200)]
+            statuses = []
+            for client in clients:
+                with suppress(ConnectionError):  # a 503 that was sent at once
+                    client.send(make_request("/decrypt", GOOD))
+                statuses.append(client.receive().status)
+            served = statuses.count(200)
+            assert served >= 10
+            assert statuses.count(503) == 200 - served
+            for client in admin:
+                client.socket.close()
+            wait_until(lambda: answers(sidecar.admin), "the admin plane")
+            assert ask(sidecar.admin, "/readyz", method="GET").status == 200
+            assert refused(sidecar.admin, RefusalReason.NO_FILE_DESCRIPTOR) == 200 - served
+            before = scrape(sidecar.admin).value("bidstream_key_refreshes_total", result="success")
+            wait_until(
+                lambda: scrape(sidecar.admin).value("bidstream_key_refreshes_total", result="success") > before,
+                "a key refresh",
+            )
+            assert scrape(sidecar.admin).value("bidstream_key_refreshes_total", result="network") == 0
+        wait_until(lambda: scrape(sidecar.admin).value("bidstream_connections") == 0, "the end of all")
+        assert ask(sidecar.data, "/decrypt", GOOD).status == 200
+        events = [line["event"] for line in sidecar.log]
+        assert events.count("no file descriptor for a connection") == 1
+        assert events.count("too few file descriptors") == 1
         assert sidecar.stop() == 0
 
 

@@ -34,6 +34,7 @@ def test_a_head_that_does_not_end_is_closed_by_the_admin_plane(operator: DevOper
         Connection(service.admin) as client,
     ):
         client.send(beginning)
+        assert client.receive().status == 408
         assert client.is_closed_by_peer()
 
 

@@ -45,9 +45,11 @@ NOT_JSON = [
     b'{"token": "ab\ncd"}',
     b'{"token": "\xff\xfe"}',
     b'{"token": "\xed\xa0\x80"}',
-    b'{"token": "\\ud800"}',
-    b'{"token": "abcd", "domain": "\\udfff.com"}',
-    b'\xef\xbb\xbf{"token": "abcd"}',
+    b'\xef\xbb\xbf\xef\xbb\xbf{"token": "abcd"}',
+    b"\xef\xbb\xbf",
+    b'{"token": "\\ud800"',
+    b'{"token": "\\ud80"}',
+    b'{"token": \\ud800}',
     '{"token": "abcd"}'.encode("utf-16"),
     b"\x00",
     b'{"token": "abcd", "x": NaN}',
@@ -266,11 +268,56 @@ def test_whatever_the_body_the_service_answers_and_never_fails(service: RunningS
         assert answer.status == 200 or answer.error in {"invalid_json", "invalid_request"}
 
 
+LONE = [
+    "\\ud83d",
+    "a\\udc00b",
+    "\\uDFFF\\uD800",
+    "\\ud83d\\ud83d\\ude00",
+    "\\ud83d\\ude00\\ude00",
+    "\\\\\\ud83d",
+    "\\n\\ud83d\\n",
+]
+
+
+@pytest.mark.parametrize("text", LONE)
+def test_a_lone_surrogate_costs_its_element_and_not_the_batch(
+    connection: Connection, state: OperatorState, text: str
+) -> None:
+    token, client_side = state.mint_token(), state.mint_token(client_side=True)
+    good = json.dumps({"token": token})
+    answer = connection.ask("/decrypt", f'{{"token": "{text}"}}'.encode())
+    assert answer.json["status"] in {"INVALID_PAYLOAD", "VERSION_NOT_SUPPORTED"}
+    with_domain = f'{{"token": "{client_side}", "domain": "{text}"}}'
+    assert connection.ask("/decrypt", with_domain.encode()).json["status"] == "DOMAIN_NAME_CHECK_FAILED"
+    in_name = f'{{"{text}": "{text}", "token": "{token}"}}'
+    assert connection.ask("/decrypt", in_name.encode()).json["status"] == "SUCCESS"
+    bodies = [good, f'{{"token": "{text}"}}', with_domain, in_name, good]
+    batch = connection.ask("/decrypt/batch", f'{{"requests": [{",".join(bodies)}]}}'.encode())
+    statuses = [result["status"] for result in batch.json["results"]]
+    assert [statuses[0], *statuses[2:]] == ["SUCCESS", "DOMAIN_NAME_CHECK_FAILED", "SUCCESS", "SUCCESS"]
+    assert statuses[1] != "SUCCESS"
+
+
+def test_every_element_of_a_batch_may_have_lone_surrogates(connection: Connection) -> None:
+    element = b'{"token": "\\ud83d", "domain": "\\udc00"}'
+    answer = connection.ask("/decrypt/batch", b'{"requests": [%b]}' % b",".join([element] * 1_000))
+    assert len(answer.json["results"]) == 1_000
+    too_many = b'{"requests": [%b], "x": "\\ud83d"}' % b",".join([element] * 1_000)
+    check_error(connection.ask("/decrypt/batch", too_many), 400, "invalid_json")
+
+
+@pytest.mark.parametrize("body", GOOD_BODIES.values(), ids=GOOD_BODIES)
+def test_a_body_may_begin_with_a_byte_order_mark(connection: Connection, body: dict[str, object]) -> None:
+    path = "/decrypt/batch" if "requests" in body else "/decrypt"
+    plain = json.dumps(body).encode()
+    assert connection.ask(path, b"\xef\xbb\xbf" + plain).body == connection.ask(path, plain).body
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+        answer = connection.ask(path, json.dumps(body).encode(encoding))
+        check_error(answer, 400, "invalid_json")
+        assert "UTF-8" in answer.json["error"]["message"]
+
+
 @given(token=st.text(max_size=200), domain=st.none() | st.text(max_size=100))
 def test_any_text_gets_a_verdict(service: RunningService, token: str, domain: str | None) -> None:
-    body = json.dumps({"token": token, "domain": domain}, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    answer = service.ask("/decrypt", body)
-    if any("\ud800" <= character <= "\udfff" for character in token + (domain or "")):
-        check_error(answer, 400, "invalid_json")
-    else:
-        assert answer.json["uid"] is None
+    body = json.dumps({"token": token, "domain": domain}).encode()
+    assert service.ask("/decrypt", body).json["uid"] is None

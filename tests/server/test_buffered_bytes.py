@@ -6,6 +6,7 @@ from bidstream_svc.metrics.cells import CONNECTIONS_REFUSED, RefusalReason
 from bidstream_svc.server.connections import ConnectionLimits
 from tests.fastpath.corpus import GOOD, make
 from tests.fastpath.support import FastPathSide, Side, cut, settle, split_answers
+from tests.server.test_connections import connection_of
 
 MAX_BUFFERED_BYTES = 1_000
 NOWHERE = make(target="/nowhere")
@@ -83,7 +84,7 @@ async def test_one_that_holds_more_than_the_budget_by_itself_is_refused(side: Si
         transport.feed(piece)
         await settle()
     assert transport.is_lost
-    assert transport.statuses == ([503] if isinstance(side, FastPathSide) else [])
+    assert transport.statuses == [503]
     assert refusals(side) == 1
     assert side.counted_with(400) == 0
 
@@ -103,7 +104,7 @@ async def test_what_comes_whole_but_is_too_much_is_not_begun_by_aiohttp(aiohttp:
     transport.feed(make({"token": "abcd", "more": " " * MAX_BUFFERED_BYTES}))
     await settle()
     assert transport.is_lost
-    assert transport.statuses == []
+    assert transport.statuses == [503]
     assert refusals(aiohttp) == 1
     assert aiohttp.counted_with(200) == 0
 
@@ -171,3 +172,48 @@ async def test_bytes_of_a_body_that_is_discarded_do_not_count(side: Side, head: 
     await settle()
     assert newer.statuses == [400]
     assert refusals(side) == 0
+
+
+async def test_what_follows_a_request_that_is_being_answered_counts(side: Side) -> None:
+    transport = side.connect()
+    transport.feed(make(b"x", "Connection: Upgrade") + b"".join([GOOD] * 20))
+    await settle()
+    assert refusals(side) == 1
+    assert transport.statuses[-1] == 503
+    assert transport.is_lost
+
+
+async def test_answers_that_are_not_read_count(side: Side) -> None:
+    transport, other = side.connect(), side.connect()
+    await settle()
+    transport.unread_bytes = MAX_BUFFERED_BYTES - 100
+    connection_of(transport).pause_writing()
+    await settle()
+    assert refusals(side) == 0
+    other.feed(HALF)
+    await settle()
+    assert other.statuses == [503]
+    transport.unread_bytes = 0
+    connection_of(transport).resume_writing()
+    other = side.connect()
+    other.feed(HALF)
+    await settle()
+    assert (other.statuses, refusals(side)) == ([], 1)
+
+
+async def test_answers_that_are_not_read_are_noticed_at_a_sweep(side: Side) -> None:
+    transport = side.connect()
+    await settle()
+    transport.unread_bytes = MAX_BUFFERED_BYTES + 1
+    side.connections.sweep()
+    await settle()
+    assert refusals(side) == 1
+    assert transport.is_lost
+
+
+async def test_a_hand_over_does_not_make_a_connection_newer(fast_path: FastPathSide) -> None:
+    old, new = fast_path.connect(), fast_path.connect()
+    new.feed(HALF)
+    old.feed(make(b"{" + b" " * 699, "Expect: 100-continue")[:-100])
+    await settle()
+    assert (old.statuses, new.statuses) == ([100], [503])

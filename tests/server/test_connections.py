@@ -125,12 +125,12 @@ async def test_a_handshake_has_no_deadline_here(side: Side) -> None:
 
 
 @pytest.mark.parametrize("before", [b"", CHUNKED], ids=["new", "used"])
-async def test_a_head_that_does_not_end_is_closed_without_an_answer_by_aiohttp(aiohttp: Side, before: bytes) -> None:
+async def test_a_head_that_does_not_end_is_answered_by_aiohttp(aiohttp: Side, before: bytes) -> None:
     transport = aiohttp.connect()
     if before:
         transport.feed(before)
         await settle()
-    written = list(transport.written)
+    written = transport.statuses
     transport.feed(GOOD[:10])
     for offset in range(10, 10 + REQUEST_SWEEPS):
         await sweep(aiohttp)
@@ -139,7 +139,8 @@ async def test_a_head_that_does_not_end_is_closed_without_an_answer_by_aiohttp(a
     await sweep(aiohttp)
     assert transport.is_lost
     assert not transport.is_aborted
-    assert transport.written == written
+    assert transport.statuses[len(written) :] == [408]
+    assert aiohttp.counted_with(408) == 1
 
 
 async def test_a_head_behind_one_that_was_handed_over_has_the_same_deadline(fast_path: FastPathSide) -> None:
@@ -151,7 +152,7 @@ async def test_a_head_behind_one_that_was_handed_over_has_the_same_deadline(fast
     assert not transport.is_closing()
     await sweep(fast_path)
     assert transport.is_lost
-    assert transport.statuses == [200]
+    assert transport.statuses == [200, 408]
 
 
 async def test_every_head_has_its_own_time_to_arrive(side: Side) -> None:

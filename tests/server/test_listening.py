@@ -12,11 +12,12 @@ import trustme
 from structlog.testing import capture_logs
 
 from bidstream_svc.addresses import TcpAddress, UnixAddress
+from bidstream_svc.config import load_settings
 from bidstream_svc.core.errors import ConfigurationError, ListenError
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server import refusal
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.sockets import Listeners, open_listeners
+from bidstream_svc.server.sockets import Listeners, open_listeners, open_listeners_each
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import RunningService, operator_settings, service_in_thread, wait_until
@@ -131,6 +132,24 @@ def test_ipv6_and_several_addresses_at_once(operator: DevOperator) -> None:
         assert any(address.startswith("[::1]:") for address in addresses)
         for address in addresses:
             assert knows(address)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "listen", ["[::]:{}", "0.0.0.0:{0},[::]:{0}", "[::]:{0},0.0.0.0:{0}", "127.0.0.1:{0},[::]:{0}"]
+)
+def test_the_wildcard_of_ipv6_takes_ipv4_unless_another_address_does(listen: str, workers: int) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = load_settings(listen=listen.format(port), admin_listen="", allow_unauthenticated="1", workers=workers)
+    by_worker = open_listeners_each(settings, workers)
+    try:
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), 10).close()
+    finally:
+        for listeners in by_worker:
+            listeners.close()
 
 
 # TLS.

@@ -25,7 +25,7 @@ LABELS: dict[str, dict[str, set[str]]] = {
     "bidstream_key_cache_writes_total": {"result": {"success", "failure"}},
 }
 ROUTES = {route.path for route in routes.ROUTES} | {"other"}
-CODES = {"200", "400", "401", "404", "405", "408", "413", "415", "417", "500", "503"}
+CODES = {"200", "400", "401", "404", "405", "408", "413", "415", "417", "431", "500", "503"}
 GAUGES = [
     "bidstream_connections",
     "bidstream_keys",

@@ -51,6 +51,8 @@ class FastPathConnection(Connection):
 
     __slots__ = (
         "_began_ns",
+        "_busy_bytes",
+        "_has_eof",
         "_is_reading_paused",
         "_iteration",
         "_long_answer",
@@ -72,7 +74,9 @@ class FastPathConnection(Connection):
         self._long_answer: LongAnswer
         self._long_route: Route
         self._began_ns = 0
+        self._busy_bytes = 0  # of the bodies of the request with the long answer and of those in the queue
         self._queue: deque[Request] = deque()
+        self._has_eof = False
         self._is_reading_paused = False
 
     # Called by the transport.
@@ -86,9 +90,15 @@ class FastPathConnection(Connection):
             self._iteration.add(self, request)
             self.quiet_sweeps = 0
 
-    def eof_received(self) -> None:
-        """Answer the complete requests; the transport closes itself afterwards."""
+    def eof_received(self) -> bool:
+        """Answer the complete requests. Return True if the connection must stay open for a long answer."""
         self._iteration.answer()
+        self._has_eof = True
+        if self.transport is not None and not self.transport.can_write_eof():
+            # With TLS, uvloop closes the connection in any case.
+            while self.is_busy:
+                self._continue_long_answer()
+        return self.is_busy
 
     def pause_writing(self) -> None:
         """Pause reading while the client does not read its answers."""
@@ -113,15 +123,19 @@ class FastPathConnection(Connection):
     def queue(self, request: Request) -> None:
         """Queue a request until the long answer is sent."""
         self._queue.append(request)
+        self._busy_bytes += len(request[1])
+        self.hold_input(self._busy_bytes + self.reader.unfinished_bytes)
 
-    def start_long_answer(self, route: Route, steps: LongAnswer) -> None:
+    def start_long_answer(self, route: Route, steps: LongAnswer, body_bytes: int) -> None:
         """Run the steps of an answer, one per loop iteration, and send it."""
         self.is_busy = True
+        self._busy_bytes = body_bytes
         self._long_route, self._long_answer = route, steps
         self._began_ns = time.perf_counter_ns()
         self._pause_or_resume_reading()
         # Not at once: a step that ends the answer may hand the connection over, with requests of this iteration open.
         asyncio.get_running_loop().call_soon(self._continue_long_answer)
+        self.hold_input(body_bytes + self.reader.unfinished_bytes)
 
     # Called by Connections.
 
@@ -138,7 +152,10 @@ class FastPathConnection(Connection):
         super().time_out(phase)
 
     def refuse(self) -> None:
-        """Answer 503 and close the connection, because buffered input exceeds its limit."""
+        """Answer 503 and close the connection, because the buffered bytes exceed their limit."""
+        if self.is_busy or self.is_writing_paused:
+            self.abort()  # there is an answer to send before
+            return
         self._iteration.answer()  # the complete requests before it are answered first
         self._send_counted(self.reader.route, OVERLOADED)
         if self.transport is not None:
@@ -153,8 +170,8 @@ class FastPathConnection(Connection):
         state = self.reader.state
         if state is FOREIGN:
             self._hand_over()
-        elif state is not IDLE or self.held_bytes:
-            self.connections.hold(self, self.reader.unfinished_bytes)
+        elif state is not IDLE or self.input_bytes:
+            self.hold_input(self._busy_bytes + self.reader.unfinished_bytes)
 
     def _hand_over(self) -> None:
         """Hand over to the fallback once all requests before the one that is not plain are answered."""
@@ -170,7 +187,7 @@ class FastPathConnection(Connection):
 
     def _continue_long_answer(self) -> None:
         """Run one step; after the last one, send the answer and then answer the queued requests."""
-        if self.transport is None:
+        if self.transport is None or not self.is_busy:
             return
         try:
             next(self._long_answer)
@@ -183,10 +200,14 @@ class FastPathConnection(Connection):
             asyncio.get_running_loop().call_soon(self._continue_long_answer)
             return
         self.is_busy = False
+        self._busy_bytes = 0
+        self.hold_input(self.reader.unfinished_bytes)
         self._send_counted(self._long_route, answer)
         self._shared.metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - self._began_ns)
         self._answer_queued()
         self._pause_or_resume_reading()
+        if self._has_eof and not self.is_busy and self.transport is not None:
+            self.transport.close()
 
     def _answer_queued(self) -> None:
         queued, self._queue = self._queue, deque()

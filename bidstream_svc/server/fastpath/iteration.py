@@ -34,7 +34,7 @@ class RequestingConnection(Protocol):
     def send(self, response: bytes) -> None:
         """Write a response, unless the connection is closed."""
 
-    def start_long_answer(self, route: Route, steps: LongAnswer) -> None:
+    def start_long_answer(self, route: Route, steps: LongAnswer, body_bytes: int) -> None:
         """Run the steps of an answer, one per loop iteration, and send it."""
 
     def queue(self, request: Request) -> None:
@@ -82,7 +82,7 @@ class Iteration:
                 _log.exception("request failed")
                 answer = INTERNAL_ERROR
             if not isinstance(answer, tuple):
-                connection.start_long_answer(route, answer)
+                connection.start_long_answer(route, answer, len(body))
                 continue
             answered += 1
             if route is usual_route and answer[0] == _OK:
