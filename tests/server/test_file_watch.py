@@ -193,6 +193,7 @@ sys.addaudithook(watch)
 try:
     main()
 finally:
+    open("/dev/null").close()  # shows that the watch works
     serving.clear()
     print(*opened, sep="\\n")
 """
@@ -224,5 +225,4 @@ def test_no_file_is_read_on_the_loop_after_the_start(
             ask(sidecar.admin, path, method="GET")
         assert sidecar.stop() == 0
         # What the kernel answers from memory is no file.
-        assert [path for path in sidecar.stdout.split() if not path.startswith("/proc/")] == []
-        assert "/proc/" in sidecar.stdout
+        assert [path for path in sidecar.stdout.split() if not path.startswith("/proc/")] == ["/dev/null"]
