@@ -103,6 +103,7 @@ class Attacker:
         assert self._says(_READY, DEADLINE_S), "the attacker did not start"
 
     def _says(self, line: str, timeout_s: float) -> bool:
+        assert self._process.stdout is not None
         return bool(select([self._process.stdout], [], [], timeout_s)[0]) and self._read_line() == line
 
     def _read_line(self) -> str:
