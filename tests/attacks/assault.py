@@ -47,6 +47,8 @@ def assault(name: str, directory: Path, operator: DevOperator, variant: Variant,
         why = _why(attacked, processes)
         if why:
             raise AttackSucceededError(why)
+        if not attack.is_on_admin and probes and not probes["200"]:
+            raise AttackSucceededError(f"no new connection got /readyz: {dict(probes)}")
         return Outcome(
             name,
             variant,

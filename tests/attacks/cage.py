@@ -13,6 +13,7 @@ LIMIT_BYTES = 256 * 1024 * 1024  # what deploy/ gives
 ADDRESS_SPACE_BYTES = 1024 * 1024 * 1024
 _V1, _V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
 _REMOVAL_S = 5.0
+_NAME = "bidstream-attacks"
 _numbers = count()
 _ENTER = 'for file in $0; do echo $$ >"$file"; done; ulimit -n {files}; ulimit -v {addresses}; exec "$@"'
 
@@ -83,8 +84,9 @@ class Cage:
 
 
 def _make() -> Cage:
-    name = f"bidstream-attacks-{os.getpid()}-{next(_numbers)}"
+    name = f"{_NAME}-{os.getpid()}-{next(_numbers)}"
     for parent, files in ((_V1, _OF_V1), (_V2, _OF_V2)):
+        _remove_stale(parent)
         cgroup = parent / name
         with suppress(OSError):
             cgroup.mkdir()
@@ -98,6 +100,14 @@ def _make() -> Cage:
                     _set_limit(cgroup / files.sockets[0])  # else they are not counted
             return Cage(cgroup, files)
     return Cage(None)
+
+
+def _remove_stale(parent: Path) -> None:
+    """Remove what a run left behind that was killed."""
+    for cgroup in parent.glob(f"{_NAME}-*"):
+        if not Path("/proc", cgroup.name.split("-")[-2]).exists():
+            with suppress(OSError):
+                cgroup.rmdir()
 
 
 def _set_limit(file: Path) -> None:

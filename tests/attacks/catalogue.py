@@ -18,6 +18,7 @@ class Attack(NamedTuple):
         connections: how many at a time.
         max_files: `ulimit -n` of the sidecar.
         only_tls: whether it is one on TLS.
+        is_on_admin: whether it keeps the admin plane from answering others, and not the data plane.
     """
 
     title: str
@@ -25,6 +26,7 @@ class Attack(NamedTuple):
     connections: int
     max_files: int = MAX_FILES
     only_tls: bool = False
+    is_on_admin: bool = False
 
 
 ATTACKS = {
@@ -33,7 +35,7 @@ ATTACKS = {
     "heads-short-lines": Attack("head without end: 60,000 short lines", unfinished.short_lines, 860),
     "heads-one-line": Attack("head without end: one line", unfinished.one_line, 860),
     "heads-target": Attack("request line without end", unfinished.long_target, 860),
-    "heads-admin": Attack("admin plane: head without end", unfinished.admin_heads, 860),
+    "heads-admin": Attack("admin plane: head without end", unfinished.admin_heads, 860, is_on_admin=True),
     "trailers": Attack("trailers without end", unfinished.trailers, 860),
     "chunk-extensions": Attack("chunk extension without end", unfinished.chunk_extensions, 860),
     "silence": Attack("no byte; over TLS no ClientHello", handshakes.silence, 5_000),
@@ -42,10 +44,12 @@ ATTACKS = {
     "slow-hello": Attack("a ClientHello byte by byte", handshakes.slow_hello, 860, only_tls=True),
     "large-record": Attack("a TLS record of 16 KB without its end", handshakes.large_record, 2_000, only_tls=True),
     "handshakes": Attack("handshakes in a loop", handshakes.handshakes, 32, only_tls=True),
-    "admin-silence": Attack("admin plane: no byte", handshakes.admin_silence, 2_000),
-    "admin-unread": Attack("admin plane: 400 pipelined scrapes, not read", requests.unread_scrapes, 10),
-    "scrapers-4": Attack("admin plane: scrapes in a loop", requests.scrapes, 4),
-    "scrapers-100": Attack("admin plane: scrapes in a loop", requests.scrapes, 100),
+    "admin-silence": Attack("admin plane: no byte", handshakes.admin_silence, 2_000, is_on_admin=True),
+    "admin-unread": Attack(
+        "admin plane: 400 pipelined scrapes, not read", requests.unread_scrapes, 10, is_on_admin=True
+    ),
+    "scrapers-4": Attack("admin plane: scrapes in a loop", requests.scrapes, 4, is_on_admin=True),
+    "scrapers-100": Attack("admin plane: scrapes in a loop", requests.scrapes, 100, is_on_admin=True),
     "batches-56": Attack("batch of 4 MiB without its last byte", unfinished.batches, 56),
     "batches-544": Attack("batch of 4 MiB without its last byte", unfinished.batches, 544),
     "batches-chunked": Attack("the same in chunks", unfinished.chunked_batches, 544),
@@ -53,7 +57,7 @@ ATTACKS = {
     "idle-64": Attack("`ulimit -n 64`: a request, then idle", requests.idle, 200, max_files=64),
     "idle-1024": Attack("`ulimit -n 1024`: a request, then idle", requests.idle, 1_500),
     "admin-idle-64": Attack(
-        "`ulimit -n 64`, admin plane: a request, then idle", requests.admin_idle, 200, max_files=64
+        "`ulimit -n 64`, admin plane: a request, then idle", requests.admin_idle, 200, max_files=64, is_on_admin=True
     ),
     "crowded-batch": Attack("batch of 322,000 elements in a loop", requests.crowded_batches, 4),
     "deep-batch": Attack("batch of 4 MiB of `[` in a loop", requests.deep_batches, 4),
