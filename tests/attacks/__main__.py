@@ -34,6 +34,8 @@ def _attack_all(names: list[str], variants: tuple[Variant, ...]) -> Iterator[Out
                         outcome = Outcome(name, variant, problem=str(error))
                 sys.stderr.write(f"{outcome}\n")
                 yield outcome
+                if outcome.problem:
+                    break  # the other variants would not change the verdict, and waiting in vain takes long
 
 
 def main() -> int:

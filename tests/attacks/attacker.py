@@ -20,10 +20,10 @@ import uvloop
 from benchmarks.machine import raise_file_limit
 from tests.attacks.catalogue import ATTACKS, Attack
 from tests.attacks.target import Target
-from tests.support.sidecar import DEADLINE_S
 
 _PAUSE_S = 0.5  # after a connection that failed: the attack is on the sidecar and not on the scheduler
 _OPENED_AT_ONCE = 64
+_DEADLINE_S = 20.0
 # Connections that a sidecar does not accept may never be made.
 _UNTIL_FULL_S = 8.0
 _READY, _FULL = "ready", "full"
@@ -100,7 +100,7 @@ class Attacker:
         self.visits += int(line)
 
     def wait_ready(self) -> None:
-        assert self._says(_READY, DEADLINE_S), "the attacker did not start"
+        assert self._says(_READY, _DEADLINE_S), "the attacker did not start"
 
     def _says(self, line: str, timeout_s: float) -> bool:
         assert self._process.stdout is not None
@@ -132,7 +132,7 @@ def attacker(name: str, target: Target) -> Iterator[Attacker]:
         finally:
             assert process.stdin is not None
             process.stdin.close()  # it ends, and its attack before it
-            process.wait(DEADLINE_S)
+            process.wait(_DEADLINE_S)
 
 
 def _attack_between_lines(crowd: _Crowd) -> None:
