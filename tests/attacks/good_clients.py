@@ -46,17 +46,23 @@ BRIEF = Effort(1, 0.3, 1.0, measures_latency=True)
 FULL = Effort(2, 0.7, 1.5, measures_latency=True)
 
 
+class Latencies(NamedTuple):
+    """Without an attack and during it, the median of the rounds."""
+
+    calm: float
+    attacked: float
+
+
 class Served(NamedTuple):
     """What good clients with open connections got; every answer was right.
 
     Attributes:
         requests: answered during the attack.
-        calm_us, attacked_us: p99 without and during it, the median of the rounds; None where it is not measured.
+        p99_us: None where it is not measured.
     """
 
     requests: int
-    calm_us: float | None = None
-    attacked_us: float | None = None
+    p99_us: Latencies | None = None
 
 
 def serve_under_attack(
@@ -107,7 +113,7 @@ def _tell_apart(requests: list[tuple[int, int]], marks: list[tuple[int, int, int
         during = [took_ns for sent_ns, took_ns in requests if begun_ns <= sent_ns < ended_ns]
         attacked_us.append(_p99_us(during))
         served += len(during)
-    return Served(served, median(calm_us), median(attacked_us))
+    return Served(served, Latencies(median(calm_us), median(attacked_us)))
 
 
 def _p99_us(latencies_ns: list[int]) -> float:

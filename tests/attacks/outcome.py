@@ -85,7 +85,9 @@ def _cells(variants: list[Outcome]) -> list[str]:
 
 
 def _latency(served: Served | None) -> str:
-    return "-" if served is None or served.calm_us is None else f"{served.calm_us:.0f}, {served.attacked_us:.0f} us"
+    if served is None or served.p99_us is None:
+        return "-"
+    return f"{served.p99_us.calm / 1e3:.1f}, {served.p99_us.attacked / 1e3:.1f} ms"
 
 
 def _memory(variants: list[Outcome]) -> str:
@@ -97,7 +99,7 @@ def _memory(variants: list[Outcome]) -> str:
 
 
 def _counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{number:,} {what}" for what, number in counts.most_common() if number) or "0"
+    return ", ".join(f"{number:,} of `{what}`" for what, number in counts.most_common() if number) or "0"
 
 
 def _share(answers: Iterable[Counter[str]]) -> str:
