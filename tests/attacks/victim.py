@@ -94,7 +94,8 @@ def victim(directory: Path, operator: DevOperator, variant: Variant, max_files: 
         program = caged.program(_program(variant), max_files)
         with Sidecar(directory, program=program, **settings) as sidecar:
             sidecar.wait_ready()
-            assert sidecar.log[0]["compiled"] == variant.is_compiled
+            listening = next(line for line in sidecar.log if line["event"] == "listening")
+            assert listening["compiled"] == variant.is_compiled
             wait_until(lambda: variant.workers == 1 or len(children(sidecar.process.pid)) == variant.workers, "workers")
             target = Target(sidecar.data, sidecar.admin, variant.is_tls, operator.state.mint_token(client_side=True))
             yield Victim(sidecar, caged, target, socket if variant.is_tls else sidecar.data, tls)
