@@ -4,36 +4,45 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/apimachinery/pkg/util/yaml"
+	documents "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
 )
 
 func main() {
-	if err := typeAll(yaml.NewYAMLReader(bufio.NewReader(os.Stdin))); err != nil {
+	if err := typeAll(documents.NewYAMLReader(bufio.NewReader(os.Stdin))); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func typeAll(documents *yaml.YAMLReader) error {
+func typeAll(reader *documents.YAMLReader) error {
 	strict := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
 	types := applyconfigurations.NewTypeConverter(scheme.Scheme)
 	for {
-		document, err := documents.Read()
+		document, err := reader.Read()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		object, kind, err := strict.Decode(document, nil, nil)
+		content, err := yaml.YAMLToJSONStrict(document)
+		if err != nil {
+			return err
+		}
+		if bytes.Equal(content, []byte("null")) { // nothing but comments
+			continue
+		}
+		object, kind, err := strict.Decode(content, nil, nil)
 		if err != nil {
 			return err
 		}
