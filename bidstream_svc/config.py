@@ -20,6 +20,8 @@ from bidstream_svc.addresses import (
     ListenAddress,
     SystemdAddress,
     check_base_url,
+    overlapping,
+    parse_host_names,
     parse_listen_addresses,
 )
 from bidstream_svc.core.errors import ConfigurationError
@@ -82,7 +84,7 @@ def _addresses(text: str) -> tuple[ListenAddress, ...]:
 
 
 def _names(text: str) -> frozenset[str]:
-    return frozenset(name.strip().lower() for name in text.split(",") if name.strip())
+    return parse_host_names(text)
 
 
 def _boolean(text: str) -> bool:
@@ -239,6 +241,10 @@ class Settings:
                 yield str(problem)
         if not self.listen:
             yield f"{env_name('listen')}: empty; at least one address is required"
+        for one, other in overlapping([*self.listen, *self.admin_listen]):
+            names = [env_name(name) for name in ("listen", "admin_listen") if {one, other} & {*getattr(self, name)}]
+            what = f"{one} is given twice" if one == other else f"{one} and {other} overlap"
+            yield f"{', '.join(names)}: {what}; choose another"
         # The addresses of systemd's sockets are known only once they are opened; see server/sockets.py.
         yield from self.authentication_problems(
             address for address in self.listen if not isinstance(address, SystemdAddress)

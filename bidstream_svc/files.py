@@ -1,4 +1,4 @@
-"""Reading files that others write: the key cache, and files with a secret."""
+"""Reading files that others write: the key cache, certificates, and files with a secret."""
 
 import codecs
 import errno
@@ -37,6 +37,18 @@ def require_regular(status: os.stat_result) -> None:
         raise OSError(errno.EINVAL, "Not a regular file")
 
 
+def read_file(path: Path, variable: str, max_bytes: int) -> bytes:
+    """Read a file that a setting names, as `read_regular_file` does.
+
+    Raises:
+        ConfigurationError: it cannot be read. The message names the environment variable `variable`.
+    """
+    try:
+        return read_regular_file(path, max_bytes)
+    except OSError as error:
+        raise ConfigurationError(f"{variable}: cannot read {path}: {error.strerror}") from None
+
+
 def read_secret_file(path: Path, variable: str) -> bytes:
     """Read a file that contains one secret on one line, without the whitespace around it.
 
@@ -48,10 +60,7 @@ def read_secret_file(path: Path, variable: str) -> bytes:
         ConfigurationError: it cannot be read, is not a regular file, is empty or too long, begins with a byte order
             mark, or contains more than one line. The message does not contain the content.
     """
-    try:
-        content = read_regular_file(path, MAX_SECRET_FILE_BYTES)
-    except OSError as error:
-        raise ConfigurationError(f"{variable}: cannot read {path}: {error.strerror}") from None
+    content = read_file(path, variable, MAX_SECRET_FILE_BYTES)
     secret = content.strip()
     if content.startswith(_BYTE_ORDER_MARKS):
         raise ConfigurationError(f"{variable}: {path} begins with a byte order mark; remove it")

@@ -79,8 +79,9 @@ def _reduce_exception(_logger: object, _method: str, event: EventDict) -> EventD
         if isinstance(error, BidstreamError):
             event["error"] = str(error)
         event["traceback"] = [
-            f"{frame.filename.rpartition('site-packages/')[2]}:{frame.lineno} {frame.name}"
-            for frame in traceback.extract_tb(error.__traceback__)
+            # Not traceback.extract_tb, which reads the source files, and this may be the serving loop.
+            f"{frame.f_code.co_filename.rpartition('site-packages/')[2]}:{line} {frame.f_code.co_name}"
+            for frame, line in traceback.walk_tb(error.__traceback__)
         ]
     return event
 

@@ -58,6 +58,7 @@ GOOD = {
     "workers": ("16", 16),
     "auth_token_file": ("/run/token", Path("/run/token")),
     "allow_unauthenticated": ("1", True),
+    "allowed_hosts": (" Foo.example., *,[::1],10.0.0.1,a_b", frozenset({"foo.example", "*", "::1", "10.0.0.1", "a_b"})),
     "max_connections": ("1", 1),
     "max_buffered": ("2 GiB", 2 * 1024**3),
     "hang_timeout": ("2.5", 2.5),
@@ -70,8 +71,8 @@ GOOD = {
 }
 
 
-# Settings that need others, or of which any text is good.
-NOT_ALONE = {"api_key", "client_secret", "tls_cert", "tls_key", "tls_client_ca", "allowed_hosts"}
+# Settings that need others.
+NOT_ALONE = {"api_key", "client_secret", "tls_cert", "tls_key", "tls_client_ca"}
 
 
 def test_every_setting_has_an_example() -> None:
@@ -142,6 +143,25 @@ def test_auto_workers_are_the_cores_we_may_use(monkeypatch: pytest.MonkeyPatch) 
 # Wrong values: variable, value, other settings given with it, and what the message says.
 SECRET = "kept-secret"
 WRONG: list[tuple[str, str, dict[str, str], str]] = [
+    ("LISTEN", "http://127.0.0.1:8080", {}, "is not HOST:PORT"),
+    ("LISTEN", "foo/bar:8080", {}, "is not HOST:PORT"),
+    ("LISTEN", "[127.0.0.1]:8080", {}, "is not HOST:PORT"),
+    ("LISTEN", "[]:8080", {}, "is not HOST:PORT"),
+    ("LISTEN", f"unix:/{'x' * 107}", {}, "has a path of more than 107 bytes"),
+    ("LISTEN", f"unix:/{'ü' * 54}", {}, "has a path of more than 107 bytes"),
+    ("LISTEN", "127.0.0.1:1,127.0.0.1:1", {}, "127.0.0.1:1 is given twice; choose another"),
+    ("LISTEN", "localhost:1,LOCALHOST:1", {}, "localhost:1 and LOCALHOST:1 overlap"),
+    ("LISTEN", "127.0.0.1:1,0.0.0.0:1", {"AUTH_TOKEN_FILE": "/run/t"}, "127.0.0.1:1 and 0.0.0.0:1 overlap"),
+    ("LISTEN", "[::]:1,[::1]:1", {"AUTH_TOKEN_FILE": "/run/t"}, r"\[::\]:1 and \[::1\]:1 overlap"),
+    ("LISTEN", "unix:/run/x,unix:/run//x", {}, "unix:/run/x is given twice"),
+    ("LISTEN", "systemd:x,systemd:x", {}, "systemd:x is given twice"),
+    ("ADMIN_LISTEN", "127.0.0.1:1,127.0.0.1:1", {}, "127.0.0.1:1 is given twice"),
+    ("LISTEN", "127.0.0.1:9464", {}, "^BIDSTREAM_LISTEN, BIDSTREAM_ADMIN_LISTEN: 127.0.0.1:9464 is given twice"),
+    ("ALLOWED_HOSTS", "http://foo", {}, "'http://foo' is not a host name; leave out scheme, port and path; accepted: "),
+    ("ALLOWED_HOSTS", "foo,bar:8080", {}, "'bar:8080' is not a host name"),
+    ("ALLOWED_HOSTS", "foo/bar", {}, "'foo/bar' is not a host name"),
+    ("ALLOWED_HOSTS", "*.example.com", {}, "is not a host name"),
+    ("ALLOWED_HOSTS", "foo bar", {}, "is not a host name"),
     ("OTLP_ENDPOINT", "127.0.0.1:4318", {}, "not an http or https URL; accepted: .*http://127.0.0.1:4318"),
     ("OTLP_ENDPOINT", f"https://user:{SECRET}@collector", {}, "not an http or https URL"),
     ("LISTEN", "foo", {}, "'foo' is not HOST:PORT; accepted: .*HOST:PORT.* unix:/path"),
@@ -214,7 +234,7 @@ def test_a_wrong_value_is_named_in_one_line(
     with pytest.raises(ConfigurationError) as caught:
         load_settings()
     line = str(caught.value)
-    assert re.match(rf"BIDSTREAM_{variable}: ", line)
+    assert re.match(rf"BIDSTREAM_{variable}(, BIDSTREAM_ADMIN_LISTEN)?: ", line)
     assert re.search(message, line)
     assert "\n" not in line
     assert SECRET not in line
@@ -234,6 +254,9 @@ def test_several_wrong_values_are_all_named_in_the_one_line(monkeypatch: pytest.
         {"listen": "0.0.0.0:0", "auth_token_file": "/run/token"},
         {"listen": "bidder.internal:0", "allow_unauthenticated": "true"},
         {"admin_listen": "0.0.0.0:0"},
+        {"listen": "127.0.0.1:0,127.0.0.1:0", "admin_listen": "127.0.0.1:0"},
+        {"listen": "127.0.0.1:1,127.0.0.2:1,[::1]:1", "admin_listen": "127.0.0.1:2"},
+        {"listen": f"unix:/{'x' * 106}"},
         {"operator_url": "http://localhost:8080/prefix"},
         {"operator_url": "http://[::1]:8080"},
         {"operator_url": "http://operator.internal", "allow_insecure_operator": "1"},
@@ -299,6 +322,8 @@ SECRET_FILES = {
     "BOM": SECRET.encode("utf-8-sig"),
     "TWO LINES": f"{SECRET}\n{SECRET}\n".encode(),
     "EMPTY": b" \n",
+    "NOT BASE64": SECRET.encode(),
+    "TWO WORDS": f"{SECRET} {SECRET}".encode(),
 }
 
 
@@ -312,11 +337,13 @@ SECRET_FILES = {
         ({"api_key_file": "TWO LINES"}, "BIDSTREAM_API_KEY_FILE: .* has more than one line"),
         ({"api_key_file": "EMPTY"}, "BIDSTREAM_API_KEY_FILE: .* is empty"),
         ({"client_secret_file": "/dev/zero"}, "BIDSTREAM_CLIENT_SECRET_FILE: .*/dev/zero: Not a regular file"),
-        ({"client_secret": SECRET}, "BIDSTREAM_CLIENT_SECRET: client secret is not base64"),
+        ({"client_secret_file": "NOT BASE64"}, "^BIDSTREAM_CLIENT_SECRET_FILE: client secret is not base64"),
+        ({"api_key_file": "TWO WORDS"}, "^BIDSTREAM_API_KEY_FILE: API key is empty or contains whitespace"),
+        ({"client_secret": SECRET}, "^BIDSTREAM_CLIENT_SECRET: client secret is not base64"),
         ({"client_secret": "c2VjcmV0"}, "BIDSTREAM_CLIENT_SECRET: client secret is 6 bytes long; 32 are required"),
-        ({"api_key": f"{SECRET}\n{SECRET}"}, "BIDSTREAM_API_KEY, .*: API key is empty or contains whitespace"),
-        ({"api_key": f"{SECRET}é"}, "BIDSTREAM_API_KEY, .*: API key is empty or contains"),
-        ({"api_key": "  "}, "BIDSTREAM_API_KEY, .*: API key is empty"),
+        ({"api_key": f"{SECRET}\n{SECRET}"}, "^BIDSTREAM_API_KEY: API key is empty or contains whitespace"),
+        ({"api_key": f"{SECRET}é"}, "^BIDSTREAM_API_KEY: API key is empty or contains"),
+        ({"api_key": "  "}, "^BIDSTREAM_API_KEY: API key is empty"),
     ],
     ids=lambda value: str(value)[:40],
 )

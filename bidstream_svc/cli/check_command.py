@@ -7,11 +7,18 @@ import click
 
 from bidstream_svc.cli.key_source import fetch_once
 from bidstream_svc.cli.options import provided, setting_options
-from bidstream_svc.config import Settings, load_settings, unknown_variables
+from bidstream_svc.clock import iso_time, wall_clock_ms
+from bidstream_svc.config import Settings, env_name, load_settings, unknown_variables
+from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.sockets import make_tls_context
+from bidstream_svc.server.path_checks import path_problems
+from bidstream_svc.server.tls import load_tls, tls_files
 from bidstream_svc.tracing import require_opentelemetry
+
+_MS_PER_DAY = 24 * 3600 * MS_PER_S
 
 
 @click.command()
@@ -24,23 +31,51 @@ def check(*, online: bool, **flags: Any) -> None:
     for name, nearest in unknown_variables(os.environ).items():
         hint = f"; did you mean {nearest}?" if nearest else ""
         click.echo(f"warning: {name} is not a setting{hint}", err=True)
+    _check_certificate(settings)
     click.echo("configuration is good")
     if online:
-        snapshot = fetch_once(**provided(flags))
-        click.echo(f"operator is good: {len(snapshot.keys)} keys, {len(snapshot.sites)} sites, {snapshot.scope.name}")
+        _check_operator(fetch_once(**provided(flags)))
 
 
 def check_files(settings: Settings) -> None:
     """Check that an operator, credentials, and the files and packages that the settings need are there and valid.
 
     Raises:
-        ConfigurationError: one of these is missing, or a file is unreadable or invalid.
+        ConfigurationError: one of these is missing, a file is unreadable or invalid, or a path cannot work.
     """
     settings.require_operator()
+    if problems := list(path_problems(settings)):
+        raise ConfigurationError("; ".join(problems))
     credentials_reader(settings)()
     if settings.auth_token_file is not None:
         BearerToken(settings.auth_token_file)
-    if settings.tls_cert is not None and settings.tls_key is not None:
-        make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    if (files := tls_files(settings)) is not None:
+        load_tls(files)
     if settings.otlp_endpoint is not None:
         require_opentelemetry()
+
+
+def _check_operator(snapshot: KeySnapshot) -> None:
+    click.echo(f"operator is good: {len(snapshot.keys)} keys, {len(snapshot.sites)} sites, {snapshot.scope.name}")
+    skipped_keys, skipped_sites = snapshot.skipped_keys, snapshot.skipped_sites
+    if skipped_keys.count or skipped_sites.count:
+        reasons = "; ".join([*skipped_keys.reasons, *skipped_sites.reasons])
+        counts = f"{skipped_keys.count} malformed keys and {skipped_sites.count} malformed sites"
+        click.echo(f"warning: {counts} are skipped: {reasons}", err=True)
+
+
+def _check_certificate(settings: Settings) -> None:
+    """Print when the certificate expires.
+
+    Raises:
+        ConfigurationError: it is not valid now. `serve` only logs this, because a Unix socket works without it.
+    """
+    files = tls_files(settings)
+    if files is None:
+        return
+    validity = load_tls(files).validity
+    now_ms = wall_clock_ms()
+    if problem := validity.problem(now_ms):
+        raise ConfigurationError(f"{env_name('tls_cert')}: {files.certificate} {problem}")
+    days = (validity.not_after_ms - now_ms) // _MS_PER_DAY
+    click.echo(f"certificate expires at {iso_time(validity.not_after_ms)}, in {days} days")

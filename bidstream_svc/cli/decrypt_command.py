@@ -23,9 +23,9 @@ from bidstream_svc.server.answers import verdict_body
 def decrypt(
     context: click.Context, /, *, tokens: tuple[str, ...], domain: str | None, keys: Path | None, **flags: Any
 ) -> None:
-    """Decrypt tokens from the arguments, or from stdin with one per line. Prints one JSON object per line.
+    """Decrypt tokens from the arguments, or from stdin one per line.
 
-    The exit status is 1 if a token was not decrypted.
+    Prints one JSON object per line. The exit status is 1 if a token was not decrypted.
     """
     snapshot = fetch_once(**provided(flags)) if keys is None else read_key_file(keys)
     failed = total = 0

@@ -34,9 +34,9 @@ _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing lis
 )
 @setting_options("admin_listen")
 def health(*, endpoint: str, **flags: Any) -> None:
-    """Query a health endpoint of the service on this host, and print the reason in its answer.
+    """Query a health endpoint of the service on this host.
 
-    The exit status is 1 if the answer is not 200, or does not arrive within 2 seconds.
+    Prints the reason in its answer. The exit status is 1 if the answer is not 200, or does not arrive within 2 seconds.
     """
     address = _reachable(load_settings(**provided(flags)).admin_listen)
     try:

@@ -27,7 +27,7 @@ _Batches: TypeAlias = AsyncGenerator[tuple[Sequence[Identity], Sequence[Identity
 
 @click.group()
 def identity() -> None:
-    """An advertiser's requests: raw uids for e-mail addresses and phone numbers."""
+    """Calls for advertisers: look up raw uids."""
 
 
 def _check_delimiter(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -60,7 +60,7 @@ def map_identities(
     start_row: int,
     **flags: Any,
 ) -> None:
-    """Map e-mail addresses, phone numbers or hashes of them to raw uids, row by row.
+    """Map e-mail addresses, phone numbers or hashes to raw uids.
 
     The input is stdin or a file: text with one identity a line, CSV with a header, or NDJSON. Identities can also be
     arguments, for tests with made-up ones: every user of this host can read arguments, and the shell's history keeps

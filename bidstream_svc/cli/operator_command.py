@@ -10,6 +10,7 @@ from bidstream_svc.addresses import TcpAddress, parse_listen_addresses
 from bidstream_svc.core.errors import ListenError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.server.listen_errors import describe_listen_error
 from bidstream_svc.server.service import handle_signals, run
 
 
@@ -32,6 +33,8 @@ def operator(*, listen: TcpAddress, seed: int | None, scope: str) -> None:
 
     Prints {"url", "api_key", "client_secret"} as one line of JSON once it listens.
     """
+    if not listen.is_local:
+        click.echo(f"warning: {listen} is open to the network; this operator is for development only", err=True)
     run(_serve(OperatorState(seed, scope=IdentityScope[scope]), listen))
 
 
@@ -44,4 +47,4 @@ async def _serve(state: OperatorState, listen: TcpAddress) -> None:
                 click.echo(orjson.dumps(line))
                 await stopping.wait()
     except OSError as error:
-        raise ListenError(f"cannot listen on {listen}: {error.strerror or error}") from None
+        raise ListenError(f"--listen: {describe_listen_error(listen, error, '--listen')}") from None

@@ -51,7 +51,7 @@ _ENDPOINT = Endpoint("")  # the URL is complete
 )
 @setting_options("allow_insecure_operator", "api_key_file", "client_secret_file")
 def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: bool, echo: bool, **flags: Any) -> None:
-    """Encrypt JSON from stdin, post it to URL, decrypt the answer and print it.
+    """Encrypt JSON from stdin, post it, decrypt and print the answer.
 
     URL is that of an endpoint, such as https://prod.euid.eu/v2/token/generate. There are no retries.
     """

@@ -18,17 +18,20 @@ from bidstream_svc.server.workers import run_service
 @click.option("--dev", is_flag=True, help="run with an embedded operator and synthetic keys")
 @setting_options()
 def serve(*, dev: bool, **flags: Any) -> None:
-    """Run the sidecar: POST /decrypt and /decrypt/batch, with metrics and health on a separate port."""
+    """Run the sidecar, which answers POST /decrypt and /decrypt/batch.
+
+    Metrics and health are on a separate port.
+    """
     if dev:
         run(serve_dev(provided(flags), _prepare))
     else:
         settings = load_settings(**provided(flags))
-        check_files(settings)
         _prepare(settings)
         run_service(settings)
 
 
 def _prepare(settings: Settings) -> None:
+    check_files(settings)
     configure_logging(settings.log_level, settings.log_format)
     for name, nearest in unknown_variables(os.environ).items():
         get_logger(__name__).warning("unknown setting", variable=name, did_you_mean=nearest)

@@ -82,13 +82,14 @@ SITES = _new_cell()
 KEYS_EXPIRY_MS = _new_cell()
 KEYS_FROM_CACHE = _new_cell()
 LAST_REFRESH_SUCCESS_MS = _new_cell()
+TLS_CERTIFICATE_EXPIRY_MS = _new_cell()
 EVENT_LOOP_LAG_NS = _new_cell()
 HEARTBEAT_NS = _new_cell()  # the monotonic clock when the serving loop last turned
 WORKER_RESTARTS = _new_cell()  # written by the parent while the worker is down
 _FIXED_CELLS = _new_cell()  # the cells of HTTP requests follow; their number depends on the routes
 
 _GAUGES = (
-    *(CONNECTIONS, ADMIN_CONNECTIONS, EVENT_LOOP_LAG_NS),
+    *(CONNECTIONS, ADMIN_CONNECTIONS, EVENT_LOOP_LAG_NS, TLS_CERTIFICATE_EXPIRY_MS),
     *(KEYS, KEYS_SKIPPED, SITES, KEYS_EXPIRY_MS, KEYS_FROM_CACHE),
 )
 _FAILURE_CELLS = {reason: (DECRYPTIONS[reason.status], DECRYPT_FAILURES[reason]) for reason in FailureReason}

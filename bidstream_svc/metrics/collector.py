@@ -84,6 +84,13 @@ class _CellCollector(Collector):
             ["reason"],
             cells.CONNECTIONS_REFUSED,
         )
+        yield self._gauge(
+            "bidstream_tls_certificate_expiry_timestamp_seconds",
+            "Unix time at which the first certificate of the TLS chain expires; 0 without TLS.",
+            cells.TLS_CERTIFICATE_EXPIRY_MS,
+            MS_PER_S,
+            merge=min,
+        )
 
     def _keys(self) -> Iterator[Metric]:
         yield self._counter("bidstream_key_refreshes", "Key refreshes by result.", ["result"], cells.KEY_REFRESHES)

@@ -29,12 +29,8 @@ class Credentials:
 
     def __post_init__(self) -> None:
         """Validate both."""
-        if not _API_KEY.fullmatch(self.api_key):
-            raise ConfigurationError("API key is empty or contains whitespace or other characters invalid in a header")
-        if len(self.client_secret) != CLIENT_SECRET_LENGTH:
-            raise ConfigurationError(
-                f"client secret is {len(self.client_secret)} bytes long; {CLIENT_SECRET_LENGTH} are required"
-            )
+        _check_api_key(self.api_key)
+        _check_length(self.client_secret)
 
     @classmethod
     def from_base64(cls, api_key: str, client_secret: str) -> Self:
@@ -43,9 +39,42 @@ class Credentials:
         Raises:
             ConfigurationError: the secret is not base64, or as for the class. The message contains neither value.
         """
-        try:
-            secret = pybase64.b64decode(client_secret.strip(), validate=True)
-        except ValueError:
-            # Not chained: some error reporters show the arguments of the calls in a traceback.
-            raise ConfigurationError("client secret is not base64") from None
-        return cls(api_key.strip(), secret)
+        return cls(parse_api_key(api_key), parse_client_secret(client_secret))
+
+
+def parse_api_key(text: str) -> str:
+    """Return an API key without surrounding whitespace.
+
+    Raises:
+        ConfigurationError: it is empty or not allowed in a header. The message does not contain it.
+    """
+    api_key = text.strip()
+    _check_api_key(api_key)
+    return api_key
+
+
+def parse_client_secret(text: str) -> bytes:
+    """Decode a client secret in standard base64. Surrounding whitespace is ignored.
+
+    Raises:
+        ConfigurationError: it is not base64 of 32 bytes. The message does not contain it.
+    """
+    try:
+        secret = pybase64.b64decode(text.strip(), validate=True)
+    except ValueError:
+        # Not chained: some error reporters show the arguments of the calls in a traceback.
+        raise ConfigurationError("client secret is not base64") from None
+    _check_length(secret)
+    return secret
+
+
+def _check_api_key(api_key: str) -> None:
+    if not _API_KEY.fullmatch(api_key):
+        raise ConfigurationError("API key is empty or contains whitespace or other characters invalid in a header")
+
+
+def _check_length(client_secret: bytes) -> None:
+    if len(client_secret) != CLIENT_SECRET_LENGTH:
+        raise ConfigurationError(
+            f"client secret is {len(client_secret)} bytes long; {CLIENT_SECRET_LENGTH} are required"
+        )

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from bidstream_svc.config import Settings, env_name
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.files import read_secret_file
-from bidstream_svc.operator.credentials import Credentials
+from bidstream_svc.operator.credentials import Credentials, parse_api_key, parse_client_secret
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
+
+_T = TypeVar("_T")
 
 
 def credentials_reader(settings: Settings) -> Callable[[], Credentials]:
@@ -18,11 +21,10 @@ def credentials_reader(settings: Settings) -> Callable[[], Credentials]:
 
     def read() -> Credentials:
         settings.require_credentials()
-        api_key, client_secret = _read_secret(settings, "api_key"), _read_secret(settings, "client_secret")
-        try:
-            return Credentials.from_base64(api_key, client_secret)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{env_name('api_key')}, {env_name('client_secret')}: {error}") from None
+        return Credentials(
+            _read_secret(settings, "api_key", parse_api_key),
+            _read_secret(settings, "client_secret", parse_client_secret),
+        )
 
     return read
 
@@ -47,13 +49,18 @@ def make_transport(settings: Settings, retry: RetryPolicy | None = None) -> Oper
     )
 
 
-def _read_secret(settings: Settings, field: str) -> str:
-    value: str | None = getattr(settings, field)
-    if value is not None:
-        return value
-    path: Path = getattr(settings, f"{field}_file")
-    variable = f"{env_name(field)}_FILE"
+def _read_secret(settings: Settings, field: str, parse: Callable[[str], _T]) -> _T:
+    """Read a secret from its variable or its file. Errors name the one of the two that is set."""
+    text: str | None = getattr(settings, field)
+    variable = env_name(field)
+    if text is None:
+        path: Path = getattr(settings, f"{field}_file")
+        variable += "_FILE"
+        try:
+            text = read_secret_file(path, variable).decode("ascii")
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"{variable}: {path} is not ASCII text") from None
     try:
-        return read_secret_file(path, variable).decode("ascii")
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{variable}: {path} is not ASCII text") from None
+        return parse(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{variable}: {error}") from None

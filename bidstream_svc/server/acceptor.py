@@ -36,6 +36,9 @@ class Acceptor:
         connect: returns a new, unconnected protocol.
         refusals: answers connections that are not admitted.
         tls: the TLS context; None for a plain listener.
+
+    Attributes:
+        tls: the context of the handshakes that begin from now on; open connections keep theirs.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Acceptor:
         self._connections = connections
         self._connect = connect
         self._refusals = refusals
-        self._tls = tls
+        self.tls = tls
         self._opening: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         # Closed for a moment when no descriptor is left, so that a connection can be accepted and refused.
@@ -124,8 +127,8 @@ class Acceptor:
             await self._loop.connect_accepted_socket(
                 lambda: protocol,
                 accepted,
-                ssl=self._tls,
-                ssl_handshake_timeout=None if self._tls is None else timeout_s,
+                ssl=self.tls,
+                ssl_handshake_timeout=None if self.tls is None else timeout_s,
             )
         except OSError as error:  # ssl.SSLError is an OSError
             if isinstance(error, ConnectionAbortedError) and isinstance(protocol, Connection):
@@ -141,7 +144,7 @@ class Acceptor:
         else:
             self._connections.count_refusal(RefusalReason.NO_FILE_DESCRIPTOR)
             with accepted:
-                if self._tls is None:
+                if self.tls is None:
                     accepted.setblocking(False)
                     self._refusals.answer_at_once(accepted)
         self._start()

@@ -13,9 +13,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from bidstream_svc._version import __version__
-from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.clock import iso_time, wall_clock_ms
 from bidstream_svc.core.keys import KeySnapshot
-from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics.cells import HttpCode
 from bidstream_svc.server.aiohttp_guest import SERVER, AiohttpConnection, GuestServer, guest_of
@@ -23,6 +22,7 @@ from bidstream_svc.server.answers import UNKNOWN_HOST, Answer, error_answer
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON
+from bidstream_svc.server.tls import ServerTls
 
 _METHODS = ("GET", "HEAD")
 
@@ -34,11 +34,13 @@ class Health:
     Attributes:
         store: the current keys and the result of the last refresh.
         is_draining: True after SIGTERM.
+        tls: the TLS of the data plane; None without.
         started_s: the monotonic clock when the process started, in seconds.
     """
 
     store: KeyStore
     is_draining: bool = False
+    tls: ServerTls | None = None
     started_s: float = field(default_factory=time.monotonic)
 
     def not_started(self) -> str | None:
@@ -66,6 +68,7 @@ class Health:
             "last_refresh": _iso(store.last_success_ms),
             "next_refresh": _iso(store.next_refresh_ms),
             "last_refresh_error": store.last_error,
+            "tls_certificate": _describe_tls(self.tls),
         }
 
 
@@ -82,6 +85,7 @@ class AdminPlane:
         self.health = health
         self.registry = registry
         self._connections = connections
+        _read_description()  # now, so that no file is read while serving
         self._server = GuestServer(self._answer, _respond, lingering_s=connections.limits.request_timeout_s)
 
     def connect(self, hosts: HostCheck) -> AiohttpConnection:
@@ -182,9 +186,18 @@ def _describe_keys(snapshot: KeySnapshot | None, *, is_from_cache: bool) -> dict
         "scope": snapshot.scope.name,
         "last_expiry": _iso(snapshot.last_expiry_ms),
         "from_cache": is_from_cache,
+        "skipped_keys": snapshot.skipped_keys.count,
+        "skipped_sites": snapshot.skipped_sites.count,
+        "skipped_reasons": [*snapshot.skipped_keys.reasons, *snapshot.skipped_sites.reasons],
     }
 
 
+def _describe_tls(tls: ServerTls | None) -> dict[str, object] | None:
+    if tls is None:
+        return None
+    validity = tls.current.validity
+    return {"not_before": iso_time(validity.not_before_ms), "not_after": iso_time(validity.not_after_ms)}
+
+
 def _iso(time_ms: int | None) -> str | None:
-    """Format Unix milliseconds as ISO 8601 in UTC, to the second."""
-    return None if time_ms is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time_ms / MS_PER_S))
+    return None if time_ms is None else iso_time(time_ms)

@@ -65,7 +65,7 @@ def error_answer(http_status: HttpCode, code: str, message: str) -> Answer:
 
 def too_large(limit_bytes: int) -> Answer:
     """Return the 413 for a body above a route's limit."""
-    return error_answer(413, "too_large", f"the body may have {limit_bytes} bytes")
+    return error_answer(413, "too_large", f"the body exceeds {limit_bytes} bytes")
 
 
 def not_found(paths: Iterable[str]) -> Answer:

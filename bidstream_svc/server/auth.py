@@ -24,8 +24,8 @@ class BearerToken:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._version = _version(path)
         self._token = _read(path)
+        self._error: str | None = None
 
     def __repr__(self) -> str:
         """Return a representation without the token."""
@@ -39,32 +39,21 @@ class BearerToken:
         return compare_digest(provided, self._token)
 
     def reload(self) -> bool:
-        """Read the file again if it has changed. Returns whether the token differs from before.
+        """Read the file again. Returns whether the token differs from before.
 
-        If the file is not valid, the old token stays valid, and the error is logged once per change of the file.
+        If the file is not valid, the old token stays valid, and the error is logged once. Any thread may call this.
         """
-        version = _version(self._path)
-        if version == self._version:
-            return False
-        self._version = version
-        old = self._token
         try:
-            self._token = _read(self._path)
+            token = _read(self._path)
         except ConfigurationError as error:
-            _log.warning("bearer token not reloaded", error=str(error))
-        return self._token != old
-
-
-def _version(path: Path) -> tuple[int, ...] | None:
-    """Return a value that changes with the file's content, or None if there is no file.
-
-    The modification time alone can be set back; the time of the last status change cannot.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
+            if str(error) != self._error:
+                self._error = str(error)
+                _log.warning("bearer token not reloaded", error=str(error))
+            return False
+        self._error = None
+        has_changed = token != self._token
+        self._token = token
+        return has_changed
 
 
 def _read(path: Path) -> bytes:

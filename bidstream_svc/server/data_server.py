@@ -4,26 +4,33 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Self
 
 from bidstream_svc.config import Settings
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.cells import TLS_CERTIFICATE_EXPIRY_MS
 from bidstream_svc.server.acceptor import Acceptor, open_acceptors
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_plane import DataPlane
 from bidstream_svc.server.fastpath import FastPath
+from bidstream_svc.server.file_watch import FileWatch
 from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.routes import OTHER_LABEL, ROUTES, Route
-from bidstream_svc.server.sockets import Listener, make_tls_context
+from bidstream_svc.server.sockets import Listener
+from bidstream_svc.server.tls import ServerTls, tls_files
 from bidstream_svc.tracing import Tracer
 
 _log = get_logger(__name__)
 
 # How long new connections are still accepted after SIGTERM, because load balancers need time to notice that it ends.
 SHUTDOWN_DELAY_S = 0.5
+# How often files are read to look for a change.
+BEARER_PERIOD_S = 0.5
+TLS_PERIOD_S = 60.0
 
 
 class DataServer:
@@ -38,8 +45,11 @@ class DataServer:
         has_fast_path: False lets aiohttp answer every request; for comparisons only.
         routes: the route table.
 
+    Attributes:
+        tls: the TLS in use; None without.
+
     Raises:
-        ConfigurationError: the bearer token's file cannot be read.
+        ConfigurationError: the file of the bearer token or a file of TLS cannot be read or is not valid.
     """
 
     def __init__(
@@ -61,6 +71,9 @@ class DataServer:
         self._has_fast_path = has_fast_path
         self._routes = tuple(routes)
         self._bearer = None if settings.auth_token_file is None else BearerToken(settings.auth_token_file)
+        files = tls_files(settings)
+        self.tls = None if files is None else ServerTls(files)
+        self._watches: list[FileWatch] = []
         self._connections: Connections
         self._plane: DataPlane
         self._fast_path: FastPath | None = None
@@ -68,15 +81,8 @@ class DataServer:
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Start accepting connections.
-
-        Raises:
-            ConfigurationError: certificates cannot be loaded.
-        """
+        """Start accepting connections."""
         settings = self._settings
-        tls = None
-        if settings.tls_cert is not None and settings.tls_key is not None:
-            tls = make_tls_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
         limits = ConnectionLimits(
             settings.max_connections, settings.idle_timeout, settings.request_timeout, settings.max_buffered
         )
@@ -104,8 +110,9 @@ class DataServer:
                 (self._fast_path or self._plane).connect,
                 refusals,
                 allowed_hosts=settings.allowed_hosts,
-                tls=tls,
+                tls=None if self.tls is None else self.tls.current.context,
             )
+            self._watch_files(stack)
             self._closing = stack.pop_all()
         return self
 
@@ -113,10 +120,10 @@ class DataServer:
         """Close all connections at once; call `drain` before to let requests finish."""
         await self._closing.aclose()
 
-    def reload_bearer(self) -> None:
-        """Read the file of the bearer token again if it is configured and has changed."""
-        if self._bearer is not None and self._bearer.reload() and self._fast_path is not None:
-            self._fast_path.forget_heads()
+    def reload_files(self) -> None:
+        """Look now, and not at the next turn, whether the bearer token or the certificates have changed."""
+        for watch in self._watches:
+            watch.look_now()
 
     async def drain(self) -> None:
         """Finish the requests in flight.
@@ -140,6 +147,27 @@ class DataServer:
                 await self._connections.wait_empty()
         except TimeoutError:
             _log.warning("drain timed out", connections=len(self._connections))
+
+    def _watch_files(self, stack: AsyncExitStack) -> None:
+        """Use changed files from now on, until `stack` is closed."""
+        if self._bearer is not None:
+            forget_heads = self._fast_path.forget_heads if self._fast_path is not None else lambda: None
+            self._watches.append(FileWatch("bearer-watch", BEARER_PERIOD_S, self._bearer.reload, forget_heads))
+        if self.tls is not None:
+            self._use_certificates(self.tls)
+            self._watches.append(
+                FileWatch("tls-watch", TLS_PERIOD_S, self.tls.reload, partial(self._use_certificates, self.tls))
+            )
+        for watch in self._watches:
+            stack.callback(watch.stop)
+
+    def _use_certificates(self, tls: ServerTls) -> None:
+        """Serve new connections with the current certificates."""
+        context, validity = tls.current
+        self._metrics.set(TLS_CERTIFICATE_EXPIRY_MS, validity.not_after_ms)
+        for acceptor in self._acceptors:
+            if acceptor.tls is not None:
+                acceptor.tls = context
 
     def _make_fast_path(self) -> FastPath:
         return FastPath(

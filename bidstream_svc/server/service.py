@@ -53,7 +53,8 @@ class Service:
         key_wait_s: how long the data plane waits for the first keys before it accepts connections.
 
     Raises:
-        ConfigurationError: the bearer token's file cannot be read, or the packages for tracing are not installed.
+        ConfigurationError: the bearer token or the certificates cannot be loaded, or the packages for tracing are not
+            installed.
     """
 
     def __init__(
@@ -77,14 +78,11 @@ class Service:
         self._data_server = DataServer(
             settings, listeners.data, decryptor, metrics, tracer=self._tracer, has_fast_path=has_fast_path
         )
+        self._health.tls = self._data_server.tls
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Start the admin plane, the key refreshes and the data plane.
-
-        Raises:
-            ConfigurationError: certificates cannot be loaded.
-        """
+        """Start the admin plane, the key refreshes and the data plane."""
         async with AsyncExitStack() as stack:
             if self._tracer is not None:
                 stack.callback(self._tracer.close)
@@ -122,8 +120,9 @@ class Service:
         return [listener.address for listener in self._listeners.admin]
 
     def reload(self) -> None:
-        """Refresh the keys now, with credentials read anew. The bearer token is reloaded without this call."""
+        """Refresh the keys now, with credentials read anew, and look for a new bearer token and new certificates."""
         self._refresh.refresh_soon()
+        self._data_server.reload_files()
 
     async def wait_started(self) -> None:
         """Wait until keys have been loaded."""
@@ -174,13 +173,12 @@ class Service:
             )
 
     async def _run_housekeeping(self) -> None:
-        """Twice a second: record that the event loop turns and how late, and reload the bearer token if it changed."""
+        """Twice a second: record that the event loop turns, and how late."""
         while True:
             self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
             due_s = time.monotonic() + _HOUSEKEEPING_PERIOD_S
             await asyncio.sleep(_HOUSEKEEPING_PERIOD_S)
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * 1e9)))
-            self._data_server.reload_bearer()
 
 
 async def serve(

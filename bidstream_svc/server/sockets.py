@@ -1,9 +1,8 @@
-"""Listening sockets for the addresses in the settings, and the TLS context."""
+"""Listening sockets for the addresses in the settings."""
 
 import errno
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -12,7 +11,8 @@ from typing import NamedTuple
 
 from bidstream_svc.addresses import BoundAddress, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 from bidstream_svc.config import Settings
-from bidstream_svc.core.errors import BidstreamError, ConfigurationError, ListenError
+from bidstream_svc.core.errors import BidstreamError, ConfigurationError
+from bidstream_svc.server.listen_errors import listen_error
 from bidstream_svc.server.systemd import address_of, passed_sockets
 
 BACKLOG = 1024
@@ -42,11 +42,14 @@ class Listeners(NamedTuple):
         close_listeners([*self.data, *self.admin])
 
 
-def open_listeners(addresses: Iterable[ListenAddress], *, reuse_port: bool = False) -> list[Listener]:
+def open_listeners(
+    addresses: Iterable[ListenAddress], *, field: str = "listen", reuse_port: bool = False
+) -> list[Listener]:
     """Open listening sockets, or use those that systemd passed.
 
     Args:
         addresses: a host name may resolve to several addresses, each of which gets a socket.
+        field: field name of the setting that has the addresses, for errors.
         reuse_port: set SO_REUSEPORT on TCP sockets, so that several sockets share the connections to one address.
 
     Raises:
@@ -63,9 +66,7 @@ def open_listeners(addresses: Iterable[ListenAddress], *, reuse_port: bool = Fal
                 listeners.extend(_listen_tcp(address, reuse_port=reuse_port))
         except OSError as error:
             close_listeners(listeners)
-            # asyncio's own wording names the address a second time.
-            reason = (error.strerror or str(error)).partition(" (while attempting")[0]
-            raise ListenError(f"cannot listen on {address}: {reason}") from None
+            raise listen_error(address, error, field) from None
     return listeners
 
 
@@ -83,7 +84,7 @@ def open_listeners_each(settings: Settings, workers: int) -> list[Listeners]:
     try:
         for problem in settings.authentication_problems(listener.address for listener in first.data):
             raise ConfigurationError(problem)
-        first.admin.extend(open_listeners(settings.admin_listen))
+        first.admin.extend(open_listeners(settings.admin_listen, field="admin_listen"))
     except BidstreamError:
         first.close()
         raise
@@ -91,17 +92,18 @@ def open_listeners_each(settings: Settings, workers: int) -> list[Listeners]:
         return [first]
     # The sockets were opened without SO_REUSEPORT first. This fails if another service listens on the port; with the
     # option, both would share it.
-    by_plane = [_reopen_for_workers(listeners, workers) for listeners in first]
+    fields = ("listen", "admin_listen")
+    by_plane = [_reopen_for_workers(*plane, workers) for plane in zip(first, fields, strict=True)]
     return [Listeners(*group) for group in zip(*by_plane, strict=True)]
 
 
-def _reopen_for_workers(listeners: list[Listener], workers: int) -> list[list[Listener]]:
+def _reopen_for_workers(listeners: list[Listener], field: str, workers: int) -> list[list[Listener]]:
     """Replace sockets without SO_REUSEPORT by one with it for each worker, on the same addresses."""
     shared = [listener for listener in listeners if listener.is_passed or isinstance(listener.address, UnixAddress)]
     own = [listener for listener in listeners if listener not in shared]
     close_listeners(own)
     addresses = [listener.address for listener in own]
-    return [[*open_listeners(addresses, reuse_port=True), *shared] for _ in range(workers)]
+    return [[*open_listeners(addresses, field=field, reuse_port=True), *shared] for _ in range(workers)]
 
 
 def close_listeners(listeners: Iterable[Listener]) -> None:
@@ -111,32 +113,6 @@ def close_listeners(listeners: Iterable[Listener]) -> None:
         if isinstance(listener.address, UnixAddress) and not listener.is_passed:
             with suppress(OSError):  # another process listens on this path now
                 _remove_dead_socket(listener.address.path)
-
-
-def make_tls_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
-    """Return a server context; with `client_ca`, clients must present a certificate from that CA.
-
-    Raises:
-        ConfigurationError: a file cannot be read, or the key does not match the certificate.
-    """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(certificate, key, password=_refuse_password)
-    except (OSError, ValueError) as error:  # SSLError is an OSError
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        raise ConfigurationError(f"BIDSTREAM_TLS_CERT, BIDSTREAM_TLS_KEY: cannot be loaded: {reason}") from None
-    if client_ca is not None:
-        try:
-            context.load_verify_locations(client_ca)
-        except OSError as error:
-            raise ConfigurationError(f"BIDSTREAM_TLS_CLIENT_CA: cannot be loaded: {error.strerror}") from None
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def _refuse_password() -> str:
-    # Without this, OpenSSL would ask for one on the terminal.
-    raise ValueError("the private key is encrypted")
 
 
 def _listen_tcp(address: TcpAddress, *, reuse_port: bool) -> Iterator[Listener]:

@@ -76,7 +76,10 @@ def test_an_address_in_use_is_named(operator: DevOperator) -> None:
         timeout=DEADLINE_S,
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith(f"bidstream-svc: cannot listen on {taken}: Address already in use")
+    assert done.stderr == (
+        f"bidstream-svc: BIDSTREAM_LISTEN: cannot listen on {taken}: address already in use; another process has it; "
+        "choose another with --listen or BIDSTREAM_LISTEN\n"
+    )
 
 
 def test_what_serve_dev_prints_works_when_pasted(tmp_path: Path) -> None:

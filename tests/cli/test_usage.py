@@ -1,14 +1,20 @@
 """Help, version, wrong usage, and secrets on the command line."""
 
+import asyncio
+from asyncio.subprocess import PIPE
 from importlib.metadata import entry_points
+from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from bidstream_svc import __version__
 from bidstream_svc.cli import main
 from bidstream_svc.cli.main import commands
 from bidstream_svc.devoperator import DevOperator
 from tests.support.cli import Cli
+from tests.support.sidecar import PROGRAM
 
 COMMANDS = sorted(commands.commands)
 
@@ -23,6 +29,15 @@ def test_help_lists_the_commands(cli: Cli, flag: str) -> None:
     assert (outcome.status, outcome.err) == (0, "")
     for name in ("serve", "operator", "decrypt", "check"):
         assert f"\n  {name} " in outcome.out
+
+
+@pytest.mark.parametrize(
+    "group", [(), *((name,) for name in COMMANDS if isinstance(commands.commands[name], click.Group))]
+)
+def test_the_summary_of_every_command_fits_a_line(group: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(commands, [*group, "--help"], terminal_width=80).output
+    assert "\nCommands:\n" in shown
+    assert "..." not in shown.partition("\nCommands:\n")[2]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -65,12 +80,26 @@ def test_the_installed_program_is_the_same() -> None:
     assert program.load() is main
 
 
+async def test_the_operator_warns_that_it_is_open_to_the_network(tmp_path: Path) -> None:
+    for host, warnings in [("0.0.0.0", 1), ("127.0.0.1", 0)]:  # noqa: S104 - the warning is about it
+        process = await asyncio.create_subprocess_exec(
+            *PROGRAM, "operator", "--listen", f"{host}:0", stdout=PIPE, stderr=PIPE, cwd=tmp_path
+        )
+        assert process.stdout is not None
+        assert b'"url"' in await process.stdout.readline()
+        process.terminate()
+        _, complaints = await process.communicate()
+        assert complaints.decode().count("warning: 0.0.0.0:0 is open to the network") == warnings
+
+
 def test_the_operator_says_when_its_port_is_taken(cli: Cli, operator: DevOperator) -> None:
     taken = operator.url.removeprefix("http://")
     outcome = cli("operator", "--listen", taken)
     assert outcome.status == 1
-    assert outcome.complaint.startswith(f"cannot listen on {taken}: ")
-    assert "address already in use" in outcome.complaint
+    assert outcome.complaint == (
+        f"--listen: cannot listen on {taken}: address already in use; another process has it; "
+        "choose another with --listen"
+    )
 
 
 @pytest.mark.parametrize("command", ["serve", "check", "decrypt"])

@@ -18,7 +18,7 @@ from bidstream_svc.server.acceptor import PAUSE_S, Acceptor
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.connections import Connection
 from bidstream_svc.server.refusal import Refusals
-from bidstream_svc.server.sockets import make_tls_context
+from bidstream_svc.server.tls import TlsFiles, load_tls
 from tests.fastpath.support import HOSTS, FakeTransport, Side
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import Connection as Client
@@ -203,7 +203,7 @@ async def turn(times: int = 100) -> None:
 
 
 async def test_an_acceptor_that_is_closed_ends_its_handshakes(tls_files: dict[str, str]) -> None:
-    door = Door(tls=make_tls_context(Path(tls_files["tls_cert"]), Path(tls_files["tls_key"]), None))
+    door = Door(tls=load_tls(TlsFiles(Path(tls_files["tls_cert"]), Path(tls_files["tls_key"]))).context)
     with Client(door.address) as silent:
         await turn()
         assert len(door.side.connections) == 1

@@ -83,7 +83,11 @@ def test_info_tells_what_an_operator_of_the_service_asks(service: RunningService
         "scope": "UID2",
         "last_expiry": last_expiry.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "from_cache": False,
+        "skipped_keys": 0,
+        "skipped_sites": 0,
+        "skipped_reasons": [],
     }
+    assert info["tls_certificate"] is None
     last, following = (datetime.fromisoformat(info[name]) for name in ("last_refresh", "next_refresh"))
     assert timedelta(minutes=54) <= following - last <= timedelta(minutes=66, seconds=1)
 

@@ -33,6 +33,7 @@ GAUGES = [
     "bidstream_sites",
     "bidstream_keys_expiry_timestamp_seconds",
     "bidstream_key_refresh_last_success_timestamp_seconds",
+    "bidstream_tls_certificate_expiry_timestamp_seconds",
 ]
 HISTOGRAMS = ["bidstream_request_duration_seconds", "bidstream_key_refresh_duration_seconds"]
 

@@ -2,18 +2,24 @@
 
 import os
 import signal
+import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import trustme
 
+from bidstream_svc.config import env_name
 from bidstream_svc.devoperator import DevOperator, OperatorState
+from tests.support.certificates import CertificateFiles, served_serial
 from tests.support.metrics_page import Scrape, scrape
 from tests.support.operator import operator_in_thread
 from tests.support.raw_http import Connection, ask, make_request
@@ -270,6 +276,20 @@ def test_workers_end_with_their_parent(operator: DevOperator, tmp_path: Path) ->
     assert logged(sidecar, "stopped") == WORKERS
 
 
+def test_sighup_to_the_parent_makes_every_worker_serve_a_new_certificate(operator: DevOperator, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    files = CertificateFiles(tmp_path, authority)
+    with sidecar_of(tmp_path, operator, **files.settings) as sidecar:
+        new = files.renew(files.issue(lasts=timedelta(days=3)))
+        sidecar.signal(signal.SIGHUP)
+        wait_until(lambda: logged(sidecar, "certificate reloaded") == WORKERS, "all workers to reload")
+        assert {served_serial(sidecar.data, client) for _ in range(MANY)} == {new}
+        expiry_s = scrape(sidecar.admin).value("bidstream_tls_certificate_expiry_timestamp_seconds")
+        assert 0 < expiry_s - time.time() <= timedelta(days=3).total_seconds()
+
+
 def test_one_worker_has_no_parent(operator: DevOperator, tmp_path: Path) -> None:
     with sidecar_of(tmp_path, operator, workers=1) as sidecar:
         assert children_of(sidecar.process.pid) == []
@@ -290,7 +310,10 @@ def test_a_port_in_use_is_one_line_and_exit_1(
         [*PROGRAM, "serve"], env=environment(settings), capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 1
-    assert done.stderr == f"bidstream-svc: cannot listen on {taken}: Address already in use\n"
+    assert done.stderr == (
+        f"bidstream-svc: {env_name(plane)}: cannot listen on {taken}: address already in use; another process has it; "
+        f"choose another with --{plane.replace('_', '-')} or {env_name(plane)}\n"
+    )
     assert done.stdout == ""
     assert not unix.exists()
     assert ask(sidecar.data, "/decrypt", GOOD).status == 200

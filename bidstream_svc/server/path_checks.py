@@ -1,0 +1,72 @@
+"""Checks that the paths in the settings can work, before anything is opened."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from bidstream_svc.addresses import UnixAddress
+from bidstream_svc.config import SETTINGS, Settings, env_name
+from bidstream_svc.files import require_regular
+
+
+def path_problems(settings: Settings) -> Iterator[str]:
+    """Yield a problem for each path at which the service could not create its file or socket.
+
+    Files that are only read are checked by reading them.
+    """
+    if settings.key_cache is not None:
+        # The target of a symbolic link is replaced, and the link stays.
+        cache = Path(os.path.realpath(settings.key_cache))
+        problem = _file_problem(cache) or _replaced_setting_problem(settings, cache)
+        if problem is not None:
+            yield f"{env_name('key_cache')}: {problem}"
+    for name in ("listen", "admin_listen"):
+        for address in getattr(settings, name):
+            if isinstance(address, UnixAddress) and (problem := _socket_problem(address.path)):
+                yield f"{env_name(name)}: {problem}"
+
+
+def _replaced_setting_problem(settings: Settings, cache: Path) -> str | None:
+    """Return the problem if the key cache would replace a file of another setting."""
+    for name in SETTINGS.keys() - {"key_cache"}:
+        path = getattr(settings, name)
+        if isinstance(path, Path) and Path(os.path.realpath(path)) == cache:
+            return f"{cache} is the file of {env_name(name)}"
+    return None
+
+
+def _file_problem(path: Path) -> str | None:
+    try:
+        require_regular(path.stat())
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return f"cannot replace {path}: {error.strerror}"
+    return _directory_problem(path.parent)
+
+
+def _socket_problem(path: Path) -> str | None:
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            return f"{path} exists and is not a socket"
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return f"cannot create {path}: {error.strerror}"
+    return _directory_problem(path.parent)
+
+
+def _directory_problem(directory: Path) -> str | None:
+    """Return why no file can be created in a directory, or None."""
+    try:
+        is_directory = stat.S_ISDIR(directory.stat().st_mode)
+    except FileNotFoundError:
+        return f"the directory {directory} does not exist; create it"
+    except OSError as error:
+        return f"cannot use the directory {directory}: {error.strerror}"
+    if not is_directory:
+        return f"{directory} is not a directory"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"the directory {directory} is not writable for user id {os.geteuid()}"
+    return None
