@@ -13,6 +13,10 @@ from tests.attacks.victim import as_here
 from tests.support.operator import operator_in_thread
 
 
+# Waits are bounded, and longer in sum than that of a usual test where a sidecar does not recover.
+pytestmark = pytest.mark.timeout(180)
+
+
 @pytest.fixture(scope="module")
 def operator() -> Iterator[DevOperator]:
     with operator_in_thread() as running:

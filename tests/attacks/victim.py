@@ -13,6 +13,7 @@ from bidstream_svc._version import is_compiled
 from bidstream_svc.devoperator import DevOperator
 from tests.attacks.cage import Cage, cage
 from tests.attacks.target import Target
+from tests.support.certificates import CertificateFiles
 from tests.support.metrics_page import Scrape, scrape
 from tests.support.processes import children, resident_bytes
 from tests.support.raw_http import Response, ask
@@ -88,8 +89,10 @@ def victim(directory: Path, operator: DevOperator, variant: Variant, max_files: 
     settings = operator_settings(operator) | {"workers": variant.workers, "listen": f"127.0.0.1:0,{socket}"}
     tls = None
     if variant.is_tls:
-        settings |= _make_certificate(directory)
-        tls = ssl.create_default_context(cafile=str(directory / "authority.pem"))
+        authority = trustme.CA()
+        settings |= CertificateFiles(directory, authority).settings
+        tls = ssl.create_default_context()
+        authority.configure_trust(tls)
     with cage() as caged:
         program = caged.program(_program(variant), max_files)
         with Sidecar(directory, program=program, **settings) as sidecar:
@@ -99,13 +102,3 @@ def victim(directory: Path, operator: DevOperator, variant: Variant, max_files: 
             wait_until(lambda: variant.workers == 1 or len(children(sidecar.process.pid)) == variant.workers, "workers")
             target = Target(sidecar.data, sidecar.admin, variant.is_tls, operator.state.mint_token(client_side=True))
             yield Victim(sidecar, caged, target, socket if variant.is_tls else sidecar.data, tls)
-
-
-def _make_certificate(directory: Path) -> dict[str, object]:
-    authority = trustme.CA()
-    certificate = authority.issue_cert("localhost")
-    authority.cert_pem.write_to_path(str(directory / "authority.pem"))
-    cert, key = directory / "cert.pem", directory / "key.pem"
-    certificate.cert_chain_pems[0].write_to_path(str(cert))
-    certificate.private_key_pem.write_to_path(str(key))
-    return {"tls_cert": cert, "tls_key": key}

@@ -111,7 +111,7 @@ def _settings(names: dict[str, Any]) -> dict[str, Any]:
 _TLS = {name: value for name, value in REPLACED.items() if name.startswith("TLS_")}
 OTHERS: list[dict[str, Any]] = [
     {"image": {"repository": "registry.example.com/bidstream-svc", "tag": 20261126}},
-    {"operatorUrl": "http://[2001:db8::1]:8080"},
+    {"operatorUrl": "https://[2001:db8::1]:8443"},
     {"secretName": "theirs"},
     {"tlsSecretName": "certificate"},
     *(_settings({name: value}) for name, value in (REPLACED | NUMBERS).items() if name not in _TLS),
