@@ -12,7 +12,6 @@ from tests.attacks.good_clients import QUICK
 from tests.attacks.victim import as_here
 from tests.support.operator import operator_in_thread
 
-
 # Waits are bounded, and longer in sum than that of a usual test where a sidecar does not recover.
 pytestmark = pytest.mark.timeout(180)
 
