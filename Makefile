@@ -9,8 +9,8 @@ HELM := helm.sh/helm/v3/cmd/helm@v3.22.0
 KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-compiled sanitize coverage lint format bench figures manifests deploy-check faults attacks soak \
-  fuzz mutants lock clean
+.PHONY: help run check test test-compiled sanitize coverage lint format bench costliest figures manifests deploy-check \
+  faults attacks soak fuzz mutants lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -56,6 +56,10 @@ format: $(VENV)/dev.installed  ## let ruff mend what it can
 
 bench: $(VENV)/compiled.installed  ## measure; see benchmarks/README.md
 	$(call IMPORT_FROM,compiled) $(BIN)/python -m benchmarks
+
+SEARCH_SECONDS ?= 60
+costliest: $(VENV)/compiled.installed  ## search for the most expensive request, three times for SEARCH_SECONDS
+	$(call IMPORT_FROM,compiled) $(BIN)/python -m benchmarks.costliest --seconds $(SEARCH_SECONDS)
 
 figures: $(VENV)/dev.installed  ## write the kept results of `make bench` into the documents
 	$(BIN)/python -m benchmarks.figures

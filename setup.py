@@ -20,6 +20,7 @@ HOT_PATH = (
     "bidstream_svc/server/fastpath/heads.py",
     "bidstream_svc/server/fastpath/iteration.py",
     "bidstream_svc/server/fastpath/reader.py",
+    "bidstream_svc/server/batch_body.py",
     "bidstream_svc/server/handlers.py",
     "bidstream_svc/server/response_writer.py",
     "bidstream_svc/core/token/text.py",

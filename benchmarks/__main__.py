@@ -1,4 +1,4 @@
-"""`python -m benchmarks [core|stall|http|sweep|memory|all] [--against DIR] [--quick]`; `make bench` measures all."""
+"""`python -m benchmarks [SECTION|all] [--against DIR] [--quick]`; `make bench` measures all sections."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.admin import measure_admin
 from benchmarks.against import measure_against
 from benchmarks.core import measure_core
 from benchmarks.figures import KEPT
@@ -43,7 +44,8 @@ def main() -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure; see benchmarks/README.md.")
-    parser.add_argument("what", nargs="?", default="all", choices=["core", "stall", "http", "sweep", "memory", "all"])
+    sections = ["core", "stall", "http", "sweep", "memory", "admin", "all"]
+    parser.add_argument("what", nargs="?", default="all", choices=sections)
     parser.add_argument("--against", type=Path, metavar="DIR", help="compare with another build of the package, only")
     parser.add_argument(
         "--quick", action="store_true", help="less than a minute; a check of the benchmarks, not a measurement"
@@ -64,6 +66,7 @@ def _sections(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "http": lambda: measure_serving(effort),
         "sweeps": lambda: measure_sweeps(effort),
         "memory": lambda: measure_memory(1.0 if arguments.quick else 4.0),
+        "admin": lambda: measure_admin(effort),
     }
     what = "sweeps" if arguments.what == "sweep" else arguments.what
     return sections if what == "all" else {what: sections[what]}

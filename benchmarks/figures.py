@@ -49,8 +49,9 @@ def documents() -> Iterator[Path]:
 
 
 def kept_results() -> dict[str, Any]:
-    """Return the results of the last complete run."""
+    """Return the results of the last complete run, and of the last search for the costliest request."""
     results: dict[str, Any] = json.loads((KEPT / "latest.json").read_text(encoding="utf-8"))
+    results["costliest"] = json.loads((KEPT / "costliest.json").read_text(encoding="utf-8"))
     return results
 
 
@@ -92,6 +93,16 @@ def _sizing(results: Results) -> str:
     return f"{_origin(results)}\n\n{format_table(('one worker on one core', 'measured'), rows)}\n"
 
 
+def _costliest(results: Results) -> str:
+    """The cost of expensive requests, relative to good ones."""
+    rows = [
+        (name, row["cpu_us"] / 1000, row["to_good"], row["to_good_per_byte"])
+        for name, row in results["costliest"]["rows"].items()
+    ]
+    head = ("request", "processor time, ms", "in good requests of its route", "per byte, to a good /decrypt")
+    return f"{_origin(results['costliest'])}\n\n{format_table(head, rows)}\n"
+
+
 def _origin(results: Results) -> str:
     """When and where the results were taken."""
     machine = results["machine"]
@@ -100,7 +111,12 @@ def _origin(results: Results) -> str:
 
 
 # By the name in the marker.
-BLOCKS: Mapping[str, Callable[[Results], str]] = {"summary": _summary, "sizing": _sizing, "all": render}
+BLOCKS: Mapping[str, Callable[[Results], str]] = {
+    "summary": _summary,
+    "sizing": _sizing,
+    "costliest": _costliest,
+    "all": render,
+}
 
 
 def main() -> None:

@@ -41,6 +41,10 @@ def _stall(results: Results) -> float:
     return float(stall["refresh_median_ms"])
 
 
+def _scraped(results: Results) -> float:
+    return max(float(load["100"]["more_p99_us"]) / 1e3 for load in results["admin"].values())
+
+
 GOALS = (
     Goal("service / nginx static, TCP, 16 connections", _ratio("service, TCP / nginx"), 0.50, 0.60),
     Goal(
@@ -64,4 +68,5 @@ GOALS = (
     Goal("50,000 keys against 10: throughput", lambda r: r["sweeps"]["keys"]["50000 keys"]["rps_to_first"], 0.95, 1),
     Goal("longest stall at a refresh of 5,000 keys, 60,000 domains, ms (median of refreshes)", _stall, 10, 5),
     Goal("resident memory with 5,000 keys, MB", lambda r: r["memory"]["service"]["used"]["rss"], 90, 60),
+    Goal("p99 of the data plane with 100 scrapers against none: more, ms", _scraped, 1, 0.5),
 )

@@ -14,6 +14,7 @@ def render(results: Mapping[str, Any]) -> str:
         "http": _http,
         "sweeps": _sweeps,
         "memory": _memory,
+        "admin": _admin,
         "against": _against,
     }
     blocks = [_table("Machine", ("what", "value"), list(results["machine"].items()))]
@@ -111,6 +112,22 @@ def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
     head = ("server", "RSS at start, MB", "PSS", "RSS with every key used, MB", "PSS")
     rows = [(name, *row["start"].values(), *row["used"].values()) for name, row in memory.items()]
     yield _table("Memory with 5,000 keys and 20,000 site domains", head, rows)
+
+
+def _admin(admin: Mapping[str, Any]) -> Iterator[str]:
+    head = ("scrapers", "requests/s", *(f"{q}, µs" for q in _QUANTILES), "more at p50, µs", "more at p99, µs")
+    for load, counts in admin.items():
+        rows = [
+            (
+                count,
+                row["rps"],
+                *(row["quantiles_us"][q] for q in _QUANTILES),
+                row["more_p50_us"],
+                row["more_p99_us"],
+            )
+            for count, row in counts.items()
+        ]
+        yield _table(f"Data plane while /metrics is scraped in a loop: {load}", head, rows)
 
 
 def _against(against: Mapping[str, Any]) -> Iterator[str]:

@@ -23,7 +23,7 @@ TRACEPARENT = "traceparent"
 
 _TRACES_PATH = "/v1/traces"
 # How long `close` waits for the collector; less than a supervisor waits for its workers.
-_FLUSH_S = 2.0
+_FLUSH_S = 0.5
 # https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags. The lowest flag is "sampled".
 _SAMPLED = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][13579bdf](?:-[!-~]*)?")
 

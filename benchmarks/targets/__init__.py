@@ -106,7 +106,7 @@ def service(
     command = _WITH_FAST_PATH if with_fast_path else _WITHOUT_FAST_PATH
     ready_url = f"http://127.0.0.1:{admin_port}/readyz"
     with running(command, environment, directory / f"{name}.log", lambda: _answers_200(ready_url)) as pid:
-        yield Server(pid, f"127.0.0.1:{port}", f"unix:{socket_path}")
+        yield Server(pid, f"127.0.0.1:{port}", f"unix:{socket_path}", f"127.0.0.1:{admin_port}")
 
 
 @contextmanager

@@ -22,11 +22,13 @@ class Server:
 
     Attributes:
         tcp, unix: addresses in the format of the load generator; empty if it does not listen there.
+        admin: address of the admin plane; empty without one.
     """
 
     pid: int
     tcp: str
     unix: str = ""
+    admin: str = ""
 
     def cpu_s(self) -> float:
         """Processor time used so far, children included."""

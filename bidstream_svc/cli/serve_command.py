@@ -1,6 +1,7 @@
 """`bidstream-svc serve`: the sidecar."""
 
 import os
+import sys
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from bidstream_svc.cli.dev import serve_dev
 from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.config import Settings, load_settings, unknown_variables
 from bidstream_svc.logs import configure_logging, get_logger
+from bidstream_svc.loop_thread import LoopThread
 from bidstream_svc.server.service import run
 from bidstream_svc.server.workers import run_service
 
@@ -28,6 +30,11 @@ def serve(*, dev: bool, **flags: Any) -> None:
         settings = load_settings(**provided(flags))
         _prepare(settings)
         run_service(settings)
+    if LoopThread.left_behind:
+        # At its end, the interpreter would wait for look-ups of names that these threads have started.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _prepare(settings: Settings) -> None:

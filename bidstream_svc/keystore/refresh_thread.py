@@ -1,17 +1,13 @@
 """The thread that refreshes keys, so that refreshes do not block the event loop that serves requests."""
 
-import asyncio
-import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from bidstream_svc.keystore.refresher import KeyRefresher
+from bidstream_svc.loop_thread import LoopThread
 
 MIN_EARLY_REFRESH_INTERVAL_S = 60.0
-# How long the serving loop waits for the GIL while the refresh thread computes. Python's default is ten times as long.
-_SWITCH_INTERVAL_S = 0.0005
 
 
 class RefreshThread:
@@ -26,22 +22,19 @@ class RefreshThread:
 
     def __init__(self, open_refresher: Callable[[], AbstractAsyncContextManager[KeyRefresher]]) -> None:
         self._open_refresher = open_refresher
-        # Not uvloop, where a cancelled connection attempt could close a descriptor of another loop.
-        self._loop = asyncio.SelectorEventLoop()
         self._refresher: KeyRefresher | None = None
-        self._stopping = asyncio.Event()
+        self._thread = LoopThread("key-refresh", self._refresh)
         self._next_early_refresh_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="key-refresh", daemon=True)
 
     def start(self) -> None:
         """Start the thread, which begins with a refresh."""
-        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._thread.start()
 
     def refresh_soon(self) -> None:
         """Request a refresh now. Thread-safe; no effect before the thread runs or after `stop`."""
-        if self._refresher is not None:
-            self._loop.call_soon_threadsafe(self._refresher.wake)
+        refresher = self._refresher
+        if refresher is not None:
+            self._thread.call_soon(refresher.wake)
 
     def refresh_for_unknown_key(self) -> None:
         """Request a refresh because a token named an unknown key; at most one per MIN_EARLY_REFRESH_INTERVAL_S."""
@@ -51,19 +44,13 @@ class RefreshThread:
             self.refresh_soon()
 
     def stop(self) -> None:
-        """Cancel a running refresh and join the thread. Call once, after `start`."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join()
+        """Cancel a running refresh and end the thread; see LoopThread. Call after `start`."""
+        self._thread.stop()
 
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._refresh_until_stopped())
-
-    async def _refresh_until_stopped(self) -> None:
+    async def _refresh(self) -> None:
         async with self._open_refresher() as refresher:
             self._refresher = refresher
-            running = asyncio.ensure_future(refresher.run())
-            await self._stopping.wait()
-            self._refresher = None
-            running.cancel()
-            await asyncio.wait([running])
+            try:
+                await refresher.run()
+            finally:
+                self._refresher = None

@@ -1,10 +1,11 @@
 """All metric values, as 64-bit integers in shared memory, one row per worker.
 
-The memory is mapped before workers are forked. A worker writes only to its own row, so no lock is needed. A row
-outlives its worker and the replacement continues in it, so no counter decreases. An addition costs a fiftieth of
-`labels(...).inc()` of prometheus_client.
+The memory is mapped before workers are forked. A worker writes only to its own row, and only one of its threads writes
+to a cell, so no lock is needed. A row outlives its worker and the replacement continues in it, so no counter decreases.
+An addition costs a fiftieth of `labels(...).inc()` of prometheus_client.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from itertools import count, product
@@ -73,6 +74,7 @@ REQUEST_DURATION_NS = HistogramCells()
 CONNECTIONS = _new_cell()
 ADMIN_CONNECTIONS = _new_cell()
 CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
+ADMIN_CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
 KEY_REFRESHES = {result: _new_cell() for result in RefreshResult}
 KEY_REFRESH_DURATION_NS = HistogramCells()
 KEY_CACHE_WRITES = {result: _new_cell() for result in CacheWriteResult}
@@ -86,6 +88,7 @@ TLS_CERTIFICATE_EXPIRY_MS = _new_cell()
 EVENT_LOOP_LAG_NS = _new_cell()
 HEARTBEAT_NS = _new_cell()  # the monotonic clock when the serving loop last turned
 WORKER_RESTARTS = _new_cell()  # written by the parent while the worker is down
+WORKER_PID = _new_cell()  # 0 in a service without workers
 _FIXED_CELLS = _new_cell()  # the cells of HTTP requests follow; their number depends on the routes
 
 _GAUGES = (
@@ -104,12 +107,14 @@ class MetricCells:
 
     Attributes:
         http_requests: (route label, HTTP status) -> cell.
+        owner_pid: the process that made this object: the parent of the workers, or the only process.
         rows: one for each worker.
         row: the row that this process writes to.
     """
 
     def __init__(self, route_labels: Iterable[str] = (), workers: int = 1) -> None:
         self.http_requests = {key: _FIXED_CELLS + place for place, key in enumerate(product(route_labels, HTTP_CODES))}
+        self.owner_pid = os.getpid()
         row_cells = _FIXED_CELLS + len(self.http_requests)
         self._map = mmap(-1, workers * row_cells * _CELL_BYTES)
         cells = memoryview(self._map).cast("q")
@@ -121,6 +126,7 @@ class MetricCells:
         self.row = self.rows[worker]
         for cell in _GAUGES:
             self.row[cell] = 0
+        self.row[WORKER_PID] = os.getpid()
 
     def count_failure(self, reason: FailureReason) -> None:
         """Count a token that was not decrypted."""

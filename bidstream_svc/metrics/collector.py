@@ -6,7 +6,7 @@ from itertools import accumulate
 from platform import python_version
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -20,6 +20,7 @@ from bidstream_svc._version import __version__
 from bidstream_svc.core.units import MS_PER_S, NS_PER_S
 from bidstream_svc.metrics import cells
 from bidstream_svc.metrics.cells import HistogramCells, MetricCells
+from bidstream_svc.metrics.processes import ProcessCollector
 
 # Exported histogram buckets: the first is up to 2**10 ns (1 us), and values from 2**34 ns (17 s) on are in +Inf.
 _FIRST_BUCKET = 10
@@ -27,10 +28,10 @@ _LAST_BUCKET = 34
 
 
 def build_registry(metrics: MetricCells) -> CollectorRegistry:
-    """Make a registry with the metrics of the service and of the process."""
+    """Make a registry with the metrics of the service and of its processes."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_CellCollector(metrics))
-    ProcessCollector(registry=registry)
+    registry.register(ProcessCollector(metrics))
     return registry
 
 
@@ -78,12 +79,13 @@ class _CellCollector(Collector):
 
     def _connections(self) -> Iterator[Metric]:
         yield self._gauge("bidstream_connections", "Open data plane connections.", cells.CONNECTIONS)
-        yield self._counter(
-            "bidstream_connections_refused",
-            "Connections refused, by reason.",
-            ["reason"],
-            cells.CONNECTIONS_REFUSED,
+        refused = CounterMetricFamily(
+            "bidstream_connections_refused", "Connections refused, by reason.", labels=["reason"]
         )
+        for reason, cell in cells.CONNECTIONS_REFUSED.items():
+            of_admin = self._metrics.over_workers(cells.ADMIN_CONNECTIONS_REFUSED[reason])
+            refused.add_metric([reason], self._metrics.over_workers(cell) + of_admin)
+        yield refused
         yield self._gauge(
             "bidstream_tls_certificate_expiry_timestamp_seconds",
             "Unix time at which the first certificate of the TLS chain expires; 0 without TLS.",

@@ -25,6 +25,8 @@ _MAX_ACCEPTED_PER_ITERATION = 64
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # The pause in accepting when there is no spare descriptor.
 PAUSE_S = 0.1
+# How long TLS handshakes in progress may still take when no further connections are accepted.
+LAST_HANDSHAKES_S = 0.5
 
 
 class Acceptor:
@@ -36,6 +38,7 @@ class Acceptor:
         connect: returns a new, unconnected protocol.
         refusals: answers connections that are not admitted.
         tls: the TLS context; None for a plain listener.
+        max_per_iteration: how many connections are accepted in one iteration of the loop.
 
     Attributes:
         tls: the context of the handshakes that begin from now on; open connections keep theirs.
@@ -48,7 +51,10 @@ class Acceptor:
         connect: Callable[[], Connection],
         refusals: Refusals,
         tls: ssl.SSLContext | None = None,
+        *,
+        max_per_iteration: int = _MAX_ACCEPTED_PER_ITERATION,
     ) -> None:
+        self._max_per_iteration = max_per_iteration
         self._listening = listening
         self._connections = connections
         self._connect = connect
@@ -62,15 +68,22 @@ class Acceptor:
         self._start()
 
     def stop(self) -> None:
-        """Stop accepting and close the listening socket. Open connections are not affected."""
+        """Stop accepting and close the listening socket.
+
+        TLS handshakes in progress have LAST_HANDSHAKES_S to end. Other connections are not affected.
+        """
         if self._listening.fileno() >= 0:
             self._loop.remove_reader(self._listening)
             self._listening.close()
             self._spare.close()
+            self._loop.call_later(LAST_HANDSHAKES_S, self._cancel_handshakes)
 
     def close(self) -> None:
         """Stop accepting and cancel the handshakes in progress."""
         self.stop()
+        self._cancel_handshakes()
+
+    def _cancel_handshakes(self) -> None:
         for task in self._opening:
             task.cancel()
 
@@ -88,7 +101,7 @@ class Acceptor:
             self._loop.add_reader(self._listening, self._accept)
 
     def _accept(self) -> None:
-        for _ in range(_MAX_ACCEPTED_PER_ITERATION):
+        for _ in range(self._max_per_iteration):
             try:
                 accepted, _address = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -159,6 +172,7 @@ def open_acceptors(
     *,
     allowed_hosts: frozenset[str],
     tls: ssl.SSLContext | None = None,
+    max_per_iteration: int = _MAX_ACCEPTED_PER_ITERATION,
 ) -> list[Acceptor]:
     """Accept connections on all listeners of a plane until `stack` is closed.
 
@@ -170,12 +184,15 @@ def open_acceptors(
         refusals: answers connections that are not admitted.
         allowed_hosts: see HostCheck.
         tls: the TLS context, or None.
+        max_per_iteration: see Acceptor.
     """
     acceptors = []
     for listener in listeners:
         make_connection = partial(connect, HostCheck(listener.address, allowed_hosts))
         of_listener = None if isinstance(listener.address, UnixAddress) else tls
-        acceptor = Acceptor(listener.socket, connections, make_connection, refusals, of_listener)
+        acceptor = Acceptor(
+            listener.socket, connections, make_connection, refusals, of_listener, max_per_iteration=max_per_iteration
+        )
         stack.callback(acceptor.close)
         acceptors.append(acceptor)
     return acceptors

@@ -1,7 +1,7 @@
 """The admin plane: health, information and metrics. No page shows a token, a raw uid or a secret."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
@@ -10,18 +10,20 @@ from importlib.resources import files
 import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from bidstream_svc._version import __version__
 from bidstream_svc.clock import iso_time, wall_clock_ms
 from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.units import NS_PER_S
 from bidstream_svc.keystore.store import KeyStore
-from bidstream_svc.metrics.cells import HttpCode
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.cells import HEARTBEAT_NS, HttpCode
 from bidstream_svc.server.aiohttp_guest import SERVER, AiohttpConnection, GuestServer, guest_of
 from bidstream_svc.server.answers import UNKNOWN_HOST, Answer, error_answer
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON
+from bidstream_svc.server.metrics_page import MetricsPage
 from bidstream_svc.server.tls import ServerTls
 
 _METHODS = ("GET", "HEAD")
@@ -33,15 +35,26 @@ class Health:
 
     Attributes:
         store: the current keys and the result of the last refresh.
+        metrics: the row of this process tells when its serving loop last turned.
+        hang_timeout_s: for how long it may not turn.
         is_draining: True after SIGTERM.
         tls: the TLS of the data plane; None without.
         started_s: the monotonic clock when the process started, in seconds.
     """
 
     store: KeyStore
+    metrics: MetricCells
+    hang_timeout_s: float
     is_draining: bool = False
     tls: ServerTls | None = None
     started_s: float = field(default_factory=time.monotonic)
+
+    def not_alive(self) -> str | None:
+        """Return why the process should be replaced, or None if its serving loop turns."""
+        quiet_s = (time.monotonic_ns() - self.metrics.row[HEARTBEAT_NS]) / NS_PER_S
+        if quiet_s <= self.hang_timeout_s:
+            return None
+        return f"the event loop has not turned for {quiet_s:.1f} s"
 
     def not_started(self) -> str | None:
         """Return why the service has not started, or None once keys have been loaded."""
@@ -73,7 +86,7 @@ class Health:
 
 
 class AdminPlane:
-    """Answers GET and HEAD requests for the paths in PAGES.
+    """Answers GET and HEAD requests for the paths in PAGES. It runs in the event loop of the admin thread.
 
     Args:
         health: the state that the health pages report.
@@ -83,7 +96,7 @@ class AdminPlane:
 
     def __init__(self, health: Health, registry: CollectorRegistry, connections: Connections) -> None:
         self.health = health
-        self.registry = registry
+        self.metrics_page = MetricsPage(registry)
         self._connections = connections
         _read_description()  # now, so that no file is read while serving
         self._server = GuestServer(self._answer, _respond, lingering_s=connections.limits.request_timeout_s)
@@ -108,11 +121,12 @@ class AdminPlane:
             response = _error(405)
             response.headers["Allow"] = ",".join(_METHODS)
             return response
-        return page(self, request)
+        answer = page(self, request)
+        return answer if isinstance(answer, web.Response) else await answer
 
 
-def _livez(_plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
-    return _json(200, {"status": "ok", "reason": "the event loop turns"})
+def _livez(plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
+    return _describe_health(plane.health.not_alive(), "the event loop turns")
 
 
 def _startupz(plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
@@ -127,19 +141,16 @@ def _info(plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
     return _json(200, plane.health.info())
 
 
-def _metrics(plane: AdminPlane, request: web.BaseRequest) -> web.Response:
-    try:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-    except (ValueError, TypeError):  # a malformed version
-        encode, content_type = choose_encoder("")
-    return web.Response(body=encode(plane.registry), headers={**SERVER, "Content-Type": content_type})
+async def _metrics(plane: AdminPlane, request: web.BaseRequest) -> web.Response:
+    page = await plane.metrics_page.render(request.headers.get("Accept", ""))
+    return web.Response(body=page.body, headers={**SERVER, "Content-Type": page.content_type})
 
 
 def _openapi(_plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
     return _response(200, _read_description(), "application/yaml")
 
 
-PAGES: dict[str, Callable[[AdminPlane, web.BaseRequest], web.Response]] = {
+PAGES: dict[str, Callable[[AdminPlane, web.BaseRequest], web.Response | Awaitable[web.Response]]] = {
     "/livez": _livez,
     "/startupz": _startupz,
     "/readyz": _readyz,

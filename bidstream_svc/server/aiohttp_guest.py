@@ -32,8 +32,16 @@ SERVER = {"Server": "bidstream-svc"}
 _MAX_HEAD_LINE_BYTES = 8190
 _MAX_HEADERS = 64
 _INTERNAL_ERROR_STATUS = 500
+_HEAD_END = b"\r\n\r\n"
+# aiohttp takes about 1 µs for a chunk of any length. Each chunk has two line ends.
+_MAX_LINE_ENDS = 1024
+_BYTES_PER_FURTHER_LINE_END = 8
 # Disables aiohttp's deadline for idle connections; `connections` enforces its own.
 _NEVER_S = 1e6
+
+
+class TooManyChunks(web.RequestPayloadError):
+    """The chunks of a body are too many for its length."""
 
 
 class GuestServer(web.Server):
@@ -109,6 +117,20 @@ class AiohttpGuest(web.RequestHandler):
         """Whether what arrives is thrown away, because it belongs to the body of a request that has been answered."""
         return self.is_answering and not self._messages and self._current_request is None
 
+    def refuse_chunks(self) -> bool:
+        """Let the reader of the newest request's body fail with TooManyChunks, and receive nothing more.
+
+        Returns whether there is a request to answer.
+        """
+        content = self._messages[-1][1] if self._messages else None
+        if content is None and self._current_request is not None:
+            content = self._current_request.content
+        if content is not None and not content.is_eof():
+            content.set_exception(TooManyChunks())
+            content.feed_eof()  # so that aiohttp does not wait for the rest
+        self.close()
+        return content is not None
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Close the connection and drop the requests that have not been started."""
         task = self._task_handler if self._current_request is None else None
@@ -144,13 +166,15 @@ class AiohttpConnection(Connection):
         hosts: checks the `Host` header of its requests.
     """
 
-    __slots__ = ("_has_begun", "guest", "hosts")
+    __slots__ = ("_has_begun", "_input_ends", "_line_ends", "_received_bytes", "guest", "hosts")
 
     def __init__(self, connections: Connections, guest: AiohttpGuest, hosts: HostCheck) -> None:
         super().__init__(connections)
         self.guest = guest
         self.hosts = hosts
         self._has_begun = False  # part of a head has been received
+        self._received_bytes = self._line_ends = 0  # since the last request was complete
+        self._input_ends = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connect aiohttp to the transport."""
@@ -163,12 +187,16 @@ class AiohttpConnection(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass the event to aiohttp, and remove the connection from the open ones."""
+        self._input_ends.set()
         if self.transport is not None:
             self.guest.connection_lost(exc)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes to aiohttp. Unless it discards them, they count as held until `request_is_read` is called."""
+        if self._has_too_many_line_ends(data):
+            self._refuse_chunks(data)
+            return
         if not self.guest.is_discarding:
             self.connections.hold(self, self.held_bytes + len(data))
         self.guest.data_received(data)
@@ -176,6 +204,7 @@ class AiohttpConnection(Connection):
 
     def eof_received(self) -> None:
         """Pass the event to aiohttp; the transport then closes itself."""
+        self._input_ends.set()
         self.guest.eof_received()
 
     def pause_writing(self) -> None:
@@ -188,8 +217,28 @@ class AiohttpConnection(Connection):
         super().resume_writing()
         self.guest.resume_writing()
 
+    def _has_too_many_line_ends(self, data: bytes) -> bool:
+        """Return whether what was received is cut into so small chunks that parsing them takes too long.
+
+        Line ends in heads and in JSON count as well. They are rarer: the shortest request has one in nine bytes.
+        """
+        self._received_bytes += len(data)
+        self._line_ends += data.count(b"\n")
+        return self._line_ends > _MAX_LINE_ENDS + self._received_bytes // _BYTES_PER_FURTHER_LINE_END
+
+    def _refuse_chunks(self, data: bytes) -> None:
+        if not self.guest.is_answering:  # perhaps the head is in these bytes
+            self.guest.data_received(data[: data.find(_HEAD_END) + len(_HEAD_END)])
+        if not self.guest.refuse_chunks() and self.transport is not None:
+            self.transport.close()
+
+    async def wait_input_ends(self) -> None:
+        """Wait until the client sends nothing more."""
+        await self._input_ends.wait()
+
     def request_is_read(self) -> None:
         """Record that a request has been received completely."""
+        self._received_bytes = self._line_ends = 0
         self.connections.hold(self, 0)
         self.quiet_sweeps = 0
 

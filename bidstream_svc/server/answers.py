@@ -82,6 +82,7 @@ INTERNAL_ERROR = error_answer(500, "internal_error", "the service failed; its lo
 OVERLOADED = error_answer(503, "overloaded", "too many open connections, or too much unfinished input")
 EXPECTATION_FAILED = error_answer(417, "expectation_failed", "only `Expect: 100-continue` is known here")
 MALFORMED_HTTP = error_answer(400, "invalid_request", "the request is not well-formed HTTP")
+TOO_MANY_CHUNKS = error_answer(400, "invalid_request", "the body is sent in too many small chunks")
 METHOD_NOT_ALLOWED = error_answer(405, "method_not_allowed", "only POST is allowed here")
 UNKNOWN_HOST = error_answer(
     400, "invalid_request", "the Host header names another host; BIDSTREAM_ALLOWED_HOSTS can allow it"

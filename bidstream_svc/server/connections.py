@@ -8,15 +8,15 @@ accepted and enforces a deadline in each phase:
     IDLE       no request has begun                               idle_timeout_s
     REQUEST    part of a request has been received                request_timeout_s
     RESPONSE   a request is being answered                        none
-    UNREAD     the client does not read its answers               idle_timeout_s, then the connection is aborted
-    CLOSING    it is closed with answers still unsent             idle_timeout_s, then the connection is aborted
+    UNREAD     the client does not read its answers               unread_timeout_s, then the connection is aborted
+    CLOSING    it is closed with answers still unsent             unread_timeout_s, then the connection is aborted
 
 A protocol that answers requests is a subclass of `Connection`. The protocol of an HTTP library is the guest of one, so
 that the same limits hold for it; see `aiohttp_guest`.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
@@ -45,15 +45,17 @@ class ConnectionLimits:
 
     Attributes:
         max_connections: the maximum over all workers.
-        idle_timeout_s: for a connection between two requests, and for one that does not read its answers.
+        idle_timeout_s: for a connection between two requests.
         request_timeout_s: for the TLS handshake, and from the first byte of a request to its last.
         max_buffered_bytes: the maximum of incomplete requests in memory, over all connections of this process.
+        unread_timeout_s: for a connection that does not read its answers; None for `idle_timeout_s`.
     """
 
     max_connections: int
     idle_timeout_s: float
     request_timeout_s: float
     max_buffered_bytes: int
+    unread_timeout_s: float | None = None
 
 
 class Connections:
@@ -63,12 +65,21 @@ class Connections:
         limits: the limits to enforce.
         metrics: the counters, shared by all workers.
         gauge: the cell of `metrics` that holds the number of open connections.
+        refused: the cells of `metrics` that count refused connections.
     """
 
-    def __init__(self, limits: ConnectionLimits, metrics: MetricCells, *, gauge: int = CONNECTIONS) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        metrics: MetricCells,
+        *,
+        gauge: int = CONNECTIONS,
+        refused: Mapping[RefusalReason, int] = CONNECTIONS_REFUSED,
+    ) -> None:
         self.limits = limits
         self._metrics = metrics
         self._gauge = gauge
+        self._refused = refused
         self._open: dict[Connection, None] = {}  # in the order in which they were accepted or handed over
         self._is_empty = asyncio.Event()
         self._is_empty.set()
@@ -76,14 +87,15 @@ class Connections:
         # One timer for all connections: each counts the sweeps since its last progress.
         self._period_s = min(_MAX_SWEEP_PERIOD_S, limits.idle_timeout_s / 2, limits.request_timeout_s / 2)
         idle_sweeps = round(limits.idle_timeout_s / self._period_s)
+        unread_sweeps = round((limits.unread_timeout_s or limits.idle_timeout_s) / self._period_s)
         request_sweeps = round(limits.request_timeout_s / self._period_s)
         self._max_sweeps = {
             Phase.HANDSHAKE: inf,
             Phase.IDLE: idle_sweeps,
             Phase.REQUEST: request_sweeps,
             Phase.RESPONSE: inf,
-            Phase.UNREAD: idle_sweeps,
-            Phase.CLOSING: idle_sweeps,
+            Phase.UNREAD: unread_sweeps,
+            Phase.CLOSING: unread_sweeps,
         }
         self._loop = asyncio.get_running_loop()
         self._sweeper = self._loop.call_later(self._period_s, self._sweep_again)
@@ -108,7 +120,7 @@ class Connections:
 
     def count_refusal(self, reason: RefusalReason) -> None:
         """Count a connection that is refused or lost before it was served."""
-        self._metrics.add(CONNECTIONS_REFUSED[reason])
+        self._metrics.add(self._refused[reason])
 
     def replace(self, connection: "Connection", successor: "Connection") -> None:
         """Register `successor` in place of an admitted connection."""

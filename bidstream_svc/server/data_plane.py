@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 
 from aiohttp import web
@@ -11,7 +12,14 @@ from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
 from bidstream_svc.server import answers
-from bidstream_svc.server.aiohttp_guest import SERVER, AiohttpConnection, GuestServer, guest_of, send_continue
+from bidstream_svc.server.aiohttp_guest import (
+    SERVER,
+    AiohttpConnection,
+    GuestServer,
+    TooManyChunks,
+    guest_of,
+    send_continue,
+)
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import Connections
@@ -117,8 +125,10 @@ class DataPlane:
         await send_continue(request)
         body = await self._read_body(route, request)
         if isinstance(body, tuple):
-            # The rest of the body is not read.
-            return self._respond(label, body, is_last=True)
+            response = self._respond(label, body, is_last=True)
+            if body is answers.TOO_MANY_CHUNKS:
+                await self._send_and_linger(request, response)
+            return response  # aiohttp discards the rest of the body
         guest_of(request).connection.request_is_read()
         started_ns = time.perf_counter_ns()
         answer = route.handle(self._decryptor.bind(), body, wall_clock_ms())
@@ -154,6 +164,14 @@ class DataPlane:
             return answers.EXPECTATION_FAILED
         return None
 
+    async def _send_and_linger(self, request: web.BaseRequest, response: web.Response) -> None:
+        """Send a response and discard what still arrives; closing at once could cost the client its answer."""
+        await response.prepare(request)
+        await response.write_eof()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._body_timeout_s):
+                await guest_of(request).connection.wait_input_ends()
+
     async def _read_body(self, route: Route, request: web.BaseRequest) -> bytes | Answer:
         """Return the body, or the answer if it is too large, malformed, or not received in time."""
         body = bytearray()
@@ -165,6 +183,8 @@ class DataPlane:
                         return answers.too_large(route.max_body_bytes)
         except TimeoutError:
             return answers.REQUEST_TIMEOUT
+        except TooManyChunks:
+            return answers.TOO_MANY_CHUNKS
         except web.RequestPayloadError:
             return answers.MALFORMED_HTTP
         return bytes(body)

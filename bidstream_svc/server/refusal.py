@@ -19,18 +19,20 @@ class Refusals:
 
     Args:
         on_answer: called with each answer sent, to count it.
+        max_open: how many may be open.
     """
 
-    def __init__(self, on_answer: Callable[[Answer], None]) -> None:
+    def __init__(self, on_answer: Callable[[Answer], None], *, max_open: int = MAX_REFUSALS) -> None:
+        self._max_open = max_open
         self._on_answer = on_answer
         self._open: set[Refusal] = set()
 
     def make(self) -> "Refusal | None":
         """Return a protocol that answers the first bytes with 503.
 
-        While MAX_REFUSALS are open, return None: the caller closes the connection without an answer.
+        While `max_open` are open, return None: the caller closes the connection without an answer.
         """
-        return Refusal(self._on_answer, self._open) if len(self._open) < MAX_REFUSALS else None
+        return Refusal(self._on_answer, self._open) if len(self._open) < self._max_open else None
 
     def answer_at_once(self, accepted: socket.socket) -> None:
         """Send 503 on a socket that cannot be added to the event loop; the caller closes the socket."""

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from functools import partial
 from typing import Any, Self
 
 import uvloop
@@ -21,24 +20,22 @@ from bidstream_svc.keystore.refresh_thread import RefreshThread
 from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.logs import get_logger
-from bidstream_svc.metrics import MetricCells, build_registry
-from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, EVENT_LOOP_LAG_NS, HEARTBEAT_NS
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.cells import EVENT_LOOP_LAG_NS, HEARTBEAT_NS
 from bidstream_svc.operator.from_settings import credentials_reader, make_transport
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
-from bidstream_svc.server.acceptor import open_acceptors
-from bidstream_svc.server.admin_plane import AdminPlane, Health
-from bidstream_svc.server.connections import ConnectionLimits, Connections
+from bidstream_svc.server.admin_plane import Health
+from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.handlers import TokenDecryptor
-from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.sockets import Listeners
+from bidstream_svc.server.stop_signals import StopSignals
 from bidstream_svc.tracing import Tracer
 
 _log = get_logger(__name__)
 
 _HOUSEKEEPING_PERIOD_S = 0.5
-_MAX_ADMIN_CONNECTIONS = 256
 _POLL_S = 0.02
 
 
@@ -71,7 +68,7 @@ class Service:
         self._metrics = metrics
         self._key_wait_s = key_wait_s
         self._store = KeyStore()
-        self._health = Health(self._store)
+        self._health = Health(self._store, metrics, settings.hang_timeout)
         self._refresh = RefreshThread(self._open_refresher)
         decryptor = TokenDecryptor(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
         self._tracer = None if settings.otlp_endpoint is None else Tracer(settings.otlp_endpoint)
@@ -87,14 +84,15 @@ class Service:
             if self._tracer is not None:
                 stack.callback(self._tracer.close)
             load_public_suffixes()
-            self._serve_admin_plane(stack)
+            housekeeping = asyncio.create_task(self._run_housekeeping())
+            stack.callback(housekeeping.cancel)
+            if self._listeners.admin:
+                self._serve_admin_plane(stack)
             self._refresh.start()
             stack.callback(self._refresh.stop)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.wait_started(), self._key_wait_s)
             await stack.enter_async_context(self._data_server)
-            housekeeping = asyncio.create_task(self._run_housekeeping())
-            stack.callback(housekeeping.cancel)
             self._closing = stack.pop_all()
         _log.info(
             "listening",
@@ -135,24 +133,10 @@ class Service:
         await self._data_server.drain()
 
     def _serve_admin_plane(self, stack: AsyncExitStack) -> None:
-        settings = self._settings
-        limits = ConnectionLimits(
-            _MAX_ADMIN_CONNECTIONS, settings.idle_timeout, settings.request_timeout, settings.max_buffered
-        )
-        connections = Connections(limits, self._metrics, gauge=ADMIN_CONNECTIONS)
-        plane = AdminPlane(self._health, build_registry(self._metrics), connections)
-        stack.push_async_callback(plane.close)
-        stack.callback(connections.close)
-        refusals = Refusals(lambda _answer: None)
-        stack.callback(refusals.close)
-        open_acceptors(
-            stack,
-            self._listeners.admin,
-            connections,
-            plane.connect,
-            refusals,
-            allowed_hosts=settings.allowed_hosts,
-        )
+        self._beat()  # before the first request for /livez
+        server = AdminServer(self._settings, self._listeners.admin, self._health, self._metrics)
+        server.start()
+        stack.callback(server.stop)
 
     @asynccontextmanager
     async def _open_refresher(self) -> AsyncIterator[KeyRefresher]:
@@ -175,10 +159,14 @@ class Service:
     async def _run_housekeeping(self) -> None:
         """Twice a second: record that the event loop turns, and how late."""
         while True:
-            self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
+            self._beat()
             due_s = time.monotonic() + _HOUSEKEEPING_PERIOD_S
             await asyncio.sleep(_HOUSEKEEPING_PERIOD_S)
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * 1e9)))
+
+    def _beat(self) -> None:
+        """Record that the event loop turns."""
+        self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
 
 
 async def serve(
@@ -191,6 +179,8 @@ async def serve(
     on_started: Callable[[Service], None] | None = None,
 ) -> None:
     """Serve until a stop signal, then drain. A second stop signal ends draining. SIGHUP refreshes the keys.
+
+    The process must end after it returns; see StopSignals.
 
     Args:
         settings: the settings.
@@ -208,21 +198,21 @@ async def serve(
     # The usual soft limit of 1,024 open files is far below the default BIDSTREAM_MAX_CONNECTIONS.
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
-    stop, stop_now = asyncio.Event(), asyncio.Event()
+    stop = StopSignals(stop_signals, settings.drain_timeout)
     async with AsyncExitStack() as stack:
-        stack.enter_context(handle_signals(stop_signals, partial(_set_next, stop, stop_now)))
+        stack.enter_context(stop.handling())
         service = Service(settings, listeners, metrics, key_wait_s=key_wait_s)
         stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
         await stack.enter_async_context(service)
         # The objects so far live as long as the process. Full collections, which stall requests, need not scan them.
         gc.freeze()
         if on_started is not None:
-            await _first_of(service.wait_started(), stop.wait())
-            if not stop.is_set():
+            await _first_of(service.wait_started(), stop.first.wait())
+            if not stop.first.is_set():
                 on_started(service)
-        await stop.wait()
+        await stop.first.wait()
         _log.info("draining")
-        await _first_of(service.drain(), stop_now.wait())
+        await _first_of(service.drain(), stop.second.wait())
     _log.info("stopped")
 
 
@@ -237,14 +227,6 @@ def handle_signals(numbers: Collection[int], handle: Callable[[], object]) -> It
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
-
-
-def _set_next(*events: asyncio.Event) -> None:
-    """Set the first event that is not set yet."""
-    for event in events:
-        if not event.is_set():
-            event.set()
-            return
 
 
 async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from bidstream_svc.core.errors import WorkersError
 from bidstream_svc.logs import get_logger
+from bidstream_svc.server.stop_signals import EndTimer
 
 _log = get_logger(__name__)
 
@@ -21,6 +22,10 @@ _IDLE_WAIT_S = 3600.0
 _GOOD_START_S = 10.0
 _MAX_FAILED_STARTS = 5
 _FIRST_RESTART_DELAY_S = 0.25
+# How long the workers may take to end after a second SIGTERM.
+_SECOND_SIGNAL_GRACE_S = 0.6
+# How long they may take to end after SIGKILL.
+_KILL_GRACE_S = 0.5
 _PR_SET_PDEATHSIG = 1
 
 
@@ -40,8 +45,9 @@ class Supervisor:
         work: called in each worker with its number, from 0; the worker exits when it returns.
         workers: the number of workers.
         grace_s: how long the workers may take to end after SIGTERM, before they get SIGKILL.
+        stop_delay_s: the time between SIGTERM and the call of `on_stop`.
         on_restart: called with the number of a worker before it is started again.
-        on_stop: called after SIGTERM has been sent to the workers; may block.
+        on_stop: called once the workers have been told to end.
     """
 
     def __init__(
@@ -50,12 +56,14 @@ class Supervisor:
         workers: int,
         *,
         grace_s: float,
+        stop_delay_s: float,
         on_restart: Callable[[int], None],
         on_stop: Callable[[], None],
     ) -> None:
         self._work = work
         self._workers = [_Worker(number) for number in range(workers)]
         self._grace_s = grace_s
+        self._stop_delay_s = stop_delay_s
         self._on_restart = on_restart
         self._on_stop = on_stop
         self._parent_pid = os.getpid()
@@ -148,17 +156,31 @@ class Supervisor:
         worker.start_due_s = now_s + _FIRST_RESTART_DELAY_S * 2 ** (worker.failed_starts - 1)
 
     def _stop(self) -> None:
+        timer = EndTimer()  # this process may wait, too: for its log to be written
+        timer.start(self._grace_s + _KILL_GRACE_S)
         self._signal_all(signal.SIGTERM)
-        self._on_stop()
-        deadline_s = time.monotonic() + self._grace_s
+        now_s = time.monotonic()
+        call_due_s, kill_due_s, has_called, has_killed = now_s + self._stop_delay_s, now_s + self._grace_s, False, False
         while any(worker.pid for worker in self._workers):
-            received = signal.sigtimedwait(_SIGNALS, max(0.0, deadline_s - time.monotonic()))
-            if received is None:
-                self._signal_all(signal.SIGKILL)
-                deadline_s += self._grace_s
-            elif received.si_signo in _STOP_SIGNALS:
+            due_s = kill_due_s if has_called else min(call_due_s, kill_due_s)
+            received = signal.sigtimedwait(_SIGNALS, max(0.0, due_s - time.monotonic()))
+            now_s = time.monotonic()
+            if received is not None and received.si_signo in _STOP_SIGNALS:
                 self._signal_all(signal.SIGTERM)  # a second SIGTERM ends draining
+                kill_due_s = min(kill_due_s, now_s + _SECOND_SIGNAL_GRACE_S)
+                timer.start(kill_due_s - now_s + _KILL_GRACE_S)
+            if now_s >= call_due_s and not has_called:
+                has_called = True
+                self._on_stop()
             self._reap()
+            if now_s >= kill_due_s:
+                if has_killed:
+                    return  # a worker in a system call that cannot be interrupted
+                has_killed = True
+                self._signal_all(signal.SIGKILL)
+                kill_due_s = now_s + _KILL_GRACE_S
+        if not has_called:
+            self._on_stop()
 
     def _signal_all(self, number: int) -> None:
         for worker in self._workers:

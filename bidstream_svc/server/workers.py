@@ -7,7 +7,6 @@ memory, so that they do not decrease when a worker ends.
 
 import gc
 import signal
-import time
 
 from bidstream_svc.config import Settings
 from bidstream_svc.core.domains import load_public_suffixes
@@ -19,8 +18,8 @@ from bidstream_svc.server.service import run, serve
 from bidstream_svc.server.sockets import Listeners, open_listeners_each
 from bidstream_svc.server.supervisor import Supervisor
 
-# How much longer than the drain time-out a worker may take to end.
-_EXIT_GRACE_S = 5.0
+# How much longer than the drain time-out a worker may take to end. It ends itself a little earlier; see StopSignals.
+_EXIT_GRACE_S = 0.95
 # How long a restarted worker waits for its first keys before it accepts connections. Meanwhile clients wait, instead
 # of getting KEYS_NOT_SYNCED while the other workers have keys.
 _RESTARTED_KEY_WAIT_S = 3.0
@@ -50,10 +49,6 @@ def run_service(settings: Settings) -> None:
         for group in listeners:
             group.close()
 
-    def stop_accepting() -> None:
-        time.sleep(min(SHUTDOWN_DELAY_S, settings.drain_timeout))
-        close_listeners()
-
     try:
         if settings.workers == 1:
             run(serve(settings, listeners[0], metrics))
@@ -66,7 +61,8 @@ def run_service(settings: Settings) -> None:
             settings.workers,
             grace_s=settings.drain_timeout + _EXIT_GRACE_S,
             on_restart=count_restart,
-            on_stop=stop_accepting,
+            stop_delay_s=min(SHUTDOWN_DELAY_S, settings.drain_timeout),
+            on_stop=close_listeners,
         )
         supervisor.run()
     finally:

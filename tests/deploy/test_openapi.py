@@ -15,7 +15,7 @@ from bidstream_svc import DecryptionStatus, __version__
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server import answers
 from bidstream_svc.server.admin_plane import PAGES
-from bidstream_svc.server.handlers import MAX_BATCH_TOKENS
+from bidstream_svc.server.batch_body import MAX_BATCH_TOKENS
 from bidstream_svc.server.routes import ROUTES
 from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread

@@ -12,7 +12,7 @@ from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.server.handlers import TokenDecryptor, answer_decrypt
+from bidstream_svc.server.handlers import TokenDecryptor, answer_batch, answer_decrypt
 
 
 @pytest.fixture
@@ -36,3 +36,29 @@ def test_keys_that_were_replaced_are_let_go_at_once() -> None:
     store.snapshot = second
     assert b"SUCCESS" in answer_decrypt(decryptor.bind(), body, state.now_ms())[1]
     assert sys.getrefcount(first) == unused
+
+
+@pytest.mark.parametrize(
+    ("domain", "limit"),
+    [(None, 64), ("example.com", 64), ("\u0130" * 255, 4), ("xn--bcher-kva.de", 4), ("XN--X.de", 4)],
+)
+@pytest.mark.parametrize("count", [1, 4, 5, 64, 65, 1000])
+def test_few_names_that_are_slow_to_normalise_share_a_step(domain: str | None, limit: int, count: int) -> None:
+    calls = 0
+
+    def decrypt_to_json(_token: str, _domain: str | None, _now_ms: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        return b"{}"
+
+    answer = answer_batch(decrypt_to_json, orjson.dumps({"requests": [{"token": "abcd", "domain": domain}] * count}), 0)
+    while not isinstance(answer, tuple):
+        assert calls <= limit
+        calls = 0
+        try:
+            next(answer)
+        except StopIteration as end:
+            answer = end.value
+    assert calls <= limit
+    assert answer[0] == 200
+    assert len(orjson.loads(answer[1])["results"]) == count

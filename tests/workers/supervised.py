@@ -71,6 +71,7 @@ def main() -> None:
         2,
         grace_s=0.2 if kind == "ignore_sigterm" else 60,
         on_restart=lambda number: tell("restart", worker=number),
+        stop_delay_s=0,
         on_stop=lambda: tell("stop"),
     )
     if "orphans" in os.environ:

@@ -175,7 +175,7 @@ def test_workers_end_when_the_parent_is_killed(start: Callable[..., Parent]) -> 
 
 
 def test_failed_starts_count_until_one_is_good() -> None:
-    watched = Supervisor(lambda _: None, 1, grace_s=0, on_restart=lambda _: None, on_stop=lambda: None)
+    watched = Supervisor(lambda _: None, 1, grace_s=0, stop_delay_s=0, on_restart=lambda _: None, on_stop=lambda: None)
     (worker,) = watched._workers
 
     def die_after(lived_s: float) -> tuple[float, float]:

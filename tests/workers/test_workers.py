@@ -1,18 +1,19 @@
 """`serve` with two workers: connections, counters, signals and restarts."""
 
 import os
+import resource
 import signal
 import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pytest
 import trustme
@@ -25,6 +26,8 @@ from tests.support.operator import operator_in_thread
 from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import DEADLINE_S, PROGRAM, Sidecar, environment, operator_settings, wait_until
 from tests.workers.processes import children_of, ended, sockets_of
+
+T = TypeVar("T")
 
 WORKERS = 2
 # That all of so many connections go to the same worker does not happen.
@@ -175,13 +178,66 @@ def test_a_killed_worker_is_replaced_and_no_counter_goes_down(sidecar: Sidecar, 
     pages.append(scrape(sidecar.admin))
     for earlier, later in pairwise(pages):
         for (name, labels), value in earlier.values.items():
-            if name.endswith(("_total", "_count", "_sum", "_bucket")) and not name.startswith(("process_", "python_")):
+            if name.endswith(("_total", "_count", "_sum", "_bucket")):
                 assert later.values[name, labels] >= value, name
     counted = pages[-1].total("bidstream_http_requests_total") - pages[0].total("bidstream_http_requests_total")
     # A worker counts at the end of a turn: what it had answered in its last one, it took along.
     assert counted >= sum(load.answers for load in loads) - WORKERS * len(loads)
     exits = [line for line in sidecar.log if line["event"] == "worker ended"]
     assert [(line["exit_code"], line["level"]) for line in exits] == [(-signal.SIGKILL, "error")] * WORKERS
+
+
+def figures_of(pid: int) -> dict[str, int]:
+    """The lines of /proc/PID/status that are numbers: kB, or a count."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {words[0].removesuffix(":"): int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
+
+
+def test_process_metrics_are_sums_over_the_processes_whichever_worker_answers(sidecar: Sidecar) -> None:
+    parent = sidecar.process.pid
+    workers = children_of(parent)
+    pages = [scrape(sidecar.admin) for _ in range(20)]
+    virtual_bytes = 1024 * sum(figures_of(pid)["VmSize"] for pid in [parent, *workers])
+    resident_bytes = 1024 * sum(figures_of(pid)["VmRSS"] for pid in [parent, *workers])
+    for page in pages:
+        # They change a little from one moment to the next; one process more or less would be a third.
+        assert page.value("process_virtual_memory_bytes") == pytest.approx(virtual_bytes, rel=0.1)
+        assert page.value("process_resident_memory_bytes") == pytest.approx(resident_bytes, rel=0.1)
+        assert page.value("process_max_fds") == sum(resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] for pid in workers)
+        open_fds = sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in workers)
+        assert page.value("process_open_fds") == pytest.approx(open_fds, rel=0.2)
+    assert len({page.value("process_start_time_seconds") for page in pages}) == 1
+
+
+def cpu_s(pid: int) -> float:
+    """The processor time of a process and of the children that it has waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_the_processor_time_of_a_dead_worker_stays_in_the_sum(sidecar: Sidecar) -> None:
+    parent = sidecar.process.pid
+    for _ in range(3):
+        workers = children_of(parent)
+        before_s = sum(map(cpu_s, [parent, *workers]))
+        assert scrape(sidecar.admin).value("process_cpu_seconds_total") >= before_s
+        os.kill(workers[0], signal.SIGKILL)
+        wait_until(partial(ended, workers[0]), "the end")
+        # Whatever the successor is doing meanwhile, time only grows.
+        for _ in range(20):
+            after_s = retried(lambda: scrape(sidecar.admin)).value("process_cpu_seconds_total")
+            assert after_s >= before_s
+            before_s = after_s
+        wait_until(lambda: len(children_of(parent)) == WORKERS, "the successor")
+
+
+def retried(ask: Callable[[], T]) -> T:
+    """Ask until no connection is lost with a worker that was killed."""
+    while True:
+        try:
+            return ask()
+        except (ConnectionError, EOFError):
+            continue
 
 
 def test_the_cap_on_connections_holds_over_all_workers(operator: DevOperator, tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""The admin plane on its listening sockets, in a thread of its own: no request to it runs in the serving loop."""
+
+import asyncio
+import resource
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from bidstream_svc.config import Settings
+from bidstream_svc.loop_thread import GilShareSelector, LoopThread
+from bidstream_svc.metrics import MetricCells, build_registry
+from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_REFUSED
+from bidstream_svc.server.acceptor import open_acceptors
+from bidstream_svc.server.admin_plane import AdminPlane, Health
+from bidstream_svc.server.connections import ConnectionLimits, Connections
+from bidstream_svc.server.refusal import Refusals
+from bidstream_svc.server.sockets import Listener
+
+MAX_CONNECTIONS = 256
+# Of the soft limit of open files: the admin plane must not use up the descriptors of the data plane.
+_DESCRIPTOR_SHARE = 1 / 8
+_MAX_REFUSALS = 8
+_GIL_SHARE = 0.1
+
+
+class AdminServer:
+    """Serves the admin plane.
+
+    Args:
+        settings: limits and time-outs.
+        listeners: the listening sockets; they are closed by `stop`, but the files of Unix sockets are kept.
+        health: the state that the health pages report.
+        metrics: the metrics of `/metrics`; counts the connections of the admin plane.
+    """
+
+    def __init__(self, settings: Settings, listeners: Sequence[Listener], health: Health, metrics: MetricCells) -> None:
+        self._settings = settings
+        self._listeners = listeners
+        self._health = health
+        self._metrics = metrics
+        self._selector = GilShareSelector(_GIL_SHARE)
+        self._thread = LoopThread("admin-plane", self._serve, self._selector)
+
+    def start(self) -> None:
+        """Start the thread, which accepts connections."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close all connections at once and end the thread; see LoopThread. Call after `start`."""
+        self._selector.lift()
+        self._thread.stop()
+
+    async def _serve(self) -> None:
+        async with AsyncExitStack() as stack:
+            connections = Connections(
+                self._make_limits(), self._metrics, gauge=ADMIN_CONNECTIONS, refused=ADMIN_CONNECTIONS_REFUSED
+            )
+            plane = AdminPlane(self._health, build_registry(self._metrics), connections)
+            stack.push_async_callback(plane.close)
+            stack.callback(connections.close)
+            refusals = Refusals(lambda _answer: None, max_open=_MAX_REFUSALS)
+            stack.callback(refusals.close)
+            open_acceptors(
+                stack,
+                self._listeners,
+                connections,
+                plane.connect,
+                refusals,
+                allowed_hosts=self._settings.allowed_hosts,
+                max_per_iteration=1,
+            )
+            await asyncio.Event().wait()
+
+    def _make_limits(self) -> ConnectionLimits:
+        settings = self._settings
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return ConnectionLimits(
+            min(MAX_CONNECTIONS, max(1, int(descriptors * _DESCRIPTOR_SHARE))),
+            settings.idle_timeout,
+            settings.request_timeout,
+            settings.max_buffered,
+            # The answers are small enough for the kernel's buffers; only a client that pipelines and does not read
+            # its answers makes them wait here.
+            unread_timeout_s=settings.request_timeout,
+        )
