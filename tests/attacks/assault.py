@@ -2,7 +2,9 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from bidstream_svc.devoperator import DevOperator
@@ -17,6 +19,8 @@ from tests.support.raw_http import ask
 from tests.support.sidecar import wait_until
 
 _GROWTH_BYTES = 32 * 1024 * 1024  # of a process; the allocator keeps some of what it once had
+
+_BACK_S = 30.0  # above the time-out of one attempt
 
 
 class AttackSucceededError(Exception):
@@ -78,14 +82,25 @@ def _recover(attacked: Victim, resident_bytes: int) -> float:
     """Wait until there is no connection, an answer, readiness, and the memory is back; the seconds that it took."""
     begun_s = time.monotonic()
     room_bytes = _GROWTH_BYTES * len(attacked.processes)
-    wait_until(lambda: attacked.scrape().value("bidstream_connections") == 0, "connections to be gone")
-    wait_until(lambda: attacked.ask_good(attacked.target.token).status == 200, "a good answer")
-    attacked.sidecar.wait_ready()
+    for condition, what in (
+        (lambda: attacked.scrape().value("bidstream_connections") == 0, "connections to be gone"),
+        (lambda: attacked.ask_good(attacked.target.token).status == 200, "a good answer"),
+        (lambda: ask(attacked.sidecar.admin, "/readyz", method="GET").status == 200, "/readyz"),
+    ):
+        wait_until(partial(_is_met, condition), what, _BACK_S)
     wait_until(
         lambda: attacked.resident_bytes <= resident_bytes + room_bytes,
         f"{(attacked.resident_bytes - resident_bytes) >> 20} MiB of resident memory to be given back",
     )
     return time.monotonic() - begun_s
+
+
+def _is_met(condition: Callable[[], bool]) -> bool:
+    """An attempt on a new connection may be refused as long as the attacker's connections are being closed."""
+    try:
+        return condition()
+    except (OSError, EOFError):
+        return False
 
 
 def _refused(before: Scrape, after: Scrape) -> Counter[str]:
