@@ -9,8 +9,8 @@ HELM := helm.sh/helm/v3/cmd/helm@v3.22.0
 KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-compiled sanitize coverage lint format bench costliest figures manifests deploy-check faults soak \
-  fuzz mutants lock clean
+.PHONY: help run check test test-compiled sanitize coverage lint format bench costliest figures manifests deploy-check \
+  faults attacks soak fuzz mutants lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -67,6 +67,10 @@ figures: $(VENV)/dev.installed  ## write the kept results of `make bench` into t
 faults: $(VENV)/dev.installed  ## everything that can go wrong, at length; writes docs/reliability.md
 	$(BIN)/python -m tests.faults --write docs/reliability.md
 
+# Needs a C compiler. Without root, or where no memory cgroup can be made, memory is limited by `ulimit -v`.
+attacks: $(VENV)/compiled.installed  ## attack the sidecar in every way that is known, in 256 MiB; writes docs/reliability.md
+	$(BIN)/python -m tests.attacks --write docs/reliability.md
+
 SOAK_SECONDS ?= 120
 soak: $(VENV)/dev.installed  ## full load with a key refresh every two seconds, for SOAK_SECONDS
 	$(BIN)/python -m tests.faults.soak --seconds $(SOAK_SECONDS)
@@ -96,7 +100,7 @@ manifests: $(BIN)/helm  ## generate the manifests of deploy/kubernetes from the 
 
 # Each check is a line. What cannot be checked for want of a tool fails; with REQUIRE_TOOLS=0 it is skipped.
 REQUIRE_TOOLS ?= 1
-deploy-check: $(VENV)/deploy.installed $(BIN)/helm $(BIN)/kustomize  ## run all tests of the Dockerfile, deploy/ and the API description, with the tools that they need
+deploy-check: $(VENV)/deploy.installed $(BIN)/helm $(BIN)/kustomize $(BIN)/typed-apply  ## run all tests of the Dockerfile, deploy/ and the API description, with the tools that they need
 	PATH="$(abspath $(BIN)):$$PATH" REQUIRE_TOOLS=$(REQUIRE_TOOLS) $(BIN)/python -m pytest --verbose --no-header -m "" tests/deploy
 
 UPGRADE ?= --upgrade
@@ -166,3 +170,8 @@ $(BIN)/helm $(BIN)/kustomize: | $(VENV)/bin/python
 	if command -v go; then \
 	  GOBIN="$(abspath $(BIN))" go install -trimpath $(if $(filter helm,$(@F)),$(HELM),$(KUSTOMIZE)); \
 	fi
+
+# Types objects as the API server does for server-side apply, with the parser that it uses.
+TYPED_APPLY := tests/deploy/typed_apply
+$(BIN)/typed-apply: $(wildcard $(TYPED_APPLY)/*.go) $(TYPED_APPLY)/go.mod $(TYPED_APPLY)/go.sum | $(VENV)/bin/python
+	if command -v go; then cd $(TYPED_APPLY) && go build -trimpath -o "$(abspath $@)" .; fi

@@ -3,17 +3,20 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from benchmarks.machine import LOAD_CPU
 
-__all__ = ["LoadReport", "run_load"]
+__all__ = ["LoadReport", "run_load", "running_load"]
 
 _SOURCE = Path(__file__).with_name("loadgen.c")
 _BINARY = Path(__file__).parents[1] / ".cache" / "loadgen"
 _DRAIN_S = 30
+_LONGEST_S = 600  # of a load that is ended from outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +59,46 @@ def run_load(
     Raises:
         RuntimeError: the generator failed, an answer was wrong, a request was not answered, or a connection was lost.
     """
-    command = [
-        *(str(_compile()), "--connect", address, "--requests", str(requests), "--connections", str(connections)),
-        *("--seconds", str(seconds), "--warmup", str(warmup_s), "--rate", str(rate), "--cpu", str(LOAD_CPU)),
-    ]
+    options = {"connections": connections, "seconds": seconds, "warmup": warmup_s, "rate": rate}
+    command = _command(address, requests, options, log)
     if vary_trace:
         command.append("--vary")
-    if log is not None:
-        command += ["--log", str(log)]
     timeout_s = warmup_s + seconds + _DRAIN_S
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
-    if done.returncode:
-        raise RuntimeError(f"load generator: {done.stderr.strip()}")
-    report = json.loads(done.stdout)
+    return _report(address, done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def running_load(address: str, requests: Path, *, connections: int, rate: float, log: Path) -> Iterator[None]:
+    """Send prepared requests in an open loop until the end of the block; arguments are those of run_load.
+
+    Raises:
+        RuntimeError: as run_load does, at the end.
+    """
+    options = {"connections": connections, "seconds": _LONGEST_S, "warmup": 0, "rate": rate}
+    command = _command(address, requests, options, log)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield
+            process.terminate()
+            stdout, stderr = process.communicate(timeout=_DRAIN_S)
+        finally:
+            process.kill()
+    _report(address, process.returncode, stdout, stderr)
+
+
+def _command(address: str, requests: Path, options: Mapping[str, float], log: Path | None) -> list[str]:
+    command = [str(_compile()), "--connect", address, "--requests", str(requests), "--cpu", str(LOAD_CPU)]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    return command if log is None else [*command, "--log", str(log)]
+
+
+def _report(address: str, status: int, stdout: str, stderr: str) -> LoadReport:
+    if status:
+        raise RuntimeError(f"load generator: {stderr.strip()}")
+    report = json.loads(stdout)
     if report["wrong"] or report["errors"] or report["closes"]:
-        raise RuntimeError(f"{address}: not every answer was right: {done.stdout.strip()} {done.stderr.strip()}")
+        raise RuntimeError(f"{address}: not every answer was right: {stdout.strip()} {stderr.strip()}")
     return LoadReport(**{field: report[field] for field in LoadReport.__slots__})
 
 

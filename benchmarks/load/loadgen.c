@@ -9,6 +9,8 @@
  * Requests file, integers in the machine's byte order, repeated to its end:
  *     u32 request length | u32 answer body length | request, head and body | answer body
  *
+ * SIGTERM ends the measurement before its time.
+ *
  * --log FILE keeps what the quantiles are made of, for each request: u64 start (CLOCK_MONOTONIC, ns) | u64 latency (ns).
  *
  * The result is one line of JSON on stdout; the first wrong answer is shown on stderr. Exit status: 0 measured,
@@ -23,6 +25,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -202,7 +205,8 @@ static struct connection *connections;
 static unsigned *idle; /* a ring, so that the open loop uses all connections in turn */
 static unsigned idle_head, idle_count, in_flight;
 
-static uint64_t window_start, window_end;
+static uint64_t window_start;
+static volatile uint64_t window_end; /* set by a signal as well */
 static uint64_t checked, wrong, errors, closes, in_window;
 
 static int open_socket(void) {
@@ -434,6 +438,11 @@ static uint64_t run_open(void) {
     return unsent;
 }
 
+static void end_window(int signal_number) {
+    (void)signal_number;
+    window_end = now_ns();
+}
+
 static void drain(void) {
     uint64_t end = now_ns() + DRAIN_NS;
     while (in_flight && now_ns() < end) handle_events(100);
@@ -499,6 +508,7 @@ int main(int argc, char **argv) {
     uint64_t start = now_ns(), unsent = 0;
     window_start = start + (uint64_t)(options.warmup * 1e9);
     window_end = window_start + (uint64_t)(options.seconds * 1e9);
+    signal(SIGTERM, end_window);
     if (options.rate > 0) unsent = run_open();
     else run_closed();
     cpu = (cpu_seconds() - cpu) / ((double)(now_ns() - start) / 1e9);

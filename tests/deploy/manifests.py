@@ -7,21 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.docs.markdown import ROOT
-from tests.support.yaml_files import load_all_strictly
+from tests.support.yaml_files import load_all
 
 CHART = ROOT / "deploy" / "helm" / "bidstream-svc"
 KUSTOMIZE = ROOT / "deploy" / "kubernetes"
 IMAGE = "bidstream-svc"
-# By what a list is merged: server-side apply refuses two elements with the same one.
-_MERGE_KEYS = {
-    "containers": "name",
-    "env": "name",
-    "imagePullSecrets": "name",
-    "initContainers": "name",
-    "ports": "containerPort",
-    "volumeMounts": "mountPath",
-    "volumes": "name",
-}
 
 
 class Pod(NamedTuple):
@@ -91,22 +81,17 @@ def _run(*command: str) -> str:
 
 
 def _load_all(text: str) -> list[Any]:
-    documents = [document for document in load_all_strictly(text) if document]
-    refuse_duplicates(documents)
-    return documents
+    apply(text)
+    return load_all(text)
 
 
-def refuse_duplicates(value: Any) -> None:
-    """Fail if a list holds two elements that are merged as one."""
-    if isinstance(value, list):
-        for element in value:
-            refuse_duplicates(element)
-    if isinstance(value, dict):
-        for field, element in value.items():
-            key = _MERGE_KEYS.get(field)
-            names = [each[key] for each in element if key in each] if key and isinstance(element, list) else []
-            assert len(set(names)) == len(names), f"duplicates in {field}: {names}"
-            refuse_duplicates(element)
+def apply(text: str) -> None:
+    """Fail where an API server would refuse these objects in a server-side apply: this is its parser.
+
+    An object is refused with an unknown field, a field given twice, or two elements of a list that are merged as one.
+    """
+    done = subprocess.run(["typed-apply"], input=text, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 0, done.stderr
 
 
 def of_kind(objects: list[Any], kind: str) -> list[Any]:

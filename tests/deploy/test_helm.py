@@ -2,7 +2,7 @@
 
 import json
 from importlib import import_module
-from itertools import product
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import pytest
 
 from bidstream_svc import __version__
 from bidstream_svc.config import SECRET_FIELDS, SETTINGS, load_settings
-from tests.deploy.manifests import CHART, helm, of_kind, one, pods, refusal, refuse_duplicates, render, template
+from tests.deploy.manifests import CHART, apply, helm, of_kind, one, pods, refusal, render, template
 from tests.deploy.wrapper_chart import write_bidder_chart
-from tests.support.yaml_files import load_all_strictly, load_yaml
+from tests.support.yaml_files import load_yaml
 
 # Every setting that the chart sets itself, with another value.
 REPLACED = {
@@ -43,7 +43,7 @@ POD = {
     "podLabels": {"team": "bids", "app.kubernetes.io/name": "other", "bidstream-svc/scrape": "false"},
 }
 
-pytestmark = pytest.mark.needs_tools("yaml", "helm")
+pytestmark = pytest.mark.needs_tools("yaml", "helm", "typed-apply")
 
 
 def test_lint() -> None:
@@ -103,20 +103,74 @@ def test_the_network_policy_and_the_gateway_can_be_disabled() -> None:
     assert template(CHART, enabled="false") == []
 
 
+def _settings(names: dict[str, Any]) -> dict[str, Any]:
+    return {"settings": names}
+
+
+# Another value for each value of the chart; a part of a certificate alone is no setting.
+_TLS = {name: value for name, value in REPLACED.items() if name.startswith("TLS_")}
+OTHERS: list[dict[str, Any]] = [
+    {"image": {"repository": "registry.example.com/bidstream-svc", "tag": 20261126}},
+    {"operatorUrl": "https://[2001:db8::1]:8443"},
+    {"secretName": "theirs"},
+    {"tlsSecretName": "certificate"},
+    *(_settings({name: value}) for name, value in (REPLACED | NUMBERS).items() if name not in _TLS),
+    _settings(_TLS),
+    {"minReplicas": 3},
+    {"maxReplicas": 4},
+    {"targetCpuPercent": 50},
+    {"resources": {"limits": {"cpu": 2, "memory": "1Gi"}}},
+    {"sidecarResources": {"requests": {"memory": "64Mi"}}},
+    *({name: value} for name, value in (SCHEDULING | POD).items()),
+    {"networkPolicy": {"enabled": False}},
+    {"networkPolicy": {"monitoringNamespace": "watchers"}},
+    {"networkPolicy": {"operatorBlock": {"cidr": "192.0.2.0/24", "except": None}}},
+    {"extraObjects": ["{apiVersion: v1, kind: ConfigMap, metadata: {name: {{ .Release.Name }}}}"]},
+]
+
+
+def _pairwise(count: int) -> list[list[bool]]:
+    """Choices among `count` values: for any two of them there is one with neither, with each alone, and with both.
+
+    The numbers of two values differ in a binary digit. The choice of all values with that digit set has one of the two,
+    and the choice of the others has the other one.
+    """
+    digits = [[bool(number >> digit & 1) for number in range(count)] for digit in range((count - 1).bit_length())]
+    return [[False] * count, [True] * count, *digits, *([not chosen for chosen in each] for each in digits)]
+
+
+def _merge(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    both = {name: _merge(values[name], more[name]) for name in more if isinstance(values.get(name), dict)}
+    return values | more | both
+
+
+def test_pairs_are_complete() -> None:
+    choices = _pairwise(len(OTHERS))
+    for first in range(len(OTHERS)):
+        for second in range(first):
+            assert len({(choice[first], choice[second]) for choice in choices}) == 4
+
+
+def test_every_value_has_another_one() -> None:
+    # Without `enabled` there is nothing to see.
+    assert {name for other in OTHERS for name in other} | {"enabled"} == load_yaml(CHART / "values.yaml").keys()
+
+
 @pytest.mark.needs_tools("kubernetes_validate")
-@pytest.mark.parametrize("settings", [{}, REPLACED, NUMBERS, REPLACED | NUMBERS], ids=["none", "own", "numbers", "all"])
-@pytest.mark.parametrize("tls_secret", ["", "certificate"])
-def test_every_combination_of_values(settings: dict[str, Any], tls_secret: str) -> None:
-    for policy, pod_values in product([True, False], [{}, SCHEDULING | POD]):
-        values = {"settings": settings, "tlsSecretName": tls_secret, "networkPolicy": {"enabled": policy}} | pod_values
-        objects = render(values)
-        for item in objects:
-            import_module("kubernetes_validate").validate(item, "1.34", strict=True)
-        (pod,) = pods(objects)
-        shown = {name.removeprefix("BIDSTREAM_"): value for name, value in pod.environment.items()}
-        assert shown.items() >= {name: _as_text(value) for name, value in settings.items()}.items()
-        assert len(of_kind(objects, "NetworkPolicy")) == policy
-        load_settings(**{name.lower(): value for name, value in shown.items()})
+@pytest.mark.parametrize("choice", _pairwise(len(OTHERS)), ids=lambda choice: f"{sum(choice)} of {len(choice)}")
+def test_every_pair_of_values(choice: list[bool]) -> None:
+    values: dict[str, Any] = {}
+    for other in compress(OTHERS, choice):
+        values = _merge(values, other)
+    objects = render(values)
+    for item in objects:
+        import_module("kubernetes_validate").validate(item, "1.34", strict=True)
+    (pod,) = pods(objects)
+    shown = {name.removeprefix("BIDSTREAM_"): value for name, value in pod.environment.items()}
+    settings = {name: _as_text(value) for name, value in values.get("settings", {}).items()}
+    assert shown.items() >= settings.items()
+    assert len(of_kind(objects, "NetworkPolicy")) == values.get("networkPolicy", {}).get("enabled", True)
+    load_settings(**{name.lower(): value for name, value in shown.items()})
 
 
 def test_settings_of_the_sidecar(tmp_path: Path) -> None:
@@ -194,8 +248,21 @@ def test_the_schema_knows_every_setting_and_every_value() -> None:
     assert schema.keys() - {"global"} == load_yaml(CHART / "values.yaml").keys()
 
 
-def test_duplicates_are_refused() -> None:
-    with pytest.raises(ValueError, match="duplicate key"):
-        load_all_strictly("a: {b: 1, c: 2, b: 3}")
-    with pytest.raises(AssertionError, match="duplicates in env"):
-        refuse_duplicates([{"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}])
+@pytest.mark.parametrize("field", ["env", "volumeMounts", "ports"])
+def test_two_entries_of_one_name_are_refused(field: str) -> None:
+    (deployment,) = of_kind(render({}), "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    apply(json.dumps(deployment))
+    container[field].append(container[field][0])
+    with pytest.raises(AssertionError, match="duplicate entries for key"):
+        apply(json.dumps(deployment))
+
+
+def test_a_field_given_twice_is_refused() -> None:
+    with pytest.raises(AssertionError, match="already"):
+        apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {b: '1', c: '2', b: '3'}}")
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(AssertionError, match="unknown field"):
+        apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, dta: {}}")

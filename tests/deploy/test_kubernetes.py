@@ -15,7 +15,7 @@ from tests.docs.markdown import ROOT
 from tests.support.yaml_files import dump_yaml
 
 pytestmark = pytest.mark.needs_tools("yaml")
-NEEDS_KUSTOMIZE = pytest.mark.needs_tools("kustomize")
+NEEDS_KUSTOMIZE = pytest.mark.needs_tools("kustomize", "typed-apply")
 
 LABELLED = {
     "apiVersion": "apps/v1",

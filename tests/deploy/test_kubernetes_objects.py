@@ -26,7 +26,7 @@ from tests.support.raw_http import ask
 from tests.support.sidecar import wait_until
 from tests.support.yaml_files import dump_yaml, load_yaml
 
-pytestmark = pytest.mark.needs_tools("yaml", "kubernetes_validate")
+pytestmark = pytest.mark.needs_tools("yaml", "kubernetes_validate", "typed-apply")
 
 # The oldest with every field that is used, and the newest with schemas.
 KUBERNETES = ("1.30", "1.37")

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import resource
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from bidstream_svc.config import SETTINGS, env_name
+from bidstream_svc.metrics.cells import RefusalReason
 from tests.docs.markdown import DOCS, DOCUMENTS, README, ROOT, samples, section, table
 from tests.docs.shell import PLACEHOLDER, Dev, Place, fresh, here, run_pasted, run_shell
 from tests.support.raw_http import ask
@@ -23,7 +25,8 @@ OPERATIONS = DOCS / "operations.md"
 MAKE_RUN, ASK, ADMIN, PREPARE, CHECK, SERVE, HEALTH = samples(START, "sh")
 (CHECK_AGAIN,) = samples(SETTINGS_GUIDE, "sh")
 (ROTATE,) = samples(OPERATIONS, "sh")
-_, FIRST_STEPS = samples(DOCS / "runbook.md", "sh")  # the other is run by tests/deploy
+RUNBOOK = DOCS / "runbook.md"
+_, FIRST_STEPS, DESCRIPTORS = samples(RUNBOOK, "sh")  # the other is run by tests/deploy
 
 
 class Guided(NamedTuple):
@@ -100,6 +103,21 @@ def test_the_runbook_asks_the_sidecar(dev: Dev, tmp_path: Path) -> None:
     printed = run_shell(here(FIRST_STEPS.text, dev), tmp_path, environment({}))
     assert '"status":"ok"' in printed
     assert '"last_refresh_error"' in printed
+
+
+def test_the_runbook_counts_descriptors(guided: Guided, tmp_path: Path) -> None:
+    pid = guided.sidecar.process.pid
+    printed = run_shell(DESCRIPTORS.text, tmp_path, environment({}) | {"SIDECAR_PID": str(pid)})
+    number, limits = printed.splitlines()
+    assert int(number) >= 3
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    assert str(hard) in limits.split()
+
+
+def test_the_runbook_explains_every_refusal() -> None:
+    rows = table(section(RUNBOOK, "BidstreamConnectionsRefused"), "`reason`")
+    assert sorted(row[0].strip("`") for row in rows) == sorted(RefusalReason)
+    assert f"`{RefusalReason.NO_FILE_DESCRIPTOR}`" in section(RUNBOOK, "BidstreamDown")
 
 
 def test_settings_are_checked(place: Place, tmp_path: Path) -> None:

@@ -7,10 +7,8 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.machine import describe
 from bidstream_svc.logs import configure_logging
 from tests.faults.clients import Tally
 from tests.faults.clock import try_clock_jumps
@@ -19,8 +17,7 @@ from tests.faults.outcome import FULL, QUICK, Effort, Outcome, to_table
 from tests.faults.processes import PROCESS_FAULTS
 from tests.faults.restarts import RESTARTS
 from tests.faults.slow_clients import SLOW_CLIENTS
-
-_START, _END = "<!-- faults: written by `make faults` -->\n", "<!-- end of faults -->\n"
+from tests.support.report import write_table
 
 
 def _guarded(name: str, attempt: Callable[[], Outcome]) -> Outcome:
@@ -46,17 +43,6 @@ def _try_all(effort: Effort) -> Iterator[Outcome]:
             )
 
 
-def _write(document: Path, table: str) -> None:
-    before, _, rest = document.read_text("utf-8").partition(_START)
-    _, _, after = rest.partition(_END)
-    machine = describe()
-    when = datetime.now(UTC).strftime("%Y-%m-%d")
-    note = (
-        f"{when}; {machine['cpu']}, {machine['cores'].partition(';')[0]} cores, Python {machine['python'].split()[0]}."
-    )
-    document.write_text(f"{before}{_START}\n{note}\n\n{table}\n{_END}{after}", "utf-8")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="no waiting, smaller numbers: what `make test` runs")
@@ -67,7 +53,7 @@ def main() -> int:
     table = to_table(outcomes)
     sys.stdout.write(table)
     if options.write is not None:
-        _write(options.write, table)
+        write_table(options.write, "faults", table)
     bad = sum(outcome.tally.bad for outcome in outcomes)
     asked = sum(outcome.tally.sent for outcome in outcomes)
     sys.stdout.write(f"\n{len(outcomes)} faults, {asked:,} requests, {bad} wrong or failed\n")

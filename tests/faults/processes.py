@@ -14,6 +14,7 @@ from tests.faults.clients import SLOW_S, batch_exchanges, exchanges, running_cli
 from tests.faults.faulty_operator import FaultyOperator, faulty_operator
 from tests.faults.outcome import Effort, Outcome
 from tests.support.metrics_page import Scrape, scrape
+from tests.support.processes import children
 from tests.support.raw_http import Connection, ask
 from tests.support.sidecar import DEADLINE_S, Sidecar, wait_until
 
@@ -56,10 +57,6 @@ def try_sigterm(directory: Path, effort: Effort) -> Outcome:
     return Outcome("SIGTERM", tally, None, f"exit 0 after {took_s:.2f} s; no request repeated")
 
 
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
-
-
 def _check_never_down(earlier: Scrape, later: Scrape) -> None:
     for (name, labels), value in earlier.values.items():
         if name.startswith("bidstream_") and name.endswith(("_total", "_bucket", "_count", "_sum")):
@@ -72,10 +69,10 @@ def try_worker_kill(directory: Path, effort: Effort) -> Outcome:
         _operator_and_sidecar(directory, workers=2) as (operator, sidecar),
         running_clients(sidecar.data, exchanges(operator.state), connections=8) as clients,
     ):
-        wait_until(lambda: len(_children(sidecar.process.pid)) == 2, "two workers")
+        wait_until(lambda: len(children(sidecar.process.pid)) == 2, "two workers")
         clients.wait_for(_MIN_REQUESTS)
         before, page = clients.tally, scrape(sidecar.admin)
-        victim = _children(sidecar.process.pid)[0]
+        victim = children(sidecar.process.pid)[0]
         os.kill(victim, signal.SIGKILL)
         killed_s = time.monotonic()
 
@@ -91,7 +88,7 @@ def try_worker_kill(directory: Path, effort: Effort) -> Outcome:
         clients.wait_for(_MIN_REQUESTS)
         clients.wait_for_seconds(effort.fault_s)
         _check_never_down(page, scrape(sidecar.admin))
-        assert len(_children(sidecar.process.pid)) == 2
+        assert len(children(sidecar.process.pid)) == 2
         tally = clients.tally - before
     return Outcome(
         "SIGKILL of one of two workers", tally, recovery_s, f"{tally.repeated} requests repeated; no counter went down"

@@ -9,7 +9,6 @@ goal is only said, because machines are shared.
 """
 
 import argparse
-import os
 import signal
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from benchmarks.machine import SERVER_CPU, on_cpu
 from benchmarks.material import KeySet, decrypt_requests, make_samples, write_requests
 from benchmarks.targets import key_server
 from tests.support.metrics_page import Scrape, scrape
+from tests.support.processes import resident_bytes
 from tests.support.sidecar import Sidecar
 
 _KEY_SET = KeySet(1_000, 10_000)
@@ -58,18 +58,13 @@ class _Soak(NamedTuple):
     end_bytes: int
 
 
-def _resident_bytes(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 def _refresh_until(done: "Future[LoadReport]", sidecar: Sidecar, warm_up_s: float) -> tuple[list[float], int]:
     """Ask for refreshes while the load runs: when, and the resident memory once it was warm."""
     asked_s: list[float] = []
     begun_s, warm_bytes = time.monotonic(), 0
     while not done.done():
         if not warm_bytes and time.monotonic() - begun_s >= warm_up_s:
-            warm_bytes = _resident_bytes(sidecar.process.pid)
+            warm_bytes = resident_bytes(sidecar.process.pid)
         asked_s.append(time.monotonic())
         sidecar.signal(signal.SIGHUP)
         time.sleep(_REFRESH_EVERY_S)
@@ -98,7 +93,7 @@ def _soak(seconds: float, directory: Path) -> _Soak:
             sidecar.wait_ready()
             load = pool.submit(run_load, sidecar.data, requests, connections=_CONNECTIONS, seconds=seconds, log=log)
             refreshes_s, warm_bytes = _refresh_until(load, sidecar, seconds * _WARM_UP_SHARE)
-            end_bytes = _resident_bytes(sidecar.process.pid)
+            end_bytes = resident_bytes(sidecar.process.pid)
             report = load.result()
             number, total_s, failed = _refreshes(scrape(sidecar.admin))
             assert sidecar.stop() == 0
