@@ -17,7 +17,7 @@ _SYSTEMD_PREFIX = "systemd:"
 _MAX_PORT = 65535
 # The field for it in the kernel has 108 bytes and ends in a zero, see unix(7).
 _MAX_UNIX_PATH_BYTES = 107
-_HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_HOST_NAME = re.compile(r"[\w.-]+")  # letters need not be ASCII
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.docs.markdown import ROOT
+from tests.support.processes import ended
 from tests.support.sidecar import DEADLINE_S, PROGRAM, environment, wait_until
-from tests.workers.processes import ended
 
 LISTEN = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"}
 

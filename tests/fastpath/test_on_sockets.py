@@ -96,8 +96,10 @@ def doors(
         ]
         return fast_path, aiohttp
 
-    yield runner.run(open_all())
-    runner.run(stack.aclose())
+    try:
+        yield runner.run(open_all())
+    finally:
+        runner.run(stack.aclose())
 
 
 async def open_doors(stack: AsyncExitStack, operator: DevOperator, directory: Path, *, has_fast_path: bool) -> Doors:

@@ -107,10 +107,10 @@ def try_worker_hang(directory: Path, effort: Effort) -> Outcome:
         lasting.wait_for(_MIN_REQUESTS)
         coming.wait_for(_MIN_REQUESTS)
         before = lasting.tally + coming.tally
-        victim = _children(sidecar.process.pid)[0]
+        victim = children(sidecar.process.pid)[0]
         os.kill(victim, signal.SIGSTOP)
         stopped_s = time.monotonic()
-        wait_until(lambda: victim not in _children(sidecar.process.pid), "the worker to be replaced", 60)
+        wait_until(lambda: victim not in children(sidecar.process.pid), "the worker to be replaced", 60)
         wait_until(lambda: sum(line["event"] == "listening" for line in sidecar.log) == 3, "its successor")
         recovery_s = time.monotonic() - stopped_s
         lasting.wait_for(_MIN_REQUESTS)

@@ -16,9 +16,9 @@ from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover, problem_of
 from bidstream_svc.server.sockets import Listener, close_listeners, listen_unix, open_listeners
 from tests.server.test_systemd import start as start_with_sockets
+from tests.support.processes import children
 from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import PROGRAM, Sidecar, operator_settings, service_in_thread, wait_until
-from tests.workers.processes import children_of
 
 GOOD = {"token": "abcd"}
 LOST = "the file of the socket was removed or replaced"
@@ -94,7 +94,7 @@ def test_a_successor_of_a_worker_listens_where_its_siblings_do(operator: DevOper
         wait_until(lambda: len(logged(sidecar, "listening")) == 2, "all workers")
         path.unlink()
         wait_until(lambda: logged(sidecar, "socket bound again"), "the socket")
-        for victim in children_of(sidecar.process.pid):
+        for victim in children(sidecar.process.pid):
             subprocess.run(["kill", "-KILL", str(victim)], check=True)
         wait_until(lambda: len(logged(sidecar, "listening")) == 4, "their successors")
         assert is_served_by_all(sidecar, 2)

@@ -16,9 +16,9 @@ from bidstream_svc.devoperator.state import DEFAULT_SITES, OperatorSite
 from tests.server.test_systemd import start as start_with_sockets
 from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
+from tests.support.processes import children
 from tests.support.raw_http import Connection, make_request
 from tests.support.sidecar import Sidecar, operator_settings, wait_until
-from tests.workers.processes import children_of
 
 MANY = 200
 # Over TLS, for which a start needs the longest.
@@ -117,7 +117,7 @@ def test_a_worker_that_starts_while_the_operator_is_down_has_what_its_siblings_h
     with Sidecar(tmp_path, workers=2, **operator_settings(operator)) as sidecar:
         wait_until(lambda: count(sidecar, "keys loaded") == 2, "the keys of both workers")
         operator.state.faults.inject(Fault.SERVER_ERROR, times=None)
-        for times, victim in enumerate(children_of(sidecar.process.pid), 1):
+        for times, victim in enumerate(children(sidecar.process.pid), 1):
             os.kill(victim, signal.SIGKILL)
             wait_until(lambda times=times: count(sidecar, "listening") == 2 + times, "the successor")  # type: ignore[misc]
         with queued(sidecar.data, operator) as connections:
@@ -132,7 +132,7 @@ def test_connections_in_the_queue_of_a_hung_worker_are_served_by_its_successor(
 ) -> None:
     with Sidecar(tmp_path, workers=2, hang_timeout=2, **operator_settings(operator)) as sidecar:
         wait_until(lambda: count(sidecar, "keys loaded") == 2, "the keys of both workers")
-        victim = children_of(sidecar.process.pid)[0]
+        victim = children(sidecar.process.pid)[0]
         os.kill(victim, signal.SIGSTOP)
         with queued(sidecar.data, operator, 64) as connections:
             assert statuses(connections) == {"SUCCESS"}
@@ -146,7 +146,7 @@ def test_connections_in_the_queue_of_a_hung_worker_are_served_by_its_successor(
 def test_sigterm_ends_a_hung_worker_too(operator: DevOperator, tmp_path: Path) -> None:
     with Sidecar(tmp_path, workers=2, drain_timeout=0, **operator_settings(operator)) as sidecar:
         wait_until(lambda: count(sidecar, "listening") == 2, "both workers")
-        os.kill(children_of(sidecar.process.pid)[0], signal.SIGSTOP)
+        os.kill(children(sidecar.process.pid)[0], signal.SIGSTOP)
         assert sidecar.stop() == 0
 
 

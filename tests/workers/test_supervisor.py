@@ -14,8 +14,8 @@ import pytest
 
 from bidstream_svc.core.errors import WorkersError
 from bidstream_svc.server.supervisor import Supervisor, Work
+from tests.support.processes import ended
 from tests.support.sidecar import DEADLINE_S, wait_until
-from tests.workers.processes import ended
 
 ROOT = Path(__file__).parents[2]
 

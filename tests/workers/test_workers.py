@@ -23,9 +23,9 @@ from bidstream_svc.devoperator import DevOperator, OperatorState
 from tests.support.certificates import CertificateFiles, served_serial
 from tests.support.metrics_page import Scrape, scrape
 from tests.support.operator import operator_in_thread
+from tests.support.processes import children, ended, sockets_of
 from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import DEADLINE_S, PROGRAM, Sidecar, environment, operator_settings, wait_until
-from tests.workers.processes import children_of, ended, sockets_of
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ def sidecar(operator: DevOperator, unix_path: Path, tmp_path_factory: pytest.Tem
 
 
 def test_connections_are_distributed_and_every_worker_reports_the_sum(sidecar: Sidecar, unix_path: Path) -> None:
-    workers = children_of(sidecar.process.pid)
+    workers = children(sidecar.process.pid)
     assert len(workers) == WORKERS
     before = [sockets_of(worker) for worker in workers]
     answered_before = scrape(sidecar.admin).total("bidstream_http_requests_total")
@@ -152,7 +152,7 @@ def has_listened(sidecar: Sidecar, times: int) -> bool:
 def test_a_killed_worker_is_replaced_and_no_counter_goes_down(sidecar: Sidecar, operator: DevOperator) -> None:
     token, uid = operator.state.mint_token(), operator.state.raw_uid("someone@example.com")
     pages = [scrape(sidecar.admin)]
-    workers = children_of(sidecar.process.pid)
+    workers = children(sidecar.process.pid)
 
     def has_restarted(times: int) -> bool:
         try:
@@ -170,7 +170,7 @@ def test_a_killed_worker_is_replaced_and_no_counter_goes_down(sidecar: Sidecar, 
             wait_until(partial(has_listened, sidecar, WORKERS + times), "the successor")
     assert [answer for load in loads for answer in load.wrong] == []
     assert sum(load.breaks for load in loads) > 0
-    now = children_of(sidecar.process.pid)
+    now = children(sidecar.process.pid)
     assert len(now) == WORKERS
     assert not set(now) & set(workers)
 
@@ -195,7 +195,7 @@ def figures_of(pid: int) -> dict[str, int]:
 
 def test_process_metrics_are_sums_over_the_processes_whichever_worker_answers(sidecar: Sidecar) -> None:
     parent = sidecar.process.pid
-    workers = children_of(parent)
+    workers = children(parent)
     pages = [scrape(sidecar.admin) for _ in range(20)]
     virtual_bytes = 1024 * sum(figures_of(pid)["VmSize"] for pid in [parent, *workers])
     resident_bytes = 1024 * sum(figures_of(pid)["VmRSS"] for pid in [parent, *workers])
@@ -218,7 +218,7 @@ def cpu_s(pid: int) -> float:
 def test_the_processor_time_of_a_dead_worker_stays_in_the_sum(sidecar: Sidecar) -> None:
     parent = sidecar.process.pid
     for _ in range(3):
-        workers = children_of(parent)
+        workers = children(parent)
         before_s = sum(map(cpu_s, [parent, *workers]))
         assert scrape(sidecar.admin).value("process_cpu_seconds_total") >= before_s
         os.kill(workers[0], signal.SIGKILL)
@@ -228,7 +228,7 @@ def test_the_processor_time_of_a_dead_worker_stays_in_the_sum(sidecar: Sidecar) 
             after_s = retried(lambda: scrape(sidecar.admin)).value("process_cpu_seconds_total")
             assert after_s >= before_s
             before_s = after_s
-        wait_until(lambda: len(children_of(parent)) == WORKERS, "the successor")
+        wait_until(lambda: len(children(parent)) == WORKERS, "the successor")
 
 
 def retried(ask: Callable[[], T]) -> T:
@@ -300,7 +300,7 @@ def test_a_second_sigterm_ends_all_at_once(operator: DevOperator, tmp_path: Path
     ):
         begun.send(HALF)
         wait_until(lambda: scrape(sidecar.admin).value("bidstream_connections") == 1, "the connection")
-        workers = children_of(sidecar.process.pid)
+        workers = children(sidecar.process.pid)
         sidecar.signal(signal.SIGTERM)
         wait_until(lambda: logged(sidecar, "draining") == WORKERS, "the first signal")
         assert sidecar.stop() == 0
@@ -324,7 +324,7 @@ def test_ctrl_c_reaches_all_processes_and_drains_once(operator: DevOperator, tmp
 
 def test_workers_end_with_their_parent(operator: DevOperator, tmp_path: Path) -> None:
     with sidecar_of(tmp_path, operator) as sidecar:
-        workers = children_of(sidecar.process.pid)
+        workers = children(sidecar.process.pid)
         sidecar.process.kill()
         sidecar.process.wait(DEADLINE_S)
         wait_until(lambda: all(ended(worker) for worker in workers), "the workers to end")
@@ -348,7 +348,7 @@ def test_sighup_to_the_parent_makes_every_worker_serve_a_new_certificate(operato
 
 def test_one_worker_has_no_parent(operator: DevOperator, tmp_path: Path) -> None:
     with sidecar_of(tmp_path, operator, workers=1) as sidecar:
-        assert children_of(sidecar.process.pid) == []
+        assert children(sidecar.process.pid) == []
         assert restarts(scrape(sidecar.admin)) == 0
         assert sidecar.stop() == 0
 
