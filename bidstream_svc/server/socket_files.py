@@ -1,6 +1,7 @@
 """Unix sockets whose file was removed or replaced: found, and bound again.
 
-Nobody can connect to such a socket. It works for open connections only, so it would not be noticed otherwise.
+Nobody can connect to such a socket. It works for open connections only, so it would not be noticed otherwise. A renamed
+file still leads to its socket: that is how a successor takes over a path.
 """
 
 import os
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from bidstream_svc.addresses import UnixAddress
 from bidstream_svc.logs import get_logger
-from bidstream_svc.server.sockets import Listener, file_id_of, listen_unix
+from bidstream_svc.server.sockets import Listener, SocketFile, listen_unix
 
 _log = get_logger(__name__)
 
@@ -74,14 +75,24 @@ class SocketFiles:
 
 
 def _is_lost(listener: Listener) -> bool:
-    if listener.file_id is None or listener.socket.fileno() < 0:
+    return listener.file is not None and listener.socket.fileno() >= 0 and listener.file.is_removed
+
+
+def _name_of(listener: Listener, file: SocketFile) -> bytes:
+    return os.fsencode(f"{file.file_id} {listener.address}")
+
+
+def _is_at_path(listener: Listener, name: bytes) -> bool:
+    """Return whether `name` is that of the file at the path of a listener now."""
+    assert isinstance(listener.address, UnixAddress)
+    try:
+        file = SocketFile(listener.address.path)
+    except OSError:
         return False
-    # While a socket is open, the inode of its file belongs to no other file.
-    return file_id_of(listener.address) != listener.file_id
-
-
-def _name_of(listener: Listener, file_id: tuple[int, int] | None) -> bytes:
-    return os.fsencode(f"{file_id} {listener.address}")
+    try:
+        return name == _name_of(listener, file)
+    finally:
+        file.close()
 
 
 class SocketHandover:
@@ -98,8 +109,9 @@ class SocketHandover:
 
     def send(self, listener: Listener) -> None:
         """Send the socket of a listener. What a worker does not take, because it hangs, its successor inherits."""
+        assert listener.file is not None
         try:
-            socket.send_fds(self._sending, [_name_of(listener, listener.file_id)], [listener.socket.fileno()])
+            socket.send_fds(self._sending, [_name_of(listener, listener.file)], [listener.socket.fileno()])
         except OSError:
             _log.warning("socket not handed to a worker", address=str(listener.address))
 
@@ -113,7 +125,7 @@ class SocketHandover:
             received = socket.socket(fileno=descriptor)
             for listener in listeners:
                 # It may have been sent to a worker that has ended, and be outdated.
-                if _is_lost(listener) and message == _name_of(listener, file_id_of(listener.address)):
+                if _is_lost(listener) and _is_at_path(listener, message):
                     listener.replace(received)
                     break
             else:

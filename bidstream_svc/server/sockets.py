@@ -18,9 +18,36 @@ from bidstream_svc.server.systemd import address_of, passed_sockets
 
 BACKLOG = 1024
 _UNIX_SOCKET_MODE = 0o660
-_NO_FILE = (0, 0)
 _Socket = socket.socket  # in Listener, `socket` is an attribute
 _ANY_IPV6 = "::"
+
+
+class SocketFile:
+    """The file of a Unix socket, also after it was renamed.
+
+    Args:
+        path: its present path.
+
+    Attributes:
+        file_id: device and inode.
+
+    Raises:
+        OSError: there is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        status = os.fstat(self._descriptor)
+        self.file_id = status.st_dev, status.st_ino
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether it has no path any more."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
+    def close(self) -> None:
+        """Release its descriptor."""
+        os.close(self._descriptor)
 
 
 @dataclass(slots=True, eq=False)
@@ -32,23 +59,26 @@ class Listener:
         address: with the port that the system chose for port 0.
         is_passed: True for a socket that systemd opened. systemd keeps such a socket open and owns the file of a Unix
             socket, so the file is not removed.
-        file_id: of a Unix socket, device and inode of its file; None if there was no file.
+        file: of a Unix socket; None if it had none at first, and for TCP.
         on_replaced: called with the new socket; the receiver closes the old one. It may run in another thread.
     """
 
     socket: _Socket
     address: BoundAddress
     is_passed: bool = False
-    file_id: tuple[int, int] | None = None
+    file: SocketFile | None = None
     on_replaced: Callable[[_Socket], None] | None = None
 
     def __post_init__(self) -> None:
-        self.file_id = file_id_of(self.address)
+        self.file = _file_of(self.address)
 
     def replace(self, new: _Socket) -> None:
         """Listen on another socket, which has just been bound to the same path."""
         old, self.socket = self.socket, new
-        self.file_id = file_id_of(self.address) or _NO_FILE
+        if (file := _file_of(self.address)) is not None:  # otherwise the old one still tells that it is lost
+            if self.file is not None:
+                self.file.close()
+            self.file = file
         if self.on_replaced is None:
             old.close()
         else:
@@ -141,6 +171,9 @@ def close_listeners(listeners: Iterable[Listener]) -> None:
     """Close sockets and remove the files of Unix sockets; harmless if they are closed already."""
     for listener in listeners:
         listener.socket.close()
+        if listener.file is not None:
+            listener.file.close()
+            listener.file = None
         if isinstance(listener.address, UnixAddress) and not listener.is_passed:
             with suppress(OSError):  # another process listens on this path now
                 _remove_dead_socket(listener.address.path)
@@ -162,12 +195,11 @@ def _is_ipv4(address: ListenAddress, port: int) -> bool:
     return isinstance(address, TcpAddress) and address.port == port and ":" not in address.host
 
 
-def file_id_of(address: BoundAddress) -> tuple[int, int] | None:
-    """Return device and inode of the file at the path of a Unix socket; None if there is none, or for TCP."""
+def _file_of(address: BoundAddress) -> SocketFile | None:
+    """Return the file at the path of a Unix socket; None if there is none, or for TCP."""
     if isinstance(address, UnixAddress):
         with suppress(OSError):
-            status = address.path.stat()
-            return status.st_dev, status.st_ino
+            return SocketFile(address.path)
     return None
 
 

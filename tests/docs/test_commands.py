@@ -26,6 +26,7 @@ _OF_OTHERS = {
     "curl -sv": "on the host with the problem, with its own URL behind it",
     "kubectl describe pod": "in the reader's cluster",
     "systemctl status": "on the host with the problem",
+    "systemctl restart bidstream-svc.socket": "on the host with the problem",
     ".venv/bin/python -m pytest tests/docs -k settings": "a part of these tests",
     "rm -rf build; .venv/bin/pip wheel --no-build-isolation --no-deps --wheel-dir dist .": "a release, by hand",
     "pip install --no-deps --target DIR .": "the Makefile installs the compiled package so",

@@ -117,7 +117,7 @@ def test_the_runbook_counts_descriptors(guided: Guided, tmp_path: Path) -> None:
 def test_the_runbook_explains_every_refusal() -> None:
     rows = table(section(RUNBOOK, "BidstreamConnectionsRefused"), "`reason`")
     assert sorted(row[0].strip("`") for row in rows) == sorted(RefusalReason)
-    assert f"`{RefusalReason.NO_FILE_DESCRIPTOR}`" in section(RUNBOOK, "BidstreamDown")
+    assert "BidstreamFileDescriptorsUsedUp" in section(RUNBOOK, "BidstreamDown")
 
 
 def test_settings_are_checked(place: Place, tmp_path: Path) -> None:
