@@ -14,10 +14,11 @@ class ByteBudget:
 
     Attributes:
         held_bytes: what all connections hold.
+        peak_bytes: the most that they have held; the owner resets it.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self.held_bytes = 0
+        self.held_bytes = self.peak_bytes = 0
         self._max_bytes = max_bytes
         self._held: dict[int, int] = {}  # by number, of the connections that hold any
         self._newest: list[int] = []  # a heap of negative numbers; some are outdated
@@ -37,6 +38,7 @@ class ByteBudget:
                 heappush(self._newest, -number)
             self.held_bytes += held_bytes - self._held.get(number, 0)
             self._held[number] = held_bytes
+            self.peak_bytes = max(self.peak_bytes, self.held_bytes)
         else:
             self.held_bytes -= self._held.pop(number, 0)
         refused = []

@@ -34,7 +34,9 @@ _log = get_logger(__name__)
 _MAX_SWEEP_PERIOD_S = 1.0
 # What uvloop and OpenSSL keep, for each connection with TLS, of what it has sent: two buffers of up to 256 KiB.
 _MAX_TLS_BUFFER_BYTES = 512 * 1024
-# Having held so many bytes is worth a trim of the heap.
+# What a connection may leave in the heap, mostly by a TLS handshake.
+_CONNECTION_BYTES = 32 * 1024
+# Having used so many bytes is worth a trim of the heap.
 _TRIM_BYTES = 8 * 1024 * 1024
 # A lack of file descriptors is logged once in this time, not for each connection.
 _LOG_PERIOD_S = 60.0
@@ -100,7 +102,7 @@ class Connections:
         self._is_empty.set()
         self._admitted = 0
         self._budget = ByteBudget(limits.max_buffered_bytes)
-        self._peak_bytes = 0  # held, since the last trim
+        self._peak_connections = 0  # since the last trim
         # One timer for all connections: each counts the sweeps since its last progress.
         self._period_s = min(_MAX_SWEEP_PERIOD_S, limits.idle_timeout_s / 2, limits.request_timeout_s / 2)
         idle_sweeps = round(limits.idle_timeout_s / self._period_s)
@@ -205,10 +207,12 @@ class Connections:
         self._trim_after_peak()
 
     def _trim_after_peak(self) -> None:
-        """Give memory back to the system once much less is held than before."""
-        self._peak_bytes = max(self._peak_bytes, self._budget.held_bytes)
-        if self._peak_bytes >= _TRIM_BYTES and self._budget.held_bytes <= self._peak_bytes // 4:
-            self._peak_bytes = self._budget.held_bytes
+        """Give memory back to the system once much less of it is needed than before."""
+        budget, connections = self._budget, len(self._open)
+        self._peak_connections = max(self._peak_connections, connections)
+        peak_bytes = budget.peak_bytes + self._peak_connections * _CONNECTION_BYTES
+        if peak_bytes >= _TRIM_BYTES and budget.held_bytes + connections * _CONNECTION_BYTES <= peak_bytes // 4:
+            budget.peak_bytes, self._peak_connections = budget.held_bytes, connections
             self._loop.run_in_executor(None, trim)
 
     def _sweep_again(self) -> None:

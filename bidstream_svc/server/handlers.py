@@ -50,44 +50,47 @@ _MAX_REPLACED = 2 * MAX_BATCH_TOKENS
 _MAX_ESCAPES = 4 * _MAX_REPLACED
 
 
-def answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> Answer:
+def answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int, *, is_mended: bool = False) -> Answer:
     """Answer `POST /decrypt`; `now_ms` is the current time in Unix milliseconds."""
     try:
         request = _decode_request(body)
     except _NOT_DECODABLE as error:
-        try:
-            request = _decode_request(_mend(body, error))
-        except _NOT_DECODABLE as still:
-            return _bad_request(still)
+        mended = None if is_mended else _mend(body, error)
+        if mended is None:
+            return _bad_request(error)
+        return answer_decrypt(decrypt_to_json, mended, now_ms, is_mended=True)
     return 200, decrypt_to_json(request.token, request.domain, now_ms)
 
 
-def answer_batch(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> Answer | LongAnswer:
+def answer_batch(
+    decrypt_to_json: DecryptToJson, body: bytes, now_ms: int, *, is_mended: bool = False
+) -> Answer | LongAnswer:
     """Answer `POST /decrypt/batch`; one snapshot and one time apply to all of its tokens."""
     if len(body) > STEP_BYTES:
-        return _read_and_answer(decrypt_to_json, body, now_ms)
+        return _read_and_answer(decrypt_to_json, body, now_ms, is_mended=is_mended)
     try:
         requests = decode_batch(body)
     except _NOT_DECODABLE as error:
-        try:
-            requests = decode_batch(_mend(body, error))
-        except _NOT_DECODABLE as still:
-            return _bad_request(still)
+        mended = None if is_mended else _mend(body, error)
+        if mended is None:
+            return _bad_request(error)
+        return answer_batch(decrypt_to_json, mended, now_ms, is_mended=True)
     if len(requests) > TOKENS_PER_ITERATION or _has_slow_name(requests):
         return _answer_in_steps(decrypt_to_json, [requests], now_ms)
     return 200, batch_body([decrypt_to_json(request.token, request.domain, now_ms) for request in requests])
 
 
-def _read_and_answer(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int) -> LongAnswer:
+def _read_and_answer(
+    decrypt_to_json: DecryptToJson, body: bytes, now_ms: int, *, is_mended: bool = False
+) -> LongAnswer:
     try:
         parts = yield from read_batch(body)
     except _NOT_DECODABLE as error:
-        try:
-            mended = _mend(body, error)
-            yield
-            parts = yield from read_batch(mended)
-        except _NOT_DECODABLE as still:
-            return _bad_request(still)
+        mended = None if is_mended else _mend(body, error)
+        if mended is None:
+            return _bad_request(error)
+        yield
+        return (yield from _read_and_answer(decrypt_to_json, mended, now_ms, is_mended=True))
     return (yield from _answer_in_steps(decrypt_to_json, parts, now_ms))
 
 
@@ -117,24 +120,22 @@ def _has_slow_name(requests: list[TokenRequest]) -> bool:
     return not names.isascii() or "--" in names
 
 
-def _mend(body: bytes, error: Exception) -> bytes:
+def _mend(body: bytes, error: Exception) -> bytes | None:
     """Return a body whose decoding raised `error`, without a byte order mark and lone surrogates.
+
+    Returns None if it has neither. Raising `error` again would keep the body in memory, in a cycle of references, until
+    the next garbage collection.
 
     A lone surrogate is replaced by U+FFFD, which occurs in no token and no domain: so it affects only the token or the
     domain that it is in.
-
-    Raises:
-        Exception: `error`, if the body has neither.
     """
     if isinstance(error, msgspec.ValidationError):
-        raise error
+        return None
     mended = body.removeprefix(BOM_UTF8)
     if b"\\u" in mended and mended.count(b"\\") <= _MAX_ESCAPES:
         escaped = mended.replace(_BACKSLASH, _ESCAPED_BACKSLASH)
         mended = _LONE_SURROGATE.sub(_REPLACEMENT, escaped, _MAX_REPLACED)
-    if mended == body:
-        raise error
-    return mended
+    return None if mended == body else mended
 
 
 def _bad_request(error: Exception) -> Answer:

@@ -1,5 +1,6 @@
 """Request handlers without HTTP."""
 
+import codecs
 import gc
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.server.handlers import TokenDecryptor, answer_batch, answer_decrypt
+from bidstream_svc.server.handlers import Handler, TokenDecryptor, answer_batch, answer_decrypt
 
 
 @pytest.fixture
@@ -62,3 +63,23 @@ def test_few_names_that_are_slow_to_normalise_share_a_step(domain: str | None, l
     assert calls <= limit
     assert answer[0] == 200
     assert len(orjson.loads(answer[1])["results"]) == count
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("answer", [answer_decrypt, answer_batch])
+@pytest.mark.parametrize("length", [1_000, 100_000])
+def test_a_body_that_cannot_be_read_is_not_kept(answer: Handler, length: int) -> None:
+    """An exception in a cycle of references would keep it until the next garbage collection."""
+    body = b'{"token":"' + b"a" * length
+    unused = sys.getrefcount(body)
+    result = answer(lambda *_: b"", body, 0)
+    if not isinstance(result, tuple):
+        assert next(result, None) is None
+    del result
+    assert sys.getrefcount(body) == unused
+
+
+@pytest.mark.parametrize("answer", [answer_decrypt, answer_batch])
+def test_a_body_is_mended_once(answer: Handler) -> None:
+    """Each further time would take as long as the first."""
+    assert answer(lambda *_: b"", codecs.BOM_UTF8 * 2 + b"{}", 0)[0] == 400  # type: ignore[index]

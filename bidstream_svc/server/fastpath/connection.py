@@ -166,6 +166,7 @@ class FastPathConnection(Connection):
     def _read(self, data: bytes) -> None:
         for request in self.reader.feed(data):
             self._iteration.add(self, request)
+            self._iteration.answer_if_many()
             self.quiet_sweeps = 0
         state = self.reader.state
         if state is FOREIGN:

@@ -5,6 +5,8 @@ This keeps code and keys in the processor's caches, and the clocks are read and 
 
 import asyncio
 import time
+from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
 
 from bidstream_svc.clock import wall_clock_ms
@@ -20,6 +22,8 @@ from bidstream_svc.server.routes import Route
 _log = get_logger(__name__)
 
 _OK: HttpCode = 200
+# Pipelined requests are answered earlier if they are so many: a client may send a thousand in one segment.
+_MAX_PIPELINED = 256
 
 
 class RequestingConnection(Protocol):
@@ -60,6 +64,11 @@ class Iteration:
             self._loop.call_soon(self.answer)
         self._requests.append((connection, request))
 
+    def answer_if_many(self) -> None:
+        """Answer the requests that have been added if further ones would take much memory."""
+        if len(self._requests) >= _MAX_PIPELINED:
+            self.answer()
+
     def answer(self) -> None:
         """Answer all requests that have been added."""
         requests, self._requests = self._requests, []
@@ -90,6 +99,12 @@ class Iteration:
             else:
                 self._metrics.count_request(route.path, answer[0])
             unsent.append((connection, write(answer)))
+        if answered >= _MAX_PIPELINED and not self._writer.closes:
+            # One by one, unsent responses would take several times their length in the transport's buffer.
+            unsent = [
+                (connection, b"".join([response for _, response in group]))
+                for connection, group in groupby(unsent, key=itemgetter(0))
+            ]
         for connection, response in unsent:
             connection.send(response)
         self._metrics.add(self._metrics.http_requests[usual_route.path, _OK], usual)
