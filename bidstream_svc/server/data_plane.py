@@ -186,14 +186,17 @@ class DataPlane:
                     body += chunk
                     if len(body) > route.max_body_bytes:
                         return answers.too_large(route.max_body_bytes)
+            # Its iterator ends without raising if the error came with the last bytes.
+            return bytes(body) if request.content.exception() is None else answers.MALFORMED_HTTP
         except TimeoutError:
             return answers.REQUEST_TIMEOUT
         except TooManyChunks:
             return answers.TOO_MANY_CHUNKS
         except web.RequestPayloadError:
             return answers.MALFORMED_HTTP
-        # Its iterator ends without raising if the error came with the last bytes.
-        return bytes(body) if request.content.exception() is None else answers.MALFORMED_HTTP
+        finally:
+            # After an error, this frame is part of a cycle of references and is kept until the next garbage collection.
+            body.clear()
 
 
 async def _complete(steps: LongAnswer) -> Answer:
