@@ -9,7 +9,7 @@ All integers are big endian::
                   refreshed_ms i64 | raw uid, 32 or 33 bytes
     prefix        bits 0-1 are 3 | bits 2-3 identity type | bit 4 scope | bits 5-7 are 0
 
-The prefix is not authenticated. Scope and constant bits are checked; the identity type is ignored.
+The prefix is not authenticated. Only its scope bit is checked, because not all generators set the other bits as above.
 """
 
 from collections.abc import Mapping
@@ -46,16 +46,15 @@ _SITE_CIPHERTEXT = slice(_MASTER_LAYER_TO_READ.size, None)
 _RAW_UID = slice(_SITE_LAYER_TO_READ.size, None)
 _MIN_SITE_LAYER_LENGTH = _SITE_LAYER_TO_READ.size + 32
 
-_IDENTITY_TYPE_BITS = 0b1100
-_PREFIX_BITS = 0xFF & ~_IDENTITY_TYPE_BITS
 _IDENTITY_TYPE_SHIFT = 2
 _SCOPE_SHIFT = 4
+_SCOPE_BIT = 1 << _SCOPE_SHIFT
 _PREFIX_CONSTANT = 3
 
 
-def prefix_of_scope(scope: IdentityScope) -> int:
-    """Return the first byte of a token of this scope, with the identity type bits zero."""
-    return scope << _SCOPE_SHIFT | _PREFIX_CONSTANT
+def scope_bit(scope: IdentityScope) -> int:
+    """Return the scope bit of the first byte of a token, in its place: 0x00 or 0x10."""
+    return scope << _SCOPE_SHIFT
 
 
 def make_gcm_cipher(secret: bytes) -> GcmCipher:
@@ -65,7 +64,7 @@ def make_gcm_cipher(secret: bytes) -> GcmCipher:
 
 def open_token(
     raw: bytes,
-    prefix_of_scope: int,
+    scope_bit: int,
     master_ciphers: Mapping[int, GcmCipher],
     site_ciphers: Mapping[int, GcmCipher],
     now_ms: int,
@@ -76,12 +75,12 @@ def open_token(
 
     Args:
         raw: the token's bytes, at least one.
-        prefix_of_scope: the first byte that is required, without the identity type bits.
+        scope_bit: the scope bit that the first byte must have, in its place.
         master_ciphers: ciphers for the master layer, by key id.
         site_ciphers: ciphers for the site layer, by key id.
         now_ms: Unix ms, a signed 64-bit integer; the site layer of a token that expired before is not decrypted.
     """
-    if raw[0] & _PREFIX_BITS != prefix_of_scope:  # 5
+    if raw[0] & _SCOPE_BIT != scope_bit:  # 5
         return FailureReason.IDENTITY_SCOPE
     try:
         _, _, master_key_id = _TOKEN.unpack_from(raw)
@@ -135,7 +134,7 @@ def build_token_bytes(version: int, content: TokenContent, master: TokenKey, sit
         content.operator_key_id,
         site.key_id,
     ) + seal_gcm(site.secret, site.iv, site_layer)
-    prefix = prefix_of_scope(content.scope) | content.identity_type << _IDENTITY_TYPE_SHIFT
+    prefix = scope_bit(content.scope) | content.identity_type << _IDENTITY_TYPE_SHIFT | _PREFIX_CONSTANT
     return _TOKEN.pack(prefix, version, master.key_id) + seal_gcm(master.secret, master.iv, master_layer)
 
 
