@@ -61,6 +61,10 @@ def _banner(service: Service, operator: DevOperator, settings: Settings) -> str:
             state.mint_token(site_id=site_id, client_side=True),
             domain,
         ),
+        "a token of a user who had opted out when it was generated": (
+            state.mint_token(site_id=site_id, client_side=True, opted_out=True),
+            domain,
+        ),
     }
     lines = [
         "",

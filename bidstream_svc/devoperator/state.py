@@ -11,7 +11,7 @@ import pybase64
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.crypto import CBC_BLOCK_LENGTH, GCM_IV_LENGTH
 from bidstream_svc.core.identity import Identity, IdentityScope
-from bidstream_svc.core.token import BUILDERS, CLIENT_SIDE_GENERATED, TokenContent, TokenKey
+from bidstream_svc.core.token import BUILDERS, CLIENT_SIDE_GENERATED, OPTED_OUT, TokenContent, TokenKey
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.devoperator.faults import Faults
 from bidstream_svc.devoperator.key_ring import MASTER_KEYSET_ID, KeyRing, OperatorKey
@@ -152,7 +152,7 @@ class OperatorState:
         """Make a key that no key response lists, for tokens that clients cannot decrypt."""
         return self.keys.make_unlisted(self.now_s())
 
-    def mint_token(
+    def mint_token(  # noqa: PLR0913 - what may be wrong with a token, each by its name
         self,
         version: int = 4,
         *,
@@ -162,6 +162,7 @@ class OperatorState:
         generated_ms: int | None = None,
         established_ms: int | None = None,
         client_side: bool = False,
+        opted_out: bool = False,
         master_key: OperatorKey | None = None,
         site_key: OperatorKey | None = None,
     ) -> str:
@@ -175,6 +176,7 @@ class OperatorState:
             generated_ms: Unix ms; defaults to now.
             established_ms: Unix ms; defaults to `generated_ms`.
             client_side: whether to mark it as generated on the client side.
+            opted_out: whether to mark the user as opted out when it was generated.
             master_key: a key to use instead of the current one, such as `make_unlisted_key()`.
             site_key: as `master_key`.
         """
@@ -185,7 +187,7 @@ class OperatorState:
             lifetime_s=self.lifetimes.token_s if lifetime_s is None else lifetime_s,
             generated_ms=generated_ms,
             established_ms=generated_ms if established_ms is None else established_ms,
-            privacy_bits=CLIENT_SIDE_GENERATED if client_side else 0,
+            privacy_bits=(CLIENT_SIDE_GENERATED if client_side else 0) | (OPTED_OUT if opted_out else 0),
         )
         return self.mint(content, version, master_key=master_key, site_key=site_key)
 

@@ -20,7 +20,7 @@ class DecryptedToken:
     """Outcome of a decryption.
 
     Attributes:
-        status: one of the nine statuses.
+        status: one of the ten statuses.
         uid: the raw uid on SUCCESS, else None.
         established: on SUCCESS, when the user's id was first established on the site that the token was issued for
             (UTC); else None.

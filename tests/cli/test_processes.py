@@ -97,7 +97,7 @@ def test_what_serve_dev_prints_works_when_pasted(tmp_path: Path) -> None:
         for command in commands:
             done = subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=DEADLINE_S)
             answers.append(json.loads(done.stdout))
-        assert [answer["status"] for answer in answers] == ["SUCCESS", "EXPIRED_TOKEN", "SUCCESS"]
+        assert [answer["status"] for answer in answers] == ["SUCCESS", "EXPIRED_TOKEN", "SUCCESS", "USER_OPTED_OUT"]
         assert all(re.fullmatch(r"[\w+/]{43,}=*", answer["uid"]) for answer in (answers[0], answers[2]))
         without_domain = json.loads(shlex.split(commands[2])[-1]) | {"domain": None}
         assert ask(sidecar.data, "/decrypt", without_domain).json["status"] == "DOMAIN_NAME_CHECK_FAILED"

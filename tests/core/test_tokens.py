@@ -246,7 +246,7 @@ def test_no_changed_byte_passes(version: int) -> None:
             if _verdict(token)[0] is DecryptionStatus.SUCCESS:
                 assert _opens_to_the_same(token, original)
                 passed += 1
-    assert passed == 6 * (1 if version == 3 else 4), "each free bit but that which makes 3 the 2 of v2, in each spelling"
+    assert passed == 6 * (1 if version == 3 else 4), "each free bit in each spelling, but not 0: 2 is v2"
 
 
 @AUTHENTICATED_VERSIONS
