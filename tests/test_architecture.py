@@ -28,7 +28,7 @@ LAYERS = (
 )
 # The same within the core.
 CORE_LAYERS = (
-    {"errors", "status", "units"},
+    {"errors", "status", "units", "lenient"},
     {"crypto", "domains", "identity"},
     {"token"},
     {"keys"},

@@ -8,10 +8,10 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import click
 import msgspec
-import pybase64
 
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError, OperatorAnswerError
 from bidstream_svc.core.identity import Identity, IdentityKind
+from bidstream_svc.core.lenient import decode_base64
 from bidstream_svc.operator import IdentityTokens
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -166,7 +166,7 @@ def read_refresh_pair(path: Path | None) -> RefreshPair:
             "refresh_response_key"
         ) from None
     try:
-        return RefreshPair(token, pybase64.b64decode(key, validate=True))
+        return RefreshPair(token, decode_base64(key))
     except ValueError:
         raise InputError("refresh_response_key is not base64") from None
 

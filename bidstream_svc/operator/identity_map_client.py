@@ -9,6 +9,7 @@ import msgspec
 
 from bidstream_svc.core.errors import OperatorAnswerError
 from bidstream_svc.core.identity import Identity, IdentityKind
+from bidstream_svc.core.lenient import Integer
 from bidstream_svc.operator.batches import MAX_CONCURRENCY, Progress, collect_results, send_in_batches
 from bidstream_svc.operator.messages import Endpoint, decode_answer
 from bidstream_svc.operator.transport import OperatorTransport
@@ -93,7 +94,7 @@ class _MapAnswer(msgspec.Struct):
 class _V3Entry(msgspec.Struct):
     u: str | None = None
     p: str | None = None
-    r: int | None = None
+    r: Integer | None = None
     e: str | None = None
 
 
@@ -119,7 +120,7 @@ class _BucketsAnswer(msgspec.Struct):
 
 class _OptedOut(msgspec.Struct):
     advertising_id: str
-    opted_out_since: int
+    opted_out_since: Integer
 
 
 class _OptOutBody(msgspec.Struct):

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from bidstream_svc._version import __version__
-from bidstream_svc.core.crypto import Envelope, decode_base64, open_gcm, open_response, seal_request
+from bidstream_svc.core.crypto import Envelope, decode_message, open_gcm, open_response, seal_request
 from bidstream_svc.core.errors import (
     EnvelopeError,
     OperatorAnswerError,
@@ -20,6 +20,7 @@ from bidstream_svc.core.errors import (
     OperatorRedirectError,
     OperatorUnauthorizedError,
 )
+from bidstream_svc.core.lenient import make_decoder
 from bidstream_svc.operator.credentials import Credentials
 
 BINARY_CONTENT_TYPE = "application/octet-stream"
@@ -141,18 +142,18 @@ def read_plain_answer(answer: HttpAnswer, request: OperatorRequest) -> bytes:
     """
     raise_for_status(answer)
     _reject_html(answer)
-    return open_gcm(request.secret, decode_base64(answer.body)) if request.secret else answer.body
+    return open_gcm(request.secret, decode_message(answer.body)) if request.secret else answer.body
 
 
 def decode_answer(json: str | bytes, shape: type[_T]) -> _T:
-    """Decode JSON into a msgspec type. Unknown fields are ignored.
+    """Decode JSON into a msgspec type, which may contain `lenient.Integer`. Unknown fields are ignored.
 
     Raises:
         OperatorAnswerError: not JSON, or a field is missing or has the wrong type. The message names the field, and
             never contains its value.
     """
     try:
-        return msgspec.json.decode(json, type=shape)
+        return make_decoder(shape)(json)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise OperatorAnswerError(f"operator's answer: {_describe(error)}") from None
 

@@ -1,10 +1,10 @@
 """Calls for publishers: generating, refreshing and validating tokens."""
 
 import msgspec
-import pybase64
 
 from bidstream_svc.core.errors import OperatorAnswerError
 from bidstream_svc.core.identity import Identity
+from bidstream_svc.core.lenient import decode_base64
 from bidstream_svc.operator.messages import Endpoint, decode_answer
 from bidstream_svc.operator.tokens import IdentityTokens
 from bidstream_svc.operator.transport import OperatorTransport
@@ -62,7 +62,7 @@ class PublisherClient:
         if not tokens.refresh_token:
             raise OperatorAnswerError("tokens have no refresh token")
         try:
-            secret = pybase64.b64decode(tokens.refresh_response_key or "", validate=True)
+            secret = decode_base64(tokens.refresh_response_key or "")
         except ValueError:
             raise OperatorAnswerError("refresh_response_key is not base64") from None
         answer = await self._transport.call_plain(_REFRESH, tokens.refresh_token.encode(), secret)

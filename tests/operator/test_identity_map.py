@@ -265,3 +265,22 @@ async def test_answer_of_another_shape(method: str, answer: bytes, problem: str)
         with pytest.raises(OperatorAnswerError, match=problem) as caught:
             await call([Identity.from_email("someone@example.com")])
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("written", ["1735689601", "1735689601.0", '"1735689601"', '"1735689601.0"', "1.735689601e9"])
+async def test_integers_in_answers_however_they_are_written(written: str) -> None:
+    mapped = f'{{"body":{{"email_hash":[{{"u":"raw","p":null,"r":{written}}}]}}}}'.encode()
+    async with recorded_json(mapped) as (_, transport):
+        (result,) = await IdentityMapClient(transport).map_identities_v3([Identity.from_email("someone@example.com")])
+    assert result == MappedIdentityV3("raw", None, 1735689601)
+    opted_out = f'{{"body":{{"opted_out":[{{"advertising_id":"raw","opted_out_since":{written}}}]}}}}'.encode()
+    async with recorded_json(opted_out) as (_, transport):
+        assert await IdentityMapClient(transport).get_opt_out_status(["raw"]) == [OptedOut("raw", 1735689601)]
+
+
+@pytest.mark.parametrize("written", ["1735689601.5", "true", '"soon"', "9223372036854775808", '""', "[]"])
+async def test_what_is_no_integer_in_an_answer_is_refused(written: str) -> None:
+    mapped = f'{{"body":{{"email_hash":[{{"u":"raw","r":{written}}}]}}}}'.encode()
+    async with recorded_json(mapped) as (_, transport):
+        with pytest.raises(OperatorAnswerError, match=r"integer of at most 64 bits - at `\$.body.email_hash\[0\].r`"):
+            await IdentityMapClient(transport).map_identities_v3([Identity.from_email("someone@example.com")])

@@ -228,3 +228,16 @@ def test_malformed_identity_is_an_error_that_does_not_repeat_it(read: object, te
 def test_identity_is_normalised_and_hashed() -> None:
     assert Identity.from_email(" VALIDATE@example.com ") == Identity(IdentityKind.EMAIL_HASH, EMAIL_HASH)
     assert Identity.from_unhashed_email("Some.One+x@gmail.com").value == "someone@gmail.com"
+
+
+@pytest.mark.parametrize("name", ["identity_expires", "refresh_expires", "refresh_from"])
+@pytest.mark.parametrize("written", ["1735689601000.0", '"1735689601000"', "1.735689601e12"])
+def test_times_of_tokens_however_they_are_written(name: str, written: str) -> None:
+    parsed = IdentityTokens.from_json(f'{{"advertising_token":"A","{name}":{written}}}')
+    assert getattr(parsed, f"{name}_ms") == 1735689601000
+
+
+@pytest.mark.parametrize("written", ["1.5", "true", '"soon"', "1e19", "1e400", "NaN"])
+def test_times_of_tokens_that_are_no_integers_are_refused(written: str) -> None:
+    with pytest.raises(OperatorAnswerError, match=r"integer of at most|out of range|malformed"):
+        IdentityTokens.from_json(f'{{"advertising_token":"A","identity_expires":{written}}}')
