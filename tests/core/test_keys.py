@@ -312,6 +312,14 @@ def test_the_last_of_two_keys_with_one_id_counts() -> None:
     assert _parse(keys=[KEY | {"secret": other}, KEY | {"secret": None}]).keys[7].secret == bytes(32)
 
 
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_keys_that_are_not_yet_active_decrypt(version: int) -> None:
+    body = key_response("uid2")[0]["body"]
+    keys = [key | {"activates": NOW_S + 86_400} for key in body["keys"]]
+    early = parse_key_response(json.dumps({"body": body | {"keys": keys}}))
+    assert decrypt(build(version).token, None, early, NOW_MS)[0] is DecryptionStatus.SUCCESS
+
+
 def test_reprs_hold_counts_and_ids_only() -> None:
     keys = key_snapshot("uid2")
     assert keys is not None
