@@ -134,7 +134,7 @@ def test_output_as_csv(cli: Cli, state: OperatorState) -> None:
 BAD_ROWS = {
     "no address": ((), b"hidden\na@example.com\n", "not an e-mail address"),
     "no number": (("--kind", "phone"), b"hidden\n+12345678901\n", "phone number is not in E.164"),
-    "no hash": (("--kind", "email_hash"), f"hidden\n{hash_identity(A)}".encode(), "identity hash is not the base64"),
+    "no hash": (("--kind", "email_hash"), f"hidden\n{hash_identity(A)}".encode(), "identity hash is not a SHA-256"),
     "no UTF-8": ((), b"hidden\xff@example.com\na@example.com\n", "identity is not valid Unicode text"),
     "no JSON": (("--input-format", "ndjson"), b'{"email": hidden}\n"a@example.com"\n', "not JSON"),
     "deep JSON": (("--input-format", "ndjson"), b"[" * 100_000 + b'\n"a@example.com"\n', "not JSON"),

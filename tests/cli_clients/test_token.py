@@ -178,7 +178,7 @@ def test_an_opted_out_user_gets_no_token(cli: Cli) -> None:
         (("generate",), "hidden@a.com\nhidden@b.com\n", 1, "stdin holds more than one line; one user is needed"),
         (("generate",), b"hidden\xff@a.com", 1, "stdin is not text in UTF-8"),
         (("generate", "--kind", "phone"), "hidden", 1, "phone number is not in E.164"),
-        (("generate", "--kind", "email_hash"), "hidden", 1, "identity hash is not the base64 of a SHA-256"),
+        (("generate", "--kind", "email_hash"), "hidden", 1, "identity hash is not a SHA-256"),
         (("generate", "--user-file", "/nonexistent"), "", 2, "cannot read /nonexistent: No such file or directory"),
         (("generate", "--user-file", "/proc/self/mem"), "", 2, "cannot read /proc/self/mem: Input/output error"),
         (("refresh",), "", 1, "stdin is empty; an identity in JSON"),

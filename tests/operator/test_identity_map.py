@@ -18,6 +18,7 @@ from bidstream_svc.operator.batches import collect_results, send_in_batches
 from tests.operator.support import transport_to
 from tests.support.operator import Clock, running_operator
 from tests.support.recorder import recorded_json
+from tests.vectors.load import load
 
 PHONE = "+12345678901"
 MIXED = [
@@ -47,6 +48,21 @@ async def test_v2_maps_any_mixture_in_order() -> None:
     ]
     assert all(result.bucket_id for result in results if isinstance(result, MappedIdentity))
     assert state.calls["/v2/identity/map"] == 4  # one for each way of naming somebody
+
+
+@pytest.mark.parametrize("kind", [IdentityKind.EMAIL, IdentityKind.PHONE])
+async def test_the_raw_uid_is_the_same_whoever_normalises_and_hashes(kind: IdentityKind) -> None:
+    pairs = [pair for group in load("normalisation.json") if group["kind"] == kind for pair in group["pairs"]]
+    texts = [text for text, hashed in pairs if hashed]
+    ours = Identity.from_unhashed_email if kind is IdentityKind.EMAIL else Identity.from_unhashed_phone
+    async with running_operator() as operator, transport_to(operator) as transport:
+        client = IdentityMapClient(transport)
+        as_written = await client.map_identities([Identity(kind, text) for text in texts])
+        assert as_written == await client.map_identities([Identity.parse(kind, text) for text in texts])
+        assert as_written == await client.map_identities([ours(text) for text in texts])
+        refused = await client.map_identities([Identity(kind, text) for text, hashed in pairs if not hashed])
+    assert all(isinstance(result, MappedIdentity) for result in as_written)
+    assert set(refused) == {UnmappedIdentity("invalid identifier")}
 
 
 async def test_v3_maps_any_mixture_in_order_in_one_binary_request() -> None:
