@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Self
 
+import pybase64
+
 from bidstream_svc.core.errors import ConfigurationError
-from bidstream_svc.core.lenient import decode_base64
 
 CLIENT_SECRET_LENGTH = 32  # AES-256
 _API_KEY = re.compile(r"[!-~]+")  # printable ASCII without spaces: valid in an HTTP header
@@ -37,13 +38,13 @@ class Credentials:
 
     @classmethod
     def from_base64(cls, api_key: str, client_secret: str) -> Self:
-        """Make credentials from text: the secret in standard base64. Whitespace is ignored.
+        """Make credentials from text: the secret in standard base64. Surrounding whitespace is ignored.
 
         Raises:
             ConfigurationError: the secret is not base64, or as for the class. The message contains neither value.
         """
         try:
-            secret = decode_base64(client_secret)
+            secret = pybase64.b64decode(client_secret.strip(), validate=True)
         except ValueError:
             # Not chained: some error reporters show the arguments of the calls in a traceback.
             raise ConfigurationError("client secret is not base64") from None

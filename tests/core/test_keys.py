@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bidstream_svc.core import key_response as key_response_module
 from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import KeyResponseError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_response import parse_in_steps, parse_key_response
-from bidstream_svc.core.keys import DEFAULT_CLOCK_SKEW_S, NOTHING_SKIPPED, KeyPurpose, KeySnapshot
+from bidstream_svc.core.keys import DEFAULT_CLOCK_SKEW_S, NOTHING_SKIPPED, Key, KeyPurpose, KeySnapshot, Site
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from tests.core.strategies import anything
 from tests.vectors.inputs import LISTED_SITE, MASTER, NOW_MS, NOW_S, SECRETS, SITE, build
@@ -118,6 +119,11 @@ def test_integers_may_be_written_as_fractions_of_zero_and_as_text(purpose: KeyPu
         assert getattr(keys, name) == 259200
     assert keys.max_lifetime_ms == keys.clock_skew_ms == 259_200_000
     assert keys.domain_names[259200] == {"a.example"}
+
+
+def test_keys_and_sites_have_the_same_fields_in_both_decoders() -> None:
+    assert key_response_module._LenientKey.__struct_encode_fields__ == Key.__struct_encode_fields__
+    assert key_response_module._LenientSite.__struct_encode_fields__ == Site.__struct_encode_fields__
 
 
 @pytest.mark.parametrize("expires", [2**63 - 1, '"9223372036854775807"', 9e18])
