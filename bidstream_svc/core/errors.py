@@ -97,3 +97,18 @@ class OperatorRedirectError(OperatorHttpError):
 
 class OperatorAnswerError(OperatorError):
     """A decrypted answer violates the protocol."""
+
+
+class InsufficientUserConsentError(OperatorError, ValueError):
+    """The user's TCF consent string does not permit what a token is for, so no token was generated.
+
+    Also a ValueError, which is what the published SDK raises.
+
+    Attributes:
+        api_status: the `status` in the operator's answer, which has HTTP status 200.
+    """
+
+    api_status = "insufficient_user_consent"
+
+    def __init__(self) -> None:
+        super().__init__("the user's consent is not sufficient for a token (insufficient_user_consent)")
