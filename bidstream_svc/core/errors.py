@@ -31,6 +31,13 @@ class EnvelopeError(BidstreamError):
     """An encrypted request or response cannot be decrypted, or its nonce does not match."""
 
 
+class EncryptionError(BidstreamError):
+    """What the published SDK raises for a malformed token. Here such a token has the status INVALID_PAYLOAD.
+
+    Nothing raises it. It exists so that code with an `except` for it runs.
+    """
+
+
 class KeyResponseError(BidstreamError):
     """A key response violates the protocol, or is worse than the keys in use."""
 

@@ -34,6 +34,7 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         secret: AES key of 16, 24 or 32 bytes.
         keyset_id: the key set that the key belongs to; present in sharing responses only.
+        site_id: the site that the key belongs to; operators no longer send it.
     """
 
     key_id: int = msgspec.field(name="id")
@@ -42,6 +43,7 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     activates_s: int | None = msgspec.field(name="activates", default=None)
     created_s: int | None = msgspec.field(name="created", default=None)
     keyset_id: int | None = None
+    site_id: int | None = None
 
     def __repr__(self) -> str:
         """Omit the secret."""
