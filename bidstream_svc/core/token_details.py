@@ -9,6 +9,9 @@ from bidstream_svc.core.identity import IdentityType
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, decode_text, v2, v3, v4
 
+_PREFIX_OF_V2 = bytes([v2.PREFIX])
+_VERSIONS = {bytes([v3.VERSION]): 3, bytes([v4.VERSION]): 4}
+
 
 class TokenDetails(NamedTuple):
     """What was read of a token.
@@ -39,14 +42,13 @@ def read_details(token: object, keys: KeySnapshot | None) -> TokenDetails | None
         raw = decode_text(token)
     except ValueError:
         return None
-    if raw[:1] == bytes([v2.PREFIX]):
-        version, identity_type = 2, None
-        fields = v2.read_fields(raw, lambda key_id: keys.keys[key_id].secret)
+    if raw[:1] == _PREFIX_OF_V2:
+        version, identity_type, read_fields = 2, None, v2.read_fields
     elif raw[1:2] in _VERSIONS:
-        version, identity_type = _VERSIONS[raw[1:2]], v3.identity_type_of(raw)
-        fields = v3.read_fields(raw, keys.master_gcm_ciphers, keys.site_gcm_ciphers)
+        version, identity_type, read_fields = _VERSIONS[raw[1:2]], v3.identity_type_of(raw), v3.read_fields
     else:
         return None
+    fields = read_fields(raw, lambda key_id: keys.keys[key_id].secret)
     if fields is None:
         return None
     expires_ms, site_key_id, site_layer = fields
@@ -55,6 +57,3 @@ def read_details(token: object, keys: KeySnapshot | None) -> TokenDetails | None
     site_id, privacy_bits = site_layer
     is_client_side = bool(privacy_bits & CLIENT_SIDE_GENERATED)
     return TokenDetails(version, identity_type, expires_ms, site_key_id, site_id, is_client_side)
-
-
-_VERSIONS = {bytes([v3.VERSION]): 3, bytes([v4.VERSION]): 4}

@@ -49,7 +49,8 @@ def classpath(tmp_path_factory: pytest.TempPathFactory) -> str:
         pytest.skip("Maven cannot fetch the SDK")
     assert fetched.returncode == 0, fetched.stdout
     jars = [Path(name) for name in listing.read_text().split(":")]
-    expected = dict(reversed(line.split()) for line in (JAVA / "sha256sums").read_text().splitlines())
+    lines = (JAVA / "sha256sums").read_text().splitlines()
+    expected = {name: digest for digest, name in map(str.split, lines)}
     assert {jar.name: sha256(jar.read_bytes()).hexdigest() for jar in jars} == expected
     path = ":".join([str(directory), *map(str, jars)])
     command = ["javac", "-Xlint:all,-classfile", "-Werror", "-cp", path, "-d", str(directory), "PublishedClient.java"]

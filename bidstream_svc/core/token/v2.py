@@ -71,12 +71,7 @@ def open_token(raw: bytes, ciphers: Mapping[int, Callable[[bytes], bytes]], now_
 
 
 def read_fields(raw: bytes, secret_of: Callable[[int], bytes]) -> tuple[int, int, tuple[int, int] | None] | None:
-    """Read fields of a token without judging it; see `v3.read_fields`.
-
-    Args:
-        raw: the token's bytes.
-        secret_of: returns the key with an id, or raises KeyError.
-    """
+    """Read fields of a token without judging it; see `v3.read_fields`."""
     try:
         _, master_key_id = _TOKEN.unpack_from(raw)
         master_layer = make_cbc_decrypt(secret_of(master_key_id))(raw[_TOKEN_IV_AND_CIPHERTEXT])

@@ -12,7 +12,7 @@ All integers are big endian::
 The prefix is not authenticated. Scope and constant bits are checked; the identity type is ignored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - struct.error is a class
 from typing import Any, TypeAlias
@@ -111,21 +111,23 @@ def open_token(
     return expires_ms, generated_ms, site_id, privacy_bits, established_ms, raw_uid
 
 
-def read_fields(
-    raw: bytes, master_ciphers: Mapping[int, GcmCipher], site_ciphers: Mapping[int, GcmCipher]
-) -> tuple[int, int, tuple[int, int] | None] | None:
+def read_fields(raw: bytes, secret_of: Callable[[int], bytes]) -> tuple[int, int, tuple[int, int] | None] | None:
     """Read fields of a token without judging it: (expires_ms, site key id, (site id, privacy bits)).
 
     Returns None if the master layer cannot be decrypted, and None in place of the last two if the site layer cannot.
+
+    Args:
+        raw: the token's bytes.
+        secret_of: returns the key with an id, or raises KeyError.
     """
     try:
         _, _, master_key_id = _TOKEN.unpack_from(raw)
-        master_layer = master_ciphers[master_key_id](raw[_TOKEN_IV], raw[_TOKEN_CIPHERTEXT], None)
+        master_layer = AESGCM(secret_of(master_key_id)).decrypt(raw[_TOKEN_IV], raw[_TOKEN_CIPHERTEXT], None)
         expires_ms, _, site_key_id, site_iv = _MASTER_LAYER_TO_READ.unpack_from(master_layer)
     except _UNREADABLE:
         return None
     try:
-        site_layer = site_ciphers[site_key_id](site_iv, master_layer[_SITE_CIPHERTEXT], None)
+        site_layer = AESGCM(secret_of(site_key_id)).decrypt(site_iv, master_layer[_SITE_CIPHERTEXT], None)
         site_id, privacy_bits, _ = _SITE_LAYER_TO_READ.unpack_from(site_layer)
     except _UNREADABLE:
         return expires_ms, site_key_id, None
