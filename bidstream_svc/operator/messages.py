@@ -215,8 +215,12 @@ def _quote_error(body: bytes) -> tuple[str | None, str]:
 def quote(text: str) -> str:
     """Return the beginning of an operator's text, printable and without secrets and personal data."""
     printable = "".join(character if character.isprintable() else " " for character in text)
-    # Cut before matching, to bound its time, and after, because a replacement may be longer than the match.
-    return _PERSONAL_OR_SECRET.sub(_redact, printable[: 2 * _MAX_MESSAGE_CHARACTERS])[:_MAX_MESSAGE_CHARACTERS]
+    # Cut before matching, to bound its time, and after, because a replacement may be longer than the match. The first
+    # cut drops the word that it meets, because a part of an address or a token may not be recognised as one.
+    beginning = printable[: 2 * _MAX_MESSAGE_CHARACTERS]
+    if len(beginning) < len(printable):
+        beginning = beginning.rpartition(" ")[0] or beginning
+    return _PERSONAL_OR_SECRET.sub(_redact, beginning)[:_MAX_MESSAGE_CHARACTERS]
 
 
 def _redact(match: re.Match[str]) -> str:

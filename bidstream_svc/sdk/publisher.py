@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from enum import IntEnum
 from typing import Any, Self, Unpack
 
 import msgspec
@@ -30,7 +29,7 @@ class TokenGenerateInput:
 
     def __init__(
         self,
-        identity_type: IntEnum,
+        identity_type: IdentityType,
         email_or_phone: str,
         need_hash: bool,  # noqa: FBT001 - the published signature
         already_hashed: bool,  # noqa: FBT001

@@ -44,9 +44,6 @@ def test_every_name_is_here_or_says_what_to_use() -> None:
     here = set(sdk.__all__) & published_names()
     assert here | set(REPLACED) == published_names()
     assert not here & set(REPLACED)
-    # What the published package marks as deprecated, in comments, docstrings and samples.
-    deprecated = {"decrypt", "encrypt", "encrypt_data", "decrypt_data", "Uid2Client", "Uid2ClientFactory"}
-    assert deprecated | {"EuidClientFactory", "DecryptedData"} <= set(REPLACED)
 
 
 def test_the_document_lists_exactly_these_names() -> None:

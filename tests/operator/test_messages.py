@@ -215,6 +215,15 @@ def test_message_without_personal_data_is_quoted_in_full(message: str) -> None:
     assert error.api_status == "insufficient_user_consent"
 
 
+@pytest.mark.parametrize("secret", ["quentin.hush@example.com", "A4AAAAzWVTEAZU3TGiDGBAJc3vUs1OqZ"])
+def test_no_cut_leaves_a_part_of_a_secret(secret: str) -> None:
+    for length in range(530, 605):
+        tokens = f"{'A1b2' * 12} " * (length // 49)
+        message = tokens + "-" * (length - len(tokens) - 1) + f" {secret} and more " + "word " * 50
+        error = refuse(400, json.dumps({"message": message}).encode())
+        assert not any(secret[:end] in str(error) for end in range(4, len(secret)))
+
+
 def test_message_is_bounded_and_printable() -> None:
     error = refuse(400, b'{"message":"a\\u0000b\\n' + b"word " * 100_000 + b'"}')
     assert str(error).startswith("operator answered 400 (a b word word")
