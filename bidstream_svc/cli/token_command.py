@@ -40,10 +40,11 @@ def token() -> None:
 @refuse_arguments(f"a user's address, number or hash {_NOT_IN_ARGV} --user-file")
 @setting_options(*OPERATOR_FIELDS)
 def generate(*, kind: str, user_file: Path | None, tcf_consent_file: Path | None, **flags: Any) -> None:
-    """Generate tokens for the user whose e-mail address, phone number or hash is on stdin.
+    """Generate tokens for the user whose identity is on stdin.
 
-    Prints the identity as one line of JSON, for `token refresh`. Only a hash is sent. If the user has opted out, or the
-    consent string does not permit a token, the exit status is 1 and there is no output.
+    The identity is an e-mail address, a phone number or a hash of one; only a hash is sent. Prints the tokens as one
+    line of JSON, for `token refresh`. If the user has opted out, or the consent string does not permit a token, the
+    exit status is 1 and there is no output.
     """
     user = read_identity(kind, user_file)
     consent = None if tcf_consent_file is None else read_text(tcf_consent_file, "a TCF consent string")
@@ -59,10 +60,10 @@ def generate(*, kind: str, user_file: Path | None, tcf_consent_file: Path | None
 @refuse_arguments(f"an identity {_NOT_IN_ARGV} --identity")
 @setting_options(*OPERATOR_FIELDS)
 def refresh(*, identity: Path | None, **flags: Any) -> None:
-    """Refresh the identity on stdin, in JSON as `token generate` prints it.
+    """Exchange the tokens on stdin for fresh ones.
 
-    If the user has opted out, the exit status is 1 and there is no output. A refused refresh token is reported as
-    expired or invalid.
+    The input is JSON as `token generate` prints it. If the user has opted out, the exit status is 1 and there is no
+    output. A refused refresh token is reported as expired or invalid.
     """
     tokens = read_tokens(identity)
     _print(call_operator(flags, lambda transport: PublisherClient(transport).refresh_token(tokens)))
@@ -74,11 +75,12 @@ def refresh(*, identity: Path | None, **flags: Any) -> None:
 @refuse_arguments(f"a token {_NOT_IN_ARGV} --user-file for the user")
 @setting_options(*OPERATOR_FIELDS)
 def validate(*, kind: str, user_file: Path | None, **flags: Any) -> None:
-    """Print whether the token on stdin, alone or in an identity, was generated for a user, expired or not.
+    """Tell whether a token, expired or not, was generated for a user.
 
-    The user is validate@example.com, the operators' test address, unless --user-file names another. The exit status is
-    1 for false. The operator answers for the tokens of your own site only: another site's token, or one that cannot be
-    decrypted, is an error. Operators before 2025-11-28 answer false for any user but validate@example.com.
+    The token is on stdin, alone or in JSON as `token generate` prints it. The user is validate@example.com, the
+    operators' test address, unless --user-file names another. The exit status is 1 for false. The operator answers for
+    the tokens of your own site only: another site's token, or one that cannot be decrypted, is an error. Operators
+    before 2025-11-28 answer false for any user but validate@example.com.
     """
     user = Identity.from_email(_TEST_ADDRESS) if user_file is None else read_identity(kind, user_file)
     advertising_token = read_advertising_token(None)

@@ -26,7 +26,7 @@ class DecryptedToken:
     The properties below `success` are None if the token could not be read that far. They are read at their first use.
 
     Attributes:
-        status: see DecryptionStatus.
+        status: one of the nine statuses.
         uid: the raw uid on SUCCESS, else None.
         established: on SUCCESS, when the user's id was first established on the site that the token was issued for
             (UTC); else None.
