@@ -54,10 +54,6 @@ class TokenSource:
         source._fields = fields
         return source
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the fields that have been read."""
-        return TokenSource.from_fields, (self._fields,)
-
     def read(self, status: DecryptionStatus) -> TokenFields:
         """Return the fields of the token, whose decryption had this status."""
         if self._fields is None:  # several threads may read them at the same time, with the same result
