@@ -61,6 +61,7 @@ class _LenientKey(msgspec.Struct):
     activates: Integer | None = None
     created: Integer | None = None
     keyset_id: Integer | None = None
+    site_id: Integer | None = None
 
 
 class _LenientSite(msgspec.Struct):

@@ -35,6 +35,7 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         secret: AES key of 16, 24 or 32 bytes.
         keyset_id: the key set that the key belongs to; present in sharing responses only.
+        site_id: the site that the key belongs to; operators no longer send it.
     """
 
     key_id: _Int64 = msgspec.field(name="id")
@@ -43,6 +44,7 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     activates_s: _Int64 | None = msgspec.field(name="activates", default=None)
     created_s: _Int64 | None = msgspec.field(name="created", default=None)
     keyset_id: _Int64 | None = None
+    site_id: _Int64 | None = None
 
     def __repr__(self) -> str:
         """Omit the secret."""

@@ -21,6 +21,9 @@ class DecryptionStatus(StrEnum):
     INVALID_TOKEN_LIFETIME = "INVALID_TOKEN_LIFETIME"  # noqa: S105
     USER_OPTED_OUT = "USER_OPTED_OUT"
 
+    # The published SDK's second name for it, an alias: comparisons with it work, and it is not listed.
+    NOT_AUTHORIZED_FOR_MASTER_KEY = "NOT_AUTHORIZED_FOR_KEY"
+
 
 class FailureReason(StrEnum):
     """Why a token was not decrypted, in the order of the checks. The values are those of a metric's `reason` label.

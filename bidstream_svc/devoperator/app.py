@@ -32,7 +32,7 @@ ENDPOINTS: dict[str, Endpoint] = {
 REFRESH_PATH = "/v2/token/refresh"
 
 _BINARY = "application/octet-stream"
-_MAX_REQUEST_BYTES = 4 * 1024 * 1024  # 5,000 long addresses, encrypted and in base64, are about 2 MiB
+_MAX_REQUEST_BYTES = 1024 * 1024
 _MAX_TIME_OFF_MS = 60_000
 
 
@@ -90,7 +90,9 @@ async def _serve_in_envelope(state: OperatorState, endpoint: Endpoint, request: 
 
 
 async def _serve_refresh(state: OperatorState, request: web.Request) -> web.Response:
-    answer, response_key = token_endpoints.refresh_token(state, await request.read())
+    answer, response_key = token_endpoints.refresh_token(
+        state, await request.read(), is_authenticated=_has_bearer(state, request)
+    )
     secret, _, body = alter_sealing(request, Sealing(response_key, b"", orjson.dumps(answer)))
     sealed = seal_gcm(secret, os.urandom(GCM_IV_LENGTH), body)
     return web.Response(body=pybase64.b64encode(sealed), content_type="text/plain")
@@ -102,11 +104,15 @@ def _is_binary(request: web.Request) -> bool:
 
 
 def _check_bearer(state: OperatorState, request: web.Request) -> None:
+    if not _has_bearer(state, request):
+        raise RequestRefusedError(401, "unauthorized", "API key is missing, unknown, or lacks the permission")
+
+
+def _has_bearer(state: OperatorState, request: web.Request) -> bool:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     # Bytes, because compare_digest refuses text that is not ASCII.
     is_known = compare_digest(key.strip().encode("utf-8", "surrogateescape"), state.api_key.encode())
-    if scheme.lower() != "bearer" or not is_known:
-        raise RequestRefusedError(401, "unauthorized", "API key is missing, unknown, or lacks the permission")
+    return scheme.lower() == "bearer" and is_known
 
 
 def _open(state: OperatorState, wire: bytes, *, binary: bool) -> Envelope:

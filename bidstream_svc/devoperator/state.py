@@ -16,7 +16,7 @@ from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.devoperator.faults import Faults
 from bidstream_svc.devoperator.key_ring import MASTER_KEYSET_ID, KeyRing, OperatorKey
 from bidstream_svc.devoperator.salts import Salts
-from bidstream_svc.devoperator.well_known import OPTED_OUT_EMAIL, OPTED_OUT_ON_REFRESH_EMAIL, identity_of
+from bidstream_svc.devoperator.well_known import OPTED_OUT, OPTED_OUT_ON_REFRESH, identity_of
 
 _HOUR_S = 3600
 _DAY_S = 24 * _HOUR_S
@@ -102,8 +102,8 @@ class OperatorState:
         self.keys = KeyRing(self._randomness("keys"), 1 + len(self.sites), self.lifetimes.key_s, self.now_s())
         self._keyset_ids = dict(zip(self.sites, range(MASTER_KEYSET_ID + 1, 2 + len(self.sites)), strict=True))
         self.salts = Salts(self._randomness("salts"), scope, now_ms())
-        self.opted_out_since_ms = {identity_of(OPTED_OUT_EMAIL): now_ms()}
-        self.optout_on_refresh = {identity_of(OPTED_OUT_ON_REFRESH_EMAIL)}
+        self.opted_out_since_ms = dict.fromkeys(map(identity_of, OPTED_OUT), now_ms())
+        self.optout_on_refresh = set(map(identity_of, OPTED_OUT_ON_REFRESH))
 
     def now_s(self) -> int:
         """Return the clock in whole Unix seconds."""

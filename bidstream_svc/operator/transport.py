@@ -155,25 +155,27 @@ class OperatorTransport:
         """
 
         def build() -> OperatorRequest:
-            source = self._credentials
-            credentials = source if isinstance(source, Credentials) else source()
             now_ms = wall_clock_ms()
             nonce, iv = os.urandom(NONCE_LENGTH), os.urandom(GCM_IV_LENGTH)
-            return build_request(endpoint, payload, credentials, now_ms=now_ms, nonce=nonce, iv=iv)
+            return build_request(endpoint, payload, self._read_credentials(), now_ms=now_ms, nonce=nonce, iv=iv)
 
         return await self._call_with_retries(endpoint, build, read_answer)
 
     async def call_plain(self, endpoint: Endpoint, body: bytes, secret: bytes) -> Answer:
-        """Post `body` unencrypted and without a bearer token, and decrypt the answer with `secret`.
+        """Post `body` unencrypted, and decrypt the answer with `secret`.
 
         Raises:
             OperatorError, EnvelopeError: the error of the last attempt.
         """
 
         def build() -> OperatorRequest:
-            return build_plain_request(endpoint, body, secret)
+            return build_plain_request(endpoint, body, secret, self._read_credentials())
 
         return await self._call_with_retries(endpoint, build, read_plain_answer)
+
+    def _read_credentials(self) -> Credentials:
+        source = self._credentials
+        return source if isinstance(source, Credentials) else source()
 
     async def _call_with_retries(
         self,

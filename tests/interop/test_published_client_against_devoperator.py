@@ -24,6 +24,7 @@ from uid2_client.identity_type import IdentityType
 from bidstream_svc.core.identity import IdentityScope, hash_identity
 from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
 from bidstream_svc.devoperator.salts import BUCKET_COUNT
+from tests.support.consent import INSUFFICIENT, SUFFICIENT
 from tests.support.operator import operator_in_thread
 
 EMAIL, PHONE = "someone@example.com", "+12345678901"
@@ -101,7 +102,7 @@ def test_bidstream_client_notices_faults(operator: DevOperator, bidstream: Bidst
         (TokenGenerateInput.from_email(" Someone@example.com"), EMAIL),
         (TokenGenerateInput.from_email(EMAIL).do_not_hash(), EMAIL),
         (TokenGenerateInput.from_hashed_email(hash_identity(EMAIL)), EMAIL),
-        (TokenGenerateInput.from_phone(PHONE).with_transparency_and_consent_string("CPhJRpMPhJRpM"), PHONE),
+        (TokenGenerateInput.from_phone(PHONE).with_transparency_and_consent_string(SUFFICIENT), PHONE),
         (TokenGenerateInput.from_hashed_phone(hash_identity(PHONE)), PHONE),
     ],
 )
@@ -138,6 +139,56 @@ def test_publisher_client_sees_opt_outs(operator: DevOperator, publisher: Uid2Pu
     refreshed = publisher.refresh_token(generated.get_identity())
     assert refreshed.is_optout()
     assert refreshed.get_identity_json_string() is None
+
+
+def test_publisher_client_sees_opt_outs_of_phone_numbers(operator: DevOperator, publisher: Uid2PublisherClient) -> None:
+    for wanted in (
+        TokenGenerateInput.from_phone("+00000000000"),
+        TokenGenerateInput.from_hashed_phone(hash_identity("+00000000000")),
+    ):
+        assert publisher.generate_token(wanted).is_optout()
+    generated = publisher.generate_token(TokenGenerateInput.from_phone("+00000000002"))
+    assert generated.is_success()
+    assert publisher.refresh_token(generated.get_identity()).is_optout()
+    phones = ["+00000000000", PHONE]
+    mapped = IdentityMapClient(*credentials(operator)).generate_identity_map(IdentityMapInput.from_phones(phones))
+    assert mapped.unmapped_identities["+00000000000"].get_reason() == "optout"
+    mapped_v3 = IdentityMapV3Client(*credentials(operator)).generate_identity_map(
+        IdentityMapV3Input.from_phones(phones)
+    )
+    assert mapped_v3.unmapped_identities["+00000000000"].reason is UnmappedIdentityReason.OPTOUT
+    assert set(mapped.mapped_identities) == set(mapped_v3.mapped_identities) == {PHONE}
+
+
+def test_publisher_client_sees_consent_judged(operator: DevOperator, publisher: Uid2PublisherClient) -> None:
+    def wanted(consent: str) -> TokenGenerateInput:
+        return TokenGenerateInput.from_email(EMAIL).with_transparency_and_consent_string(consent)
+
+    assert publisher.generate_token(wanted(SUFFICIENT)).is_success()
+    if operator.state.scope is IdentityScope.UID2:  # not judged
+        assert publisher.generate_token(wanted(INSUFFICIENT)).is_success()
+        assert publisher.generate_token(wanted("junk")).is_success()
+        return
+    with pytest.raises(ValueError, match="insufficient_user_consent"):
+        publisher.generate_token(wanted(INSUFFICIENT))
+    with pytest.raises(HTTPError) as error:
+        publisher.generate_token(wanted("junk"))
+    with error.value as response:
+        assert json.load(response) == {"status": "client_error", "message": "User consent is invalid"}
+
+
+def test_publisher_client_sees_expired_and_invalid_refresh_tokens(
+    operator: DevOperator, publisher: Uid2PublisherClient
+) -> None:
+    tokens = publisher.generate_token(TokenGenerateInput.from_email(EMAIL)).get_identity()
+    now_ms = operator.state.now_ms() + 31 * 86_400_000
+    operator.state.now_ms = lambda: now_ms
+    invalid = IdentityTokens.from_json(json.loads(tokens.get_json_string()) | {"refresh_token": "AAAA"})
+    for identity, status in ((tokens, "expired_token"), (invalid, "invalid_token")):
+        with pytest.raises(HTTPError) as error:
+            publisher.refresh_token(identity)
+        with error.value as response:
+            assert (response.code, json.load(response)["status"]) == (400, status)
 
 
 def test_publisher_client_sees_errors(operator: DevOperator, publisher: Uid2PublisherClient) -> None:

@@ -1,10 +1,12 @@
 """An advertiser's calls against the embedded operator over a real socket."""
 
 import asyncio
+import itertools
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,6 +90,49 @@ async def test_v2_maps_a_mixture_that_takes_several_batches(monkeypatch: pytest.
         assert await client.map_identities(MIXED * 2) == await client.map_identities(MIXED) * 2
 
 
+@pytest.mark.parametrize("version", ["", "_v3"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "{:0188}@example.com",
+        '{:06}"\\\\"' + "ż" * 80 + "@example.com",  # more bytes than characters, and escapes
+    ],
+)
+async def test_batches_are_limited_by_bytes_as_well(version: str, address: str) -> None:
+    people = [Identity.from_unhashed_email(address.format(number)) for number in range(5_000)]
+    async with running_operator() as operator, transport_to(operator) as transport:
+        results = await getattr(IdentityMapClient(transport), f"map_identities{version}")(people)
+        raw_uids = [operator.state.salts.raw_uid(Identity.from_email(person.value)) for person in people]
+    assert [result.raw_uid for result in results] == raw_uids
+    assert 1 < operator.state.calls.total() <= 3
+
+
+async def test_opt_out_status_is_limited_by_bytes_as_well() -> None:
+    async with running_operator() as operator, transport_to(operator) as transport:
+        assert await IdentityMapClient(transport).get_opt_out_status(["A" * 300] * 5_000) == []
+    assert operator.state.calls.total() == 2
+
+
+@given(st.lists(st.text(max_size=30), max_size=60), st.integers(1, 9), st.integers(1, 90))
+def test_no_batch_is_larger_than_the_limit_unless_it_is_one_item(
+    texts: list[str], max_batch: int, max_bytes: int
+) -> None:
+    batches: list[list[str]] = []
+
+    async def send(batch: Sequence[str]) -> Sequence[str]:
+        batches.append([*batch])
+        return batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_module, "MAX_BATCH", max_batch)
+        patch.setattr(batches_module, "MAX_BATCH_BYTES", max_bytes)
+        assert asyncio.run(collect_results(send_in_batches(texts, send, str), len(texts))) == texts
+    for batch in batches:
+        assert len(batch) == 1 or (len(batch) <= max_batch and len(msgspec.json.encode(batch)) - 1 <= max_bytes)
+    for batch, following in itertools.pairwise(batches):  # none could have taken the next item
+        assert len(batch) == max_batch or len(msgspec.json.encode([*batch, following[0]])) - 1 > max_bytes
+
+
 async def test_v3_request_is_binary() -> None:
     async with recorded_json(b'{"body":{"email_hash":[{"e":"optout"}]}}') as (recorder, transport):
         await IdentityMapClient(transport).map_identities_v3([Identity.from_email("first@example.com")])
@@ -150,7 +195,7 @@ def test_batches_keep_order_size_and_concurrency(items: list[int], max_batch: in
         return [item * 2 for item in batch]
 
     async def run() -> list[int]:
-        batches = send_in_batches(items, send, max_concurrency=max_concurrency)
+        batches = send_in_batches(items, send, str, max_concurrency=max_concurrency)
         return await collect_results(batches, len(items), lambda count, _: done.append(count))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -190,7 +235,7 @@ def test_batches_before_a_failed_one_are_yielded_and_none_is_taken_after_it(
 
     async def receive() -> None:
         nonlocal yielded
-        async for batch, results in send_in_batches(items(), send, max_concurrency=max_concurrency):
+        async for batch, results in send_in_batches(items(), send, str, max_concurrency=max_concurrency):
             assert (batch, results) == ((yielded,), (yielded,))
             yielded += 1
 
@@ -219,7 +264,7 @@ async def test_failure_of_one_piece_cancels_the_others_before_it_is_raised() -> 
             raise
 
     with pytest.raises(OperatorAnswerError):
-        await collect_results(send_in_batches(range(20_000), send, max_concurrency=3), 20_000)
+        await collect_results(send_in_batches(range(20_000), send, str, max_concurrency=3), 20_000)
     assert cancelled == [5_000, 10_000]
 
 

@@ -12,7 +12,7 @@ All integers are big endian::
 The prefix is not authenticated. Only its scope bit is checked, because not all generators set the other bits as above.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - struct.error is a class
 from typing import Any, TypeAlias
@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bidstream_svc.core.crypto import GCM_IV_LENGTH, seal_gcm
-from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.identity import IdentityScope, IdentityType
 from bidstream_svc.core.status import FailureReason
 from bidstream_svc.core.token.content import TokenContent, TokenKey
 
@@ -47,6 +47,7 @@ _RAW_UID = slice(_SITE_LAYER_TO_READ.size, None)
 _MIN_SITE_LAYER_LENGTH = _SITE_LAYER_TO_READ.size + 32
 
 _IDENTITY_TYPE_SHIFT = 2
+_UNREADABLE = (KeyError, InvalidTag, ValueError, StructError)
 _SCOPE_SHIFT = 4
 _SCOPE_BIT = 1 << _SCOPE_SHIFT
 _PREFIX_CONSTANT = 3
@@ -107,6 +108,34 @@ def open_token(
     site_id, privacy_bits, established_ms = _SITE_LAYER_TO_READ.unpack_from(site_layer)
     raw_uid = pybase64.b64encode_as_string(site_layer[_RAW_UID])
     return expires_ms, generated_ms, site_id, privacy_bits, established_ms, raw_uid
+
+
+def read_fields(raw: bytes, secret_of: Callable[[int], bytes]) -> tuple[int, int, tuple[int, int] | None] | None:
+    """Read fields of a token without judging it: (expires_ms, site key id, (site id, privacy bits)).
+
+    Returns None if the master layer cannot be decrypted, and None in place of the last two if the site layer cannot.
+
+    Args:
+        raw: the token's bytes.
+        secret_of: returns the key with an id, or raises KeyError.
+    """
+    try:
+        _, _, master_key_id = _TOKEN.unpack_from(raw)
+        master_layer = AESGCM(secret_of(master_key_id)).decrypt(raw[_TOKEN_IV], raw[_TOKEN_CIPHERTEXT], None)
+        expires_ms, _, site_key_id, site_iv = _MASTER_LAYER_TO_READ.unpack_from(master_layer)
+    except _UNREADABLE:
+        return None
+    try:
+        site_layer = AESGCM(secret_of(site_key_id)).decrypt(site_iv, master_layer[_SITE_CIPHERTEXT], None)
+        site_id, privacy_bits, _ = _SITE_LAYER_TO_READ.unpack_from(site_layer)
+    except _UNREADABLE:
+        return expires_ms, site_key_id, None
+    return expires_ms, site_key_id, (site_id, privacy_bits)
+
+
+def identity_type_of(raw: bytes) -> IdentityType:
+    """Return the identity type in the first byte: anything but EMAIL counts as PHONE."""
+    return IdentityType.PHONE if raw[0] >> _IDENTITY_TYPE_SHIFT & 0b11 else IdentityType.EMAIL
 
 
 def build_token_bytes(version: int, content: TokenContent, master: TokenKey, site: TokenKey) -> bytes:
