@@ -20,6 +20,7 @@ _PURPOSES = 24
 # language 12, vendor list version 12, policy version 6, service specific 1, non-standard texts 1, special features 12.
 _HEADER_BITS = 36 + 36 + 12 + 12 + 6 + 12 + 12 + 6 + 1 + 1 + 12
 _PURPOSE_ONE_AND_COUNTRY_BITS = 1 + 12
+_PURPOSE_AND_KIND_BITS = 6 + 2
 
 
 class ConsentStringError(ValueError):
@@ -58,14 +59,20 @@ def read_consent(text: str) -> Consent:
     bits.take(_HEADER_BITS)
     purposes, interest_purposes = bits.take_set(_PURPOSES), bits.take_set(_PURPOSES)
     bits.take(_PURPOSE_ONE_AND_COUNTRY_BITS)
-    return Consent(purposes, interest_purposes, _take_vendors(bits), _take_vendors(bits))
+    consent = Consent(purposes, interest_purposes, _take_vendors(bits), _take_vendors(bits))
+    for _ in range(bits.take(12)):  # restrictions by the publisher: not used, but a string without them is cut
+        bits.take(_PURPOSE_AND_KIND_BITS)
+        _take_ranges(bits)
+    return consent
 
 
 def _take_vendors(bits: "_Bits") -> frozenset[int]:
     """Read a section of vendors: a bit for each up to the highest id, or a list of ids and ranges of ids."""
     max_id, is_range = bits.take(16), bits.take(1)
-    if not is_range:
-        return bits.take_set(max_id)
+    return _take_ranges(bits) if is_range else bits.take_set(max_id)
+
+
+def _take_ranges(bits: "_Bits") -> frozenset[int]:
     vendors: set[int] = set()
     for _ in range(bits.take(12)):
         has_end, first = bits.take(1), bits.take(16)
