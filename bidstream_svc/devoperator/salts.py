@@ -2,11 +2,11 @@
 
     first level   SHA-256(base64 of the identity's hash | first level salt); its first bytes choose the bucket
     raw uid       32 bytes: SHA-256(first level | salt of the bucket)
-                  33 bytes: version, scope and identity type u8 | the same with the salt of the bucket
+                  33 bytes: scope and identity type u8 | the same
 
 As with operators, a bucket has raw uids of 32 bytes until it is rotated to the longer form. So both forms occur, and a
-previous raw uid may be shorter than the current one. Operators make the last 32 of 33 bytes in another way, which
-clients cannot see.
+previous raw uid may be shorter than the current one. Operators have two forms of 33 bytes; this is the one from whose
+first letter published SDKs read the identity type.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +24,6 @@ _BUCKET_ID_LENGTH = 9  # bytes; 12 characters
 _DAY_MS = 86_400_000
 _ROTATION_MS = 365 * _DAY_MS
 _PREVIOUS_KEPT_MS = 90 * _DAY_MS
-_VERSION_BIT = 1 << 5  # in the first of 33 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +94,6 @@ class Salts:
         return sha256(identity.value.encode() + self._first_level_salt).digest()
 
     def _salted(self, identity: Identity, salt: Salt) -> str:
-        head = bytes([_VERSION_BIT | self._scope << 4 | identity.identity_type << 2])
+        head = bytes([self._scope << 4 | identity.identity_type << 2])
         digest = sha256(self._first_level(identity) + salt.secret).digest()
         return pybase64.b64encode_as_string((head + digest)[-salt.raw_uid_length :])
