@@ -270,30 +270,31 @@ def test_sharing_client_needs_a_key_set_it_knows(operator: DevOperator) -> None:
         assert client.encrypt_raw_uid_into_token(raw_uid, keyset_id).encrypted_data is None
 
 
+CALLS: dict[Role, list[Callable[[str, str, str], object]]] = {
+    Role.GENERATOR: [
+        lambda *caller: Uid2PublisherClient(*caller).generate_token(TokenGenerateInput.from_email(EMAIL)),
+    ],
+    Role.MAPPER: [
+        lambda *caller: IdentityMapClient(*caller).generate_identity_map(IdentityMapInput.from_emails([EMAIL])),
+        lambda *caller: IdentityMapV3Client(*caller).generate_identity_map(IdentityMapV3Input.from_emails([EMAIL])),
+        lambda *caller: IdentityMapClient(*caller).get_identity_buckets(datetime(2024, 7, 2, tzinfo=UTC)),
+    ],
+}
+
+
 def test_each_client_works_with_its_role_alone_and_with_no_other(operator: DevOperator) -> None:
-    """A refresh reports its failure; the other clients raise urllib's error."""
     clients = operator.state.clients
     for role, key in [*clients.with_one_role.items(), (None, clients.without_role)]:
         caller = operator.url, key.api_key, key.client_secret
         assert BidstreamClient(*caller).refresh().success is (role is Role.BIDDER)
         assert SharingClient(*caller).refresh().success is (role in {Role.BIDDER, Role.SHARER})
-        generated = works(lambda: Uid2PublisherClient(*caller).generate_token(TokenGenerateInput.from_email(EMAIL)))
-        assert generated is (role is Role.GENERATOR)
-        maps = [
-            works(lambda: IdentityMapClient(*caller).generate_identity_map(IdentityMapInput.from_emails([EMAIL]))),
-            works(lambda: IdentityMapV3Client(*caller).generate_identity_map(IdentityMapV3Input.from_emails([EMAIL]))),
-            works(lambda: IdentityMapClient(*caller).get_identity_buckets(datetime(2024, 7, 2, tzinfo=UTC))),
-        ]
-        assert maps == [role is Role.MAPPER] * 3
-
-
-def works(call: Callable[[], object]) -> bool:
-    try:
-        call()
-    except HTTPError as error:
-        assert error.code == 401
-        return False
-    return True
+        for required, calls in CALLS.items():
+            for call in calls:
+                if role is required:
+                    call(*caller)
+                else:
+                    with pytest.raises(HTTPError, match="401"):
+                        call(*caller)
 
 
 def test_a_sharer_alone_reads_what_is_shared_with_it(operator: DevOperator) -> None:
