@@ -19,6 +19,7 @@ from bidstream_svc.devoperator.salts import Salts
 from bidstream_svc.devoperator.well_known import OPTED_OUT_ON_REFRESH_USERS, OPTED_OUT_USERS, identity_of
 
 _FIRST_SITE_KEYSET_ID = 2
+_ALWAYS_SET = 0x1  # a privacy bit without a meaning
 _HOUR_S = 3600
 _DAY_S = 24 * _HOUR_S
 
@@ -248,7 +249,7 @@ class OperatorState:
             established_ms=established_ms,
             generated_ms=generated_ms,
             refreshed_ms=generated_ms,
-            privacy_bits=privacy_bits,
+            privacy_bits=privacy_bits | _ALWAYS_SET,
             scope=self.scope,
             identity_type=identity.identity_type,
         )
