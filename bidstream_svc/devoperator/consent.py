@@ -3,7 +3,8 @@
 A string permits a token if the operator's vendor has each of the required purposes: by the user's consent to the vendor
 and the purpose, or by legitimate interest that was disclosed for both.
 
-Source: IAB Europe, Transparency and Consent String v2, "The core string". Only that segment, the first, is read.
+Source: IAB Europe, Transparency and Consent String v2. Only the first segment, the core string, counts; the others must
+be well formed.
 """
 
 from typing import NamedTuple
@@ -20,6 +21,7 @@ _PURPOSES = 24
 # language 12, vendor list version 12, policy version 6, service specific 1, non-standard texts 1, special features 12.
 _HEADER_BITS = 36 + 36 + 12 + 12 + 6 + 12 + 12 + 6 + 1 + 1 + 12
 _PURPOSE_ONE_AND_COUNTRY_BITS = 1 + 12
+_PURPOSE_AND_KIND_BITS = 6 + 2
 
 
 class ConsentStringError(ValueError):
@@ -47,29 +49,58 @@ def read_consent(text: str) -> Consent:
     Raises:
         ConsentStringError: it is not one of version 2, or it ends early.
     """
-    core = text.partition(".")[0]
+    core, *others = text.rstrip(".").split(".")
+    for other in others:
+        _check_segment(_decode(other))
+    return _read_core(_decode(core))
+
+
+def _decode(segment: str) -> "_Bits":
+    if "+" in segment or "/" in segment:  # which the decoder accepts beside - and _
+        raise ConsentStringError("not base64url")
     try:
-        raw = pybase64.b64decode(core + "=" * (-len(core) % 4), b"-_", validate=True)
+        return _Bits(pybase64.b64decode(segment + "=" * (-len(segment) % 4), b"-_", validate=True))
     except ValueError:
         raise ConsentStringError("not base64url") from None
-    bits = _Bits(raw)
+
+
+def _check_segment(bits: "_Bits") -> None:
+    match bits.take(3):
+        case 1 | 2:  # vendors that were disclosed, or are allowed
+            _take_vendors(bits)
+        case 3:  # consent for the publisher, with purposes of its own
+            bits.take(2 * _PURPOSES)
+            bits.take_set(2 * bits.take(6))
+        case _:
+            raise ConsentStringError("unknown segment")
+
+
+def _read_core(bits: "_Bits") -> Consent:
     if bits.take(6) != _VERSION:
         raise ConsentStringError("not version 2")
     bits.take(_HEADER_BITS)
     purposes, interest_purposes = bits.take_set(_PURPOSES), bits.take_set(_PURPOSES)
     bits.take(_PURPOSE_ONE_AND_COUNTRY_BITS)
-    return Consent(purposes, interest_purposes, _take_vendors(bits), _take_vendors(bits))
+    consent = Consent(purposes, interest_purposes, _take_vendors(bits), _take_vendors(bits))
+    for _ in range(bits.take(12)):  # restrictions by the publisher: not used, but a string without them is cut
+        bits.take(_PURPOSE_AND_KIND_BITS)
+        _take_ranges(bits)
+    return consent
 
 
 def _take_vendors(bits: "_Bits") -> frozenset[int]:
     """Read a section of vendors: a bit for each up to the highest id, or a list of ids and ranges of ids."""
     max_id, is_range = bits.take(16), bits.take(1)
-    if not is_range:
-        return bits.take_set(max_id)
+    return _take_ranges(bits) if is_range else bits.take_set(max_id)
+
+
+def _take_ranges(bits: "_Bits") -> frozenset[int]:
     vendors: set[int] = set()
     for _ in range(bits.take(12)):
         has_end, first = bits.take(1), bits.take(16)
         last = bits.take(16) if has_end else first
+        if last < first:
+            raise ConsentStringError("range ends before it begins")
         vendors.update(range(first, last + 1))
     return frozenset(vendors)
 

@@ -44,7 +44,7 @@ def test_fields(scope: IdentityScope, version: int, lifetime_s: int, client_side
             version,
             None if version == 2 else identity_type,
             NOW_MS + lifetime_s * 1000,
-            state.keys.current(state.keyset_of(102)).key_id,
+            state.keys.current(state.keyset_of(102), state.now_s()).key_id,
             102,
             client_side,
         )

@@ -14,10 +14,8 @@ MANY = (2, OPERATOR, 755)
     ("text", "is_sufficient"),
     [
         (SUFFICIENT, True),
-        (
-            SUFFICIENT + ".IFoEUQQgAIQwgIwQABAEAAAAOIAACAIAAAAQAIAgEAACEAAAAAgAQBAAAAAAAGBAAgAAAAAAAFAAECAAAgAAQARAEQ",
-            True,
-        ),
+        (SUFFICIENT + ".", True),
+        (SUFFICIENT + ".IABgIA.QABgIA.YAAAAAAAAAAA", True),  # disclosed vendors, allowed vendors, publisher's consent
         (INSUFFICIENT, False),
         (consent_string(purposes=range(1, 25), vendors=(1, 2, 20, 22)), False),
         (consent_string(purposes=range(1, 25)), False),
@@ -57,6 +55,14 @@ def test_consent(text: str, is_sufficient: bool) -> None:  # noqa: FBT001 - a pa
         SUFFICIENT[:20],
         consent_string(purposes=REQUIRED, vendors=(OPERATOR,), version=1),
         base64.urlsafe_b64encode(bytes(64)).decode(),
+        "C+" + SUFFICIENT[2:],
+        "." + SUFFICIENT,
+        consent_string(purposes=REQUIRED, vendors=(OPERATOR,), restrictions=1),
+        consent_string(purposes=REQUIRED, vendors=(1, (22, 20), OPERATOR)),
+        SUFFICIENT + ".!!!!",
+        SUFFICIENT + ".AAAA",  # an unknown segment
+        SUFFICIENT + ".IFoE",  # disclosed vendors, cut
+        SUFFICIENT + ".YAAA",
         consent_string(purposes=REQUIRED, vendors=(1, (2, 30)))[:44],
     ],
 )

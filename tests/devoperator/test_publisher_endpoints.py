@@ -140,7 +140,7 @@ async def test_a_refresh_token_expires(operator: DevOperator) -> None:
     clock = operator.state.now_ms
     assert isinstance(clock, Clock)
     tokens = (await ask(operator, GENERATE, {"email": EMAIL})).body
-    clock.advance(days=30, seconds=-0.001)
+    clock.advance(days=30)
     assert (await refresh(operator, tokens))[0] == 200
     clock.advance(seconds=0.001)
     status, answer = await refresh(operator, tokens)
@@ -151,7 +151,7 @@ async def test_a_refresh_token_expires(operator: DevOperator) -> None:
 GENERIC = (400, {"status": "error", "message": "Error refreshing token"})
 
 
-@pytest.mark.parametrize("text", ["", "not base64!", "AAAA"])
+@pytest.mark.parametrize("text", ["", "not base64!", "AAAA", "A" * 388 + "\n"])
 async def test_an_invalid_refresh_token_is_refused(operator: DevOperator, text: str) -> None:
     status, answer = await refresh(operator, {"refresh_token": text})
     assert (status, answer["status"]) == (400, "invalid_token")
@@ -163,8 +163,23 @@ async def test_an_invalid_refresh_token_is_refused(operator: DevOperator, text: 
 async def test_text_of_the_length_of_a_refresh_token_is_a_client_error(
     operator: DevOperator, api_key: str | None
 ) -> None:
-    status, answer = await refresh(operator, {"refresh_token": "A" * 388}, api_key)
-    assert (status, answer["status"]) == (400, "client_error")
+    good = (await ask(operator, GENERATE, {"email": EMAIL})).body["refresh_token"]
+    for text, message in (
+        ("A" * 388, "Invalid key: Generator of this token (Key ID: 0) does not exist."),
+        ("!" * 388, "Invalid body: Body is not valid base64."),
+        (good[:-8] + "AAAAAAAA", "Invalid data: Check encryption method and encryption key."),
+    ):
+        refused = await refresh(operator, {"refresh_token": text}, api_key)
+        assert refused == (400, {"status": "client_error", "message": message})
+
+
+async def test_a_refresh_may_be_answered_without_base64(operator: DevOperator) -> None:
+    tokens = (await ask(operator, GENERATE, {"email": EMAIL})).body
+    headers = {"Content-Type": "application/octet-stream"}
+    response, content = await post(operator, REFRESH, tokens["refresh_token"].encode(), headers=headers)
+    assert response.content_type == "application/octet-stream"
+    answer = orjson.loads(open_gcm(pybase64.b64decode(tokens["refresh_response_key"]), content))
+    assert answer["status"] == "success"
 
 
 async def test_a_refresh_needs_no_api_key(operator: DevOperator) -> None:

@@ -1,7 +1,7 @@
 """The published SDK, uid2-client, works against the embedded operator over HTTP."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from urllib.error import HTTPError
 
@@ -22,7 +22,7 @@ from uid2_client.identity_tokens import IdentityTokens
 from uid2_client.identity_type import IdentityType
 
 from bidstream_svc.core.identity import IdentityScope, hash_identity
-from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
+from bidstream_svc.devoperator import DevOperator, Fault, OperatorState, Role
 from bidstream_svc.devoperator.salts import BUCKET_COUNT
 from tests.support.consent import INSUFFICIENT, SUFFICIENT
 from tests.support.operator import operator_in_thread
@@ -264,5 +264,49 @@ def test_sharing_client_needs_a_key_set_it_knows(operator: DevOperator) -> None:
     client = SharingClient(*credentials(operator))
     assert client.refresh().success
     raw_uid = operator.state.raw_uid(EMAIL)
-    assert client.encrypt_raw_uid_into_token(raw_uid, 3).encrypted_data is not None
-    assert client.encrypt_raw_uid_into_token(raw_uid, 99).encrypted_data is None
+    state = operator.state
+    assert client.encrypt_raw_uid_into_token(raw_uid, state.keyset_of(101)).encrypted_data is not None
+    for keyset_id in (state.keyset_of(102), 99):  # of another site, and of none
+        assert client.encrypt_raw_uid_into_token(raw_uid, keyset_id).encrypted_data is None
+
+
+CALLS: dict[Role, list[Callable[[str, str, str], object]]] = {
+    Role.GENERATOR: [
+        lambda *caller: Uid2PublisherClient(*caller).generate_token(TokenGenerateInput.from_email(EMAIL)),
+    ],
+    Role.MAPPER: [
+        lambda *caller: IdentityMapClient(*caller).generate_identity_map(IdentityMapInput.from_emails([EMAIL])),
+        lambda *caller: IdentityMapV3Client(*caller).generate_identity_map(IdentityMapV3Input.from_emails([EMAIL])),
+        lambda *caller: IdentityMapClient(*caller).get_identity_buckets(datetime(2024, 7, 2, tzinfo=UTC)),
+    ],
+}
+
+
+def test_each_client_works_with_its_role_alone_and_with_no_other(operator: DevOperator) -> None:
+    clients = operator.state.clients
+    for role, key in [*clients.with_one_role.items(), (None, clients.without_role)]:
+        caller = operator.url, key.api_key, key.client_secret
+        assert BidstreamClient(*caller).refresh().success is (role is Role.BIDDER)
+        assert SharingClient(*caller).refresh().success is (role in {Role.BIDDER, Role.SHARER})
+        for required, calls in CALLS.items():
+            for call in calls:
+                if role is required:
+                    call(*caller)
+                else:
+                    with pytest.raises(HTTPError, match="401"):
+                        call(*caller)
+
+
+def test_a_sharer_alone_reads_what_is_shared_with_it(operator: DevOperator) -> None:
+    state = operator.state
+    state.rotate_keys(activates_in_s=3600)  # the newest keys must not be used yet
+    sharer = state.clients.with_one_role[Role.SHARER]
+    other = state.clients.add(102, {Role.SHARER})
+    receiver, sender = (SharingClient(operator.url, key.api_key, key.client_secret) for key in (sharer, other))
+    assert receiver.refresh().success
+    assert sender.refresh().success
+    raw_uid = state.raw_uid(EMAIL)
+    token = sender.encrypt_raw_uid_into_token(raw_uid).encrypted_data
+    assert receiver.decrypt_token_into_raw_uid(token).uid == raw_uid  # site 102 shares with 101, but not the reverse
+    token = receiver.encrypt_raw_uid_into_token(raw_uid).encrypted_data
+    assert sender.decrypt_token_into_raw_uid(token).status is DecryptionStatus.NOT_AUTHORIZED_FOR_KEY

@@ -14,7 +14,7 @@ from typing import Self
 import pytest
 
 from bidstream_svc.core.identity import IdentityScope, hash_identity
-from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
+from bidstream_svc.devoperator import DevOperator, Fault, OperatorState, Role
 from tests.support.consent import INSUFFICIENT, SUFFICIENT
 from tests.support.operator import operator_in_thread
 
@@ -137,6 +137,23 @@ def test_bidder_follows_a_rotation_and_notices_a_fault(java: JavaClient, operato
     assert java.ask("refresh bidstream")[0] == "failure"
     assert java.ask("refresh bidstream") == ["success"]
     assert java.ask("decrypt", token, "")[0] == "SUCCESS"
+
+
+@pytest.mark.parametrize(
+    ("role", "call", "is_enough"),
+    [
+        (Role.BIDDER, ["refresh bidstream"], True),
+        (Role.BIDDER, ["refresh sharing"], True),
+        (Role.SHARER, ["refresh sharing"], True),
+        (Role.SHARER, ["refresh bidstream"], False),
+        (Role.GENERATOR, ["generate", "email", EMAIL, ""], True),
+        (Role.MAPPER, ["generate", "email", EMAIL, ""], False),
+        (Role.GENERATOR, ["refresh sharing"], False),
+    ],
+)
+def test_an_api_key_with_one_role(classpath: str, role: Role, call: list[str], *, is_enough: bool) -> None:
+    with operator_in_thread(OperatorState(seed=1, roles={role})) as running, JavaClient(classpath, running) as client:
+        assert (client.ask(*call)[0] == "success") is is_enough
 
 
 @pytest.mark.parametrize("identity", [EMAIL, PHONE])

@@ -14,12 +14,19 @@ def consent_string(
     vendors: Sequence[int | tuple[int, int]] = (),
     interest_vendors: Sequence[int | tuple[int, int]] = (),
     version: int = 2,
+    restrictions: int = 0,
 ) -> str:
-    """Write a core string. Vendors are written as single bits, or as ranges if there is a pair among them."""
+    """Write a core string. Vendors are written as single bits, or as ranges if there is a pair among them.
+
+    Args:
+        purposes, interest_purposes, vendors, interest_vendors: by consent and by legitimate interest.
+        version: 2 in all strings of today.
+        restrictions: a number of publisher restrictions, which are not written.
+    """
     bits = f"{version:06b}" + "0" * 36 * 2 + "0" * 12 * 2 + "0" * 6 + f"{ord('E') - 65:06b}{ord('N') - 65:06b}"
     bits += "0" * 12 + f"{4:06b}" + "00" + "0" * 12
     bits += flags(purposes, 24) + flags(interest_purposes, 24)
-    bits += "0" + "000000" * 2 + vendor_section(vendors) + vendor_section(interest_vendors) + "000"
+    bits += "0" + "000000" * 2 + vendor_section(vendors) + vendor_section(interest_vendors) + f"{restrictions:012b}"
     bits += "0" * (-len(bits) % 8)
     raw = int(bits, 2).to_bytes(len(bits) // 8, "big")
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
