@@ -7,6 +7,7 @@ import click
 import orjson
 
 from bidstream_svc.addresses import TcpAddress, parse_listen_addresses
+from bidstream_svc.cli.streams import emit
 from bidstream_svc.core.errors import ListenError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
@@ -41,7 +42,7 @@ async def _serve(state: OperatorState, listen: TcpAddress) -> None:
         with handle_signals([signal.SIGTERM, signal.SIGINT], stopping.set):
             async with DevOperator(state, listen.host, listen.port) as server:
                 line = {"url": server.url, "api_key": state.api_key, "client_secret": state.client_secret}
-                click.echo(orjson.dumps(line))
+                emit(orjson.dumps(line))
                 await stopping.wait()
     except OSError as error:
         raise ListenError(f"cannot listen on {listen}: {error.strerror or error}") from None
