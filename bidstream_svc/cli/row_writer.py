@@ -6,7 +6,7 @@ import sys
 import orjson
 
 from bidstream_svc.cli.rows import Row
-from bidstream_svc.cli.streams import discard_output, raise_output_error, tell
+from bidstream_svc.cli.streams import raise_output_error, tell
 from bidstream_svc.operator import UnmappedIdentity
 
 OUTPUT_FORMATS = ("ndjson", "csv")
@@ -66,7 +66,6 @@ class RowWriter:
                 self._write_row(row)
             sys.stdout.flush()
         except OSError as error:
-            discard_output()
             raise_output_error(error)
         self.last_row = rows[-1].number
         self.total += len(rows)

@@ -54,7 +54,11 @@ def tell(text: str) -> None:
 
 
 def raise_output_error(error: OSError) -> NoReturn:
-    """Raise the exception for a failed write to stdout: a BrokenPipeError itself, OutputError for all others."""
+    """Raise the exception for a failed write to stdout: a BrokenPipeError itself, OutputError for all others.
+
+    What is still buffered for stdout is discarded, so that the interpreter does not try to write it when it exits.
+    """
+    discard_output()
     if isinstance(error, BrokenPipeError):
         raise error
     raise OutputError(f"cannot write the output: {describe(error)}") from None
@@ -66,7 +70,7 @@ def describe(error: OSError) -> str:
 
 
 def finish_output() -> None:
-    """Flush stdout, or discard what cannot be written, so that the interpreter does not try again when it exits.
+    """Flush stdout.
 
     Raises:
         OutputError, BrokenPipeError: as for `emit`.
@@ -74,7 +78,6 @@ def finish_output() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        discard_output()
         raise_output_error(error)
 
 
