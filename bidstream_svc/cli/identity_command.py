@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import sys
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ from bidstream_svc.cli.row_writer import OUTPUT_FORMATS, RowWriter
 from bidstream_svc.cli.rows import Row
 from bidstream_svc.cli.streams import OutputError, tell
 from bidstream_svc.config import load_settings
-from bidstream_svc.core.errors import BidstreamError, ConfigurationError, EnvelopeError, OperatorError
+from bidstream_svc.core.errors import BidstreamError, EnvelopeError, OperatorError
 from bidstream_svc.core.identity import Identity, IdentityKind
 from bidstream_svc.operator import IdentityMapClient, IdentityMapResult, IdentityMapV3Result, OperatorTransport
 from bidstream_svc.operator.batches import MAX_BATCH, MAX_CONCURRENCY
@@ -93,7 +93,7 @@ def map_identities(  # noqa: PLR0913 - one argument for each option
     transport = make_transport(load_settings(**provided(flags)))
     writer = RowWriter(output_format, api, start_row)
     identity_kind = IdentityKind(kind)
-    with ExitStack() as stack:
+    with _name_row_to_continue_at(writer), ExitStack() as stack:
         rows: Iterator[Row]
         if identities:
             lines, rows = None, itertools.starmap(Row, enumerate(identities, 1))
@@ -186,13 +186,11 @@ async def _fill_in_results(rows: list[Row], client: IdentityMapClient, api: str)
             next(unanswered).result = result
 
 
-def _write_all(windows: Generator[list[Row]], writer: RowWriter, lines: LineReader | None) -> None:
-    """Write the rows of each window. If that is interrupted or fails, the error names the row to continue at."""
+@contextmanager
+def _name_row_to_continue_at(writer: RowWriter) -> Iterator[None]:
+    """Make the error of a run that is interrupted or fails name the row to continue at."""
     try:
-        with _progress_bar(lines) as bar, closing(windows):
-            for rows in windows:
-                writer.write(rows)
-                bar.update(0 if lines is None else lines.done_bytes - bar.pos)
+        yield
     except KeyboardInterrupt:
         raise BidstreamError(f"interrupted after row {writer.last_row}; {writer.resume_hint}") from None
     except BrokenPipeError:
@@ -203,19 +201,24 @@ def _write_all(windows: Generator[list[Row]], writer: RowWriter, lines: LineRead
         raise
     except OutputError as error:
         raise OutputError(f"{error}; it is complete to row {writer.last_row}; {writer.resume_hint}") from None
-    except ConfigurationError:
-        raise
-    except InputError as error:
-        if not writer.total:
+    except (OperatorError, EnvelopeError, InvalidRowError, InputError) as error:
+        if isinstance(error, InputError) and not writer.total:
             raise
-        raise InputError(f"{error}; stopped before row {writer.last_row + 1}, {writer.resume_hint}") from None
-    except BidstreamError as error:
         raise BidstreamError(f"{error}; stopped before row {writer.last_row + 1}, {writer.resume_hint}") from None
+
+
+def _write_all(windows: Generator[list[Row]], writer: RowWriter, lines: LineReader | None) -> None:
+    """Write the rows of each window."""
+    try:
+        with _progress_bar(lines) as bar, closing(windows):
+            for rows in windows:
+                writer.write(rows)
+                bar.update(0 if lines is None else lines.done_bytes - bar.pos)
+        if not writer.total:
+            writer.write_header()
+            tell("bidstream-svc: no identities in the input")
     finally:
         writer.report_invalid()
-    if not writer.total:
-        writer.write_header()
-        tell("bidstream-svc: no identities in the input")
 
 
 def _progress_bar(lines: LineReader | None) -> Any:
