@@ -197,31 +197,32 @@ def test_ctrl_c_while_waiting_for_input_is_one_line(env: dict[str, str], args: l
     assert (ended.status, ended.out, ended.err.strip()) == (1, b"", f"bidstream-svc: {told}")
 
 
-def test_ctrl_c_during_a_request_is_one_line(state: OperatorState, calls: list[Call], env: dict[str, str]) -> None:
-    paths = {
-        "decrypt": "/v2/key/bidstream",
-        "generate": "/v2/token/generate",
-        "request": "/v2/token/generate",
-        "check": "/v2/key/bidstream",
-    }
-    for call in calls:
-        path = next((paths[word] for word in call.args if word in paths), None)
-        if path is None:
-            continue
-        state.faults.inject(Fault.HANG_BEFORE_ANSWER, path=path)
-        before = state.calls[path]
-        process = start(call.args, env)
-        assert process.stdin
-        process.stdin.write(call.stdin)
-        process.stdin.close()
-        process.stdin = None
-        try:
-            wait_until(lambda path=path, before=before: state.calls[path] > before, "the request")
-            process.send_signal(signal.SIGINT)
-        finally:
-            ended = finish(process, None)
-            state.faults.clear()
-        assert (ended.status, ended.err.strip()) == (1, "bidstream-svc: interrupted"), call.args
+CALLED = {
+    "decrypt": "/v2/key/bidstream",
+    "generate": "/v2/token/generate",
+    "request": "/v2/token/generate",
+    "check": "/v2/key/bidstream",
+}
+
+
+@pytest.mark.parametrize("word", CALLED)
+def test_ctrl_c_during_a_request_is_one_line(
+    state: OperatorState, calls: list[Call], env: dict[str, str], word: str
+) -> None:
+    call = next(call for call in calls if word in call.args)
+    state.faults.inject(Fault.HANG_BEFORE_ANSWER, path=CALLED[word])
+    before = state.calls[CALLED[word]]
+    process = start(call.args, env)
+    assert process.stdin
+    process.stdin.write(call.stdin)
+    process.stdin.close()
+    process.stdin = None
+    try:
+        wait_until(lambda: state.calls[CALLED[word]] > before, "the request")
+        process.send_signal(signal.SIGINT)
+    finally:
+        ended = finish(process, None)
+    assert (ended.status, ended.err.strip()) == (1, "bidstream-svc: interrupted")
 
 
 def test_a_full_disk_names_the_row_to_continue_at(env: dict[str, str], tmp_path: Path) -> None:
