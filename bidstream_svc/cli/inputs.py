@@ -21,7 +21,7 @@ from bidstream_svc.operator import IdentityTokens
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 INPUT_FILE = click.Path(path_type=Path)  # for `open_input`
-_STDIN = Path("-")
+STDIN = Path("-")  # as the path of an INPUT_FILE
 _AN_IDENTITY = "an identity in JSON as `token generate` prints it"
 
 
@@ -74,7 +74,7 @@ def open_input(path: Path | None) -> Iterator[BinaryIO]:
         ConfigurationError: the file cannot be opened.
         InputError: stdin is closed.
     """
-    if path is not None and path != _STDIN:
+    if path is not None and path != STDIN:
         with _open_file(path) as file:
             yield file
         return
@@ -188,7 +188,7 @@ def _unwrap(text: str) -> bytes:
 
 
 def _name(path: Path | None) -> str:
-    return "stdin" if path is None or path == _STDIN else str(path)
+    return "stdin" if path is None or path == STDIN else str(path)
 
 
 def _open_file(path: Path) -> BinaryIO:

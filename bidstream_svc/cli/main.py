@@ -6,15 +6,17 @@ Exit status: 0 for success, 1 for a failed operation, 2 for wrong usage or confi
 import atexit
 import signal
 import sys
+import traceback
 from collections import UserDict
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 
 import click
 
 from bidstream_svc._version import __version__
-from bidstream_svc.cli.streams import describe, discard_output, finish_output, open_closed_streams, tell
+from bidstream_svc.cli.streams import describe, discard_output, finish_output, prepare_streams, tell
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 
 EXIT_FAILED = 1
@@ -58,7 +60,7 @@ def commands(context: click.Context) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
-    open_closed_streams()
+    prepare_streams()
     # While the interpreter shuts down, Ctrl-C would print a traceback. Nothing is left to be interrupted by then.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
     sys.exit(_run())
@@ -86,6 +88,10 @@ def _run() -> int:
     except OSError as error:  # from output that click has written, such as --help
         discard_output()
         return _fail(f"cannot write the output: {describe(error)}")
+    except Exception as error:  # noqa: BLE001 - a traceback is of no use to users, and its message may hold their data
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        return _fail(f"internal error: {type(error).__name__} at {place}; please report it")
     return status or 0
 
 

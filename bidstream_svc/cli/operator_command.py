@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from contextlib import AsyncExitStack
 
 import click
 import orjson
@@ -38,11 +39,12 @@ def operator(*, listen: TcpAddress, seed: int | None, scope: str) -> None:
 
 async def _serve(state: OperatorState, listen: TcpAddress) -> None:
     stopping = asyncio.Event()
-    try:
-        with handle_signals([signal.SIGTERM, signal.SIGINT], stopping.set):
-            async with DevOperator(state, listen.host, listen.port) as server:
-                line = {"url": server.url, "api_key": state.api_key, "client_secret": state.client_secret}
-                emit(orjson.dumps(line))
-                await stopping.wait()
-    except OSError as error:
-        raise ListenError(f"cannot listen on {listen}: {error.strerror or error}") from None
+    async with AsyncExitStack() as stack:
+        stack.enter_context(handle_signals([signal.SIGTERM, signal.SIGINT], stopping.set))
+        try:
+            server = await stack.enter_async_context(DevOperator(state, listen.host, listen.port))
+        except OSError as error:
+            raise ListenError(f"cannot listen on {listen}: {error.strerror or error}") from None
+        line = {"url": server.url, "api_key": state.api_key, "client_secret": state.client_secret}
+        emit(orjson.dumps(line))
+        await stopping.wait()

@@ -1,6 +1,7 @@
 """The standard streams of a command: closed ones, full ones, and output that cannot be written."""
 
 import errno
+import io
 import os
 import sys
 from contextlib import suppress
@@ -17,8 +18,8 @@ class OutputError(BidstreamError):
     """Stdout cannot be written, for another reason than a closed pipe."""
 
 
-def open_closed_streams() -> None:
-    """Open /dev/null for the standard streams with which the process was started closed.
+def prepare_streams() -> None:
+    """Make stdout and stderr accept any text, and open /dev/null for the standard streams that are closed.
 
     Otherwise a socket would get one of their descriptors, and libuv aborts the process when it closes such a socket.
     Stdout is opened for reading only, so that output fails and does not vanish. What is written to a closed stderr is
@@ -32,6 +33,8 @@ def open_closed_streams() -> None:
             os.open(os.devnull, os.O_WRONLY if descriptor == _STDERR else os.O_RDONLY)
     sys.stdout = sys.stdout or os.fdopen(_STDOUT, "w")
     sys.stderr = sys.stderr or os.fdopen(_STDERR, "w")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr is from the start
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def emit(text: str | bytes) -> None:

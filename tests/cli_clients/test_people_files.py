@@ -1,12 +1,18 @@
 """Files as people have them: formats that are detected, values that are not identities, and rows that are damaged."""
 
+import csv
 import gzip
+import io
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bidstream_svc.cli.people import parse_person
+from bidstream_svc.cli.csv_rows import read_csv_rows
+from bidstream_svc.cli.people import is_person, parse_person
 from bidstream_svc.core.errors import IdentityError
 from bidstream_svc.core.identity import Identity, IdentityKind, hash_identity
 from bidstream_svc.devoperator import OperatorState
@@ -277,3 +283,25 @@ def test_decrypt_reads_tokens_from_any_text(cli: Cli, state: OperatorState) -> N
         outcome = cli("decrypt", stdin=stdin)
         assert (outcome.status, outcome.err) == (0, "")
         assert [json.loads(line)["status"] for line in outcome.out.splitlines()] == ["SUCCESS"] * 2
+
+
+def test_keys_and_tokens_cannot_both_be_on_stdin(cli: Cli) -> None:
+    outcome = cli("decrypt", "--keys", "-", stdin="{}")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert "both keys and tokens" in outcome.err
+
+
+names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
+
+
+@given(st.lists(names, min_size=2, max_size=12), st.data())
+def test_an_open_quote_anywhere_costs_its_own_row_only(cells: list[str], data: st.DataObject) -> None:
+    output = io.StringIO()
+    csv.writer(output, lineterminator="\n").writerows([f"{n}@example.com", name] for n, name in enumerate(cells, 1))
+    lines = ["email,name\n", *io.StringIO(output.getvalue(), newline="\n")]
+    damaged = data.draw(st.integers(1, len(cells)))
+    lines[damaged] = f'{damaged}@example.com,"Bob\n'
+    rows = list(read_csv_rows(lines, "email", ",", partial(is_person, IdentityKind.EMAIL)))
+    assert [row.number for row in rows] == list(range(1, len(cells) + 1))
+    assert {row.number for row in rows if row.problem} == {damaged}
+    assert all(row.text == f"{row.number}@example.com" for row in rows if not row.problem)

@@ -1,6 +1,7 @@
 """Every command with standard streams that are closed, full or abandoned: one line, never a traceback."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
+from tests.support.cli import Cli
 from tests.support.sidecar import DEADLINE_S, environment, operator_settings, wait_until
 
 COMMAND = (sys.executable, "-m", "bidstream_svc")
@@ -243,3 +245,32 @@ def test_a_full_disk_names_the_row_to_continue_at(env: dict[str, str], tmp_path:
     )
     lines = (tmp_path / "out").read_bytes().splitlines()
     assert json.loads(lines[19_999])["row"] == 20_000
+
+
+def test_an_operator_without_a_reader_does_not_blame_its_address(env: dict[str, str]) -> None:
+    for args in (["operator"], ["serve", "--dev"]):
+        process = start(args, env)
+        assert process.stdout
+        process.stdout.close()
+        process.stdout = None
+        ended = finish(process)
+        assert ended.status == 1
+        assert "cannot" not in ended.err
+
+
+def test_text_that_the_terminal_cannot_show_is_escaped(env: dict[str, str]) -> None:
+    call = ["request", "--echo", "http://127.0.0.1:9/"]
+    ended = run(call, env | {"PYTHONIOENCODING": "ascii"}, stdin="\N{EURO SIGN}".encode())
+    assert ended.status == 1
+    assert b": \\u20ac\n" in ended.out
+    assert ended.err.count("\n") == 1
+
+
+def test_a_programming_error_is_one_line_without_its_message(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_flags: object) -> None:
+        raise RuntimeError("hidden")
+
+    monkeypatch.setattr("bidstream_svc.cli.decrypt_command.fetch_once", fail)
+    outcome = cli("decrypt", "token")
+    assert outcome.status == 1
+    assert re.fullmatch(r"internal error: RuntimeError at test_streams\.py:\d+; please report it", outcome.complaint)
