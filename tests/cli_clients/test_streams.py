@@ -260,7 +260,7 @@ def test_an_operator_without_a_reader_does_not_blame_its_address(env: dict[str, 
 
 def test_text_that_the_terminal_cannot_show_is_escaped(env: dict[str, str]) -> None:
     call = ["request", "--echo", "http://127.0.0.1:9/"]
-    ended = run(call, env | {"PYTHONIOENCODING": "ascii"}, stdin="\N{EURO SIGN}".encode())
+    ended = run(call, env | {"PYTHONIOENCODING": "latin-1"}, stdin="\N{EURO SIGN}".encode())
     assert ended.status == 1
     assert b": \\u20ac\n" in ended.out
     assert ended.err.count("\n") == 1
