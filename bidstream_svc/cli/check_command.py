@@ -7,6 +7,7 @@ import click
 
 from bidstream_svc.cli.key_source import fetch_once
 from bidstream_svc.cli.options import provided, setting_options
+from bidstream_svc.cli.streams import emit, tell
 from bidstream_svc.config import Settings, load_settings, unknown_variables
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.server.auth import BearerToken
@@ -23,11 +24,11 @@ def check(*, online: bool, **flags: Any) -> None:
     check_files(settings)
     for name, nearest in unknown_variables(os.environ).items():
         hint = f"; did you mean {nearest}?" if nearest else ""
-        click.echo(f"warning: {name} is not a setting{hint}", err=True)
-    click.echo("configuration is good")
+        tell(f"warning: {name} is not a setting{hint}")
+    emit("configuration is good")
     if online:
         snapshot = fetch_once(**provided(flags))
-        click.echo(f"operator is good: {len(snapshot.keys)} keys, {len(snapshot.sites)} sites, {snapshot.scope.name}")
+        emit(f"operator is good: {len(snapshot.keys)} keys, {len(snapshot.sites)} sites, {snapshot.scope.name}")
 
 
 def check_files(settings: Settings) -> None:

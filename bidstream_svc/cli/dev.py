@@ -4,10 +4,10 @@ from collections.abc import Callable
 from shlex import quote
 from typing import Any
 
-import click
 import orjson
 
 from bidstream_svc.addresses import BoundAddress, UnixAddress
+from bidstream_svc.cli.streams import emit
 from bidstream_svc.config import Settings, env_name, load_settings
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.devoperator import DevOperator, OperatorState
@@ -44,7 +44,7 @@ async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) 
                 settings,
                 listeners,
                 MetricCells(labels_of(ROUTES)),
-                on_started=lambda service: click.echo(_banner(service, operator, settings)),
+                on_started=lambda service: emit(_banner(service, operator, settings)),
             )
         finally:
             listeners.close()

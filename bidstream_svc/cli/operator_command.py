@@ -3,12 +3,14 @@
 import asyncio
 import signal
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import click
 import orjson
 
 from bidstream_svc.addresses import TcpAddress, parse_listen_addresses
+from bidstream_svc.cli.streams import emit
 from bidstream_svc.core.errors import ListenError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
@@ -80,10 +82,11 @@ def _credentials(client: ApiClient) -> dict[str, str]:
 
 async def _serve(state: OperatorState, listen: TcpAddress, *, all_keys: bool) -> None:
     stopping = asyncio.Event()
-    try:
-        with handle_signals([signal.SIGTERM, signal.SIGINT], stopping.set):
-            async with DevOperator(state, listen.host, listen.port) as server:
-                click.echo(orjson.dumps(_describe(server.url, state, all_keys=all_keys)))
-                await stopping.wait()
-    except OSError as error:
-        raise ListenError(f"cannot listen on {listen}: {error.strerror or error}") from None
+    async with AsyncExitStack() as stack:
+        stack.enter_context(handle_signals([signal.SIGTERM, signal.SIGINT], stopping.set))
+        try:
+            server = await stack.enter_async_context(DevOperator(state, listen.host, listen.port))
+        except OSError as error:
+            raise ListenError(f"cannot listen on {listen}: {error.strerror or error}") from None
+        emit(orjson.dumps(_describe(server.url, state, all_keys=all_keys)))
+        await stopping.wait()

@@ -15,6 +15,7 @@ from bidstream_svc.cli.inputs import (
     refuse_arguments,
 )
 from bidstream_svc.cli.options import OPERATOR_FIELDS, setting_options
+from bidstream_svc.cli.streams import emit
 from bidstream_svc.core.errors import BidstreamError
 from bidstream_svc.core.identity import Identity
 from bidstream_svc.operator import IdentityTokens, PublisherClient
@@ -87,7 +88,7 @@ def validate(*, kind: str, user_file: Path | None, **flags: Any) -> None:
     is_valid = call_operator(
         flags, lambda transport: PublisherClient(transport).validate_token(advertising_token, user)
     )
-    click.echo("true" if is_valid else "false")
+    emit("true" if is_valid else "false")
     if not is_valid:
         raise BidstreamError("the token was not generated for this user")
 
@@ -95,4 +96,4 @@ def validate(*, kind: str, user_file: Path | None, **flags: Any) -> None:
 def _print(tokens: IdentityTokens | None) -> None:
     if tokens is None:
         raise BidstreamError("the user has opted out")
-    click.echo(tokens.json)
+    emit(tokens.json)

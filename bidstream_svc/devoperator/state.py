@@ -9,7 +9,8 @@ from random import Random
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.crypto import CBC_BLOCK_LENGTH, GCM_IV_LENGTH
 from bidstream_svc.core.identity import Identity, IdentityScope
-from bidstream_svc.core.token import BUILDERS, CLIENT_SIDE_GENERATED, OPTED_OUT, TokenContent, TokenKey
+from bidstream_svc.core.token import BUILDERS, CLIENT_SIDE_GENERATED, TokenContent, TokenKey
+from bidstream_svc.core.token import OPTED_OUT as OPTED_OUT_BIT
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.devoperator.client_side_keys import make_client_side_keys
 from bidstream_svc.devoperator.clients import ALL_ROLES, ApiClients, Role
@@ -227,7 +228,7 @@ class OperatorState:
             lifetime_s=self.lifetimes.token_s if lifetime_s is None else lifetime_s,
             generated_ms=generated_ms,
             established_ms=generated_ms if established_ms is None else established_ms,
-            privacy_bits=(CLIENT_SIDE_GENERATED if client_side else 0) | (OPTED_OUT if opted_out else 0),
+            privacy_bits=(CLIENT_SIDE_GENERATED if client_side else 0) | (OPTED_OUT_BIT if opted_out else 0),
         )
         return self.mint(content, version, master_key=master_key, site_key=site_key)
 

@@ -140,12 +140,13 @@ BAD_ROWS = {
     "deep JSON": (("--input-format", "ndjson"), b"[" * 100_000 + b'\n"a@example.com"\n', "not JSON"),
     "no field": (("--input-format", "ndjson"), b'{"hidden": 1}\n"a@example.com"\n', "no text in field 'email'"),
     "no text": (("--input-format", "ndjson"), b'{"email": 1}\n"a@example.com"\n', "no text in field 'email'"),
-    "a short row": (("--input-format", "csv"), b"id,email\nhidden\n1,a@example.com\n", "no column 'email'"),
+    "a short row": (("--input-format", "csv"), b"id,email\nhidden\n1,a@example.com\n", "1 cells, where"),
     "an empty cell": (("--input-format", "csv"), b"id,email\nhidden,\n1,a@example.com\n", "not an e-mail address"),
-    "a field without end": (
+    "a long line": ((), b"hidden" * 50_000 + b"\na@example.com\n", "line has 262144 characters or more"),
+    "a long cell": (
         ("--input-format", "csv"),
-        b'email\n"hidden' + b"x" * 100_000 + b"\n" + b"x" * 100_000 + b"\na@example.com\n",
-        "not CSV: a field is too long; is a quote missing?",
+        b"email\n" + b"hidden" * 50_000 + b"\na@example.com\n",
+        "line has 262144 characters or more",
     ),
 }
 
@@ -195,8 +196,27 @@ def test_empty_csv_has_a_header_all_the_same(cli: Cli) -> None:
             2,
             "no column 'email' among the 2 of the first line; name another with --column, or another --delimiter",
         ),
-        ((), "hidden@example.com\n".encode("utf-16"), 1, "input is UTF-16; UTF-8 is needed"),
-        ((), b"hidden" * 50_000, 1, "line 1 is longer than 262144 bytes"),
+        ((), b'["hidden"]', 1, "the input is a JSON array; one object a line is needed, as `jq -c '.[]'` prints them"),
+        ((), b"PK\x03\x04hidden", 1, "the input is an Excel workbook or a zip archive; plain text is needed"),
+        ((), b"hidden\0"[3:], 1, "the input is binary; plain text is needed"),
+        (
+            ("--input-format", "csv"),
+            b'email,"hidden\n',
+            1,
+            "header: not CSV: a quote is not closed, or not doubled within quotes",
+        ),
+        (
+            ("--input-format", "csv"),
+            b"email," + b"x" * 300_000,
+            1,
+            "header: line has 262144 characters or more",
+        ),
+        (
+            ("--input-format", "csv"),
+            b"email,Email\nhidden@example.com,x\n",
+            2,
+            "2 columns of the first line are 'email'; rename the others",
+        ),
         ((), None, 1, "stdin is closed"),
         (("--input", "/nonexistent"), b"", 2, "cannot read /nonexistent: No such file or directory"),
         (("--input", "/"), b"", 2, "cannot read /: Is a directory"),
