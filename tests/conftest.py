@@ -1,6 +1,12 @@
-"""Fixtures for every test."""
+"""Fixtures for every test, and the tests that need tools.
+
+Tests marked `needs_tools` need tools beyond requirements/dev.txt; only `make deploy-check` selects them. A missing tool
+fails such a test if REQUIRE_TOOLS is 1, and skips it otherwise.
+"""
 
 import os
+from importlib.util import find_spec
+from shutil import which
 
 import pytest
 import structlog
@@ -26,3 +32,15 @@ def _no_settings_from_outside() -> None:
     """Remove settings from the environment of the shell that runs the tests."""
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         del os.environ[name]
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which need the tools as well
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    names = {name for marker in item.iter_markers("needs_tools") for name in marker.args}
+    missing = sorted(name for name in names if which(name) is None and find_spec(name) is None)
+    if not missing:
+        return
+    message = f"not installed: {', '.join(missing)}"
+    if os.environ.get("REQUIRE_TOOLS") == "1":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)

@@ -28,11 +28,11 @@ LAYERS = (
 )
 # The same within the core.
 CORE_LAYERS = (
-    {"errors", "status", "units"},
+    {"errors", "status", "units", "lenient"},
     {"crypto", "domains", "identity"},
     {"token"},
     {"keys"},
-    {"decrypt", "key_response", "sharing"},
+    {"decrypt", "key_response", "sharing", "token_details"},
 )
 
 # Bytes and numbers in, a value out: no clock, environment, files, randomness, logging or event loop.

@@ -7,6 +7,7 @@ import click
 
 from bidstream_svc.cli.key_source import fetch_once
 from bidstream_svc.cli.options import provided, setting_options
+from bidstream_svc.cli.streams import emit, tell
 from bidstream_svc.clock import iso_time, wall_clock_ms
 from bidstream_svc.config import Settings, env_name, load_settings, unknown_variables
 from bidstream_svc.core.errors import ConfigurationError
@@ -31,11 +32,11 @@ def check(*, online: bool, **flags: Any) -> None:
     check_files(settings)
     for name, nearest in unknown_variables(os.environ).items():
         hint = f"; did you mean {nearest}?" if nearest else ""
-        click.echo(f"warning: {name} is not a setting{hint}", err=True)
+        tell(f"warning: {name} is not a setting{hint}")
     _check_certificate(settings)
     if (problem := descriptor_problem(settings)) is not None:
-        click.echo(f"warning: {problem}", err=True)
-    click.echo("configuration is good")
+        tell(f"warning: {problem}")
+    emit("configuration is good")
     if online:
         _check_operator(fetch_once(**provided(flags)))
 
@@ -59,12 +60,12 @@ def check_files(settings: Settings) -> None:
 
 
 def _check_operator(snapshot: KeySnapshot) -> None:
-    click.echo(f"operator is good: {len(snapshot.keys)} keys, {len(snapshot.sites)} sites, {snapshot.scope.name}")
+    emit(f"operator is good: {len(snapshot.keys)} keys, {len(snapshot.sites)} sites, {snapshot.scope.name}")
     skipped_keys, skipped_sites = snapshot.skipped_keys, snapshot.skipped_sites
     if skipped_keys.count or skipped_sites.count:
         reasons = "; ".join([*skipped_keys.reasons, *skipped_sites.reasons])
         counts = f"{skipped_keys.count} malformed keys and {skipped_sites.count} malformed sites"
-        click.echo(f"warning: {counts} are skipped: {reasons}", err=True)
+        tell(f"warning: {counts} are skipped: {reasons}")
 
 
 def _check_certificate(settings: Settings) -> None:
@@ -81,4 +82,4 @@ def _check_certificate(settings: Settings) -> None:
     if problem := validity.problem(now_ms):
         raise ConfigurationError(f"{env_name('tls_cert')}: {files.certificate} {problem}")
     days = (validity.not_after_ms - now_ms) // _MS_PER_DAY
-    click.echo(f"certificate expires at {iso_time(validity.not_after_ms)}, in {days} days")
+    emit(f"certificate expires at {iso_time(validity.not_after_ms)}, in {days} days")

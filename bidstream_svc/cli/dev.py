@@ -9,10 +9,10 @@ from collections.abc import Callable
 from shlex import quote
 from typing import Any
 
-import click
 import orjson
 
 from bidstream_svc.addresses import BoundAddress, UnixAddress
+from bidstream_svc.cli.streams import emit
 from bidstream_svc.config import Settings, env_name, load_settings
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.devoperator import DevOperator, OperatorState
@@ -54,7 +54,7 @@ async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) 
                 listeners,
                 MetricCells(labels_of(ROUTES)),
                 stop_signals=stop_signals,
-                on_started=lambda service: click.echo(_banner(service, operator, settings)),
+                on_started=lambda service: emit(_banner(service, operator, settings)),
             )
         finally:
             watching.cancel()
@@ -90,6 +90,10 @@ def _banner(service: Service, operator: DevOperator, settings: Settings) -> str:
         "an expired token": (state.mint_token(site_id=site_id, lifetime_s=-60), None),
         f"a token generated on the client side, valid on {domain}": (
             state.mint_token(site_id=site_id, client_side=True),
+            domain,
+        ),
+        "a token of a user who had opted out when it was generated": (
+            state.mint_token(site_id=site_id, client_side=True, opted_out=True),
             domain,
         ),
     }

@@ -15,6 +15,7 @@ import click
 
 from bidstream_svc.addresses import BoundAddress, ListenAddress, TcpAddress, UnixAddress
 from bidstream_svc.cli.options import provided, setting_options
+from bidstream_svc.cli.streams import emit
 from bidstream_svc.config import env_name, load_settings
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 
@@ -47,7 +48,7 @@ def health(*, endpoint: str, **flags: Any) -> None:
         raise BidstreamError(f"{endpoint} at {address}: the answer is not from bidstream-svc") from None
     if status != HTTPStatus.OK:
         raise BidstreamError(f"{endpoint} at {address}: {status}: {reason}")
-    click.echo(f"{endpoint} at {address}: {reason}")
+    emit(f"{endpoint} at {address}: {reason}")
 
 
 def _reachable(addresses: Iterable[ListenAddress]) -> BoundAddress:

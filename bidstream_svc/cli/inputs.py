@@ -1,5 +1,6 @@
 """Input that commands read from stdin or a file, because every user of a host can read arguments."""
 
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,19 +9,20 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import click
 import msgspec
-import pybase64
 
-from bidstream_svc.core.errors import BidstreamError, ConfigurationError, OperatorAnswerError
+from bidstream_svc.cli.line_reader import InputError, LineReader
+from bidstream_svc.cli.people import parse_person
+from bidstream_svc.cli.streams import tell
+from bidstream_svc.core.errors import ConfigurationError, OperatorAnswerError
 from bidstream_svc.core.identity import Identity, IdentityKind
+from bidstream_svc.core.lenient import decode_base64
 from bidstream_svc.operator import IdentityTokens
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+INPUT_FILE = click.Path(path_type=Path)  # for `open_input`
+STDIN = Path("-")  # as the path of an INPUT_FILE
 _AN_IDENTITY = "an identity in JSON as `token generate` prints it"
-
-
-class InputError(BidstreamError):
-    """The input of a command is malformed or cannot be read; the message does not repeat it."""
 
 
 class RefreshPair(NamedTuple):
@@ -66,20 +68,20 @@ def kind_option(*kinds: IdentityKind) -> Callable[[_Command], _Command]:
 
 @contextmanager
 def open_input(path: Path | None) -> Iterator[BinaryIO]:
-    """A file, closed at the end of the `with`; or stdin for None, with a hint on stderr if it is a terminal.
+    """A file, closed at the end of the `with`; or stdin for None or `-`, with a hint on stderr if it is a terminal.
 
     Raises:
         ConfigurationError: the file cannot be opened.
         InputError: stdin is closed.
     """
-    if path is not None:
+    if path is not None and path != STDIN:
         with _open_file(path) as file:
             yield file
         return
     if sys.stdin is None:  # the process was started with stdin closed
         raise InputError("stdin is closed")
     if sys.stdin.isatty():
-        click.echo("reading the terminal; Ctrl-D ends the input", err=True)
+        tell("reading the terminal; Ctrl-D ends the input")
     yield sys.stdin.buffer
 
 
@@ -106,10 +108,9 @@ def read_text(path: Path | None, what: str) -> str:
     Raises:
         ConfigurationError, InputError: it cannot be read, is not UTF-8, or is empty.
     """
-    try:
-        text = read_bytes(path).decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise InputError(f"{_name(path)} is not text in UTF-8") from None
+    text = "".join(LineReader(io.BytesIO(read_bytes(path)))).strip()
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        raise InputError(f"{_name(path)} is not text in UTF-8")
     if not text:
         raise InputError(f"{_name(path)} is empty; {what} is needed")
     return text
@@ -125,7 +126,7 @@ def read_identity(kind: str, path: Path | None) -> Identity:
     text = read_text(path, f"one line with the user's {kind}")
     if "\n" in text:
         raise InputError(f"{_name(path)} holds more than one line; one user is needed")
-    return Identity.parse(IdentityKind(kind), text)
+    return parse_person(IdentityKind(kind), text)
 
 
 def read_tokens(path: Path | None) -> IdentityTokens:
@@ -166,7 +167,7 @@ def read_refresh_pair(path: Path | None) -> RefreshPair:
             "refresh_response_key"
         ) from None
     try:
-        return RefreshPair(token, pybase64.b64decode(key, validate=True))
+        return RefreshPair(token, decode_base64(key))
     except ValueError:
         raise InputError("refresh_response_key is not base64") from None
 
@@ -187,7 +188,7 @@ def _unwrap(text: str) -> bytes:
 
 
 def _name(path: Path | None) -> str:
-    return "stdin" if path is None else str(path)
+    return "stdin" if path is None or path == STDIN else str(path)
 
 
 def _open_file(path: Path) -> BinaryIO:

@@ -3,15 +3,20 @@
 Exit status: 0 for success, 1 for a failed operation, 2 for wrong usage or configuration. Errors are one line on stderr.
 """
 
-import os
+import atexit
+import signal
 import sys
+import traceback
 from collections import UserDict
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 
 import click
 
 from bidstream_svc._version import __version__
+from bidstream_svc.cli.streams import describe, discard_output, finish_output, prepare_streams, tell
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 
 EXIT_FAILED = 1
@@ -55,34 +60,41 @@ def commands(context: click.Context) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
-    _open_closed_streams()
+    prepare_streams()
+    # While the interpreter shuts down, Ctrl-C would print a traceback. Nothing is left to be interrupted by then.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command line and return the exit status. Every error is one line on stderr."""
     try:
         # click returns the exit status, or None for 0.
-        sys.exit(commands.main(prog_name="bidstream-svc", standalone_mode=False))
-    except click.Abort:
-        click.echo("bidstream-svc: interrupted", err=True)
-        sys.exit(EXIT_FAILED)
+        status: int | None = commands.main(prog_name="bidstream-svc", standalone_mode=False)
+        finish_output()
+    except BrokenPipeError:
+        discard_output()
+        return EXIT_FAILED
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted")
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        with suppress(OSError):
+            error.show()
+        return error.exit_code
     except ConfigurationError as error:
-        click.echo(f"bidstream-svc: {error}", err=True)
-        sys.exit(EXIT_USAGE)
+        return _fail(error, EXIT_USAGE)
     except BidstreamError as error:
-        click.echo(f"bidstream-svc: {error}", err=True)
-        sys.exit(EXIT_FAILED)
+        return _fail(error)
+    except OSError as error:  # from output that click has written, such as --help
+        discard_output()
+        return _fail(f"cannot write the output: {describe(error)}")
+    except Exception as error:  # noqa: BLE001 - a traceback is of no use to users, and its message may hold their data
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        return _fail(f"internal error: {type(error).__name__} at {place}; please report it")
+    return status or 0
 
 
-def _open_closed_streams() -> None:
-    """Open /dev/null for the standard streams with which the process was started closed.
-
-    Otherwise a socket would get one of their descriptors, and libuv aborts the process when it closes such a socket.
-    `sys.stdin` stays None, so that a command that reads it can report an error.
-    """
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # returns the lowest free descriptor, which is this one
-    sys.stdout = sys.stdout or os.fdopen(1, "w")
-    sys.stderr = sys.stderr or os.fdopen(2, "w")
+def _fail(reason: object, status: int = EXIT_FAILED) -> int:
+    tell(f"bidstream-svc: {reason}")
+    return status

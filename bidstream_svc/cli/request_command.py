@@ -12,6 +12,7 @@ import click
 
 from bidstream_svc.cli.inputs import read_bytes, read_refresh_pair, refuse_arguments
 from bidstream_svc.cli.options import provided, setting_options
+from bidstream_svc.cli.streams import emit
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.config import Settings, check_operator_url, env_name, load_settings
 from bidstream_svc.core.crypto import GCM_IV_LENGTH, NONCE_LENGTH
@@ -61,7 +62,7 @@ def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: boo
     url = check_operator_url("URL", url, allow_insecure=settings.allow_insecure_operator)
     prepared, notice = _prepare_refresh(identity, url) if is_refresh else _prepare(settings, url, echo=echo)
     if not only_json:
-        click.echo(notice)
+        emit(notice)
     answer = asyncio.run(_post(settings, url, prepared))
     if answer.status != HTTPStatus.OK:
         if not only_json:
@@ -72,7 +73,7 @@ def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: boo
         value = json.loads(opened)
     except ValueError:
         raise OperatorAnswerError("operator's decrypted answer is not JSON") from None
-    click.echo(json.dumps(value) if only_json else "Response JSON:\n" + json.dumps(value, indent=4))
+    emit(json.dumps(value) if only_json else "Response JSON:\n" + json.dumps(value, indent=4))
 
 
 def _prepare(settings: Settings, url: str, *, echo: bool) -> tuple[OperatorRequest, str]:
@@ -100,5 +101,5 @@ async def _post(settings: Settings, url: str, prepared: OperatorRequest) -> Http
 
 def _print_error(answer: HttpAnswer) -> None:
     advice = ", check api_key" if answer.status == HTTPStatus.UNAUTHORIZED else ""
-    click.echo(f"Response: Error HTTP status code {answer.status}{advice}")
-    click.echo(answer.body.decode("utf-8", "replace"))
+    emit(f"Response: Error HTTP status code {answer.status}{advice}")
+    emit(answer.body.decode("utf-8", "replace"))

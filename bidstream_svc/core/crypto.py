@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
 from bidstream_svc.core.errors import EnvelopeError
+from bidstream_svc.core.lenient import decode_base64
 
 AES_KEY_LENGTHS = frozenset({16, 24, 32})
 CBC_BLOCK_LENGTH = 16
@@ -107,14 +108,14 @@ def _unpack(plaintext: bytes) -> Envelope:
     return Envelope(timestamp_ms, plaintext[8:_BODY_OFFSET], plaintext[_BODY_OFFSET:])
 
 
-def decode_base64(text: bytes) -> bytes:
-    """Decode standard base64; surrounding whitespace is ignored.
+def decode_message(text: bytes) -> bytes:
+    """Decode a message in standard base64; whitespace is ignored.
 
     Raises:
         EnvelopeError: not base64.
     """
     try:
-        return pybase64.b64decode(text.strip(), validate=True)
+        return decode_base64(text)
     except ValueError as error:
         raise EnvelopeError("message is not base64") from error
 
@@ -131,7 +132,7 @@ def open_request(secret: bytes, wire: bytes, *, binary: bool = False) -> Envelop
     Raises:
         EnvelopeError: not base64, an unknown version, or it cannot be decrypted.
     """
-    sealed = wire if binary else decode_base64(wire)
+    sealed = wire if binary else decode_message(wire)
     if sealed[:1] != bytes([_REQUEST_VERSION]):
         raise EnvelopeError("request envelope does not have version 1")
     return _unpack(open_gcm(secret, sealed[1:]))
@@ -151,7 +152,7 @@ def open_response(secret: bytes, wire: bytes, nonce: bytes | None, *, binary: bo
     Raises:
         EnvelopeError: not base64, it cannot be decrypted, or the nonce does not match.
     """
-    envelope = _unpack(open_gcm(secret, wire if binary else decode_base64(wire)))
+    envelope = _unpack(open_gcm(secret, wire if binary else decode_message(wire)))
     if nonce is not None and envelope.nonce != nonce:
         raise EnvelopeError("response nonce does not match the request: replayed or mixed up")
     return envelope

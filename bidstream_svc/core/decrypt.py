@@ -17,7 +17,7 @@ from bidstream_svc.core.crypto import make_cbc_decrypt
 from bidstream_svc.core.domains import normalise_domain, registrable_domain
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
-from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, decode_text, open_token, v2, v3, v4
+from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, OPTED_OUT, decode_text, open_token, v2, v3, v4
 from bidstream_svc.core.token.text import is_padded_standard
 
 # (status, raw uid or None, established in Unix ms or None, reason or None on SUCCESS)
@@ -41,6 +41,7 @@ _SITE_UNKNOWN = _FAILURES[FailureReason.SITE_UNKNOWN]
 _DOMAIN_NOT_LISTED = _FAILURES[FailureReason.DOMAIN_NOT_LISTED]
 _LIFETIME_TOO_LONG = _FAILURES[FailureReason.LIFETIME_TOO_LONG]
 _GENERATED_IN_FUTURE = _FAILURES[FailureReason.GENERATED_IN_FUTURE]
+_OPTED_OUT_AT_GENERATION = _FAILURES[FailureReason.OPTED_OUT_AT_GENERATION]
 
 _MIN_TOKEN_CHARACTERS = 4
 
@@ -103,45 +104,53 @@ def bind_decrypt(keys: KeySnapshot) -> BoundDecrypt:
 
 
 def _bind_gcm(keys: KeySnapshot) -> _DecryptBytes:
-    prefix_of_scope = v3.prefix_of_scope(keys.scope)
+    scope_bit = v3.scope_bit(keys.scope)
     master_ciphers, site_ciphers = keys.master_gcm_ciphers, keys.site_gcm_ciphers
-    bits_to_check, max_lifetime_ms, clock_skew_ms = _rules_of_use(keys)
+    domain_bit, max_lifetime_ms, clock_skew_ms = _rules_of_use(keys)
+    noticed_bits = domain_bit | OPTED_OUT
 
     def decrypt_gcm(raw: bytes, domain: object, now_ms: int) -> Verdict:
-        opened = open_token(raw, prefix_of_scope, master_ciphers, site_ciphers, now_ms)
+        opened = open_token(raw, scope_bit, master_ciphers, site_ciphers, now_ms)
         if not isinstance(opened, tuple):  # 5 to 10
             return _FAILURES[opened]
         expires_ms, generated_ms, site_id, privacy_bits, established_ms, raw_uid = opened
-        if privacy_bits & bits_to_check:  # 11
-            failure = _check_domain(domain, site_id, keys)
+        verdict: Verdict = _SUCCESS, raw_uid, established_ms, None  # 14
+        if privacy_bits & noticed_bits:
+            failure = _check_domain(domain, site_id, keys) if privacy_bits & domain_bit else None  # 11
             if failure is not None:
                 return failure
+            if privacy_bits & OPTED_OUT:
+                verdict = _OPTED_OUT_AT_GENERATION  # 13
         if expires_ms - generated_ms > max_lifetime_ms:  # 12
             return _LIFETIME_TOO_LONG
         if generated_ms - now_ms > clock_skew_ms:
             return _GENERATED_IN_FUTURE
-        return _SUCCESS, raw_uid, established_ms, None  # 13
+        return verdict
 
     return decrypt_gcm
 
 
 def _bind_v2(keys: KeySnapshot) -> _DecryptBytes:
     ciphers = _CbcCiphers(keys)
-    bits_to_check, max_lifetime_ms, _ = _rules_of_use(keys)
+    domain_bit, max_lifetime_ms, _ = _rules_of_use(keys)
+    noticed_bits = domain_bit | OPTED_OUT
 
     def decrypt_v2(raw: bytes, domain: object, now_ms: int) -> Verdict:
         opened = v2.open_token(raw, ciphers, now_ms)
         if not isinstance(opened, tuple):  # 6 to 10
             return _FAILURES[opened]
         expires_ms, site_id, privacy_bits, established_ms, raw_uid = opened
-        if privacy_bits & bits_to_check:  # 11
-            failure = _check_domain(domain, site_id, keys)
+        verdict: Verdict = _SUCCESS, raw_uid, established_ms, None  # 14
+        if privacy_bits & noticed_bits:
+            failure = _check_domain(domain, site_id, keys) if privacy_bits & domain_bit else None  # 11
             if failure is not None:
                 return failure
+            if privacy_bits & OPTED_OUT:
+                verdict = _OPTED_OUT_AT_GENERATION  # 13
         # v2 has no generation time. The current time takes its place, so it is never in the future.
         if expires_ms - now_ms > max_lifetime_ms:  # 12
             return _LIFETIME_TOO_LONG
-        return _SUCCESS, raw_uid, established_ms, None
+        return verdict
 
     return decrypt_v2
 
@@ -162,9 +171,9 @@ class _CbcCiphers(dict[int, Callable[[bytes], bytes]]):
 
 
 def _rules_of_use(keys: KeySnapshot) -> tuple[int, float, int]:
-    """(privacy bits that require a registered domain, maximum lifetime in ms, allowed clock skew in ms)."""
-    bits_to_check = CLIENT_SIDE_GENERATED if keys.checks_domains else 0
-    return bits_to_check, inf if keys.max_lifetime_ms is None else keys.max_lifetime_ms, keys.clock_skew_ms
+    """(privacy bit that requires a registered domain, maximum lifetime in ms, allowed clock skew in ms)."""
+    domain_bit = CLIENT_SIDE_GENERATED if keys.checks_domains else 0
+    return domain_bit, inf if keys.max_lifetime_ms is None else keys.max_lifetime_ms, keys.clock_skew_ms
 
 
 def _check_domain(domain: object, site_id: int, keys: KeySnapshot) -> Verdict | None:

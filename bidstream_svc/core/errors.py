@@ -31,6 +31,13 @@ class EnvelopeError(BidstreamError):
     """An encrypted request or response cannot be decrypted, or its nonce does not match."""
 
 
+class EncryptionError(BidstreamError):
+    """What the published SDK raises for a malformed token. Here such a token has the status INVALID_PAYLOAD.
+
+    Nothing raises it. It exists so that code with an `except` for it runs.
+    """
+
+
 class KeyResponseError(BidstreamError):
     """A key response violates the protocol, or is worse than the keys in use."""
 
@@ -97,3 +104,18 @@ class OperatorRedirectError(OperatorHttpError):
 
 class OperatorAnswerError(OperatorError):
     """A decrypted answer violates the protocol."""
+
+
+class InsufficientUserConsentError(OperatorError, ValueError):
+    """The user's TCF consent string does not permit what a token is for, so no token was generated.
+
+    Also a ValueError, which is what the published SDK raises.
+
+    Attributes:
+        api_status: the `status` in the operator's answer, which has HTTP status 200.
+    """
+
+    api_status = "insufficient_user_consent"
+
+    def __init__(self) -> None:
+        super().__init__("the user's consent is not sufficient for a token (insufficient_user_consent)")

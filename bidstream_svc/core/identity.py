@@ -34,22 +34,27 @@ class IdentityType(IntEnum):
 _ASCII_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 _PHONE = re.compile(r"\+[0-9]{10,15}", re.ASCII)
 _SHA256_LENGTH = 32
+_HEX_SHA256 = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
 
 
 def normalise_email(address: str) -> str:
-    """Normalise an e-mail address for hashing.
+    """Normalise an e-mail address for hashing, exactly as operators do.
 
-    Strips whitespace, lower-cases ASCII letters and, for gmail.com, drops dots and `+suffix` from the local part.
+    Lower-cases ASCII letters, drops the spaces (U+0020) around the address and within its local part and, for
+    gmail.com, dots and `+suffix` from the local part. Any other whitespace is part of the address.
 
     Raises:
-        IdentityError: not exactly one `@`, or an empty side of it.
+        IdentityError: not exactly one `@`, an empty side of it, or a lone surrogate.
     """
-    local, at, domain = address.strip().translate(_ASCII_LOWER).partition("@")
+    local, _, domain = address.translate(_ASCII_LOWER).partition("@")
+    local, domain = local.replace(" ", ""), domain.rstrip(" ")
     if domain == "gmail.com":
         local = local.partition("+")[0].replace(".", "")
-    if not at or not local or not domain or "@" in domain:
+    if not local or not domain or "@" in domain:
         raise IdentityError("not an e-mail address: exactly one @ between two non-empty parts is required")
-    return f"{local}@{domain}"
+    normalised = f"{local}@{domain}"
+    _encode(normalised)  # checked here as well, because an address may be sent without being hashed
+    return normalised
 
 
 def normalise_phone(number: str) -> str:
@@ -71,22 +76,35 @@ def hash_identity(normalised: str) -> str:
     Raises:
         IdentityError: it contains a lone surrogate, which UTF-8 cannot encode.
     """
-    try:
-        encoded = normalised.encode()
-    except UnicodeEncodeError:
-        # Not chained: that exception contains the text.
-        raise IdentityError("identity is not valid Unicode text") from None
-    return pybase64.b64encode_as_string(sha256(encoded).digest())
+    return pybase64.b64encode_as_string(sha256(_encode(normalised)).digest())
 
 
-def is_identity_hash(text: str) -> bool:
-    """Whether `text` has the format that `hash_identity` returns."""
+def normalise_hash(text: str) -> str:
+    """Return the base64 of a SHA-256, which may be written in base64 or in hexadecimal digits.
+
+    Raises:
+        IdentityError: it is neither.
+    """
+    if _HEX_SHA256.fullmatch(text):
+        return pybase64.b64encode_as_string(bytes.fromhex(text))
     try:
         digest = pybase64.b64decode(text, validate=True)
     except ValueError:
-        return False
+        digest = b""
     # Encoded again because several texts decode to the same digest.
-    return len(digest) == _SHA256_LENGTH and pybase64.b64encode_as_string(digest) == text
+    if len(digest) != _SHA256_LENGTH or pybase64.b64encode_as_string(digest) != text:
+        raise IdentityError(
+            "identity hash is not a SHA-256: 44 characters of base64 or 64 hexadecimal digits are required"
+        )
+    return text
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Not chained: that exception contains the text.
+        raise IdentityError("identity is not valid Unicode text") from None
 
 
 class IdentityKind(StrEnum):
@@ -139,13 +157,13 @@ class Identity:
 
     @classmethod
     def from_email_hash(cls, email_hash: str) -> Self:
-        """Take the base64 of the SHA-256 of a normalised address. Raises IdentityError if it is malformed."""
-        return cls(IdentityKind.EMAIL_HASH, _check_hash(email_hash))
+        """Take the SHA-256 of a normalised address, in base64 or hexadecimal. Raises IdentityError if it is neither."""
+        return cls(IdentityKind.EMAIL_HASH, normalise_hash(email_hash))
 
     @classmethod
     def from_phone_hash(cls, phone_hash: str) -> Self:
-        """Take the base64 of the SHA-256 of a number in E.164 format. Raises IdentityError if it is malformed."""
-        return cls(IdentityKind.PHONE_HASH, _check_hash(phone_hash))
+        """Take the SHA-256 of a number in E.164, in base64 or hexadecimal. Raises IdentityError if it is neither."""
+        return cls(IdentityKind.PHONE_HASH, normalise_hash(phone_hash))
 
     @classmethod
     def from_unhashed_email(cls, address: str) -> Self:
@@ -162,9 +180,3 @@ class Identity:
         """EMAIL or PHONE, hashed or not."""
         is_email = self.kind in {IdentityKind.EMAIL, IdentityKind.EMAIL_HASH}
         return IdentityType.EMAIL if is_email else IdentityType.PHONE
-
-
-def _check_hash(text: str) -> str:
-    if not is_identity_hash(text):
-        raise IdentityError("identity hash is not the base64 of a SHA-256: 44 characters are required")
-    return text

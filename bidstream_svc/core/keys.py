@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ _ITEMS_PER_STEP = 64  # about 0.1 ms of work
 _MAX_EXPIRY_S = 253_402_300_799  # the end of the year 9999: a later time does not fit into dates and metrics
 
 _Item = TypeVar("_Item")
+_Int64: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class KeyPurpose(Enum):
@@ -34,14 +35,16 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         secret: AES key of 16, 24 or 32 bytes.
         keyset_id: the key set that the key belongs to; present in sharing responses only.
+        site_id: the site that the key belongs to; operators no longer send it.
     """
 
-    key_id: int = msgspec.field(name="id")
+    key_id: _Int64 = msgspec.field(name="id")
     secret: bytes
-    expires_s: int = msgspec.field(name="expires")
-    activates_s: int | None = msgspec.field(name="activates", default=None)
-    created_s: int | None = msgspec.field(name="created", default=None)
-    keyset_id: int | None = None
+    expires_s: _Int64 = msgspec.field(name="expires")
+    activates_s: _Int64 | None = msgspec.field(name="activates", default=None)
+    created_s: _Int64 | None = msgspec.field(name="created", default=None)
+    keyset_id: _Int64 | None = None
+    site_id: _Int64 | None = None
 
     def __repr__(self) -> str:
         """Omit the secret."""
@@ -51,7 +54,7 @@ class Key(msgspec.Struct, frozen=True, gc=False):
 class Site(msgspec.Struct, frozen=True, gc=False):
     """A site and its registered domain and app names, which stay raw JSON until they are needed."""
 
-    site_id: int = msgspec.field(name="id")
+    site_id: _Int64 = msgspec.field(name="id")
     raw_domain_names: msgspec.Raw = msgspec.field(name="domain_names", default=msgspec.Raw(b"[]"))
 
     def __repr__(self) -> str:

@@ -5,6 +5,7 @@ a list does not stop at one bad raw uid.
 """
 
 from enum import StrEnum
+from struct import error as StructError  # noqa: N812 - struct.error is a class
 from typing import NamedTuple
 
 import pybase64
@@ -87,21 +88,24 @@ def encrypt_raw_uid(
         identity_type=identity_type,
         operator_type=_PUBLIC_OPERATOR,
     )
-    token = build_v4(
-        content, TokenKey(master.key_id, master.secret, master_iv), TokenKey(key.key_id, key.secret, site_iv)
-    )
+    try:
+        token = build_v4(
+            content, TokenKey(master.key_id, master.secret, master_iv), TokenKey(key.key_id, key.secret, site_iv)
+        )
+    except StructError:  # an id or a time in the key response that a token has no room for
+        return Encryption(EncryptionStatus.ENCRYPTION_FAILURE)
     return Encryption(EncryptionStatus.SUCCESS, token)
 
 
 def _find_active_key(keys: KeySnapshot, keyset_id: int | None, now_ms: int) -> Key | None:
-    """Return the most recently activated key of a key set among those active now, or None."""
+    """Return the most recently activated key of a key set among those active now, or None; of several, the last."""
     now_s = now_ms / MS_PER_S
     active = [
         key
         for key in keys.keys.values()
         if keyset_id is not None and key.keyset_id == keyset_id and (key.activates_s or 0) <= now_s < key.expires_s
     ]
-    return max(active, key=lambda key: key.activates_s or 0, default=None)
+    return max(reversed(active), key=lambda key: key.activates_s or 0, default=None)
 
 
 def _identity_type(raw_uid: str) -> IdentityType | None:

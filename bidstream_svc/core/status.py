@@ -1,4 +1,4 @@
-"""Outcomes of a decryption: nine statuses for callers, and finer reasons for diagnosis.
+"""Outcomes of a decryption: ten statuses for callers, and finer reasons for diagnosis.
 
 Source: docs/protocol.md, "The verdict".
 """
@@ -8,7 +8,7 @@ from typing import Self
 
 
 class DecryptionStatus(StrEnum):
-    """The nine statuses of the protocol. The value is the name used over HTTP."""
+    """The ten statuses of the protocol. The value is the name used over HTTP."""
 
     SUCCESS = "SUCCESS"
     NOT_AUTHORIZED_FOR_KEY = "NOT_AUTHORIZED_FOR_KEY"
@@ -19,6 +19,10 @@ class DecryptionStatus(StrEnum):
     VERSION_NOT_SUPPORTED = "VERSION_NOT_SUPPORTED"
     DOMAIN_NAME_CHECK_FAILED = "DOMAIN_NAME_CHECK_FAILED"
     INVALID_TOKEN_LIFETIME = "INVALID_TOKEN_LIFETIME"  # noqa: S105
+    USER_OPTED_OUT = "USER_OPTED_OUT"
+
+    # The published SDK's second name for it, an alias: comparisons with it work, and it is not listed.
+    NOT_AUTHORIZED_FOR_MASTER_KEY = "NOT_AUTHORIZED_FOR_KEY"
 
 
 class FailureReason(StrEnum):
@@ -53,3 +57,4 @@ class FailureReason(StrEnum):
     DOMAIN_NOT_LISTED = "domain_not_listed", DecryptionStatus.DOMAIN_NAME_CHECK_FAILED
     LIFETIME_TOO_LONG = "lifetime_too_long", DecryptionStatus.INVALID_TOKEN_LIFETIME
     GENERATED_IN_FUTURE = "generated_in_future", DecryptionStatus.INVALID_TOKEN_LIFETIME
+    OPTED_OUT_AT_GENERATION = "opted_out_at_generation", DecryptionStatus.USER_OPTED_OUT

@@ -6,16 +6,19 @@ It implements the protocol with encryption over a socket. Its data is synthetic 
     async with DevOperator(state) as operator:
         ...  # operator.url, state.api_key, state.client_secret
 
-Endpoints are plain functions, `(state, body) -> answer`, in one module per role: `key_endpoints`, `token_endpoints`,
-`identity_endpoints`. `app` adds envelopes and HTTP. Not for production: the seed determines the keys.
+Endpoints are plain functions, `(state, body, client) -> answer`, in one module per role: `key_endpoints`,
+`token_endpoints`, `identity_endpoints`, `optout_endpoints`. `endpoints` lists them; `app` adds envelopes and HTTP. Not
+for production: the seed determines the keys.
 """
 
+from bidstream_svc.devoperator.clients import ApiClient, Role
 from bidstream_svc.devoperator.faults import Fault, Faults
 from bidstream_svc.devoperator.key_ring import OperatorKey
 from bidstream_svc.devoperator.server import DevOperator
 from bidstream_svc.devoperator.state import Lifetimes, OperatorSite, OperatorState
 
 __all__ = [
+    "ApiClient",
     "DevOperator",
     "Fault",
     "Faults",
@@ -23,4 +26,5 @@ __all__ = [
     "OperatorKey",
     "OperatorSite",
     "OperatorState",
+    "Role",
 ]

@@ -17,7 +17,7 @@ from bidstream_svc.devoperator.replies import RequestRefusedError
 _FAULT = web.RequestKey("fault", Fault)
 _REFUSALS = {
     Fault.SERVER_ERROR: RequestRefusedError(500, "error", "Internal error (injected)"),
-    Fault.UNAUTHORIZED: RequestRefusedError(401, "unauthorized", "API key is invalid (injected)"),
+    Fault.UNAUTHORIZED: RequestRefusedError(401, "unauthorized"),
     Fault.FORBIDDEN: RequestRefusedError(403, "unauthorized", "API key lacks the role (injected)"),
     Fault.TOO_MANY_REQUESTS: RequestRefusedError(429, "too_many_requests", "Too many requests (injected)"),
 }
@@ -42,7 +42,7 @@ async def answer_with_fault(
     """Answer a request with a fault: in place of the handler, or by altering its answer."""
     if fault in _REFUSALS:
         refusal = _REFUSALS[fault]
-        raise RequestRefusedError(refusal.http_status, refusal.api_status, str(refusal))
+        raise RequestRefusedError(refusal.http_status, refusal.api_status, refusal.message)
     match fault:
         case Fault.REDIRECT:
             return web.Response(status=302, headers={"Location": "/redirected"})

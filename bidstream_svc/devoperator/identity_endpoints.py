@@ -1,51 +1,72 @@
-"""/v2/identity/map, /v3/identity/map, /v2/identity/buckets and /v2/optout/status."""
+"""/v2/identity/map, /v3/identity/map and /v2/identity/buckets."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
+
+import orjson
 
 from bidstream_svc.core.errors import IdentityError
 from bidstream_svc.core.identity import Identity
 from bidstream_svc.core.units import MS_PER_S
-from bidstream_svc.devoperator.replies import MAX_ITEMS, Answer, Body, client_error, success
+from bidstream_svc.devoperator.clients import ApiClient
+from bidstream_svc.devoperator.replies import Answer, Body, client_error, server_error, success
 from bidstream_svc.devoperator.state import OperatorState
-from bidstream_svc.devoperator.well_known import IDENTIFIER_FIELDS, parse_identifier
+from bidstream_svc.devoperator.well_known import IDENTIFIER_FIELDS, ONE_IDENTIFIER_REQUIRED, parse_identifier
 
 _INVALID = "invalid identifier"
 _OPTOUT = "optout"
+# ISO 8601 has more forms; operators read only this one.
+_LOCAL_TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d(?::\d\d)?)(?:(?<=:\d\d:\d\d)\.(\d{1,9}))?", re.ASCII)
 
 
-def identity_map(state: OperatorState, body: Body) -> Answer:
+def identity_map(state: OperatorState, body: Body, _client: ApiClient) -> Answer:
     """Map one list of identifiers to raw uids and bucket ids; unmapped ones get a list of their own."""
-    lists = _identifier_lists(body)
-    if len(lists) != 1:
-        raise client_error(f"Exactly one parameter is required of: {', '.join(IDENTIFIER_FIELDS)}")
-    ((field_name, identifiers),) = lists.items()
+    lists = {name: body[name] for name in IDENTIFIER_FIELDS if body.get(name) is not None}
+    for name, identifiers in lists.items():
+        if not isinstance(identifiers, list):
+            raise client_error(f"{name} must be an array")
+    filled = [name for name, identifiers in lists.items() if identifiers]
+    if not lists or len(filled) > 1:
+        raise client_error(ONE_IDENTIFIER_REQUIRED)
+    if not filled:
+        return success({"mapped": []})
     mapped: list[dict[str, Any]] = []
     unmapped: list[dict[str, Any]] = []
-    for identifier in identifiers:
-        found = _look_up(state, field_name, identifier)
+    for identifier in lists[filled[0]]:
+        if identifier is None:
+            raise server_error("Unknown error while mapping identity v2")
+        found = _look_up(state, filled[0], identifier)
         if isinstance(found, str):
-            unmapped.append({"identifier": identifier, "reason": found})
+            text = identifier if isinstance(identifier, str) else orjson.dumps(identifier).decode()
+            unmapped.append({"identifier": text, "reason": found})
         else:
             raw_uid, bucket_id = state.salts.raw_uid(found), state.salts.bucket_of(found).bucket_id
             mapped.append({"identifier": identifier, "advertising_id": raw_uid, "bucket_id": bucket_id})
     return success({"mapped": mapped} | ({"unmapped": unmapped} if unmapped else {}))
 
 
-def identity_map_v3(state: OperatorState, body: Body) -> Answer:
-    """Map any of the four lists to raw uids, previous raw uids and times of the next change, in order."""
-    lists = _identifier_lists(body)
-    if not lists:
-        raise client_error(f"At least one parameter is required of: {', '.join(IDENTIFIER_FIELDS)}")
-    return success(
-        {
-            field_name: [_map_v3(state, field_name, identifier) for identifier in identifiers]
-            for field_name, identifiers in lists.items()
-        }
-    )
+def identity_map_v3(state: OperatorState, body: Body, _client: ApiClient) -> Answer:
+    """Map four lists to raw uids, previous raw uids and times of the next change, in order.
+
+    Unlike elsewhere, an unknown field or a null identifier is refused.
+    """
+    if not body:
+        raise client_error(
+            f"Required Parameter Missing: one or more of [{', '.join(IDENTIFIER_FIELDS)}] must be specified"
+        )
+    if not body.keys() <= set(IDENTIFIER_FIELDS):
+        raise client_error("Incorrect request format")
+    answer: dict[str, list[dict[str, Any]]] = {}
+    for name in IDENTIFIER_FIELDS:
+        identifiers = [] if body.get(name) is None else body[name]
+        if not isinstance(identifiers, list) or any(not _is_scalar(identifier) for identifier in identifiers):
+            raise client_error("Incorrect request format")
+        answer[name] = [_map_v3(state, name, identifier) for identifier in identifiers]
+    return success(answer)
 
 
-def identity_buckets(state: OperatorState, body: Body) -> Answer:
+def identity_buckets(state: OperatorState, body: Body, _client: ApiClient) -> Answer:
     """Return the buckets whose salt was rotated at or after a time."""
     since_ms = _parse_utc_ms(body.get("since_timestamp"))
     return success(
@@ -57,39 +78,8 @@ def identity_buckets(state: OperatorState, body: Body) -> Answer:
     )
 
 
-def optout_status(state: OperatorState, body: Body) -> Answer:
-    """Return the raw uids, current or previous ones, of users who have opted out."""
-    raw_uids = body.get("advertising_ids")
-    if not isinstance(raw_uids, list):
-        raise client_error("Required parameter missing: advertising_ids, a list")
-    _check_length(len(raw_uids))
-    since_by_uid: dict[object, int] = {}
-    for identity, since_ms in state.opted_out_since_ms.items():
-        since_by_uid[state.salts.raw_uid(identity)] = since_ms
-        since_by_uid[state.salts.previous_raw_uid(identity, state.now_ms())] = since_ms
-    return success(
-        {
-            "opted_out": [
-                {"advertising_id": raw_uid, "opted_out_since": since_by_uid[raw_uid]}
-                for raw_uid in raw_uids
-                if isinstance(raw_uid, str) and raw_uid in since_by_uid
-            ]
-        }
-    )
-
-
-def _identifier_lists(body: Body) -> dict[str, list[object]]:
-    lists = {name: body[name] for name in IDENTIFIER_FIELDS if body.get(name) is not None}
-    for name, identifiers in lists.items():
-        if not isinstance(identifiers, list):
-            raise client_error(f"Parameter {name} must be a list")
-    _check_length(sum(map(len, lists.values())))
-    return lists
-
-
-def _check_length(items: int) -> None:
-    if items > MAX_ITEMS:
-        raise client_error(f"Too many items: {items}, at most {MAX_ITEMS} in one request")
+def _is_scalar(value: object) -> bool:
+    return value is not None and not isinstance(value, list | dict)
 
 
 def _look_up(state: OperatorState, field_name: str, identifier: object) -> Identity | str:
@@ -114,15 +104,20 @@ def _map_v3(state: OperatorState, field_name: str, identifier: object) -> dict[s
 
 
 def _parse_utc_ms(text: object) -> int:
+    if text is None:
+        raise client_error("missing parameter since_timestamp")
+    refusal = client_error("invalid date, must conform to ISO 8601")
+    form = _LOCAL_TIME.fullmatch(text) if isinstance(text, str) else None
+    if form is None:
+        raise refusal
+    whole, fraction = form.groups()
     try:
-        if isinstance(text, str) and "T" in text:
-            moment = datetime.fromisoformat(text)
-            if moment.tzinfo is None:
-                return round(moment.replace(tzinfo=UTC).timestamp() * MS_PER_S)
-    except ValueError:
-        pass
-    raise client_error("Invalid since_timestamp: ISO 8601 date and time in UTC without a zone is required")
+        moment = datetime.fromisoformat(whole.upper()).replace(tzinfo=UTC)
+    except ValueError:  # such as month 13
+        raise refusal from None
+    return round(moment.timestamp()) * MS_PER_S + int((fraction or "0").ljust(3, "0")[:3])
 
 
 def _format_utc(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / MS_PER_S, UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
+    seconds, ms = divmod(time_ms, MS_PER_S)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03}"

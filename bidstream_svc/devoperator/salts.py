@@ -1,11 +1,12 @@
 """Salted raw uids: stable for an identity until its salt bucket is rotated.
 
     first level   SHA-256(base64 of the identity's hash | first level salt); its first bytes choose the bucket
-    raw uid       scope and identity type u8 | SHA-256(first level | salt of the bucket)
+    raw uid       32 bytes: SHA-256(first level | salt of the bucket)
+                  33 bytes: scope and identity type u8 | the same
 
-Operators issue raw uids of 32 bytes, and of 33 with the type byte. This one always issues 33 bytes. So an e-mail
-address and a phone number never share a uid, uid2-client can read the identity type from the first letter, and a
-receiver that truncates to 32 bytes is detected.
+As with operators, a bucket has raw uids of 32 bytes until it is rotated to the longer form. So both forms occur, and a
+previous raw uid may be shorter than the current one. Operators have two forms of 33 bytes; this is the one from whose
+first letter published SDKs read the identity type.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,22 +26,30 @@ _ROTATION_MS = 365 * _DAY_MS
 _PREVIOUS_KEPT_MS = 90 * _DAY_MS
 
 
+@dataclass(frozen=True, slots=True)
+class Salt:
+    """The salt of a bucket, and the length in bytes of the raw uids that it makes."""
+
+    secret: bytes = field(repr=False)
+    raw_uid_length: int
+
+
 @dataclass(slots=True)
 class SaltBucket:
     """A salt shared by the identities that fall into its bucket."""
 
     bucket_id: str
     last_updated_ms: int
-    salt: bytes = field(repr=False)
-    previous_salt: bytes | None = field(default=None, repr=False)
+    salt: Salt
+    previous_salt: Salt | None = None
 
     def refresh_from_ms(self, now_ms: int) -> int:
         """Return when the raw uids of this bucket may change, in Unix ms.
 
-        This is a year after the last rotation, or a day from now if that time has passed.
+        This is a year after the last rotation, or the next midnight in UTC if that time has passed.
         """
         due_ms = self.last_updated_ms + _ROTATION_MS
-        return due_ms if due_ms > now_ms else now_ms + _DAY_MS
+        return due_ms if due_ms >= now_ms else (now_ms // _DAY_MS + 1) * _DAY_MS
 
 
 class Salts:
@@ -54,9 +63,9 @@ class Salts:
             SaltBucket(
                 bucket_id=pybase64.b64encode_as_string(randbytes(_BUCKET_ID_LENGTH)),
                 last_updated_ms=now_ms - _DAY_MS,
-                salt=randbytes(_SALT_LENGTH),
+                salt=Salt(randbytes(_SALT_LENGTH), 32 + number % 2),
             )
-            for _ in range(BUCKET_COUNT)
+            for number in range(BUCKET_COUNT)
         ]
 
     def bucket_of(self, identity: Identity) -> SaltBucket:
@@ -75,15 +84,16 @@ class Salts:
         return self._salted(identity, bucket.previous_salt)
 
     def rotate(self, buckets: Iterable[SaltBucket], now_ms: int) -> None:
-        """Replace the salts of these buckets."""
+        """Replace the salts of these buckets. Their raw uids have 33 bytes from now on."""
         for bucket in buckets:
             bucket.previous_salt = bucket.salt
-            bucket.salt = self._randbytes(_SALT_LENGTH)
+            bucket.salt = Salt(self._randbytes(_SALT_LENGTH), 33)
             bucket.last_updated_ms = now_ms
 
     def _first_level(self, identity: Identity) -> bytes:
         return sha256(identity.value.encode() + self._first_level_salt).digest()
 
-    def _salted(self, identity: Identity, salt: bytes) -> str:
+    def _salted(self, identity: Identity, salt: Salt) -> str:
         head = bytes([self._scope << 4 | identity.identity_type << 2])
-        return pybase64.b64encode_as_string(head + sha256(self._first_level(identity) + salt).digest())
+        digest = sha256(self._first_level(identity) + salt.secret).digest()
+        return pybase64.b64encode_as_string((head + digest)[-salt.raw_uid_length :])

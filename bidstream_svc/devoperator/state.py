@@ -2,38 +2,49 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from random import Random
-
-import pybase64
 
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.crypto import CBC_BLOCK_LENGTH, GCM_IV_LENGTH
 from bidstream_svc.core.identity import Identity, IdentityScope
 from bidstream_svc.core.token import BUILDERS, CLIENT_SIDE_GENERATED, TokenContent, TokenKey
+from bidstream_svc.core.token import OPTED_OUT as OPTED_OUT_BIT
 from bidstream_svc.core.units import MS_PER_S
+from bidstream_svc.devoperator.client_side_keys import make_client_side_keys
+from bidstream_svc.devoperator.clients import ALL_ROLES, ApiClients, Role
 from bidstream_svc.devoperator.faults import Faults
 from bidstream_svc.devoperator.key_ring import MASTER_KEYSET_ID, KeyRing, OperatorKey
 from bidstream_svc.devoperator.salts import Salts
-from bidstream_svc.devoperator.well_known import OPTED_OUT_EMAIL, OPTED_OUT_ON_REFRESH_EMAIL, identity_of
+from bidstream_svc.devoperator.well_known import OPTED_OUT_ON_REFRESH_USERS, OPTED_OUT_USERS, identity_of
 
+_FIRST_SITE_KEYSET_ID = 2
+_ALWAYS_SET = 0x1  # a privacy bit without a meaning
 _HOUR_S = 3600
 _DAY_S = 24 * _HOUR_S
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorSite:
-    """A site. Without `domain_names` it has no `site_data`, and its client-side tokens fail the domain check."""
+    """A site.
+
+    Attributes:
+        site_id: its id.
+        domain_names: domains and app names; without them it has no `site_data`, and its client-side tokens fail the
+            domain check.
+        shares_with: ids of the sites whose sharers get its keys. Bidders get them in any case.
+    """
 
     site_id: int
     domain_names: tuple[str, ...] | None = None
+    shares_with: frozenset[int] = frozenset()
 
 
 # The first is the caller's site.
 DEFAULT_SITES = (
     OperatorSite(101, ("example.com", "example.org")),
-    OperatorSite(102, ("com.example.app", "123456789")),
+    OperatorSite(102, ("com.example.app", "123456789"), frozenset({101})),
     OperatorSite(103),
 )
 
@@ -65,11 +76,13 @@ class OperatorState:
         sites: the participants; the first is the caller's site. Each has a key set.
         lifetimes: lifetimes of tokens and keys.
         token_version: the version of tokens from /v2/token/generate: 2, 3 or 4.
+        roles: roles of the main API key.
 
     Attributes:
-        api_key, client_secret: the caller's credentials; the secret is base64 of 32 bytes.
+        clients: all API keys; see ApiClients.
+        client_side: the key pair of the caller's site for /v2/token/client-generate.
         sites: by site id.
-        caller_site_id: the site whose tokens /v2/token/generate makes.
+        caller_site_id: the site of the API keys.
         keys, salts: see KeyRing and Salts.
         faults: see Faults.
         calls: number of requests by path.
@@ -86,6 +99,7 @@ class OperatorState:
         sites: Sequence[OperatorSite] = DEFAULT_SITES,
         lifetimes: Lifetimes | None = None,
         token_version: int = 4,
+        roles: Collection[Role] = ALL_ROLES,
     ) -> None:
         self._seed = seed
         self.scope = scope
@@ -96,14 +110,21 @@ class OperatorState:
         self.token_version = token_version
         self.faults = Faults()
         self.calls: Counter[str] = Counter()
-        self._credential_bytes = self._randomness("credentials")
-        self.rotate_credentials()
+        self.clients = ApiClients(
+            self._randomness("credentials"),
+            self._randomness("other credentials"),
+            prefix=f"{scope.name}-C-L-",
+            site_id=self.caller_site_id,
+            roles=roles,
+        )
+        self.client_side = make_client_side_keys(self._randomness("client side"), scope)
         self.refresh_token_key = self._randomness("refresh tokens")(32)
-        self.keys = KeyRing(self._randomness("keys"), 1 + len(self.sites), self.lifetimes.key_s, self.now_s())
-        self._keyset_ids = dict(zip(self.sites, range(MASTER_KEYSET_ID + 1, 2 + len(self.sites)), strict=True))
+        self._keyset_ids = {site_id: _FIRST_SITE_KEYSET_ID + number for number, site_id in enumerate(self.sites)}
+        keyset_ids = (MASTER_KEYSET_ID, *self._keyset_ids.values())
+        self.keys = KeyRing(self._randomness("keys"), keyset_ids, self.lifetimes.key_s, self.now_s())
         self.salts = Salts(self._randomness("salts"), scope, now_ms())
-        self.opted_out_since_ms = {identity_of(OPTED_OUT_EMAIL): now_ms()}
-        self.optout_on_refresh = {identity_of(OPTED_OUT_ON_REFRESH_EMAIL)}
+        self.opted_out_since_ms = dict.fromkeys(map(identity_of, OPTED_OUT_USERS), now_ms())
+        self.optout_on_refresh = set(map(identity_of, OPTED_OUT_ON_REFRESH_USERS))
 
     def now_s(self) -> int:
         """Return the clock in whole Unix seconds."""
@@ -113,15 +134,27 @@ class OperatorState:
         # One stream per purpose, so that, for example, a rotation of salts does not affect later keys.
         return os.urandom if self._seed is None else Random(f"{self._seed} {purpose}").randbytes  # noqa: S311 - see seed
 
-    def rotate_credentials(self) -> None:
-        """Replace API key and client secret. The old ones are refused from now on."""
-        prefix = f"{self.scope.name}-C-L-{self.caller_site_id}-"
-        self.api_key = prefix + pybase64.b64encode_as_string(self._credential_bytes(33))
-        self.client_secret = pybase64.b64encode_as_string(self._credential_bytes(32))
+    @property
+    def api_key(self) -> str:
+        """The main API key."""
+        return self.clients.main.api_key
 
-    def rotate_keys(self) -> None:
-        """Make a new master key and a new key for each site. Old keys stay listed until they expire."""
-        self.keys.rotate(self.now_s())
+    @property
+    def client_secret(self) -> str:
+        """The client secret of the main API key: base64 of 32 bytes."""
+        return self.clients.main.client_secret
+
+    def rotate_credentials(self) -> None:
+        """Replace the main API key and its client secret. The old ones are refused from now on."""
+        self.clients.rotate_main()
+
+    def rotate_keys(self, *, activates_in_s: int = 0) -> None:
+        """Make a new master key and a new key for each site. Old keys stay listed until they expire.
+
+        Args:
+            activates_in_s: the new keys are listed at once, and tokens are made with them after this time.
+        """
+        self.keys.rotate(self.now_s(), activates_in_s=activates_in_s)
 
     def expire_keys(self) -> None:
         """Expire all keys now. Until the next `rotate_keys`, key responses have no keys."""
@@ -137,7 +170,7 @@ class OperatorState:
         self.opted_out_since_ms[identity_of(identity)] = self.now_ms()
 
     def raw_uid(self, identity: str) -> str:
-        """Return the raw uid of an address or number, opted out or not: base64 of 33 bytes."""
+        """Return the raw uid of an address or number, opted out or not: base64 of 32 or 33 bytes."""
         return self.salts.raw_uid(identity_of(identity))
 
     def keyset_of(self, site_id: int) -> int:
@@ -148,11 +181,19 @@ class OperatorState:
         """
         return self._keyset_ids[site_id]
 
+    def site_of_keyset(self, keyset_id: int) -> int:
+        """Return the id of the site whose key set this is.
+
+        Raises:
+            KeyError: no site has this key set.
+        """
+        return {keyset: site for site, keyset in self._keyset_ids.items()}[keyset_id]
+
     def make_unlisted_key(self) -> OperatorKey:
         """Make a key that no key response lists, for tokens that clients cannot decrypt."""
         return self.keys.make_unlisted(self.now_s())
 
-    def mint_token(
+    def mint_token(  # noqa: PLR0913 - what may be wrong with a token, each by its name
         self,
         version: int = 4,
         *,
@@ -162,6 +203,7 @@ class OperatorState:
         generated_ms: int | None = None,
         established_ms: int | None = None,
         client_side: bool = False,
+        opted_out: bool = False,
         master_key: OperatorKey | None = None,
         site_key: OperatorKey | None = None,
     ) -> str:
@@ -175,6 +217,7 @@ class OperatorState:
             generated_ms: Unix ms; defaults to now.
             established_ms: Unix ms; defaults to `generated_ms`.
             client_side: whether to mark it as generated on the client side.
+            opted_out: whether to mark the user as opted out when it was generated.
             master_key: a key to use instead of the current one, such as `make_unlisted_key()`.
             site_key: as `master_key`.
         """
@@ -185,7 +228,7 @@ class OperatorState:
             lifetime_s=self.lifetimes.token_s if lifetime_s is None else lifetime_s,
             generated_ms=generated_ms,
             established_ms=generated_ms if established_ms is None else established_ms,
-            privacy_bits=CLIENT_SIDE_GENERATED if client_side else 0,
+            privacy_bits=(CLIENT_SIDE_GENERATED if client_side else 0) | (OPTED_OUT_BIT if opted_out else 0),
         )
         return self.mint(content, version, master_key=master_key, site_key=site_key)
 
@@ -207,7 +250,7 @@ class OperatorState:
             established_ms=established_ms,
             generated_ms=generated_ms,
             refreshed_ms=generated_ms,
-            privacy_bits=privacy_bits,
+            privacy_bits=privacy_bits | _ALWAYS_SET,
             scope=self.scope,
             identity_type=identity.identity_type,
         )
@@ -229,8 +272,8 @@ class OperatorState:
         master, site = (
             TokenKey(key.key_id, key.secret, os.urandom(iv_length))
             for key in (
-                master_key or self.keys.current(MASTER_KEYSET_ID),
-                site_key or self.keys.current(self.keyset_of(content.site_id)),
+                master_key or self.keys.current(MASTER_KEYSET_ID, self.now_s()),
+                site_key or self.keys.current(self.keyset_of(content.site_id), self.now_s()),
             )
         )
         return BUILDERS[version](content, master, site)

@@ -3,12 +3,14 @@
 from bidstream_svc.core.errors import IdentityError
 from bidstream_svc.core.identity import Identity, IdentityKind
 
-VALIDATE_EMAIL = "validate@example.com"  # the only one that /v2/token/validate accepts
-OPTED_OUT_EMAIL = "optout@example.com"
-OPTED_OUT_ON_REFRESH_EMAIL = "refresh-optout@example.com"  # a token is generated, but its refresh answers optout
+OPTED_OUT_USERS = ("optout@example.com", "+00000000000")
+OPTED_OUT_ON_REFRESH_USERS = ("refresh-optout@example.com", "+00000000002")  # generated once, never refreshed
 
 # Names of the fields that contain identifiers, in every endpoint.
 IDENTIFIER_FIELDS = tuple(kind.value for kind in IdentityKind)
+ONE_IDENTIFIER_REQUIRED = (
+    f"Required Parameter Missing: exactly one of [{', '.join(IDENTIFIER_FIELDS)}] must be specified"
+)
 
 
 def parse_identifier(field_name: str, identifier: object) -> Identity:

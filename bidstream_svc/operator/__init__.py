@@ -6,6 +6,8 @@
         tokens = await PublisherClient(transport).generate_token(Identity.from_email(address))
 """
 
+import logging
+
 from bidstream_svc.operator.batches import Progress
 from bidstream_svc.operator.bidstream_client import BidstreamClient, SharingClient
 from bidstream_svc.operator.credentials import Credentials
@@ -23,6 +25,9 @@ from bidstream_svc.operator.key_fetch import FetchedKeys, fetch_keys, open_cache
 from bidstream_svc.operator.publisher_client import PublisherClient
 from bidstream_svc.operator.tokens import IdentityTokens
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
+
+# Without a handler, logging would print a library's warnings on stderr.
+logging.getLogger("bidstream_svc").addHandler(logging.NullHandler())
 
 __all__ = [
     "BidstreamClient",

@@ -7,10 +7,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
-MAX_BATCH = 5000  # elements that an operator accepts in one request
+import msgspec
+
+MAX_BATCH = 5000  # elements of one request, as operators document it
+# JSON of one request. Operators accept 1 MiB of HTTP body, and base64 makes three bytes four. The rest is for the
+# envelope and the names of fields.
+MAX_BATCH_BYTES = 1024 * 1024 * 3 // 4 - 1024
 MAX_CONCURRENCY = 4  # hides the latency of a request; more would risk answers of 429
 
 Progress: TypeAlias = Callable[[int, int], None]  # (elements done, elements in total)
@@ -22,6 +26,7 @@ _R = TypeVar("_R")
 async def send_in_batches(
     items: Iterable[_T],
     send: Callable[[Sequence[_T]], Awaitable[Sequence[_R]]],
+    text: Callable[[_T], str],
     *,
     max_concurrency: int = MAX_CONCURRENCY,
 ) -> AsyncGenerator[tuple[Sequence[_T], Sequence[_R]]]:
@@ -33,10 +38,12 @@ async def send_in_batches(
 
     Args:
         items: any number of items; read as batches are sent.
-        send: sends one batch of at most MAX_BATCH items, and returns its results.
+        send: sends one batch and returns its results. A batch has at most MAX_BATCH items, and their texts at most
+            MAX_BATCH_BYTES of JSON; an item beyond that is a batch by itself.
+        text: the string that is sent for an item.
         max_concurrency: the maximum number of requests in flight.
     """
-    batches = _split(items)
+    batches = _split(items, text)
     in_flight: deque[tuple[Sequence[_T], asyncio.Future[Sequence[_R]]]] = deque()
     try:
         while True:
@@ -77,7 +84,18 @@ async def collect_results(
     return results
 
 
-def _split(items: Iterable[_T]) -> Iterator[Sequence[_T]]:
-    iterator = iter(items)
-    while batch := tuple(islice(iterator, MAX_BATCH)):
-        yield batch
+def _split(items: Iterable[_T], text: Callable[[_T], str]) -> Iterator[Sequence[_T]]:
+    batch: list[_T] = []
+    batch_bytes = 0
+    for item in items:
+        item_bytes = len(msgspec.json.encode(text(item))) + 1  # with the comma
+        if batch and batch_bytes + item_bytes > MAX_BATCH_BYTES:
+            yield tuple(batch)
+            batch, batch_bytes = [], 0
+        batch.append(item)
+        batch_bytes += item_bytes
+        if len(batch) == MAX_BATCH:  # now, and not when the next item has been read: that may take long
+            yield tuple(batch)
+            batch, batch_bytes = [], 0
+    if batch:
+        yield tuple(batch)

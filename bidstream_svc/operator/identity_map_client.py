@@ -1,14 +1,16 @@
 """An advertiser's requests: raw uids for identities, the salt buckets that changed, and users who have opted out."""
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TypeAlias
 
 import msgspec
 
 from bidstream_svc.core.errors import OperatorAnswerError
 from bidstream_svc.core.identity import Identity, IdentityKind
+from bidstream_svc.core.lenient import Integer
 from bidstream_svc.operator.batches import MAX_CONCURRENCY, Progress, collect_results, send_in_batches
 from bidstream_svc.operator.messages import Endpoint, decode_answer
 from bidstream_svc.operator.transport import OperatorTransport
@@ -17,6 +19,7 @@ _MAP = Endpoint("/v2/identity/map")
 _MAP_V3 = Endpoint("/v3/identity/map", is_binary=True)
 _BUCKETS = Endpoint("/v2/identity/buckets")
 _OPT_OUT_STATUS = Endpoint("/v2/optout/status")
+_VALUE: Callable[[Identity], str] = attrgetter("value")
 _INCOMPLETE = "operator's answer leaves out some of the identities"
 
 
@@ -93,7 +96,7 @@ class _MapAnswer(msgspec.Struct):
 class _V3Entry(msgspec.Struct):
     u: str | None = None
     p: str | None = None
-    r: int | None = None
+    r: Integer | None = None
     e: str | None = None
 
 
@@ -119,7 +122,7 @@ class _BucketsAnswer(msgspec.Struct):
 
 class _OptedOut(msgspec.Struct):
     advertising_id: str
-    opted_out_since: int
+    opted_out_since: Integer
 
 
 class _OptOutBody(msgspec.Struct):
@@ -133,7 +136,8 @@ class _OptOutAnswer(msgspec.Struct):
 class IdentityMapClient:
     """Looks up the raw uids of identities, the salt buckets that have changed, and the users who have opted out.
 
-    Lists may have any length: they are sent in batches of 5,000, several at a time, and results come back in order.
+    Lists may have any length: they are sent in batches of at most 5,000 and 1 MiB, several at a time, and results come
+    back in order.
     Every method raises OperatorError or EnvelopeError if a request fails; see `bidstream_svc.core.errors`.
 
     Args:
@@ -168,13 +172,13 @@ class IdentityMapClient:
 
         The batches before one that failed are yielded before its error is raised.
         """
-        return send_in_batches(identities, self._map_batch, max_concurrency=self._max_concurrency)
+        return send_in_batches(identities, self._map_batch, _VALUE, max_concurrency=self._max_concurrency)
 
     def map_batches_v3(
         self, identities: Iterable[Identity]
     ) -> AsyncGenerator[tuple[Sequence[Identity], Sequence[IdentityMapV3Result]]]:
         """As `map_batches`, with /v3/identity/map."""
-        return send_in_batches(identities, self._map_batch_v3, max_concurrency=self._max_concurrency)
+        return send_in_batches(identities, self._map_batch_v3, _VALUE, max_concurrency=self._max_concurrency)
 
     async def get_identity_buckets(self, since: datetime) -> list[IdentityBucket]:
         """Return the salt buckets that changed after `since` (a naive time is local).
@@ -188,7 +192,7 @@ class IdentityMapClient:
 
     async def get_opt_out_status(self, raw_uids: Sequence[str], *, progress: Progress | None = None) -> list[OptedOut]:
         """Return those of `raw_uids` whose users have opted out, each with the time of the opt-out."""
-        batches = send_in_batches(raw_uids, self._get_opt_out_status, max_concurrency=self._max_concurrency)
+        batches = send_in_batches(raw_uids, self._get_opt_out_status, str, max_concurrency=self._max_concurrency)
         return await collect_results(batches, len(raw_uids), progress)
 
     async def _map_batch(self, batch: Sequence[Identity]) -> list[IdentityMapResult]:

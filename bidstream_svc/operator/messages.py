@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from bidstream_svc._version import __version__
-from bidstream_svc.core.crypto import Envelope, decode_base64, open_gcm, open_response, seal_request
+from bidstream_svc.core.crypto import Envelope, decode_message, open_gcm, open_response, seal_request
 from bidstream_svc.core.errors import (
     EnvelopeError,
     OperatorAnswerError,
@@ -20,15 +20,27 @@ from bidstream_svc.core.errors import (
     OperatorRedirectError,
     OperatorUnauthorizedError,
 )
+from bidstream_svc.core.lenient import make_decoder
 from bidstream_svc.operator.credentials import Credentials
 
 BINARY_CONTENT_TYPE = "application/octet-stream"
 CLIENT_VERSION = f"bidstream-svc-{__version__}"
 
 _TEXT_CONTENT_TYPE = "text/plain"
-_MAX_MESSAGE_CHARACTERS = 200
-# An operator's message may quote the request: addresses, phone numbers, hashes, tokens, keys.
-_PERSONAL_OR_SECRET = re.compile(r"\S*@\S*|\+?\d{10,}|[A-Za-z0-9+/_=%-]{24,}", re.ASCII)
+_MAX_MESSAGE_CHARACTERS = 300
+# An operator's message may quote the request: API keys, addresses, phone numbers, hashes, tokens, secrets. A long run
+# of base64 or hexadecimal characters is one of the last three, unless it consists of words, as the path of a link or
+# the name of a field does.
+_PERSONAL_OR_SECRET = re.compile(
+    r"""
+    \b(?:UID2|EUID)-[A-Z]-[A-Z]-\S+
+    | \S*(?:@|%40)\S*
+    | \+?\(?\d(?:[ ()-]{0,2}\d){9,}
+    | (?P<run>[A-Za-z0-9+/_=%-]{24,})
+    """,
+    re.ASCII | re.VERBOSE,
+)
+_WORDS = re.compile(r"/*[A-Z]?[a-z]{1,20}\d?(?:[/_-][A-Z]?[a-z]{1,20}\d?)*/?", re.ASCII)
 
 _T = TypeVar("_T")
 
@@ -95,24 +107,30 @@ def build_request(
         iv: 12 random bytes; never reuse them.
     """
     body = seal_request(credentials.client_secret, iv, Envelope(now_ms, nonce, payload), binary=endpoint.is_binary)
-    headers = _headers(BINARY_CONTENT_TYPE if endpoint.is_binary else _TEXT_CONTENT_TYPE)
-    headers["Authorization"] = f"Bearer {credentials.api_key}"
+    headers = _headers(BINARY_CONTENT_TYPE if endpoint.is_binary else _TEXT_CONTENT_TYPE, credentials)
     return OperatorRequest(endpoint, headers, body, nonce, credentials.client_secret)
 
 
-def build_plain_request(endpoint: Endpoint, body: bytes, secret: bytes) -> OperatorRequest:
-    """Build a request with a plain body and no bearer token, for /v2/token/refresh.
+def build_plain_request(
+    endpoint: Endpoint, body: bytes, secret: bytes, credentials: Credentials | None = None
+) -> OperatorRequest:
+    """Build a request with a plain body, for /v2/token/refresh.
 
     Args:
         endpoint: where to post it.
         body: HTTP body.
         secret: the key that decrypts the answer; empty if the answer is plain JSON.
+        credentials: their API key is sent. Operators do not require it, but tell only its owner why they refuse a
+            refresh token: `expired_token` or `invalid_token`.
     """
-    return OperatorRequest(endpoint, _headers(_TEXT_CONTENT_TYPE), body, b"", secret)
+    return OperatorRequest(endpoint, _headers(_TEXT_CONTENT_TYPE, credentials), body, b"", secret)
 
 
-def _headers(content_type: str) -> dict[str, str]:
-    return {"Content-Type": content_type, "X-UID2-Client-Version": CLIENT_VERSION}
+def _headers(content_type: str, credentials: Credentials | None) -> dict[str, str]:
+    headers = {"Content-Type": content_type, "X-UID2-Client-Version": CLIENT_VERSION}
+    if credentials is not None:
+        headers["Authorization"] = f"Bearer {credentials.api_key}"
+    return headers
 
 
 def read_answer(answer: HttpAnswer, request: OperatorRequest) -> bytes:
@@ -141,18 +159,18 @@ def read_plain_answer(answer: HttpAnswer, request: OperatorRequest) -> bytes:
     """
     raise_for_status(answer)
     _reject_html(answer)
-    return open_gcm(request.secret, decode_base64(answer.body)) if request.secret else answer.body
+    return open_gcm(request.secret, decode_message(answer.body)) if request.secret else answer.body
 
 
 def decode_answer(json: str | bytes, shape: type[_T]) -> _T:
-    """Decode JSON into a msgspec type. Unknown fields are ignored.
+    """Decode JSON into a msgspec type, which may contain `lenient.Integer`. Unknown fields are ignored.
 
     Raises:
         OperatorAnswerError: not JSON, or a field is missing or has the wrong type. The message names the field, and
             never contains its value.
     """
     try:
-        return msgspec.json.decode(json, type=shape)
+        return make_decoder(shape)(json)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise OperatorAnswerError(f"operator's answer: {_describe(error)}") from None
 
@@ -186,19 +204,29 @@ def raise_for_status(answer: HttpAnswer) -> None:
 
 
 def _quote_error(body: bytes) -> tuple[str | None, str]:
-    """Return the JSON's `status` or None, and " (message)" with at most 200 characters, or "" without one."""
+    """Return the JSON's `status` or None, and " (message)" with at most 300 characters, or "" without one."""
     try:
         error = msgspec.json.decode(body, type=_ErrorBody)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None, ""
-    status = None if error.status is None else _quote(error.status)
-    return status, f" ({_quote(error.message)})" if error.message else ""
+    status = None if error.status is None else quote(error.status)
+    return status, f" ({quote(error.message)})" if error.message else ""
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """Return the beginning of an operator's text, printable and without secrets and personal data."""
     printable = "".join(character if character.isprintable() else " " for character in text)
-    # Cut before matching, to bound its time, and after, because a replacement may be longer than the match.
-    return _PERSONAL_OR_SECRET.sub("[removed]", printable[: 2 * _MAX_MESSAGE_CHARACTERS])[:_MAX_MESSAGE_CHARACTERS]
+    # Cut before matching, to bound its time, and after, because a replacement may be longer than the match. The first
+    # cut drops the word that it meets, because a part of an address or a token may not be recognised as one.
+    beginning = printable[: 2 * _MAX_MESSAGE_CHARACTERS]
+    if len(beginning) < len(printable):
+        beginning = beginning.rpartition(" ")[0] or beginning
+    return _PERSONAL_OR_SECRET.sub(_redact, beginning)[:_MAX_MESSAGE_CHARACTERS]
+
+
+def _redact(match: re.Match[str]) -> str:
+    run = match["run"]
+    return run if run is not None and _WORDS.fullmatch(run) else "[removed]"
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -1,11 +1,11 @@
 """Calls for publishers: generating, refreshing and validating tokens."""
 
 import msgspec
-import pybase64
 
-from bidstream_svc.core.errors import OperatorAnswerError
+from bidstream_svc.core.errors import InsufficientUserConsentError, OperatorAnswerError
 from bidstream_svc.core.identity import Identity
-from bidstream_svc.operator.messages import Endpoint, decode_answer
+from bidstream_svc.core.lenient import decode_base64
+from bidstream_svc.operator.messages import Endpoint, decode_answer, quote
 from bidstream_svc.operator.tokens import IdentityTokens
 from bidstream_svc.operator.transport import OperatorTransport
 
@@ -44,6 +44,9 @@ class PublisherClient:
             identity: the user.
             tcf_consent_string: the user's TCF consent string, for EUID.
             optout_check: request no tokens for users who have opted out; required by policy.
+
+        Raises:
+            InsufficientUserConsentError: the consent string does not permit a token.
         """
         payload: dict[str, object] = {identity.kind.value: identity.value}
         if tcf_consent_string is not None:
@@ -58,20 +61,24 @@ class PublisherClient:
 
         Raises:
             OperatorAnswerError: `tokens` has no refresh token, or its response key is not base64.
+            OperatorHttpError: the `api_status` of a refused refresh token is `expired_token` or `invalid_token`.
         """
         if not tokens.refresh_token:
             raise OperatorAnswerError("tokens have no refresh token")
         try:
-            secret = pybase64.b64decode(tokens.refresh_response_key or "", validate=True)
+            secret = decode_base64(tokens.refresh_response_key or "")
         except ValueError:
             raise OperatorAnswerError("refresh_response_key is not base64") from None
         answer = await self._transport.call_plain(_REFRESH, tokens.refresh_token.encode(), secret)
         return _read_tokens(answer.json)
 
     async def validate_token(self, advertising_token: str, identity: Identity) -> bool:
-        """Whether a token was generated for an identity.
+        """Whether an advertising token of the caller's site was generated for an identity, expired or not.
 
-        Operators before 2025-11-28 return True for the test identity only.
+        Operators before 2025-11-28 return True for validate@example.com only.
+
+        Raises:
+            OperatorHttpError: 400 for a token of another site and for one that cannot be decrypted.
         """
         payload = {"token": advertising_token, identity.kind.value: identity.value}
         answer = await self._transport.call(_VALIDATE, msgspec.json.encode(payload))
@@ -82,6 +89,8 @@ def _read_tokens(json: bytes) -> IdentityTokens | None:
     answer = decode_answer(json, _TokenAnswer)
     if answer.status == "optout":
         return None
+    if answer.status == InsufficientUserConsentError.api_status:
+        raise InsufficientUserConsentError
     if answer.status != "success":
-        raise OperatorAnswerError("operator's answer: `status` is neither success nor optout")
+        raise OperatorAnswerError(f"operator's answer has an unknown status ({quote(answer.status)})")
     return IdentityTokens.from_json(bytes(answer.body))

@@ -5,6 +5,7 @@ from typing import Self
 
 import msgspec
 
+from bidstream_svc.core.lenient import Integer
 from bidstream_svc.operator.messages import decode_answer
 
 
@@ -12,9 +13,9 @@ class _Fields(msgspec.Struct):
     advertising_token: str
     refresh_token: str | None = None
     refresh_response_key: str | None = None
-    identity_expires: int | None = None
-    refresh_expires: int | None = None
-    refresh_from: int | None = None
+    identity_expires: Integer | None = None
+    refresh_expires: Integer | None = None
+    refresh_from: Integer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """A connection pool to an operator: posts what `messages` builds, and retries where that is safe."""
 
+import functools
+import logging
 import os
 import random
 import ssl
@@ -9,7 +11,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import aiohttp
-import stamina
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_before_delay
 
 from bidstream_svc._version import __version__
 from bidstream_svc.addresses import check_base_url
@@ -35,6 +37,8 @@ from bidstream_svc.operator.network_errors import explain_network_error
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _CHUNK_BYTES = 256 * 1024
+_log = logging.getLogger(__name__)
+_random = random.SystemRandom()  # the module's own generator belongs to the program, which may have seeded it
 _ABANDONED: list[object] = []  # never collected: a collected session would be closed
 
 
@@ -151,25 +155,27 @@ class OperatorTransport:
         """
 
         def build() -> OperatorRequest:
-            source = self._credentials
-            credentials = source if isinstance(source, Credentials) else source()
             now_ms = wall_clock_ms()
             nonce, iv = os.urandom(NONCE_LENGTH), os.urandom(GCM_IV_LENGTH)
-            return build_request(endpoint, payload, credentials, now_ms=now_ms, nonce=nonce, iv=iv)
+            return build_request(endpoint, payload, self._read_credentials(), now_ms=now_ms, nonce=nonce, iv=iv)
 
         return await self._call_with_retries(endpoint, build, read_answer)
 
     async def call_plain(self, endpoint: Endpoint, body: bytes, secret: bytes) -> Answer:
-        """Post `body` unencrypted and without a bearer token, and decrypt the answer with `secret`.
+        """Post `body` unencrypted, and decrypt the answer with `secret`.
 
         Raises:
             OperatorError, EnvelopeError: the error of the last attempt.
         """
 
         def build() -> OperatorRequest:
-            return build_plain_request(endpoint, body, secret)
+            return build_plain_request(endpoint, body, secret, self._read_credentials())
 
         return await self._call_with_retries(endpoint, build, read_plain_answer)
+
+    def _read_credentials(self) -> Credentials:
+        source = self._credentials
+        return source if isinstance(source, Credentials) else source()
 
     async def _call_with_retries(
         self,
@@ -178,30 +184,22 @@ class OperatorTransport:
         read: Callable[[HttpAnswer, OperatorRequest], bytes],
     ) -> Answer:
         retry = self._retry
-        # Not stamina's decorator, which logs the arguments of the function.
-        async for attempt in stamina.retry_context(
-            on=lambda error: self._should_retry(endpoint, error),
-            attempts=retry.attempts,
-            timeout=retry.timeout_s,
-            wait_initial=retry.wait_initial_s,
-            wait_max=retry.wait_max_s,
-            wait_jitter=retry.wait_jitter_s,
-        ):
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda error: self._should_retry(endpoint, error)),
+            stop=stop_after_attempt(retry.attempts) | stop_before_delay(retry.timeout_s),
+            wait=self._wait_s,
+            before_sleep=functools.partial(_log_retry, endpoint),
+            reraise=True,
+        )
+        async for attempt in retrying:
             with attempt:
                 request = build()
                 answer = await self.post(request)
                 return Answer(read(answer, request), answer.body)
-        raise AssertionError("stamina either returns or raises")  # pragma: no cover
+        raise AssertionError("tenacity either returns or raises")  # pragma: no cover
 
-    def _should_retry(self, endpoint: Endpoint, error: Exception) -> bool | float:
-        """Decide whether to retry after `error`.
-
-        A number is the wait in seconds: the one that the operator asked for, at most `wait_max_s`, plus a random part.
-        """
+    def _should_retry(self, endpoint: Endpoint, error: BaseException) -> bool:
         match error:
-            case OperatorRateLimitedError(retry_after_s=float(wait_s)):
-                # Capped: a wrong header must not block the caller for a day.
-                return min(wait_s, self._retry.wait_max_s) + random.uniform(0, self._retry.wait_jitter_s)  # noqa: S311 - no secret
             case OperatorRateLimitedError():
                 return True
             case OperatorHttpError():
@@ -211,6 +209,17 @@ class OperatorTransport:
             case OperatorNetworkError():
                 return endpoint.is_retryable or not error.may_have_arrived
         return False
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        """Return the seconds to wait after a failed attempt: what the operator asked for, or twice the last wait."""
+        retry = self._retry
+        jitter_s = _random.uniform(0, retry.wait_jitter_s)
+        error = None if state.outcome is None else state.outcome.exception()
+        if isinstance(error, OperatorRateLimitedError) and error.retry_after_s is not None:
+            # Capped: a wrong header must not block the caller for a day.
+            return min(error.retry_after_s, retry.wait_max_s) + jitter_s
+        backoff_s = retry.wait_initial_s * 2.0 ** (state.attempt_number - 1)
+        return min(backoff_s + jitter_s, retry.wait_max_s)
 
     async def post(self, request: OperatorRequest) -> HttpAnswer:
         """Make one attempt to post a request. Returns the answer, whatever its HTTP status.
@@ -249,3 +258,11 @@ class OperatorTransport:
 
     def _oversize(self) -> OperatorOversizeError:
         return OperatorOversizeError(f"operator's answer is larger than {self._max_answer_bytes} bytes")
+
+
+def _log_retry(endpoint: Endpoint, state: RetryCallState) -> None:
+    error = None if state.outcome is None else state.outcome.exception()
+    # Not the error's message, which may quote the operator.
+    _log.warning(
+        "call of %s failed (%s) and is retried in %.3f s", endpoint.path, type(error).__name__, state.upcoming_sleep
+    )

@@ -4,23 +4,29 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Unpack
 
-from bidstream_svc.core.decrypt import Verdict
+from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import BidstreamError
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.sharing import EncryptionStatus
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.operator import BidstreamClient as AsyncBidstreamClient
 from bidstream_svc.operator import SharingClient as AsyncSharingClient
 from bidstream_svc.sdk.client import ClientOptions, OperatorClient
+from bidstream_svc.sdk.enums import AdvertisingTokenVersion, IdentityType
 from bidstream_svc.sdk.times import from_unix_ms
+from bidstream_svc.sdk.token_fields import TokenFields, TokenSource
 
 
 @dataclass(frozen=True, slots=True)
 class DecryptedToken:
     """Outcome of a decryption.
 
+    The properties below `success` are None if the token could not be read that far. They are read at their first use.
+
     Attributes:
-        status: one of the nine statuses.
+        status: one of the ten statuses.
         uid: the raw uid on SUCCESS, else None.
         established: on SUCCESS, when the user's id was first established on the site that the token was issued for
             (UTC); else None.
@@ -29,11 +35,60 @@ class DecryptedToken:
     status: DecryptionStatus
     uid: str | None = field(repr=False)
     established: datetime | None
+    _source: TokenSource = field(default=TokenSource(None, None), repr=False, compare=False)
 
     @property
     def success(self) -> bool:
         """Whether the status is SUCCESS."""
         return self.status is DecryptionStatus.SUCCESS
+
+    @property
+    def uid2(self) -> str | None:
+        """The same as `uid`."""
+        return self.uid
+
+    @property
+    def site_id(self) -> int | None:
+        """The site that the token was issued for."""
+        return self._fields.site_id
+
+    @property
+    def site_key_site_id(self) -> int | None:
+        """The site of the key that the token was encrypted with; -1 if the operator does not tell the site of a key."""
+        return self._fields.site_key_site_id
+
+    @property
+    def identity_scope(self) -> IdentityScope | None:
+        """The programme."""
+        return self._fields.identity_scope
+
+    @property
+    def identity_type(self) -> IdentityType | None:
+        """What the raw uid was derived from; tokens of version 2 do not say so."""
+        return self._fields.identity_type
+
+    @property
+    def advertising_token_version(self) -> AdvertisingTokenVersion | None:
+        """The version of the token."""
+        return self._fields.advertising_token_version
+
+    @property
+    def is_client_side_generated(self) -> bool | None:
+        """Whether the token was generated on the client side."""
+        return self._fields.is_client_side_generated
+
+    @property
+    def expiry(self) -> datetime | None:
+        """When the token expires (UTC)."""
+        return self._fields.expiry
+
+    @property
+    def _fields(self) -> TokenFields:
+        return self._source.read(self.status)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the outcome with what the token says, and without the token and the keys."""
+        return DecryptedToken, (self.status, self.uid, self.established, TokenSource.from_fields(self._fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +155,7 @@ class BidstreamClient(_KeyedClient):
             token: the advertising token.
             domain_name: domain of the site or bundle id of the app in the bid request, or None.
         """
-        return _decrypted(self._client.decrypt(token, domain_name))
+        return _decrypt(token, domain_name, self._client.keys)
 
 
 class SharingClient(_KeyedClient):
@@ -120,9 +175,10 @@ class SharingClient(_KeyedClient):
 
     def decrypt_token_into_raw_uid(self, token: str) -> DecryptedToken:
         """Decrypt a token. No token raises, and no call is made."""
-        return _decrypted(self._client.decrypt(token))
+        return _decrypt(token, None, self._client.keys)
 
 
-def _decrypted(verdict: Verdict) -> DecryptedToken:
-    status, uid, established_ms, _ = verdict
-    return DecryptedToken(status, uid, None if established_ms is None else from_unix_ms(established_ms))
+def _decrypt(token: str, domain_name: str | None, keys: KeySnapshot | None) -> DecryptedToken:
+    status, uid, established_ms, _ = decrypt(token, domain_name, keys, wall_clock_ms())
+    established = None if established_ms is None else from_unix_ms(established_ms)
+    return DecryptedToken(status, uid, established, TokenSource(token, keys))

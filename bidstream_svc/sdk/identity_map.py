@@ -12,7 +12,7 @@ class IdentityMapInput(MapInput):
     """Identities of one kind; see MapInput."""
 
 
-class MappedIdentity:
+class MappedIdentityV2:
     """A raw uid and its salt bucket; a repr shows the bucket only."""
 
     def __init__(self, mapped: operator.MappedIdentity) -> None:
@@ -31,26 +31,26 @@ class MappedIdentity:
         return self._mapped.bucket_id
 
 
-class UnmappedIdentity:
-    """Why there is no raw uid."""
+class UnmappedIdentityV2:
+    """Why there is no raw uid: `reason`, in the operator's words."""
 
     def __init__(self, unmapped: operator.UnmappedIdentity) -> None:
-        self._reason = unmapped.reason
+        self.reason = unmapped.reason
 
     def __repr__(self) -> str:
         """Show the reason."""
-        return f"UnmappedIdentity({self._reason!r})"
+        return f"UnmappedIdentityV2({self.reason!r})"
 
     def get_reason(self) -> str:
         """`optout` or `invalid identifier`."""
-        return self._reason
+        return self.reason
 
 
-class IdentityMapResponse(MapResponse[MappedIdentity, UnmappedIdentity]):
+class IdentityMapResponse(MapResponse[MappedIdentityV2, UnmappedIdentityV2]):
     """What was mapped and what was not; see MapResponse."""
 
     def __init__(self, provided: Sequence[str], results: Sequence[IdentityMapResult]) -> None:
-        super().__init__(provided, results, MappedIdentity, UnmappedIdentity)
+        super().__init__(provided, results, MappedIdentityV2, UnmappedIdentityV2)
 
 
 class Bucket:
@@ -64,7 +64,7 @@ class Bucket:
         return repr(self._bucket)
 
     def get_bucket_id(self) -> str:
-        """The id, as `MappedIdentity.get_bucket_id` returns it."""
+        """The id, as `MappedIdentityV2.get_bucket_id` returns it."""
         return self._bucket.bucket_id
 
     def get_last_updated(self) -> str:

@@ -49,7 +49,7 @@ class IdentityMapV3Input(MapInput):
         return self._add(hashed_phones, IdentityKind.PHONE_HASH)
 
 
-class MappedIdentityV3:
+class MappedIdentity:
     """A raw uid, the previous one, and from when it may change; a repr shows the time only."""
 
     def __init__(self, mapped: operator.MappedIdentityV3) -> None:
@@ -57,7 +57,7 @@ class MappedIdentityV3:
 
     def __repr__(self) -> str:
         """Show the time only."""
-        return f"MappedIdentityV3(refresh_from={self.refresh_from.isoformat()})"
+        return f"MappedIdentity(refresh_from={self.refresh_from.isoformat()})"
 
     @property
     def current_raw_uid(self) -> str:
@@ -82,8 +82,16 @@ class UnmappedIdentityReason(Enum):
     INVALID_IDENTIFIER = "invalid identifier"
     UNKNOWN = "unknown"
 
+    @classmethod
+    def from_string(cls, reason_str: str) -> Self:
+        """Return the reason for the operator's text; UNKNOWN for one that is not among the members."""
+        try:
+            return cls(reason_str)
+        except ValueError:
+            return cls.UNKNOWN
 
-class UnmappedIdentityV3:
+
+class UnmappedIdentity:
     """Why there is no raw uid: `reason`, and `raw_reason` in the operator's words."""
 
     def __init__(self, unmapped: operator.UnmappedIdentity) -> None:
@@ -91,22 +99,19 @@ class UnmappedIdentityV3:
 
     def __repr__(self) -> str:
         """Show the reason."""
-        return f"UnmappedIdentityV3({self.raw_reason!r})"
+        return f"UnmappedIdentity({self.raw_reason!r})"
 
     @property
     def reason(self) -> UnmappedIdentityReason:
         """The reason; UNKNOWN for one that is not among the members."""
-        try:
-            return UnmappedIdentityReason(self.raw_reason)
-        except ValueError:
-            return UnmappedIdentityReason.UNKNOWN
+        return UnmappedIdentityReason.from_string(self.raw_reason)
 
 
-class IdentityMapV3Response(MapResponse[MappedIdentityV3, UnmappedIdentityV3]):
+class IdentityMapV3Response(MapResponse[MappedIdentity, UnmappedIdentity]):
     """What was mapped and what was not; see MapResponse."""
 
     def __init__(self, provided: Sequence[str], results: Sequence[IdentityMapV3Result]) -> None:
-        super().__init__(provided, results, MappedIdentityV3, UnmappedIdentityV3)
+        super().__init__(provided, results, MappedIdentity, UnmappedIdentity)
 
 
 class IdentityMapV3Client(MapClient):

@@ -8,10 +8,11 @@ import msgspec
 
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.errors import OperatorAnswerError
-from bidstream_svc.core.identity import Identity, IdentityType
+from bidstream_svc.core.identity import Identity
 from bidstream_svc.operator import IdentityTokens as AsyncIdentityTokens
 from bidstream_svc.operator import PublisherClient
 from bidstream_svc.sdk.client import ClientOptions, OperatorClient
+from bidstream_svc.sdk.enums import IdentityType
 from bidstream_svc.sdk.times import to_unix_ms
 
 
@@ -27,7 +28,11 @@ class TokenGenerateInput:
     """
 
     def __init__(
-        self, identity_type: IdentityType, email_or_phone: str, *, need_hash: bool, already_hashed: bool
+        self,
+        identity_type: IdentityType,
+        email_or_phone: str,
+        need_hash: bool,  # noqa: FBT001 - the published signature
+        already_hashed: bool,  # noqa: FBT001
     ) -> None:
         self._identity_type = identity_type
         self._email_or_phone = email_or_phone
@@ -43,22 +48,22 @@ class TokenGenerateInput:
     @classmethod
     def from_email(cls, email: str) -> Self:
         """Identify the user by an e-mail address, which is normalised."""
-        return cls(IdentityType.EMAIL, email, need_hash=True, already_hashed=False)
+        return cls(IdentityType.Email, email, True, False)
 
     @classmethod
     def from_phone(cls, phone: str) -> Self:
         """Identify the user by a phone number in E.164 format."""
-        return cls(IdentityType.PHONE, phone, need_hash=True, already_hashed=False)
+        return cls(IdentityType.Phone, phone, True, False)
 
     @classmethod
     def from_hashed_email(cls, hashed_email: str) -> Self:
         """Identify the user by the base64 of the SHA-256 of a normalised address."""
-        return cls(IdentityType.EMAIL, hashed_email, need_hash=False, already_hashed=True)
+        return cls(IdentityType.Email, hashed_email, False, True)
 
     @classmethod
     def from_hashed_phone(cls, hashed_phone: str) -> Self:
         """Identify the user by the base64 of the SHA-256 of a number in E.164 format."""
-        return cls(IdentityType.PHONE, hashed_phone, need_hash=False, already_hashed=True)
+        return cls(IdentityType.Phone, hashed_phone, False, True)
 
     def with_transparency_and_consent_string(self, tc_string: str) -> Self:
         """Send the user's TCF consent string."""
@@ -78,7 +83,7 @@ class TokenGenerateInput:
     def identity(self) -> Identity:
         """Return the identity to send. Raises IdentityError if it is malformed."""
         from_email, from_phone = self._parsers()
-        parse = from_email if self._identity_type is IdentityType.EMAIL else from_phone
+        parse = from_email if self._identity_type == IdentityType.Email else from_phone
         return parse(self._email_or_phone)
 
     def _parsers(self) -> tuple[Callable[[str], Identity], Callable[[str], Identity]]:
@@ -164,6 +169,8 @@ class IdentityTokens:
 
 
 class _TokenResponse:
+    """Outcome of a call that gives tokens."""
+
     def __init__(self, tokens: AsyncIdentityTokens | None) -> None:
         self._identity = None if tokens is None else IdentityTokens(tokens)
 
@@ -196,9 +203,19 @@ class _TokenResponse:
 class TokenGenerateResponse(_TokenResponse):
     """Outcome of `generate_token`."""
 
+    @property
+    def tokens(self) -> IdentityTokens | None:
+        """The same as `get_identity`."""
+        return self._identity
+
 
 class TokenRefreshResponse(_TokenResponse):
     """Outcome of `refresh_token`."""
+
+    @property
+    def refreshed_identity(self) -> IdentityTokens | None:
+        """The same as `get_identity`."""
+        return self._identity
 
 
 class Uid2PublisherClient(OperatorClient):
@@ -212,7 +229,12 @@ class Uid2PublisherClient(OperatorClient):
         self._client = PublisherClient(self._transport)
 
     def generate_token(self, token_generate_input: TokenGenerateInput) -> TokenGenerateResponse:
-        """Generate tokens for a user. Raises IdentityError, a ValueError, if the address or number is malformed."""
+        """Generate tokens for a user.
+
+        Raises:
+            IdentityError: a ValueError: the address or number is malformed.
+            InsufficientUserConsentError: a ValueError: the TCF consent string does not permit a token.
+        """
         call = self._client.generate_token(
             token_generate_input.identity(),
             tcf_consent_string=token_generate_input.tcf_consent_string,
@@ -221,7 +243,11 @@ class Uid2PublisherClient(OperatorClient):
         return TokenGenerateResponse(self._connection.run(call))
 
     def refresh_token(self, current_identity: IdentityTokens) -> TokenRefreshResponse:
-        """Refresh a user's tokens."""
+        """Refresh a user's tokens.
+
+        Raises:
+            OperatorHttpError: the `api_status` of a refused refresh token is `expired_token` or `invalid_token`.
+        """
         return TokenRefreshResponse(self._connection.run(self._client.refresh_token(current_identity.tokens)))
 
 

@@ -24,8 +24,8 @@ def trim() -> None:
 
     It takes milliseconds for each 10 MiB, during which other threads cannot allocate memory.
     """
-    # aiohttp's requests that were cancelled are in cycles of references, with what they had received. The objects of the
-    # start are frozen, so this takes about a microsecond for each open connection.
+    # Requests that aiohttp cancelled are in cycles of references, with what they had received. The objects of the start
+    # are frozen, so this takes about a microsecond for each open connection.
     gc.collect()
     with suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)

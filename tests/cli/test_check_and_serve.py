@@ -11,7 +11,8 @@ import pytest
 import trustme
 
 from bidstream_svc.devoperator import DevOperator, OperatorState
-from bidstream_svc.devoperator.app import ENDPOINTS
+from bidstream_svc.devoperator.clients import ApiClient, Role
+from bidstream_svc.devoperator.endpoints import Endpoint
 from bidstream_svc.devoperator.faults import Fault
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.devoperator.replies import Answer, Body
@@ -165,12 +166,13 @@ def test_a_taken_port_of_the_admin_plane_names_its_setting(cli: Cli, settings: d
 
 
 def test_check_online_tells_what_is_skipped(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def with_a_malformed_key(state: OperatorState, body: Body) -> Answer:
-        answer = bidstream_keys(state, body)
+    def with_a_malformed_key(state: OperatorState, body: Body, client: ApiClient) -> Answer:
+        answer = bidstream_keys(state, body, client)
         answer["body"]["keys"].append({"id": 99, "secret": None})
         return answer
 
-    monkeypatch.setitem(ENDPOINTS, "/v2/key/bidstream", with_a_malformed_key)
+    endpoint = Endpoint("/v2/key/bidstream", frozenset({Role.BIDDER}), with_a_malformed_key)
+    monkeypatch.setattr("bidstream_svc.devoperator.app.ENDPOINTS", [endpoint])
     with operator_in_thread(OperatorState(seed=11)) as operator:
         outcome = cli("check", "--online", **operator_settings(operator))
     assert outcome.status == 0

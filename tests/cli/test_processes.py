@@ -6,6 +6,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,70 @@ def test_the_operator_tells_how_to_reach_it_and_repeats_with_a_seed() -> None:
         assert (process.returncode, rest, complaints) == (0, "", "")
 
 
+@contextmanager
+def running_embedded_operator(*options: str) -> Iterator[dict[str, Any]]:
+    """The line that `operator` prints, while it runs."""
+    with subprocess.Popen(
+        [*MODULE, "operator", *options], env=environment({}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        try:
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.communicate(timeout=DEADLINE_S) == ("", "")
+
+
+def refreshes(line: dict[str, Any], credentials: dict[str, str]) -> bool:
+    return bool(BidstreamClient(line["url"], credentials["api_key"], credentials["client_secret"]).refresh().success)
+
+
+def test_the_operators_api_key_has_the_roles_that_are_named() -> None:
+    for options, is_bidder in (
+        ([], True),
+        (["--role", "mapper", "--role", "Bidder"], True),
+        (["--role", "mapper"], False),
+        (["--role", "none"], False),
+    ):
+        with running_embedded_operator(*options) as line:
+            assert line.keys() == {"url", "api_key", "client_secret"}
+            assert refreshes(line, line) is is_bidder
+
+
+def test_the_operator_prints_all_its_keys() -> None:
+    with running_embedded_operator("--all-keys", "--seed", "3", "--role", "none") as line:
+        state = OperatorState(3)
+        keys = state.client_side
+        assert line["client_side"] == {"subscription_id": keys.subscription_id, "public_key": keys.public_key}
+        assert line["other_keys"].keys() == {"generator", "bidder", "mapper", "sharer", "optout", "none"}
+        assert [name for name, other in line["other_keys"].items() if refreshes(line, other)] == ["bidder"]
+        assert line["api_key"] == state.api_key
+
+
+def test_the_operator_lists_keys_that_are_not_active_yet() -> None:
+    with running_embedded_operator("--seed", "3") as line:
+        settings = {f"BIDSTREAM_{name.upper()}": line[name] for name in ("api_key", "client_secret")}
+        done = subprocess.run(
+            [*MODULE, "request", "--json", line["url"] + "/v2/key/sharing"],
+            env=environment({}) | settings,
+            input="{}",
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=DEADLINE_S,
+        )
+        now_s = time.time()
+        activates = [key["activates"] for key in json.loads(done.stdout)["body"]["keys"]]
+        assert [time_s > now_s for time_s in activates] == [False] * 4 + [True] * 4
+
+
+def test_no_role_and_a_role_exclude_each_other() -> None:
+    command = [*MODULE, "operator", "--role", "none", "--role", "mapper"]
+    done = subprocess.run(command, env=environment({}), capture_output=True, text=True, check=False, timeout=DEADLINE_S)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "none excludes all others" in done.stderr
+
+
 def test_an_address_in_use_is_named(operator: DevOperator) -> None:
     taken = operator.url.removeprefix("http://")
     done = subprocess.run(
@@ -100,7 +167,7 @@ def test_what_serve_dev_prints_works_when_pasted(tmp_path: Path) -> None:
         for command in commands:
             done = subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=DEADLINE_S)
             answers.append(json.loads(done.stdout))
-        assert [answer["status"] for answer in answers] == ["SUCCESS", "EXPIRED_TOKEN", "SUCCESS"]
+        assert [answer["status"] for answer in answers] == ["SUCCESS", "EXPIRED_TOKEN", "SUCCESS", "USER_OPTED_OUT"]
         assert all(re.fullmatch(r"[\w+/]{43,}=*", answer["uid"]) for answer in (answers[0], answers[2]))
         without_domain = json.loads(shlex.split(commands[2])[-1]) | {"domain": None}
         assert ask(sidecar.data, "/decrypt", without_domain).json["status"] == "DOMAIN_NAME_CHECK_FAILED"

@@ -74,7 +74,7 @@ def test_a_wrong_key_prints_the_same_and_is_status_1(cli: Cli, operator: DevOper
     assert "status code 401, check api_key\n" in script
     assert outcome.out == script
     assert outcome.status == 1
-    assert re.fullmatch(r"bidstream-svc: operator answered 401 .*check the API key.*\n", outcome.err)
+    assert re.fullmatch(r"bidstream-svc: operator answered 401: check the API key.*\n", outcome.err)
 
 
 def test_a_refresh_prints_what_the_script_prints(cli: Cli, operator: DevOperator) -> None:

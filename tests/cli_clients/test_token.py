@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bidstream_svc.core.identity import hash_identity
+from bidstream_svc.core.identity import IdentityScope, hash_identity
 from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
 from tests.support.cli import Cli, Outcome
+from tests.support.consent import INSUFFICIENT, SUFFICIENT
 from tests.support.recorder import running_recorder
 
 ADDRESS = "validate@example.com"
@@ -51,17 +52,22 @@ def test_flow_with_another_address_is_false(
 ) -> None:
     token = advertising_token(cli, operator, person)
     assert validate(cli, operator, {"token": token, **other}) is False
-    assert validate(cli, operator, {"token": advertising_token(cli, operator, other), **other}) is False
+    assert validate(cli, operator, {"token": advertising_token(cli, operator, other), **person}) is False
 
 
-def test_flow_with_another_token_is_false(cli: Cli, operator: DevOperator, person: dict[str, str]) -> None:
-    tokens = [
-        advertising_token(cli, operator, {"email": "other@example.com"}),
-        advertising_token(cli, operator, person)[:-4] + "AAAA",
-        "abcd",
-        "",
-    ]
-    assert [validate(cli, operator, {"token": token, **person}) for token in tokens] == [False] * 4
+# Not as in the document, but as operators answer since 2025-11-28.
+
+
+@pytest.mark.parametrize("other", [{"email": "other@example.com"}, {"phone": "+12345678901"}])
+def test_flow_with_any_user_is_true(cli: Cli, operator: DevOperator, other: dict[str, str]) -> None:
+    assert validate(cli, operator, {"token": advertising_token(cli, operator, other), **other}) is True
+
+
+def test_flow_with_a_broken_token_is_400(cli: Cli, operator: DevOperator, person: dict[str, str]) -> None:
+    for token in (advertising_token(cli, operator, person)[:-4] + "AAAA", "abcd", ""):
+        outcome = cli("request", operator.url + VALIDATE, stdin=json.dumps({"token": token, **person}))
+        assert outcome.status == 1
+        assert '"status":"client_error","message":"Invalid token"' in outcome.out
 
 
 def test_flow_with_missing_parameters_is_400(cli: Cli, operator: DevOperator, person: dict[str, str]) -> None:
@@ -70,7 +76,6 @@ def test_flow_with_missing_parameters_is_400(cli: Cli, operator: DevOperator, pe
         (GENERATE, {}),
         (VALIDATE, {"token": token}),
         (VALIDATE, person),
-        (VALIDATE, {"token": token, "phone": "+12345678901"}),
         (VALIDATE, {}),
     ]:
         outcome = cli("request", operator.url + path, stdin=json.dumps(body))
@@ -150,17 +155,57 @@ def test_validate_takes_an_identity_a_token_and_an_answer(cli: Cli, operator: De
 
 
 def test_validate_says_false_with_status_1(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "user").write_text(hash_identity("other@example.com"))
+    user = tmp_path / "user"
+    user.write_text(hash_identity("other@example.com"))
     others = cli("token", "generate", stdin="other@example.com").out
     ours = cli("token", "generate", stdin=ADDRESS).out
-    for args, stdin in [
-        ((), others),
-        (("--kind", "email_hash", "--user-file", str(tmp_path / "user")), ours),
-        (("--kind", "email_hash", "--user-file", str(tmp_path / "user")), others),
-    ]:
+    other = ("--kind", "email_hash", "--user-file", str(user))
+    assert cli("token", "validate", *other, stdin=others).out == "true\n"
+    for args, stdin in [((), others), (other, ours)]:
         outcome = cli("token", "validate", *args, stdin=stdin)
-        assert (outcome.status, outcome.out) == (1, "false\n")
-        assert outcome.err.startswith("bidstream-svc: the token was not generated for this user")
+        assert outcome == Outcome(1, "false\n", "bidstream-svc: the token was not generated for this user\n")
+
+
+@pytest.mark.parametrize("kind", ["phone", "phone_hash"])
+def test_validate_takes_a_phone_number(cli: Cli, tmp_path: Path, kind: str) -> None:
+    number = "+12345678901"
+    (tmp_path / "user").write_text(hash_identity(number) if kind == "phone_hash" else number)
+    user = ("--kind", kind, "--user-file", str(tmp_path / "user"))
+    assert cli("token", "validate", *user, stdin=cli("token", "generate", *user).out).out == "true\n"
+
+
+def test_validate_says_why_the_operator_refuses(cli: Cli, state: OperatorState) -> None:
+    foreign = state.mint_token(identity=ADDRESS, site_id=102)
+    for token, reason in [(foreign, "Unauthorised to validate token"), (foreign[:60], "Invalid token")]:
+        outcome = cli("token", "validate", stdin=token)
+        assert (outcome.status, outcome.out, outcome.complaint) == (1, "", f"operator answered 400 ({reason})")
+
+
+def test_refresh_tells_an_expired_token_from_an_invalid_one(cli: Cli, state: OperatorState) -> None:
+    identity = json.loads(cli("token", "generate", stdin=ADDRESS).out)
+    real, now_ms = state.now_ms, state.now_ms() + 31 * 86_400_000
+    state.now_ms = lambda: now_ms
+    expired = cli("token", "refresh", stdin=json.dumps(identity)).complaint
+    state.now_ms = real
+    invalid = cli("token", "refresh", stdin=json.dumps(identity | {"refresh_token": "AAAA"})).complaint
+    assert expired == "operator answered 400 (Expired Token presented)"
+    assert invalid == "operator answered 400 (Invalid Token presented)"
+
+
+def test_consent_that_is_not_sufficient_is_named(
+    cli: Cli, state: OperatorState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consent = tmp_path / "consent"
+    monkeypatch.setattr(state, "scope", IdentityScope.EUID)
+    for text, status, complaint in [
+        (SUFFICIENT, 0, ""),
+        (INSUFFICIENT, 1, "the user's consent is not sufficient for a token (insufficient_user_consent)"),
+        ("junk", 1, "operator answered 400 (User consent is invalid)"),
+    ]:
+        consent.write_text(text)
+        outcome = cli("token", "generate", "--tcf-consent-file", str(consent), stdin=ADDRESS)
+        assert (outcome.status, outcome.err) == (status, complaint and f"bidstream-svc: {complaint}\n")
+        assert bool(outcome.out) is (status == 0)
 
 
 def test_an_opted_out_user_gets_no_token(cli: Cli) -> None:
@@ -178,7 +223,7 @@ def test_an_opted_out_user_gets_no_token(cli: Cli) -> None:
         (("generate",), "hidden@a.com\nhidden@b.com\n", 1, "stdin holds more than one line; one user is needed"),
         (("generate",), b"hidden\xff@a.com", 1, "stdin is not text in UTF-8"),
         (("generate", "--kind", "phone"), "hidden", 1, "phone number is not in E.164"),
-        (("generate", "--kind", "email_hash"), "hidden", 1, "identity hash is not the base64 of a SHA-256"),
+        (("generate", "--kind", "email_hash"), "hidden", 1, "identity hash is not a SHA-256"),
         (("generate", "--user-file", "/nonexistent"), "", 2, "cannot read /nonexistent: No such file or directory"),
         (("generate", "--user-file", "/proc/self/mem"), "", 2, "cannot read /proc/self/mem: Input/output error"),
         (("refresh",), "", 1, "stdin is empty; an identity in JSON"),

@@ -69,7 +69,9 @@ def _judge(token: object, domain: object, response: Any, now_ms: int, purpose: s
     if purpose == "bidstream":
         _check_domain(fields, domain, body)
     _check_lifetime(fields, body, now_ms, purpose)
-    return Answer("SUCCESS", fields.uid, fields.established_ms)  # line 13
+    if fields.privacy_bits & 0b100:  # line 13
+        raise Refused("USER_OPTED_OUT", "opted_out_at_generation")
+    return Answer("SUCCESS", fields.uid, fields.established_ms)  # line 14
 
 
 def decode_text(token: str) -> bytes:
@@ -114,7 +116,7 @@ def _time(data: bytes) -> int:
 
 def _read_v3_or_v4(raw: bytes, body: Any, now_ms: int) -> Fields:
     scope_bit = 1 if body.get("identity_scope") == "EUID" else 0
-    if raw[0] & 0b11 != 3 or raw[0] >> 4 != scope_bit:  # line 5; bits 2-3 are the identity type
+    if raw[0] >> 4 & 1 != scope_bit:  # line 5; no other bit of the prefix counts
         raise Refused("INVALID_PAYLOAD", "identity_scope")
     if len(raw) < 6:
         raise Refused("INVALID_PAYLOAD", "master_layer")

@@ -43,7 +43,7 @@ _moments_ms = st.builds(
 ).map(lambda offset: NOW_MS + offset)
 _times_ms = _mostly(_moments_ms, _i64s)
 nows_ms = _mostly(st.sampled_from([NOW_MS, NOW_MS, NOW_MS - 1, NOW_MS + 1]), st.integers(0, 2**62))
-_privacy_bits = _mostly(st.sampled_from([0, 2, 2, 0x40000000]), _u32s)
+_privacy_bits = _mostly(st.sampled_from([0, 0, 1, 2, 2, 3, 4, 6, 7, 0x40000000]), _u32s)
 _site_ids = _mostly(st.sampled_from([10, 10, 10, 11, 12, 13, 77]), st.sampled_from([0, 2**32 - 1]) | _u32s)
 _key_ids = _mostly(st.sampled_from([SITE, MASTER]), st.sampled_from(sorted(SECRETS)) | _u32s)
 raw_uids = st.binary(min_size=32, max_size=33).map(lambda raw: b64encode(raw).decode())

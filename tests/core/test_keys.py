@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bidstream_svc.core import key_response as key_response_module
 from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import KeyResponseError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_response import parse_in_steps, parse_key_response
-from bidstream_svc.core.keys import DEFAULT_CLOCK_SKEW_S, NOTHING_SKIPPED, KeyPurpose, KeySnapshot
+from bidstream_svc.core.keys import DEFAULT_CLOCK_SKEW_S, NOTHING_SKIPPED, Key, KeyPurpose, KeySnapshot, Site
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from tests.core.strategies import anything
 from tests.vectors.inputs import LISTED_SITE, MASTER, NOW_MS, NOW_S, SECRETS, SITE, build
@@ -120,7 +121,12 @@ def test_integers_may_be_written_as_fractions_of_zero_and_as_text(purpose: KeyPu
     assert keys.domain_names[259200] == {"a.example"}
 
 
-@pytest.mark.parametrize("expires", [2**63, 10**30, '"9223372036854775807"'])
+def test_keys_and_sites_have_the_same_fields_in_both_decoders() -> None:
+    assert key_response_module._LenientKey.__struct_encode_fields__ == Key.__struct_encode_fields__
+    assert key_response_module._LenientSite.__struct_encode_fields__ == Site.__struct_encode_fields__
+
+
+@pytest.mark.parametrize("expires", [2**63 - 1, '"9223372036854775807"', 9e18])
 def test_an_expiry_beyond_any_date_is_the_last_date(expires: object) -> None:
     keys = parse_key_response(json.dumps({"body": {"keys": [KEY]}}).replace(str(NOW_S), str(expires)))
     assert datetime.fromtimestamp(keys.last_expiry_ms / 1000, UTC).year == 9999
@@ -133,19 +139,20 @@ def test_lengths_of_aes_keys(length: int) -> None:
 
 
 BAD_KEY_FIELDS: dict[str, list[Any]] = {
-    "id": [None, "seven", "", " 7", 7.5, "7.5", True],
-    "expires": [None, "soon", "null", 1.5, [], True],
+    "id": [None, "seven", "", " 7", 7.5, "7.5", True, 2**63, -(2**63) - 1, 10**30, 1e300, "9" * 20],
+    "expires": [None, "soon", "null", 1.5, [], True, False, {}, "NaN", "1e5"],
     "secret": [
         *(None, 5, "", "!!!!", "AAAA", KEY["secret"][:-1], "-" * 42 + "8="),
         *(b64encode(bytes(31)).decode(), b64encode(bytes(33)).decode()),
     ],
-    "activates": ["now"],
-    "keyset_id": [[1]],
+    "activates": ["now", "null", 1.5, True],
+    "created": ["null", 2**64],
+    "keyset_id": [[1], "null"],
 }
 BAD_BODY_FIELDS: dict[str, list[Any]] = {
     "identity_scope": ["euid", "", "UID3", 1],
-    "max_bidstream_lifetime_seconds": ["a day", 1.5, "1.5", 1e300],
-    "allow_clock_skew_seconds": ["", True, []],
+    "max_bidstream_lifetime_seconds": ["a day", "null", 1.5, "1.5", 1e300, 10**30],
+    "allow_clock_skew_seconds": ["", True, [], 2**63],
     "token_expiry_seconds": ["", "an hour", "1.5", 1.5, "9" * 5000],
     "site_data": [{}, 5, ""],
 }
@@ -162,6 +169,11 @@ BAD_RESPONSES: dict[str, str | bytes] = {
     "no keys": b'{"body":{}}',
     "null keys": b'{"body":{"keys":null}}',
     "a null key": b'{"body":{"keys":[null]}}',
+    **{
+        f"{number} as {name}": json.dumps({"body": {"keys": [KEY], name: 5}}).replace("5}", number + "}")
+        for number in ("NaN", "Infinity", "-Infinity", "1e400", "-1e400")
+        for name in ("allow_clock_skew_seconds", "token_expiry_seconds")
+    },
     "no UTF-8": b'{"body":{"keys":[],"identity_scope":"\xff"}}',
     "a lone surrogate": '{"body":{"keys":[]}}\ud800',
     "nested too deep": b'{"body":{"keys":[],"unknown":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
@@ -210,6 +222,12 @@ def test_a_malformed_key_is_skipped_and_named_by_its_place(malformed: object) ->
     assert reason.startswith("keys[1]: ")
     assert KEY["secret"][:8] not in reason
     assert "soon" not in reason
+
+
+def test_a_number_too_large_to_read_costs_its_own_key_only() -> None:
+    response = json.dumps({"body": {"keys": [KEY, KEY | {"id": 8, "created": 5}]}}).replace(": 5}", ": 1e400}")
+    keys = parse_key_response(response)
+    assert (set(keys.keys), keys.skipped_keys.reasons) == ({7}, ("keys[1]: Number out of range - at `$.created`",))
 
 
 @pytest.mark.parametrize("malformed", MALFORMED_SITES, ids=repr)
@@ -298,6 +316,14 @@ def test_the_last_of_two_keys_with_one_id_counts() -> None:
     other = b64encode(bytes(32)).decode()
     assert _parse(keys=[KEY, KEY | {"secret": other}]).keys[7].secret == bytes(32)
     assert _parse(keys=[KEY | {"secret": other}, KEY | {"secret": None}]).keys[7].secret == bytes(32)
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_keys_that_are_not_yet_active_decrypt(version: int) -> None:
+    body = key_response("uid2")[0]["body"]
+    keys = [key | {"activates": NOW_S + 86_400} for key in body["keys"]]
+    early = parse_key_response(json.dumps({"body": body | {"keys": keys}}))
+    assert decrypt(build(version).token, None, early, NOW_MS)[0] is DecryptionStatus.SUCCESS
 
 
 def test_reprs_hold_counts_and_ids_only() -> None:

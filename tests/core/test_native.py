@@ -24,15 +24,16 @@ NOW_MS = 1_800_000_000_000
 SECRETS = {1: bytes(range(32)), 2: bytes(range(100, 124)), 3: bytes(16)}
 MASTER, SITE, UNKNOWN = 1, 2, 9
 PREFIX = 0b11
+UID2, EUID = 0, 0x10
 IV = bytes(range(12))
 NATIVE_CIPHERS = {key_id: native.make_gcm_cipher(secret) for key_id, secret in SECRETS.items()}
 PLAIN_CIPHERS = {key_id: v3.make_gcm_cipher(secret) for key_id, secret in SECRETS.items()}
 
 
-def opened(raw: bytes, now_ms: int = NOW_MS) -> object:
+def opened(raw: bytes, now_ms: int = NOW_MS, scope_bit: int = UID2) -> object:
     """What both say, if they say the same."""
-    plain = v3.open_token(raw, PREFIX, PLAIN_CIPHERS, PLAIN_CIPHERS, now_ms)
-    compiled = native.open_token(raw, PREFIX, NATIVE_CIPHERS, NATIVE_CIPHERS, now_ms)
+    plain = v3.open_token(raw, scope_bit, PLAIN_CIPHERS, PLAIN_CIPHERS, now_ms)
+    compiled = native.open_token(raw, scope_bit, NATIVE_CIPHERS, NATIVE_CIPHERS, now_ms)
     assert compiled == plain
     assert type(compiled) is type(plain)
     return plain
@@ -123,6 +124,14 @@ def test_every_length_and_every_changed_bit() -> None:
     assert isinstance(opened(good), tuple), "what failed before leaves no trace in a cipher"
 
 
+def test_every_prefix() -> None:
+    good = token()
+    for prefix in range(256):
+        raw = bytes([prefix]) + good[1:]
+        assert isinstance(opened(raw), tuple) == (prefix & 0x10 == UID2)
+        assert isinstance(opened(raw, scope_bit=EUID), tuple) == (prefix & 0x10 == EUID)
+
+
 def test_layers_of_every_length() -> None:
     """Sealed with the right key, so that nothing but their lengths is wrong."""
     for length in range(140):
@@ -168,12 +177,12 @@ def test_other_key_lengths_are_refused(length: int) -> None:
 def test_ciphers_of_another_kind_are_refused() -> None:
     for wrong in (None, object(), PLAIN_CIPHERS[SITE]):
         with pytest.raises(TypeError):
-            native.open_token(token(), PREFIX, {MASTER: wrong}, NATIVE_CIPHERS, NOW_MS)
+            native.open_token(token(), UID2, {MASTER: wrong}, NATIVE_CIPHERS, NOW_MS)
         with pytest.raises(TypeError):
-            native.open_token(token(), PREFIX, NATIVE_CIPHERS, {SITE: wrong}, NOW_MS)
+            native.open_token(token(), UID2, NATIVE_CIPHERS, {SITE: wrong}, NOW_MS)
     for wrong in (None, "text", bytearray(token())):
         with pytest.raises(TypeError):
-            native.open_token(wrong, PREFIX, NATIVE_CIPHERS, NATIVE_CIPHERS, NOW_MS)
+            native.open_token(wrong, UID2, NATIVE_CIPHERS, NATIVE_CIPHERS, NOW_MS)
 
 
 def test_a_cipher_cannot_be_copied_or_pickled_and_its_repr_shows_no_key() -> None:

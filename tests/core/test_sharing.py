@@ -101,6 +101,44 @@ def test_newest_active_key_of_the_key_set_is_used() -> None:
     assert used_key(keys, keyset_id=3) == 6
 
 
+def test_of_keys_activated_at_the_same_time_the_last_one_is_used() -> None:
+    assert used_key(snapshot([key(1, 1), key(3, 2), key(2, 2)])) == 2
+
+
+def test_of_two_keys_with_one_id_the_last_one_is_used() -> None:
+    # Whoever receives the token looks the key up by its id, and finds the last one.
+    first, last = key(2, 2), key(2, 2) | {"secret": base64.b64encode(bytes(32)).decode()}
+    keys = snapshot([key(1, 1), first, last])
+    token = encrypt_raw_uid(UID, keys, NOW_MS, **IVS).token
+    assert decrypt(token, None, snapshot([key(1, 1), last]), NOW_MS)[0] is DecryptionStatus.SUCCESS
+    assert decrypt(token, None, snapshot([key(1, 1), first]), NOW_MS)[0] is DecryptionStatus.INVALID_PAYLOAD
+
+
+def test_until_a_new_key_is_active_the_older_one_encrypts_and_the_new_one_decrypts() -> None:
+    master, old, new = key(1, 1), key(2, 2), key(3, 2, activates_s=NOW_S + 1)
+    assert used_key(snapshot([master, old, new])) == 2
+    assert used_key(snapshot([master, old, new | {"activates": NOW_S}])) == 3
+    token = encrypt_raw_uid(UID, snapshot([master, new | {"activates": NOW_S}]), NOW_MS, **IVS).token
+    assert decrypt(token, None, snapshot([master, old, new]), NOW_MS)[0] is DecryptionStatus.SUCCESS
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        {"caller_site_id": -1},
+        {"caller_site_id": 2**32},
+        {"token_expiry_seconds": 2**62},
+        {"token_expiry_seconds": -(2**62)},
+        {"keys": [key(1, 1) | {"id": 2**32}, key(2, 2)]},
+        {"keys": [key(1, 1), key(2, 2) | {"id": -1}]},
+    ],
+    ids=str,
+)
+def test_numbers_that_no_token_can_hold(unusable: dict[str, Any]) -> None:
+    keys = snapshot(**{"keys": [key(1, 1), key(2, 2)]} | unusable)
+    assert encrypt_raw_uid(UID, keys, NOW_MS, **IVS) == Encryption(EncryptionStatus.ENCRYPTION_FAILURE)
+
+
 @pytest.mark.parametrize(
     ("keys", "status"),
     [
@@ -110,6 +148,8 @@ def test_newest_active_key_of_the_key_set_is_used() -> None:
         (snapshot([key(2, 2)]), EncryptionStatus.NOT_AUTHORIZED_FOR_MASTER_KEY),
         (snapshot([key(1, 1), key(2, None)], master_keyset_id=None), EncryptionStatus.NOT_AUTHORIZED_FOR_MASTER_KEY),
         (snapshot([key(1, 1)]), EncryptionStatus.NOT_AUTHORIZED_FOR_KEY),
+        (snapshot([key(1, 1), key(2, 2, NOW_S + 1)]), EncryptionStatus.NOT_AUTHORIZED_FOR_KEY),
+        (snapshot([key(1, 1, NOW_S + 1), key(2, 2)]), EncryptionStatus.NOT_AUTHORIZED_FOR_MASTER_KEY),
         (snapshot([key(1, 1), key(2, 2)], default_keyset_id=None), EncryptionStatus.NOT_AUTHORIZED_FOR_KEY),
         (snapshot([key(1, 1), key(2, 2)], caller_site_id=None), EncryptionStatus.ENCRYPTION_FAILURE),
     ],

@@ -14,8 +14,8 @@ from bidstream_svc.core.errors import (
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from tests.vectors.record import STATUS_OF_REASON
 
-# The rows of the table "Decryption Response Statuses".
-REFERENCE_TABLE = {
+# The rows of the table "Decryption Response Statuses", and one that the published SDK for .NET has besides.
+STATUSES = {
     "SUCCESS",
     "NOT_AUTHORIZED_FOR_KEY",
     "NOT_INITIALIZED",
@@ -25,11 +25,12 @@ REFERENCE_TABLE = {
     "VERSION_NOT_SUPPORTED",
     "DOMAIN_NAME_CHECK_FAILED",
     "INVALID_TOKEN_LIFETIME",
+    "USER_OPTED_OUT",
 }
 
 
-def test_statuses_are_those_of_the_reference_table() -> None:
-    assert {status.name for status in DecryptionStatus} == REFERENCE_TABLE
+def test_statuses_are_those_of_the_protocol() -> None:
+    assert {status.name for status in DecryptionStatus} == STATUSES
     assert all(status.value == status.name for status in DecryptionStatus)
 
 

@@ -31,8 +31,10 @@ from tests.vectors.load import key_response, key_snapshot
 DIGITS = string.ascii_letters + string.digits + "+/-_="
 VERSIONS = pytest.mark.parametrize("version", [2, 3, 4])
 AUTHENTICATED_VERSIONS = pytest.mark.parametrize("version", [3, 4])
-# Bits 2-3 of the first byte: not authenticated, and no part of the answer.
-TYPE_BITS = 0b1100
+# The bits of the first byte that decide nothing. They are not authenticated.
+FREE_BITS = 0b1110_1111
+PREFIX_OF_V2 = 2
+OPTED_OUT = 4
 
 
 def _build(version: int, content: TokenContent) -> str:
@@ -80,7 +82,10 @@ def test_round_trip(version: int, content: TokenContent, expires_ms: int) -> Non
     content = replace(content, expires_ms=expires_ms)
     token = _build(version, content)
     verdict = _checked(decrypt(token, None, WITHOUT_LIMITS[content.scope], 0))
-    assert verdict == (DecryptionStatus.SUCCESS, content.raw_uid, content.established_ms, None)
+    if content.privacy_bits & OPTED_OUT:
+        assert verdict == (DecryptionStatus.USER_OPTED_OUT, None, None, FailureReason.OPTED_OUT_AT_GENERATION)
+    else:
+        assert verdict == (DecryptionStatus.SUCCESS, content.raw_uid, content.established_ms, None)
 
 
 @AUTHENTICATED_VERSIONS
@@ -167,11 +172,26 @@ def test_versions_3_and_4_differ_in_one_byte_and_in_spelling() -> None:
     assert [i for i, (a, b) in enumerate(zip(_bytes(v3), _bytes(v4), strict=True)) if a != b] == [1]
 
 
-def test_every_other_version_byte_is_not_supported() -> None:
+def test_every_prefix_and_every_version_byte() -> None:
     raw = _bytes(_build(4, DEFAULTS))
-    for version in set(range(256)) - {112, 128}:
-        token = url_safe(bytes([raw[0], version]) + raw[2:])
-        assert decrypt(token, None, key_snapshot("uid2"), NOW_MS)[3] is FailureReason.VERSION_UNKNOWN
+    for prefix in range(256):
+        for version in range(256):
+            token = standard(bytes([prefix, version]) + raw[2:])
+            for keys, scope in (("uid2", IdentityScope.UID2), ("euid", IdentityScope.EUID)):
+                reason = decrypt(token, None, key_snapshot(keys), NOW_MS)[3]
+                if prefix == PREFIX_OF_V2:
+                    assert reason in {FailureReason.MASTER_KEY_UNKNOWN, FailureReason.MASTER_LAYER}
+                elif version not in {112, 128}:
+                    assert reason is FailureReason.VERSION_UNKNOWN
+                else:
+                    assert reason is (None if prefix >> 4 & 1 == scope else FailureReason.IDENTITY_SCOPE)
+
+
+def test_a_client_side_token_of_a_user_who_has_opted_out_needs_its_domain_first() -> None:
+    # So a bidder for another domain learns nothing about the person.
+    token = _build(4, replace(DEFAULTS, privacy_bits=7))
+    assert _verdict(token, "example.org")[3] is FailureReason.DOMAIN_NOT_LISTED
+    assert _verdict(token, "example.com")[0] is DecryptionStatus.USER_OPTED_OUT
 
 
 def test_reprs_hold_no_secret_and_no_uid() -> None:
@@ -211,9 +231,9 @@ def _changed_texts(token: str) -> Iterator[str]:
 
 
 def _opens_to_the_same(token: str, original: str) -> bool:
-    """Whether only what is not authenticated was changed: type bits, v3 made v4 or back, the spelling."""
+    """Whether only what is not authenticated was changed: free bits, v3 made v4 or back, the spelling."""
     raw, original_raw = decode_text(token), _bytes(original)
-    same_prefix = raw[0] | TYPE_BITS == original_raw[0] | TYPE_BITS
+    same_prefix = raw[0] != PREFIX_OF_V2 and raw[0] | FREE_BITS == original_raw[0] | FREE_BITS
     return same_prefix and {raw[1], original_raw[1]} <= {112, 128} and raw[2:] == original_raw[2:]
 
 
@@ -226,7 +246,7 @@ def test_no_changed_byte_passes(version: int) -> None:
             if _verdict(token)[0] is DecryptionStatus.SUCCESS:
                 assert _opens_to_the_same(token, original)
                 passed += 1
-    assert passed == 2 * (1 if version == 3 else 4), "each type bit, in each spelling allowed"
+    assert passed == 6 * (1 if version == 3 else 4), "each free bit in each spelling, but not 0: 2 is v2"
 
 
 @AUTHENTICATED_VERSIONS

@@ -1,12 +1,6 @@
-"""Tests marked `needs_tools` need tools beyond requirements/dev.txt; only `make deploy-check` selects them.
+"""A sidecar under traffic, and a Prometheus that scrapes it."""
 
-A missing tool fails such a test if REQUIRE_TOOLS is 1, and skips it otherwise.
-"""
-
-import os
 from collections.abc import Iterator
-from importlib.util import find_spec
-from shutil import which
 
 import pytest
 
@@ -17,18 +11,6 @@ from tests.support.sidecar import Sidecar, operator_settings
 from tests.support.traffic import mixed_requests, traffic
 
 SPEED = 150  # a scrape each 0.1 s
-
-
-@pytest.hookimpl(tryfirst=True)  # before fixtures, which need the tools as well
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    names = {name for marker in item.iter_markers("needs_tools") for name in marker.args}
-    missing = sorted(name for name in names if which(name) is None and find_spec(name) is None)
-    if not missing:
-        return
-    message = f"not installed: {', '.join(missing)}"
-    if os.environ.get("REQUIRE_TOOLS") == "1":
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
 
 
 @pytest.fixture(scope="module")

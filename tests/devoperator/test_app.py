@@ -12,12 +12,21 @@ import pybase64
 import pytest
 import trustme
 
-from bidstream_svc.core.crypto import Envelope, open_response, seal_gcm, seal_request
-from bidstream_svc.devoperator import DevOperator, OperatorState
-from bidstream_svc.devoperator.app import ENDPOINTS, REFRESH_PATH
+from bidstream_svc.core.crypto import Envelope, open_response, seal_request
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.devoperator import DevOperator, OperatorState, Role
+from bidstream_svc.devoperator.endpoints import ENDPOINTS, Form
 from tests.support.operator import Clock, ask, operator_in_thread, post, running_operator
 
-KEYS = "/v2/key/bidstream"
+KEYS, REFRESH = "/v2/key/bidstream", "/v2/token/refresh"
+IN_ENVELOPES = [endpoint.path for endpoint in ENDPOINTS if endpoint.form is Form.ENVELOPE]
+GUIDE = "https://unifiedid.com/docs/getting-started/gs-encryption-decryption"
+HINT = f" See {GUIDE} for details on the request envelope format."
+NOT_BASE64 = f"Invalid body: Body is not valid base64.{HINT}"
+PLAIN_JSON = (
+    "Invalid body: The request body is unencrypted JSON. It must be an encrypted request envelope. "
+    f"See {GUIDE}#encryption-and-decryption-code-examples for encryption and decryption code examples."
+)
 
 
 @pytest.fixture
@@ -32,8 +41,8 @@ def sealed(operator: DevOperator, body: bytes = b"", *, timestamp_ms: int | None
     return seal_request(secret, os.urandom(12), Envelope(now_ms, b"8 bytes.", body), binary=binary)
 
 
-@pytest.mark.parametrize("path", ENDPOINTS)
-async def test_every_endpoint_but_refresh_wants_the_api_key(operator: DevOperator, path: str) -> None:
+@pytest.mark.parametrize("path", IN_ENVELOPES)
+async def test_every_endpoint_with_envelopes_wants_an_api_key(operator: DevOperator, path: str) -> None:
     for headers in (
         {},
         {"Authorization": "Bearer"},
@@ -45,7 +54,54 @@ async def test_every_endpoint_but_refresh_wants_the_api_key(operator: DevOperato
         response, content = await post(operator, path, sealed(operator), api_key="", headers=headers)
         assert response.status == 401
         assert response.content_type == "application/json"
-        assert orjson.loads(content)["status"] == "unauthorized"
+        assert orjson.loads(content) == {"status": "unauthorized"}
+
+
+@pytest.mark.parametrize(
+    ("path", "roles"),
+    [
+        ("/v2/key/bidstream", {Role.BIDDER}),
+        ("/v2/key/sharing", {Role.BIDDER, Role.SHARER}),
+        ("/v2/key/latest", {Role.BIDDER}),
+        ("/v2/token/generate", {Role.GENERATOR}),
+        ("/v2/token/validate", {Role.GENERATOR}),
+        ("/v2/token/logout", {Role.OPTOUT}),
+        ("/v2/identity/map", {Role.MAPPER}),
+        ("/v3/identity/map", {Role.MAPPER}),
+        ("/v2/identity/buckets", {Role.MAPPER}),
+        ("/v2/optout/status", {Role.BIDDER, Role.MAPPER, Role.SHARER}),
+    ],
+)
+async def test_an_api_key_without_the_role_is_refused_like_an_unknown_one(
+    operator: DevOperator, path: str, roles: set[Role]
+) -> None:
+    clients = operator.state.clients
+    for role, client in [*clients.with_one_role.items(), (None, clients.without_role)]:
+        answer = await ask(operator, path, {"email": 7}, client=client)
+        if role in roles:
+            assert answer.http_status in {200, 400}
+        else:
+            assert answer == (401, {"status": "unauthorized"})
+    assert path in IN_ENVELOPES
+
+
+async def test_the_main_api_key_has_the_roles_that_it_is_given() -> None:
+    async with running_operator(OperatorState(roles={Role.MAPPER})) as operator:
+        assert (await ask(operator, KEYS)).http_status == 401
+        assert (await ask(operator, "/v2/identity/map", {"email": []})).http_status == 200
+        operator.state.rotate_credentials()
+        assert (await ask(operator, KEYS)).http_status == 401
+
+
+async def test_an_added_api_key_may_belong_to_another_site(operator: DevOperator) -> None:
+    client = operator.state.clients.add(102, {Role.SHARER})
+    assert (await ask(operator, "/v2/key/sharing", client=client)).body["caller_site_id"] == 102
+
+
+@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER ", " Bearer "])
+async def test_the_scheme_may_be_in_any_case(operator: DevOperator, scheme: str) -> None:
+    headers = {"Authorization": scheme + operator.state.api_key}
+    assert (await post(operator, KEYS, sealed(operator), api_key="", headers=headers))[0].status == 200
 
 
 async def test_rotated_credentials_replace_the_old_ones(operator: DevOperator) -> None:
@@ -65,7 +121,7 @@ async def test_both_forms_of_the_envelope(operator: DevOperator, path: str, *, b
 @pytest.mark.parametrize("content_type", [None, "application/x-www-form-urlencoded", "Text/Plain; charset=utf-8"])
 async def test_any_other_content_type_or_none_means_base64(operator: DevOperator, content_type: str | None) -> None:
     headers = {} if content_type is None else {"Content-Type": content_type}
-    wire = sealed(operator) + b"\n"
+    wire = sealed(operator).rstrip(b"=")  # padding may be missing
     response, content = await post(operator, KEYS, wire, headers=headers, skip_auto_headers=["Content-Type"])
     assert response.status == 200
     assert response.content_type == "text/plain"
@@ -73,8 +129,16 @@ async def test_any_other_content_type_or_none_means_base64(operator: DevOperator
     assert b"keys" in open_response(secret, content, b"8 bytes.").body
 
 
-async def test_parameters_of_the_content_type_do_not_matter(operator: DevOperator) -> None:
-    headers = {"Content-Type": "Application/Octet-Stream; q=1"}
+async def test_a_content_type_with_parameters_means_base64(operator: DevOperator) -> None:
+    headers = {"Content-Type": "application/octet-stream; q=1"}
+    assert (await post(operator, KEYS, sealed(operator, binary=True), headers=headers))[0].status == 400
+    assert (await post(operator, KEYS, sealed(operator), headers=headers))[0].content_type == "text/plain"
+
+
+async def test_base64_is_read_in_spite_of_its_content_type(operator: DevOperator) -> None:
+    headers = {"Content-Type": "Application/Octet-Stream"}
+    response, _ = await post(operator, KEYS, sealed(operator), headers=headers)
+    assert (response.status, response.content_type) == (200, "text/plain")
     response, _ = await post(operator, KEYS, sealed(operator, binary=True), headers=headers)
     assert (response.status, response.content_type) == (200, "application/octet-stream")
 
@@ -87,72 +151,126 @@ async def test_the_response_carries_the_operators_time(operator: DevOperator) ->
 
 
 @pytest.mark.parametrize(
-    ("wire", "words"),
+    ("wire", "message"),
     [
-        (b"", "version 1"),
-        (b'{"email": "someone@example.com"}', "plain JSON"),
-        (b" []", "plain JSON"),
-        (b"not base64!", "not base64"),
-        (pybase64.b64encode(b"\x02" + bytes(60)), "version 1"),
-        (pybase64.b64encode(b"\x01" + bytes(60)), "cannot be decrypted"),
-        (pybase64.b64encode(b"\x01"), "cannot be decrypted"),
+        (b"", "Invalid body: Body is missing."),
+        (b'{"email": "someone@example.com"}', PLAIN_JSON),
+        (pybase64.b64encode(b"{}"), PLAIN_JSON),
+        (pybase64.b64encode(b'{"email": "someone@example.com", "a": "0123456789"}'), PLAIN_JSON),
+        (b" []", NOT_BASE64),
+        (b"not base64!", NOT_BASE64),
+        (b"AAA", f"Invalid body: Body too short. Check encryption method.{HINT}"),
+        (b"A", NOT_BASE64),
+        (b"AAA=\n", NOT_BASE64),
+        (b"AA-_", NOT_BASE64),
+        (
+            pybase64.b64encode(b"\xff" + bytes(60)),
+            f"Invalid body: Invalid request envelope format version: received 255, must be 1.{HINT}",
+        ),
+        (pybase64.b64encode(b"\x01" + bytes(60)), f"Invalid body: Check encryption key (ClientSecret).{HINT}"),
+        (pybase64.b64encode(b"\x01" + bytes(43)), f"Invalid body: Body too short. Check encryption method.{HINT}"),
     ],
 )
-async def test_invalid_envelopes_are_refused_with_the_reason(operator: DevOperator, wire: bytes, words: str) -> None:
+async def test_invalid_envelopes_are_refused_in_an_operators_words(
+    operator: DevOperator, wire: bytes, message: str
+) -> None:
     response, content = await post(operator, "/v2/token/generate", wire)
-    answer = orjson.loads(content)
-    assert (response.status, answer["status"]) == (400, "client_error")
-    assert words in answer["message"]
-    assert "someone" not in answer["message"]
-
-
-async def test_an_envelope_without_nonce_is_refused(operator: DevOperator) -> None:
-    secret = pybase64.b64decode(operator.state.client_secret)
-    wire = pybase64.b64encode(b"\x01" + seal_gcm(secret, os.urandom(12), bytes(15)))
-    response, content = await post(operator, KEYS, wire)
     assert response.status == 400
-    assert "too short" in orjson.loads(content)["message"]
+    assert orjson.loads(content) == {"status": "client_error", "message": message}
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-async def test_a_timestamp_may_be_a_minute_off(operator: DevOperator, sign: int) -> None:
+async def test_a_line_end_or_a_break_in_the_base64_is_refused(operator: DevOperator) -> None:
+    good = sealed(operator)
+    for wire in (good + b"\n", good + b"\r\n", b" " + good, good[:40] + b"\n" + good[40:]):
+        response, content = await post(operator, KEYS, wire)
+        assert (response.status, orjson.loads(content)["message"]) == (400, NOT_BASE64)
+
+
+async def test_links_lead_to_the_own_programme() -> None:
+    async with running_operator(OperatorState(scope=IdentityScope.EUID)) as euid:
+        _, content = await post(euid, KEYS, b"not base64!")
+        assert "See https://euid.eu/docs/" in orjson.loads(content)["message"]
+
+
+@pytest.mark.parametrize(
+    ("off_s", "is_accepted"), [(-119.999, True), (-120, False), (119, True), (119.001, False), (-86_400, False)]
+)
+async def test_a_timestamp_may_be_almost_two_minutes_off(
+    operator: DevOperator, off_s: float, *, is_accepted: bool
+) -> None:
     clock = operator.state.now_ms = Clock()
-    assert (await post(operator, KEYS, sealed(operator, timestamp_ms=clock() + sign * 60_000)))[0].status == 200
-    response, content = await post(operator, KEYS, sealed(operator, timestamp_ms=clock() + sign * 60_001))
-    assert response.status == 400
-    assert orjson.loads(content)["status"] == "client_error"
-    assert "60 seconds" in orjson.loads(content)["message"]
+    response, content = await post(operator, KEYS, sealed(operator, timestamp_ms=clock() + round(off_s * 1000)))
+    if is_accepted:
+        assert response.status == 200
+    else:
+        message = "Invalid timestamp: Request too old or client time drift."
+        assert (response.status, orjson.loads(content)) == (400, {"status": "client_error", "message": message})
 
 
-@pytest.mark.parametrize("body", [b"nonsense", b"\xff", b"[1]", b"7", b"null"])
+@pytest.mark.parametrize("body", [b"nonsense", b"\xff", b"[1]", b"7", b"null", b" ", b'{"email":"a@b.c",}'])
 async def test_a_body_that_is_not_a_json_object_is_refused(operator: DevOperator, body: bytes) -> None:
     response, content = await post(operator, "/v2/token/generate", sealed(operator, body))
-    assert (response.status, orjson.loads(content)["status"]) == (400, "client_error")
-    assert "contain" in orjson.loads(content)["message"]
+    message = "Invalid payload in body: Data is not valid json string."
+    assert (response.status, orjson.loads(content)) == (400, {"status": "client_error", "message": message})
 
 
-async def test_unknown_paths_and_methods(operator: DevOperator) -> None:
+async def test_an_unknown_path_is_answered_in_html(operator: DevOperator) -> None:
     response, content = await post(operator, "/v2/nothing", b"")
-    assert (response.status, orjson.loads(content)["status"]) == (404, "client_error")
+    assert (response.status, response.content_type) == (404, "text/html")
+    assert content.startswith(b"<html>")
+
+
+async def test_a_wrong_method_is_refused_without_a_body(operator: DevOperator) -> None:
     async with aiohttp.ClientSession() as session:
-        for path in (*ENDPOINTS, REFRESH_PATH):
-            async with session.get(operator.url + path) as refused:
-                assert refused.status == 405
-                assert refused.headers["Allow"] == "POST"
-                assert (await refused.json())["status"] == "client_error"
+        for endpoint in ENDPOINTS:
+            wrong = "PUT" if endpoint.method == "POST" else "POST"
+            async with session.request(wrong, operator.url + endpoint.path) as refused:
+                assert (refused.status, refused.headers["Allow"], await refused.read()) == (405, endpoint.method, b"")
 
 
-async def test_a_request_that_is_too_large(operator: DevOperator) -> None:
-    too_much = BytesIO(b"A" * (4 * 1024 * 1024 + 1))
-    response, content = await post(operator, KEYS, too_much)
-    assert (response.status, orjson.loads(content)["status"]) == (413, "client_error")
+async def test_a_request_may_have_a_mebibyte(operator: DevOperator) -> None:
+    for path in (KEYS, REFRESH, "/v2/token/client-generate"):
+        response, content = await post(operator, path, BytesIO(b"A" * (1024 * 1024 + 1)), api_key="")
+        assert (response.status, content) == (413, b"Request Too Long")
+        assert "json" not in response.content_type
+        assert (await post(operator, path, BytesIO(b"A" * (1024 * 1024))))[0].status == 400
+
+
+async def test_health(operator: DevOperator) -> None:
+    async with aiohttp.ClientSession() as session, session.get(operator.url + "/ops/healthcheck") as response:
+        assert (response.status, await response.read()) == (200, b"OK")
+
+
+@pytest.mark.parametrize("path", [*IN_ENVELOPES, REFRESH, "/v2/token/client-generate", "/nothing"])
+async def test_a_page_of_any_origin_may_call(operator: DevOperator, path: str) -> None:
+    origin = {"Origin": "https://example.com"}
+    response, _ = await post(operator, path, b"", headers=origin)
+    assert response.headers["Access-Control-Allow-Origin"] == "https://example.com"
+    assert response.headers["Vary"] == "origin"
+    preflight = origin | {"Access-Control-Request-Method": "POST"}
+    async with aiohttp.ClientSession() as session:
+        async with session.options(operator.url + path, headers=preflight) as answer:
+            assert (answer.status, await answer.read()) == (204, b"")
+            assert answer.headers["Access-Control-Allow-Origin"] == "https://example.com"
+            assert answer.headers["Access-Control-Allow-Methods"] == "GET,POST,OPTIONS"
+            allowed = answer.headers["Access-Control-Allow-Headers"].split(",")
+            assert {"X-UID2-Client-Version", "Content-Type"} <= set(allowed)
+            assert ("Authorization" in allowed) is (path == "/v2/token/validate")
+        async with session.options(operator.url + path, headers=origin) as no_preflight:
+            assert no_preflight.status == (404 if path == "/nothing" else 405)
+    assert operator.state.calls[path] == 2  # a preflight is not a call
+
+
+async def test_without_an_origin_nothing_is_allowed(operator: DevOperator) -> None:
+    response, _ = await post(operator, KEYS, sealed(operator))
+    assert not [name for name in response.headers if name.startswith("Access-Control")]
 
 
 async def test_calls_are_counted(operator: DevOperator) -> None:
     await ask(operator, KEYS)
     await ask(operator, KEYS)
-    await post(operator, REFRESH_PATH, b"")
-    assert operator.state.calls == {KEYS: 2, REFRESH_PATH: 1}
+    await post(operator, REFRESH, b"")
+    assert operator.state.calls == {KEYS: 2, REFRESH: 1}
 
 
 async def test_nothing_secret_is_printed_or_logged(

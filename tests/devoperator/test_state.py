@@ -31,8 +31,10 @@ def everything_seeded(state: OperatorState) -> object:
         state.api_key,
         state.client_secret,
         state.refresh_token_key,
+        [(client.api_key, client.client_secret) for client in state.clients.with_one_role.values()],
+        state.client_side.public_key,
         state.keys.listed(state.now_s()),
-        [(bucket.bucket_id, bucket.salt) for bucket in state.salts.buckets],
+        [(bucket.bucket_id, bucket.salt.secret) for bucket in state.salts.buckets],
         state.raw_uid(EMAIL),
         state.raw_uid(PHONE),
     )
@@ -58,7 +60,7 @@ def test_without_a_seed_and_with_another_one_everything_differs() -> None:
     assert len({state.api_key for state in states}) == 4
     assert len({state.client_secret for state in states}) == 4
     assert len({state.raw_uid(EMAIL) for state in states}) == 4
-    assert len({state.keys.current(MASTER_KEYSET_ID).secret for state in states}) == 4
+    assert len({state.keys.current(MASTER_KEYSET_ID, state.now_s()).secret for state in states}) == 4
 
 
 def test_credentials_have_the_shapes_clients_expect() -> None:
@@ -77,17 +79,29 @@ def test_credentials_have_the_shapes_clients_expect() -> None:
         (IdentityScope.EUID, PHONE, "F"),
     ],
 )
-def test_a_raw_uid_says_scope_and_identity_type(scope: IdentityScope, identity: str, first_letter: str) -> None:
-    raw_uid = OperatorState(scope=scope).raw_uid(identity)
+def test_a_raw_uid_of_33_bytes_says_scope_and_identity_type(
+    scope: IdentityScope, identity: str, first_letter: str
+) -> None:
+    state = OperatorState(scope=scope)
+    state.rotate_salts()
+    raw_uid = state.raw_uid(identity)
     assert raw_uid[0] == first_letter
     assert len(pybase64.b64decode(raw_uid, validate=True)) == 33
 
 
-def test_one_hash_gives_different_uids_as_email_and_as_phone() -> None:
+def test_raw_uids_have_32_or_33_bytes_and_33_after_a_rotation() -> None:
     state = OperatorState(seed=1)
-    digest = hash_identity(EMAIL)
-    uids = {state.salts.raw_uid(parse_identifier(field, digest)) for field in ("email_hash", "phone_hash")}
-    assert len(uids) == 2
+    people = [f"{number}@example.com" for number in range(100)]
+
+    def lengths() -> set[int]:
+        return {len(pybase64.b64decode(state.raw_uid(person), validate=True)) for person in people}
+
+    assert lengths() == {32, 33}
+    state.rotate_salts()
+    assert lengths() == {33}
+    previous = {state.salts.previous_raw_uid(identity_of(person), state.now_ms()) for person in people}
+    assert {len(pybase64.b64decode(uid or "")) for uid in previous} == {32, 33}
+    assert all(len(state.raw_uid(person)) == 44 for person in people)
 
 
 def test_every_spelling_of_an_identity_has_one_uid() -> None:
@@ -132,14 +146,16 @@ def test_rotating_one_bucket_leaves_the_others() -> None:
     assert all(bucket.salt != before[bucket.bucket_id] for bucket in state.salts.buckets)
 
 
-def test_a_bucket_is_due_a_year_after_its_rotation_and_daily_once_that_is_over() -> None:
+def test_a_bucket_is_due_a_year_after_its_rotation_and_then_at_the_next_midnight() -> None:
     clock = Clock()
     state = OperatorState(seed=1, now_ms=clock)
     state.rotate_salts(EMAIL)
     bucket = state.salts.bucket_of(identity_of(EMAIL))
     due_ms = clock() + 365 * 86_400_000
     assert bucket.refresh_from_ms(clock()) == due_ms
-    assert bucket.refresh_from_ms(due_ms) == due_ms + 86_400_000
+    assert bucket.refresh_from_ms(due_ms) == due_ms
+    next_midnight_ms = (due_ms // 86_400_000 + 1) * 86_400_000
+    assert bucket.refresh_from_ms(due_ms + 1) == next_midnight_ms
 
 
 def test_rotated_keys_stay_until_they_expire() -> None:
@@ -216,12 +232,13 @@ def test_sites_of_ones_own() -> None:
 def test_no_repr_shows_a_secret() -> None:
     state = OperatorState(seed=1)
     identity = identity_of(EMAIL)
-    key = state.keys.current(MASTER_KEYSET_ID)
+    key = state.keys.current(MASTER_KEYSET_ID, state.now_s())
     bucket = state.salts.bucket_of(identity)
-    shown = repr([state, state.keys, state.salts, key, bucket, identity, state.faults])
+    shown = repr([state, state.keys, state.salts, key, bucket, identity, state.faults, state.clients.main])
+    shown += repr([state.clients.with_one_role, state.client_side])
     for secret in (
         key.secret,
-        bucket.salt,
+        bucket.salt.secret,
         pybase64.b64decode(identity.value),
         state.api_key.encode(),
         state.client_secret.encode(),

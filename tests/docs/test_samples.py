@@ -25,7 +25,11 @@ TOKEN_COMMANDS, REQUEST = samples(DOCS / "publishers.md", "sh")
 (MAP,) = samples(DOCS / "advertisers.md", "sh")
 # Guides whose samples test_guides.py runs, and one whose sample tests/deploy runs.
 ELSEWHERE = {"getting-started.md", "settings.md", "operations.md", "runbook.md"}
-PYTHON = [sample for name in ("publishers", "advertisers", "sdk") for sample in samples(DOCS / f"{name}.md", "python")]
+PYTHON = [
+    sample
+    for name in ("publishers", "advertisers", "sdk", "migrating")
+    for sample in samples(DOCS / f"{name}.md", "python")
+]
 
 
 def _shape(value: Any) -> Any:

@@ -59,7 +59,7 @@ def test_verdict_lines() -> None:
     assert [(_code(row[2]), _code(row[3])) for row in rows] == [([reason.status], [reason]) for reason in FailureReason]
     numbers = [int(row[0]) for row in rows]
     assert numbers == sorted(numbers)
-    assert set(numbers) == set(range(1, 13))
+    assert set(numbers) == set(range(1, 14))
 
 
 def test_http_errors() -> None:

@@ -97,7 +97,7 @@ def test_shared_tokens_are_read_on_both_sides(scope: IdentityScope, identity: st
         theirs = uid2_client.SharingClient(operator.url, state.api_key, state.client_secret)
         assert ours.refresh().success
         assert theirs.refresh().success
-        for keyset_id in (None, state.keyset_of(102)):
+        for keyset_id in (None, state.keyset_of(101)):
             our_token = ours.encrypt_raw_uid_into_token(uid, keyset_id)
             their_token = theirs.encrypt_raw_uid_into_token(uid, keyset_id)
             assert our_token.status is EncryptionStatus.SUCCESS
@@ -107,6 +107,8 @@ def test_shared_tokens_are_read_on_both_sides(scope: IdentityScope, identity: st
             assert (read_by_us.status, read_by_us.uid) == (DecryptionStatus.SUCCESS, uid)
             assert read_by_them.site_id == state.caller_site_id
             assert read_by_them.identity_type == (uid2_client.IdentityType.Phone if identity == PHONE else 0)
-        unknown = theirs.encrypt_raw_uid_into_token(uid, 999).status
-        assert ours.encrypt_raw_uid_into_token(uid, 999).status.name == unknown.name
+        for keyset_id in (state.keyset_of(102), 999):  # of another site, and of none
+            refused = theirs.encrypt_raw_uid_into_token(uid, keyset_id).status
+            assert refused is uid2_client.EncryptionStatus.NOT_AUTHORIZED_FOR_KEY
+            assert ours.encrypt_raw_uid_into_token(uid, keyset_id).status.name == refused.name
         ours.close()

@@ -24,17 +24,20 @@ PAIRS: list[tuple[Any, Any]] = [
     (sdk.IdentityMapClient, uid2_client.IdentityMapClient),
     (sdk.IdentityMapInput, uid2_client.IdentityMapInput),
     (sdk.IdentityMapResponse, uid2_client.identity_map_response.IdentityMapResponse),
-    (sdk.MappedIdentity, uid2_client.identity_map_response.MappedIdentity),
-    (sdk.UnmappedIdentity, uid2_client.identity_map_response.UnmappedIdentity),
+    (sdk.MappedIdentityV2, uid2_client.identity_map_response.MappedIdentity),
+    (sdk.UnmappedIdentityV2, uid2_client.identity_map_response.UnmappedIdentity),
     (sdk.IdentityBucketsResponse, IdentityBucketsResponse),
     (sdk.Bucket, Bucket),
     (sdk.IdentityMapV3Client, uid2_client.IdentityMapV3Client),
     (sdk.IdentityMapV3Input, uid2_client.IdentityMapV3Input),
     (sdk.IdentityMapV3Response, uid2_client.IdentityMapV3Response),
-    (sdk.MappedIdentityV3, uid2_client.identity_map_v3_response.MappedIdentity),
-    (sdk.UnmappedIdentityV3, uid2_client.identity_map_v3_response.UnmappedIdentity),
+    (sdk.MappedIdentity, uid2_client.identity_map_v3_response.MappedIdentity),
+    (sdk.UnmappedIdentity, uid2_client.identity_map_v3_response.UnmappedIdentity),
     (sdk.EncryptionDataResponse, uid2_client.EncryptionDataResponse),
     (sdk.RefreshResponse, uid2_client.RefreshResponse),
+    (sdk.DecryptedToken, uid2_client.DecryptedToken),
+    (sdk.EncryptionKeysAutoRefresher, uid2_client.EncryptionKeysAutoRefresher),
+    (sdk.EncryptionKeysAutoRefreshResult, uid2_client.EncryptionKeysAutoRefreshResult),
 ]
 # How the published classes talk among themselves; no document shows them to users.
 INTERNAL = {
@@ -47,7 +50,7 @@ ATTRIBUTES: dict[type, set[str]] = {
     sdk.IdentityMapResponse: {"mapped_identities", "unmapped_identities"},
     sdk.IdentityMapV3Response: {"mapped_identities", "unmapped_identities"},
     sdk.IdentityBucketsResponse: {"buckets"},
-    sdk.UnmappedIdentityV3: {"raw_reason"},
+    sdk.UnmappedIdentity: {"raw_reason"},
 }
 
 

@@ -1,7 +1,7 @@
 """The published SDK, uid2-client, works against the embedded operator over HTTP."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from urllib.error import HTTPError
 
@@ -22,8 +22,9 @@ from uid2_client.identity_tokens import IdentityTokens
 from uid2_client.identity_type import IdentityType
 
 from bidstream_svc.core.identity import IdentityScope, hash_identity
-from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
+from bidstream_svc.devoperator import DevOperator, Fault, OperatorState, Role
 from bidstream_svc.devoperator.salts import BUCKET_COUNT
+from tests.support.consent import INSUFFICIENT, SUFFICIENT
 from tests.support.operator import operator_in_thread
 
 EMAIL, PHONE = "someone@example.com", "+12345678901"
@@ -101,7 +102,7 @@ def test_bidstream_client_notices_faults(operator: DevOperator, bidstream: Bidst
         (TokenGenerateInput.from_email(" Someone@example.com"), EMAIL),
         (TokenGenerateInput.from_email(EMAIL).do_not_hash(), EMAIL),
         (TokenGenerateInput.from_hashed_email(hash_identity(EMAIL)), EMAIL),
-        (TokenGenerateInput.from_phone(PHONE).with_transparency_and_consent_string("CPhJRpMPhJRpM"), PHONE),
+        (TokenGenerateInput.from_phone(PHONE).with_transparency_and_consent_string(SUFFICIENT), PHONE),
         (TokenGenerateInput.from_hashed_phone(hash_identity(PHONE)), PHONE),
     ],
 )
@@ -138,6 +139,56 @@ def test_publisher_client_sees_opt_outs(operator: DevOperator, publisher: Uid2Pu
     refreshed = publisher.refresh_token(generated.get_identity())
     assert refreshed.is_optout()
     assert refreshed.get_identity_json_string() is None
+
+
+def test_publisher_client_sees_opt_outs_of_phone_numbers(operator: DevOperator, publisher: Uid2PublisherClient) -> None:
+    for wanted in (
+        TokenGenerateInput.from_phone("+00000000000"),
+        TokenGenerateInput.from_hashed_phone(hash_identity("+00000000000")),
+    ):
+        assert publisher.generate_token(wanted).is_optout()
+    generated = publisher.generate_token(TokenGenerateInput.from_phone("+00000000002"))
+    assert generated.is_success()
+    assert publisher.refresh_token(generated.get_identity()).is_optout()
+    phones = ["+00000000000", PHONE]
+    mapped = IdentityMapClient(*credentials(operator)).generate_identity_map(IdentityMapInput.from_phones(phones))
+    assert mapped.unmapped_identities["+00000000000"].get_reason() == "optout"
+    mapped_v3 = IdentityMapV3Client(*credentials(operator)).generate_identity_map(
+        IdentityMapV3Input.from_phones(phones)
+    )
+    assert mapped_v3.unmapped_identities["+00000000000"].reason is UnmappedIdentityReason.OPTOUT
+    assert set(mapped.mapped_identities) == set(mapped_v3.mapped_identities) == {PHONE}
+
+
+def test_publisher_client_sees_consent_judged(operator: DevOperator, publisher: Uid2PublisherClient) -> None:
+    def wanted(consent: str) -> TokenGenerateInput:
+        return TokenGenerateInput.from_email(EMAIL).with_transparency_and_consent_string(consent)
+
+    assert publisher.generate_token(wanted(SUFFICIENT)).is_success()
+    if operator.state.scope is IdentityScope.UID2:  # not judged
+        assert publisher.generate_token(wanted(INSUFFICIENT)).is_success()
+        assert publisher.generate_token(wanted("junk")).is_success()
+        return
+    with pytest.raises(ValueError, match="insufficient_user_consent"):
+        publisher.generate_token(wanted(INSUFFICIENT))
+    with pytest.raises(HTTPError) as error:
+        publisher.generate_token(wanted("junk"))
+    with error.value as response:
+        assert json.load(response) == {"status": "client_error", "message": "User consent is invalid"}
+
+
+def test_publisher_client_sees_expired_and_invalid_refresh_tokens(
+    operator: DevOperator, publisher: Uid2PublisherClient
+) -> None:
+    tokens = publisher.generate_token(TokenGenerateInput.from_email(EMAIL)).get_identity()
+    now_ms = operator.state.now_ms() + 31 * 86_400_000
+    operator.state.now_ms = lambda: now_ms
+    invalid = IdentityTokens.from_json(json.loads(tokens.get_json_string()) | {"refresh_token": "AAAA"})
+    for identity, status in ((tokens, "expired_token"), (invalid, "invalid_token")):
+        with pytest.raises(HTTPError) as error:
+            publisher.refresh_token(identity)
+        with error.value as response:
+            assert (response.code, json.load(response)["status"]) == (400, status)
 
 
 def test_publisher_client_sees_errors(operator: DevOperator, publisher: Uid2PublisherClient) -> None:
@@ -213,5 +264,49 @@ def test_sharing_client_needs_a_key_set_it_knows(operator: DevOperator) -> None:
     client = SharingClient(*credentials(operator))
     assert client.refresh().success
     raw_uid = operator.state.raw_uid(EMAIL)
-    assert client.encrypt_raw_uid_into_token(raw_uid, 3).encrypted_data is not None
-    assert client.encrypt_raw_uid_into_token(raw_uid, 99).encrypted_data is None
+    state = operator.state
+    assert client.encrypt_raw_uid_into_token(raw_uid, state.keyset_of(101)).encrypted_data is not None
+    for keyset_id in (state.keyset_of(102), 99):  # of another site, and of none
+        assert client.encrypt_raw_uid_into_token(raw_uid, keyset_id).encrypted_data is None
+
+
+CALLS: dict[Role, list[Callable[[str, str, str], object]]] = {
+    Role.GENERATOR: [
+        lambda *caller: Uid2PublisherClient(*caller).generate_token(TokenGenerateInput.from_email(EMAIL)),
+    ],
+    Role.MAPPER: [
+        lambda *caller: IdentityMapClient(*caller).generate_identity_map(IdentityMapInput.from_emails([EMAIL])),
+        lambda *caller: IdentityMapV3Client(*caller).generate_identity_map(IdentityMapV3Input.from_emails([EMAIL])),
+        lambda *caller: IdentityMapClient(*caller).get_identity_buckets(datetime(2024, 7, 2, tzinfo=UTC)),
+    ],
+}
+
+
+def test_each_client_works_with_its_role_alone_and_with_no_other(operator: DevOperator) -> None:
+    clients = operator.state.clients
+    for role, key in [*clients.with_one_role.items(), (None, clients.without_role)]:
+        caller = operator.url, key.api_key, key.client_secret
+        assert BidstreamClient(*caller).refresh().success is (role is Role.BIDDER)
+        assert SharingClient(*caller).refresh().success is (role in {Role.BIDDER, Role.SHARER})
+        for required, calls in CALLS.items():
+            for call in calls:
+                if role is required:
+                    call(*caller)
+                else:
+                    with pytest.raises(HTTPError, match="401"):
+                        call(*caller)
+
+
+def test_a_sharer_alone_reads_what_is_shared_with_it(operator: DevOperator) -> None:
+    state = operator.state
+    state.rotate_keys(activates_in_s=3600)  # the newest keys must not be used yet
+    sharer = state.clients.with_one_role[Role.SHARER]
+    other = state.clients.add(102, {Role.SHARER})
+    receiver, sender = (SharingClient(operator.url, key.api_key, key.client_secret) for key in (sharer, other))
+    assert receiver.refresh().success
+    assert sender.refresh().success
+    raw_uid = state.raw_uid(EMAIL)
+    token = sender.encrypt_raw_uid_into_token(raw_uid).encrypted_data
+    assert receiver.decrypt_token_into_raw_uid(token).uid == raw_uid  # site 102 shares with 101, but not the reverse
+    token = receiver.encrypt_raw_uid_into_token(raw_uid).encrypted_data
+    assert sender.decrypt_token_into_raw_uid(token).status is DecryptionStatus.NOT_AUTHORIZED_FOR_KEY

@@ -25,7 +25,7 @@ CREDENTIALS = Credentials("key", bytes(32))
     ("fault", "kind", "message", "result"),
     [
         (Fault.SERVER_ERROR, errors.OperatorHttpError, "answered 500 .Internal error", "http"),
-        (Fault.UNAUTHORIZED, errors.OperatorUnauthorizedError, "401 .*: check the API key", "unauthorized"),
+        (Fault.UNAUTHORIZED, errors.OperatorUnauthorizedError, "401: check the API key", "unauthorized"),
         (Fault.FORBIDDEN, errors.OperatorUnauthorizedError, "403 .*: check the API key", "unauthorized"),
         (Fault.TOO_MANY_REQUESTS, errors.OperatorRateLimitedError, "429 .Too many requests", "http"),
         (Fault.REDIRECT, errors.OperatorRedirectError, "302, and redirects are not followed", "http"),

@@ -1,10 +1,12 @@
 """An advertiser's calls against the embedded operator over a real socket."""
 
 import asyncio
+import itertools
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,12 +14,14 @@ from hypothesis import strategies as st
 from bidstream_svc.core.errors import OperatorAnswerError, OperatorHttpError
 from bidstream_svc.core.identity import Identity, IdentityKind, hash_identity
 from bidstream_svc.devoperator import Fault, OperatorState
+from bidstream_svc.devoperator.well_known import OPTED_OUT_USERS
 from bidstream_svc.operator import IdentityMapClient, MappedIdentity, MappedIdentityV3, OptedOut, UnmappedIdentity
 from bidstream_svc.operator import batches as batches_module
 from bidstream_svc.operator.batches import collect_results, send_in_batches
 from tests.operator.support import transport_to
 from tests.support.operator import Clock, running_operator
 from tests.support.recorder import recorded_json
+from tests.vectors.load import load
 
 PHONE = "+12345678901"
 MIXED = [
@@ -49,6 +53,21 @@ async def test_v2_maps_any_mixture_in_order() -> None:
     assert state.calls["/v2/identity/map"] == 4  # one for each way of naming somebody
 
 
+@pytest.mark.parametrize("kind", [IdentityKind.EMAIL, IdentityKind.PHONE])
+async def test_the_raw_uid_is_the_same_whoever_normalises_and_hashes(kind: IdentityKind) -> None:
+    pairs = [pair for group in load("normalisation.json") if group["kind"] == kind for pair in group["pairs"]]
+    texts = [text for text, hashed in pairs if hashed and text not in OPTED_OUT_USERS]
+    ours = Identity.from_unhashed_email if kind is IdentityKind.EMAIL else Identity.from_unhashed_phone
+    async with running_operator() as operator, transport_to(operator) as transport:
+        client = IdentityMapClient(transport)
+        as_written = await client.map_identities([Identity(kind, text) for text in texts])
+        assert as_written == await client.map_identities([Identity.parse(kind, text) for text in texts])
+        assert as_written == await client.map_identities([ours(text) for text in texts])
+        refused = await client.map_identities([Identity(kind, text) for text, hashed in pairs if not hashed])
+    assert all(isinstance(result, MappedIdentity) for result in as_written)
+    assert set(refused) == {UnmappedIdentity("invalid identifier")}
+
+
 async def test_v3_maps_any_mixture_in_order_in_one_binary_request() -> None:
     async with running_operator() as operator, transport_to(operator) as transport:
         operator.state.rotate_salts("second@example.com")
@@ -70,6 +89,49 @@ async def test_v2_maps_a_mixture_that_takes_several_batches(monkeypatch: pytest.
     async with running_operator() as operator, transport_to(operator) as transport:
         client = IdentityMapClient(transport)
         assert await client.map_identities(MIXED * 2) == await client.map_identities(MIXED) * 2
+
+
+@pytest.mark.parametrize("version", ["", "_v3"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "{:0188}@example.com",
+        '{:06}"\\\\"' + "ż" * 80 + "@example.com",  # more bytes than characters, and escapes
+    ],
+)
+async def test_batches_are_limited_by_bytes_as_well(version: str, address: str) -> None:
+    people = [Identity.from_unhashed_email(address.format(number)) for number in range(5_000)]
+    async with running_operator() as operator, transport_to(operator) as transport:
+        results = await getattr(IdentityMapClient(transport), f"map_identities{version}")(people)
+        raw_uids = [operator.state.salts.raw_uid(Identity.from_email(person.value)) for person in people]
+    assert [result.raw_uid for result in results] == raw_uids
+    assert 1 < operator.state.calls.total() <= 3
+
+
+async def test_opt_out_status_is_limited_by_bytes_as_well() -> None:
+    async with running_operator() as operator, transport_to(operator) as transport:
+        assert await IdentityMapClient(transport).get_opt_out_status(["A" * 300] * 5_000) == []
+    assert operator.state.calls.total() == 2
+
+
+@given(st.lists(st.text(max_size=30), max_size=60), st.integers(1, 9), st.integers(1, 90))
+def test_no_batch_is_larger_than_the_limit_unless_it_is_one_item(
+    texts: list[str], max_batch: int, max_bytes: int
+) -> None:
+    batches: list[list[str]] = []
+
+    async def send(batch: Sequence[str]) -> Sequence[str]:
+        batches.append([*batch])
+        return batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_module, "MAX_BATCH", max_batch)
+        patch.setattr(batches_module, "MAX_BATCH_BYTES", max_bytes)
+        assert asyncio.run(collect_results(send_in_batches(texts, send, str), len(texts))) == texts
+    for batch in batches:
+        assert len(batch) == 1 or (len(batch) <= max_batch and len(msgspec.json.encode(batch)) - 1 <= max_bytes)
+    for batch, following in itertools.pairwise(batches):  # none could have taken the next item
+        assert len(batch) == max_batch or len(msgspec.json.encode([*batch, following[0]])) - 1 > max_bytes
 
 
 async def test_v3_request_is_binary() -> None:
@@ -134,7 +196,7 @@ def test_batches_keep_order_size_and_concurrency(items: list[int], max_batch: in
         return [item * 2 for item in batch]
 
     async def run() -> list[int]:
-        batches = send_in_batches(items, send, max_concurrency=max_concurrency)
+        batches = send_in_batches(items, send, str, max_concurrency=max_concurrency)
         return await collect_results(batches, len(items), lambda count, _: done.append(count))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -174,7 +236,7 @@ def test_batches_before_a_failed_one_are_yielded_and_none_is_taken_after_it(
 
     async def receive() -> None:
         nonlocal yielded
-        async for batch, results in send_in_batches(items(), send, max_concurrency=max_concurrency):
+        async for batch, results in send_in_batches(items(), send, str, max_concurrency=max_concurrency):
             assert (batch, results) == ((yielded,), (yielded,))
             yielded += 1
 
@@ -203,7 +265,7 @@ async def test_failure_of_one_piece_cancels_the_others_before_it_is_raised() -> 
             raise
 
     with pytest.raises(OperatorAnswerError):
-        await collect_results(send_in_batches(range(20_000), send, max_concurrency=3), 20_000)
+        await collect_results(send_in_batches(range(20_000), send, str, max_concurrency=3), 20_000)
     assert cancelled == [5_000, 10_000]
 
 
@@ -265,3 +327,22 @@ async def test_answer_of_another_shape(method: str, answer: bytes, problem: str)
         with pytest.raises(OperatorAnswerError, match=problem) as caught:
             await call([Identity.from_email("someone@example.com")])
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("written", ["1735689601", "1735689601.0", '"1735689601"', '"1735689601.0"', "1.735689601e9"])
+async def test_integers_in_answers_however_they_are_written(written: str) -> None:
+    mapped = f'{{"body":{{"email_hash":[{{"u":"raw","p":null,"r":{written}}}]}}}}'.encode()
+    async with recorded_json(mapped) as (_, transport):
+        (result,) = await IdentityMapClient(transport).map_identities_v3([Identity.from_email("someone@example.com")])
+    assert result == MappedIdentityV3("raw", None, 1735689601)
+    opted_out = f'{{"body":{{"opted_out":[{{"advertising_id":"raw","opted_out_since":{written}}}]}}}}'.encode()
+    async with recorded_json(opted_out) as (_, transport):
+        assert await IdentityMapClient(transport).get_opt_out_status(["raw"]) == [OptedOut("raw", 1735689601)]
+
+
+@pytest.mark.parametrize("written", ["1735689601.5", "true", '"soon"', "9223372036854775808", '""', "[]"])
+async def test_what_is_no_integer_in_an_answer_is_refused(written: str) -> None:
+    mapped = f'{{"body":{{"email_hash":[{{"u":"raw","r":{written}}}]}}}}'.encode()
+    async with recorded_json(mapped) as (_, transport):
+        with pytest.raises(OperatorAnswerError, match=r"integer of at most 64 bits - at `\$.body.email_hash\[0\].r`"):
+            await IdentityMapClient(transport).map_identities_v3([Identity.from_email("someone@example.com")])

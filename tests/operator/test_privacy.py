@@ -89,7 +89,7 @@ async def test_results_and_logs_show_nothing_private(said: list[str], caplog: py
         }  # fmt: skip
     everything = "\n".join([repr(results), str(results), *said, caplog.text])
     assert "IdentityTokens(" in everything
-    assert "retry" in everything  # a retry was told of, so the net was out
+    assert "is retried in" in everything  # a retry was told of, so the net was out
     assert [secret for secret in private if secret in everything] == []
 
 

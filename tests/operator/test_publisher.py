@@ -6,12 +6,19 @@ import json
 import pytest
 
 from bidstream_svc.core.decrypt import decrypt
-from bidstream_svc.core.errors import IdentityError, OperatorAnswerError, OperatorHttpError, OperatorUnauthorizedError
+from bidstream_svc.core.errors import (
+    IdentityError,
+    InsufficientUserConsentError,
+    OperatorAnswerError,
+    OperatorHttpError,
+    OperatorUnauthorizedError,
+)
 from bidstream_svc.core.identity import Identity, IdentityKind, IdentityScope, hash_identity
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.operator import Credentials, IdentityTokens, OperatorTransport, PublisherClient, fetch_keys
 from tests.operator.support import ONCE, transport_to
+from tests.support.consent import INSUFFICIENT, SUFFICIENT
 from tests.support.operator import Clock, running_operator
 from tests.support.recorder import recorded_json
 
@@ -62,6 +69,20 @@ async def test_opted_out_user_gets_no_tokens() -> None:
         assert await PublisherClient(transport).generate_token(Identity.from_email("optout@example.com")) is None
 
 
+async def test_consent_that_is_not_sufficient_has_an_error_of_its_own() -> None:
+    state = OperatorState(seed=1, scope=IdentityScope.EUID)
+    async with running_operator(state) as operator, transport_to(operator) as transport:
+        publisher = PublisherClient(transport)
+        identity = Identity.from_email(EMAIL)
+        assert await publisher.generate_token(identity, tcf_consent_string=SUFFICIENT) is not None
+        with pytest.raises(InsufficientUserConsentError, match="insufficient_user_consent") as caught:
+            await publisher.generate_token(identity, tcf_consent_string=INSUFFICIENT)
+        assert isinstance(caught.value, ValueError)  # as the published SDK raises
+        assert caught.value.api_status == "insufficient_user_consent"
+        with pytest.raises(OperatorHttpError, match="User consent is invalid"):
+            await publisher.generate_token(identity, tcf_consent_string="junk")
+
+
 @pytest.mark.parametrize("version", [2, 3, 4])
 async def test_refresh_gives_new_tokens_for_the_same_user(version: int) -> None:
     clock = Clock()
@@ -94,9 +115,12 @@ async def test_refresh_of_expired_and_invalid_tokens() -> None:
         tokens = await publisher.generate_token(Identity.from_email("someone@example.com"))
         assert tokens is not None
         clock.advance(days=31)
-        with pytest.raises(OperatorHttpError, match="Refresh token has expired") as caught:
+        with pytest.raises(OperatorHttpError, match="Expired Token presented") as caught:
             await publisher.refresh_token(tokens)
         assert caught.value.api_status == "expired_token"
+        with pytest.raises(OperatorHttpError, match="Invalid Token presented") as caught:
+            await publisher.refresh_token(dataclasses.replace(tokens, refresh_token="AAAA"))
+        assert caught.value.api_status == "invalid_token"
         with pytest.raises(OperatorAnswerError, match="no refresh token"):
             await publisher.refresh_token(dataclasses.replace(tokens, refresh_token=None))
         with pytest.raises(OperatorAnswerError, match="refresh_response_key is not base64"):
@@ -116,19 +140,25 @@ class TestValidateFlow:
             other = Identity.from_email("other@example.com")
             assert await publisher.validate_token(tokens.advertising_token, other) is False
 
-    async def test_other_token_is_not(self) -> None:
+    @pytest.mark.parametrize(
+        "identity", [Identity.from_email("other@example.com"), Identity.from_unhashed_phone(PHONE)]
+    )
+    async def test_any_user_of_the_own_site(self, identity: Identity) -> None:
         async with running_operator() as operator, transport_to(operator) as transport:
             publisher = PublisherClient(transport)
-            tokens = await publisher.generate_token(Identity.from_email("other@example.com"))
+            tokens = await publisher.generate_token(identity)
             assert tokens is not None
+            assert await publisher.validate_token(tokens.advertising_token, identity) is True
             assert await publisher.validate_token(tokens.advertising_token, Identity.from_email(EMAIL)) is False
-            assert await publisher.validate_token("no token", Identity.from_email(EMAIL)) is False
 
-    async def test_wrong_parameter_is_400_with_the_operators_message(self) -> None:
+    async def test_other_tokens_are_400_with_the_operators_message(self) -> None:
         async with running_operator() as operator, transport_to(operator) as transport:
-            with pytest.raises(OperatorHttpError, match="email, email_hash") as caught:
-                await PublisherClient(transport).validate_token("token", Identity.from_phone(PHONE))
-            assert (caught.value.http_status, caught.value.api_status) == (400, "client_error")
+            publisher = PublisherClient(transport)
+            foreign = operator.state.mint_token(identity=EMAIL, site_id=102)
+            for token, message in ((foreign, "Unauthorised to validate token"), ("no token", "Invalid token")):
+                with pytest.raises(OperatorHttpError, match=message) as caught:
+                    await publisher.validate_token(token, Identity.from_email(EMAIL))
+                assert (caught.value.http_status, caught.value.api_status) == (400, "client_error")
 
     async def test_bad_bearer_is_401(self) -> None:
         async with (
@@ -143,7 +173,8 @@ class TestValidateFlow:
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        (b'{"status":"error"}', "neither success nor optout"),
+        (b'{"status":"error"}', r"unknown status \(error\)"),
+        (b'{"status":"someone@example.com"}', r"unknown status \(\[removed\]\)"),
         (b'{"body":{}}', "status"),
         (b'{"status":"success"}', "Expected `object`"),
         (b'{"status":"success","body":{"refresh_token":"x"}}', "advertising_token"),
@@ -228,3 +259,16 @@ def test_malformed_identity_is_an_error_that_does_not_repeat_it(read: object, te
 def test_identity_is_normalised_and_hashed() -> None:
     assert Identity.from_email(" VALIDATE@example.com ") == Identity(IdentityKind.EMAIL_HASH, EMAIL_HASH)
     assert Identity.from_unhashed_email("Some.One+x@gmail.com").value == "someone@gmail.com"
+
+
+@pytest.mark.parametrize("name", ["identity_expires", "refresh_expires", "refresh_from"])
+@pytest.mark.parametrize("written", ["1735689601000.0", '"1735689601000"', "1.735689601e12"])
+def test_times_of_tokens_however_they_are_written(name: str, written: str) -> None:
+    parsed = IdentityTokens.from_json(f'{{"advertising_token":"A","{name}":{written}}}')
+    assert getattr(parsed, f"{name}_ms") == 1735689601000
+
+
+@pytest.mark.parametrize("written", ["1.5", "true", '"soon"', "1e19", "1e400", "NaN"])
+def test_times_of_tokens_that_are_no_integers_are_refused(written: str) -> None:
+    with pytest.raises(OperatorAnswerError, match=r"integer of at most|out of range|malformed"):
+        IdentityTokens.from_json(f'{{"advertising_token":"A","identity_expires":{written}}}')

@@ -1,6 +1,9 @@
 """Which calls are retried, and what a retried request contains."""
 
+import logging
+
 import pytest
+from tenacity import AsyncRetrying, RetryCallState
 
 from bidstream_svc.core.errors import (
     BidstreamError,
@@ -11,7 +14,7 @@ from bidstream_svc.core.errors import (
 )
 from bidstream_svc.core.identity import Identity
 from bidstream_svc.devoperator import Fault
-from bidstream_svc.operator import Credentials, OperatorTransport, PublisherClient, fetch_keys
+from bidstream_svc.operator import Credentials, OperatorTransport, PublisherClient, RetryPolicy, fetch_keys
 from tests.operator.support import FAST_RETRY, credentials_of, transport_to
 from tests.support.operator import running_operator
 from tests.support.raw_server import http_answer, raw_server
@@ -126,9 +129,44 @@ async def test_retry_after_is_honoured_and_capped() -> None:
             with pytest.raises(OperatorHttpError, match="401"):
                 await fetch_keys(transport)
         assert len(server.requests) == 2
-        endpoint = PublisherClient.refresh_token.__globals__["_REFRESH"]
-        wait_s = transport._should_retry(endpoint, OperatorRateLimitedError("", retry_after_s=0.004))
-        assert wait_s == 0.004
+        assert wait_after(transport, OperatorRateLimitedError("", retry_after_s=0.004)) == 0.004
+
+
+def wait_after(transport: OperatorTransport, error: Exception, attempts: int = 1) -> float:
+    state = RetryCallState(AsyncRetrying(), None, (), {})
+    state.attempt_number = attempts
+    state.set_exception((type(error), error, None))
+    return transport._wait_s(state)
+
+
+async def test_waits_double_up_to_a_maximum_and_vary() -> None:
+    policy = RetryPolicy(wait_initial_s=0.5, wait_max_s=3, wait_jitter_s=0)
+    steady = OperatorTransport("https://prod.euid.eu", Credentials("key", bytes(32)), retry=policy)
+    waits_s = [wait_after(steady, OperatorNetworkError("reset"), attempts) for attempts in range(1, 6)]
+    assert waits_s == [0.5, 1, 2, 3, 3]
+    varied = OperatorTransport("https://prod.euid.eu", Credentials("key", bytes(32)))
+    assert len({wait_after(varied, OperatorNetworkError("reset")) for _ in range(20)}) > 1
+
+
+async def test_no_attempt_begins_after_the_time_limit() -> None:
+    async with running_operator() as operator:
+        operator.state.faults.inject(Fault.SERVER_ERROR, times=None)
+        policy = RetryPolicy(attempts=9, timeout_s=5, wait_initial_s=6, wait_max_s=6, wait_jitter_s=0)
+        async with transport_to(operator, retry=policy) as transport:
+            with pytest.raises(OperatorHttpError):
+                await fetch_keys(transport)
+        assert operator.state.calls[KEYS] == 1
+
+
+async def test_a_retry_is_logged_without_what_the_operator_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "bidstream_svc.operator")
+    async with running_operator() as operator, transport_to(operator, retry=FAST_RETRY) as transport:
+        operator.state.faults.inject(Fault.SERVER_ERROR, times=2)
+        await fetch_keys(transport)
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("bidstream_svc.")]
+    assert messages == [
+        f"call of {KEYS} failed (OperatorHttpError) and is retried in {wait_s} s" for wait_s in ("0.001", "0.002")
+    ]
 
 
 async def test_each_attempt_asks_for_credentials_and_seals_anew() -> None:

@@ -18,11 +18,12 @@ async def test_sharing_over_a_socket_with_default_and_given_key_set() -> None:
         assert sharer.decrypt("token")[3] is FailureReason.NO_KEYS
         keys = await sharer.refresh()
         assert sharer.keys is keys
-        for keyset_id in (None, operator.state.keyset_of(102)):
+        for keyset_id in (None, operator.state.keyset_of(101)):
             token = sharer.encrypt(uid, keyset_id).token
             assert token is not None
             assert sharer.decrypt(token)[:2] == (DecryptionStatus.SUCCESS, uid)
-        assert sharer.encrypt(uid, 999) == Encryption(EncryptionStatus.NOT_AUTHORIZED_FOR_KEY)
+        for keyset_id in (operator.state.keyset_of(102), 999):  # of another site, and of none
+            assert sharer.encrypt(uid, keyset_id) == Encryption(EncryptionStatus.NOT_AUTHORIZED_FOR_KEY)
 
 
 async def test_sharers_lifetime_holds_and_no_domain_is_needed() -> None:

@@ -170,7 +170,7 @@ def test_reprs_show_nothing_private(client: Uid2PublisherClient, operator: DevOp
     response = client.generate_token(wanted)
     identity = response.get_identity()
     shown = repr([client, wanted, response, identity, client.refresh_token(read(response.get_identity_json_string()))])  # type: ignore[arg-type]
-    assert "TokenGenerateInput(EMAIL)" in shown
+    assert "TokenGenerateInput(Email)" in shown
     assert "IdentityTokens(identity_expires_ms=" in shown
     assert identity is not None
     for private in ("quentin", "CPhJ", identity.get_advertising_token(), operator.state.api_key, "AAAA"):

@@ -1,4 +1,4 @@
-"""The nine statuses, domains and duplicates over HTTP. KEYS_NOT_SYNCED is in test_process."""
+"""The statuses, domains and duplicates over HTTP. KEYS_NOT_SYNCED is in test_process."""
 
 import json
 from dataclasses import replace
@@ -50,6 +50,7 @@ def test_every_failure_has_its_status_and_no_uid(service: RunningService, state:
         ("EXPIRED_TOKEN", state.mint_token(version, lifetime_s=-60)),
         ("DOMAIN_NAME_CHECK_FAILED", state.mint_token(version, client_side=True)),
         ("INVALID_TOKEN_LIFETIME", state.mint_token(version, lifetime_s=4 * DAY_S)),
+        ("USER_OPTED_OUT", state.mint_token(version, opted_out=True)),
     ]
     if version != 2:  # which does not say when it was made
         tokens.append(("INVALID_TOKEN_LIFETIME", state.mint_token(version, generated_ms=now_ms + 7_200_000)))

@@ -13,7 +13,7 @@ import orjson
 import pybase64
 
 from bidstream_svc.core.crypto import Envelope, open_response, seal_request
-from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.devoperator import ApiClient, DevOperator, OperatorState
 
 _TIMEOUT_S = 10
 
@@ -86,15 +86,18 @@ async def post(
         return response, await response.read()
 
 
-async def ask(operator: DevOperator, path: str, body: object = None, *, binary: bool = False) -> Answer:
+async def ask(
+    operator: DevOperator, path: str, body: object = None, *, binary: bool = False, client: ApiClient | None = None
+) -> Answer:
     """Ask an endpoint as the protocol wants it: sealed, and the answer opened and its nonce checked."""
     state = operator.state
-    secret = pybase64.b64decode(state.client_secret)
+    client = client or state.clients.main
+    secret = pybase64.b64decode(client.client_secret)
     nonce = os.urandom(8)
     envelope = Envelope(state.now_ms(), nonce, b"" if body is None else orjson.dumps(body))
     wire = seal_request(secret, os.urandom(12), envelope, binary=binary)
     headers = {"Content-Type": "application/octet-stream" if binary else "text/plain"}
-    response, content = await post(operator, path, wire, headers=headers)
+    response, content = await post(operator, path, wire, api_key=client.api_key, headers=headers)
     if response.status != 200:
         assert response.content_type == "application/json"
         return Answer(response.status, orjson.loads(content))

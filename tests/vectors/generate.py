@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bidstream_svc.core.crypto import Envelope, seal_request, seal_response
-from tests.vectors import line_11, line_12_13, lines_1_to_6, lines_7_to_10
+from tests.vectors import line_11, lines_1_to_6, lines_7_to_10, lines_12_to_14
 from tests.vectors.inputs import KEY_RESPONSES, NOW_MS
 
 _ENVELOPE_SECRET = b"made-up client secret, 32 bytes!"
@@ -24,7 +24,7 @@ _ENVELOPE_NONCE = bytes(range(0xB0, 0xB8))
 
 def contents() -> dict[str, str]:
     """File name -> what it must hold."""
-    own = [vector for part in (lines_1_to_6, lines_7_to_10, line_11, line_12_13) for vector in part.vectors()]
+    own = [vector for part in (lines_1_to_6, lines_7_to_10, line_11, lines_12_to_14) for vector in part.vectors()]
     return {"keys.json": _pretty(KEY_RESPONSES), "own.json": _pretty(own), "envelopes.json": _pretty(_envelopes())}
 
 

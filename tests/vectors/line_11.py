@@ -112,10 +112,10 @@ def _privacy_bits() -> list[dict[str, Any]]:
             failure(11, f"v{version}, bit 0x2, no domain", set_bit, "domain_missing"),
             success(11, f"v{version}, bit 0x2, listed domain", set_bit, domain="example.com"),
             success(11, f"v{version}, bit from the wrong end", build(version, privacy_bits=WRONG_END)),
-            success(11, f"v{version}, every bit but 0x2", build(version, privacy_bits=0xFFFFFFFD)),
+            success(11, f"v{version}, every bit but 0x2 and 0x4", build(version, privacy_bits=0xFFFFFFF9)),
             failure(11, f"v{version}, every bit", build(version, privacy_bits=0xFFFFFFFF), "domain_missing"),
             success(11, f"v{version}, bit 0x1", build(version, privacy_bits=0x1)),
-            success(11, f"v{version}, bit 0x4", build(version, privacy_bits=0x4)),
+            success(11, f"v{version}, bit 0x8", build(version, privacy_bits=0x8)),
         ]
     return out
 

@@ -172,13 +172,14 @@ def _scope() -> list[dict[str, Any]]:
                 raw = bytes([scope << 4 | bits << 2 | 3]) + _RAW[version][1:]
                 made = by_hand(standard(raw), f"build_v{version} with another prefix")
                 out.append(success(5, f"v{version} of {keys}, identity type bits {bits:02b}", made, keys=keys))
-        # 0b00010 with UID2's scope bit is 2, which is v2: so EUID's.
-        for bit in (0, 1, 5, 6, 7):
-            raw = bytes([0x13 ^ 1 << bit]) + _RAW[version][1:]
-            made = by_hand(standard(raw), f"build_v{version} with another prefix")
-            out.append(
-                failure(5, f"v{version}, constant bit {bit} of the prefix flipped", made, "identity_scope", keys="euid")
-            )
+        # 0x00 is what older generators write. 0x02 would be v2.
+        for prefix in (0x00, 0x01, 0x04, 0x0C, 0x23, 0x40, 0x83, 0xEF, 0x10, 0x12, 0x33, 0xFF):
+            made = by_hand(standard(bytes([prefix]) + _RAW[version][1:]), f"build_v{version} with another prefix")
+            right, wrong = ("euid", "uid2") if prefix & 0x10 else ("uid2", "euid")
+            out += [
+                success(5, f"v{version}, prefix 0x{prefix:02x}, keys of its scope", made, keys=right),
+                failure(5, f"v{version}, prefix 0x{prefix:02x}, other keys", made, "identity_scope", keys=wrong),
+            ]
     stranger = build(4, UNKNOWN, scope=euid)
     return [
         *out,

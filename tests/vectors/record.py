@@ -22,6 +22,7 @@ STATUS_OF_REASON = {
     "domain_not_listed": "DOMAIN_NAME_CHECK_FAILED",
     "lifetime_too_long": "INVALID_TOKEN_LIFETIME",
     "generated_in_future": "INVALID_TOKEN_LIFETIME",
+    "opted_out_at_generation": "USER_OPTED_OUT",
 }
 
 

@@ -4,7 +4,7 @@
 compiled (see setup.py) and implements the slowest functions in C.
 """
 
-from bidstream_svc.core.token.content import CLIENT_SIDE_GENERATED, TokenContent, TokenKey
+from bidstream_svc.core.token.content import CLIENT_SIDE_GENERATED, OPTED_OUT, TokenContent, TokenKey
 from bidstream_svc.core.token.v2 import build_v2
 from bidstream_svc.core.token.v3 import build_v3
 from bidstream_svc.core.token.v4 import build_v4
@@ -21,6 +21,7 @@ BUILDERS = {2: build_v2, 3: build_v3, 4: build_v4}
 __all__ = [
     "BUILDERS",
     "CLIENT_SIDE_GENERATED",
+    "OPTED_OUT",
     "TokenContent",
     "TokenKey",
     "build_v4",

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from bidstream_svc.core.identity import IdentityScope, IdentityType
 
-# Bit 1 of `privacy_bits`, counted from the least significant.
+# Bits of `privacy_bits`, counted from the least significant. Bit 0 is always set by operators and has no meaning.
 CLIENT_SIDE_GENERATED = 0x2
+OPTED_OUT = 0x4  # the user had opted out when the token was generated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +19,7 @@ class TokenContent:
         site_id: the publisher's site.
         expires_ms, generated_ms, established_ms, refreshed_ms: Unix ms; when the token expires, when it was generated,
             when the user's id was first established on the site, and when the user's token was last refreshed.
-        privacy_bits: see CLIENT_SIDE_GENERATED.
+        privacy_bits: CLIENT_SIDE_GENERATED, OPTED_OUT.
     """
 
     raw_uid: str = field(repr=False)

@@ -158,8 +158,9 @@ cdef object _EXPIRED = FailureReason.EXPIRED
 cdef object _SITE_KEY_UNKNOWN = FailureReason.SITE_KEY_UNKNOWN
 cdef object _SITE_LAYER = FailureReason.SITE_LAYER
 
-# Offsets of fields; the layout is in v3.py.
+# Offsets of fields, and a bit of the first byte; the layout is in v3.py.
 cdef enum:
+    _SCOPE_BIT = 0x10
     _TOKEN_IV = 6
     _TOKEN_SEALED = 18
     _SITE_KEY_ID = 29
@@ -171,12 +172,12 @@ cdef enum:
     _MIN_RAW_UID = 32
 
 
-def open_token(bytes raw not None, int prefix_of_scope, master_ciphers, site_ciphers, int64_t now_ms):
+def open_token(bytes raw not None, int scope_bit, master_ciphers, site_ciphers, int64_t now_ms):
     """See `v3.open_token`."""
     cdef const uint8_t *token = <const uint8_t *> PyBytes_AS_STRING(raw)
     cdef Py_ssize_t length = PyBytes_GET_SIZE(raw)
     cdef _GcmCipher cipher
-    if length < 1 or token[0] & 0xF3 != prefix_of_scope:
+    if length < 1 or token[0] & _SCOPE_BIT != scope_bit:
         return _IDENTITY_SCOPE
     if length < _TOKEN_IV:
         return _MASTER_LAYER

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import pybase64
 
-from bidstream_svc.core.crypto import CBC_BLOCK_LENGTH, cbc_encrypt
+from bidstream_svc.core.crypto import CBC_BLOCK_LENGTH, cbc_encrypt, make_cbc_decrypt
 from bidstream_svc.core.status import FailureReason
 from bidstream_svc.core.token.content import TokenContent, TokenKey
 
@@ -68,6 +68,22 @@ def open_token(raw: bytes, ciphers: Mapping[int, Callable[[bytes], bytes]], now_
     except ValueError:  # 10, UnicodeDecodeError among them
         return FailureReason.SITE_LAYER
     return expires_ms, site_id, privacy_bits, established_ms, raw_uid
+
+
+def read_fields(raw: bytes, secret_of: Callable[[int], bytes]) -> tuple[int, int, tuple[int, int] | None] | None:
+    """Read fields of a token without judging it; see `v3.read_fields`."""
+    try:
+        _, master_key_id = _TOKEN.unpack_from(raw)
+        master_layer = make_cbc_decrypt(secret_of(master_key_id))(raw[_TOKEN_IV_AND_CIPHERTEXT])
+        expires_ms, site_key_id = _MASTER_LAYER.unpack_from(master_layer)
+    except (KeyError, ValueError, StructError):
+        return None
+    try:
+        site_layer = make_cbc_decrypt(secret_of(site_key_id))(master_layer[_SITE_IV_AND_CIPHERTEXT])
+        site_id, _, privacy_bits, _ = parse_site_layer(site_layer)
+    except (KeyError, ValueError):
+        return expires_ms, site_key_id, None
+    return expires_ms, site_key_id, (site_id, privacy_bits)
 
 
 def parse_site_layer(plaintext: bytes) -> tuple[int, str, int, int]:

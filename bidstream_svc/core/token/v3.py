@@ -9,10 +9,10 @@ All integers are big endian::
                   refreshed_ms i64 | raw uid, 32 or 33 bytes
     prefix        bits 0-1 are 3 | bits 2-3 identity type | bit 4 scope | bits 5-7 are 0
 
-The prefix is not authenticated. Scope and constant bits are checked; the identity type is ignored.
+The prefix is not authenticated. Only its scope bit is checked, because not all generators set the other bits as above.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - struct.error is a class
 from typing import Any, TypeAlias
@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bidstream_svc.core.crypto import GCM_IV_LENGTH, seal_gcm
-from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.identity import IdentityScope, IdentityType
 from bidstream_svc.core.status import FailureReason
 from bidstream_svc.core.token.content import TokenContent, TokenKey
 
@@ -46,16 +46,16 @@ _SITE_CIPHERTEXT = slice(_MASTER_LAYER_TO_READ.size, None)
 _RAW_UID = slice(_SITE_LAYER_TO_READ.size, None)
 _MIN_SITE_LAYER_LENGTH = _SITE_LAYER_TO_READ.size + 32
 
-_IDENTITY_TYPE_BITS = 0b1100
-_PREFIX_BITS = 0xFF & ~_IDENTITY_TYPE_BITS
 _IDENTITY_TYPE_SHIFT = 2
+_UNREADABLE = (KeyError, InvalidTag, ValueError, StructError)
 _SCOPE_SHIFT = 4
+_SCOPE_BIT = 1 << _SCOPE_SHIFT
 _PREFIX_CONSTANT = 3
 
 
-def prefix_of_scope(scope: IdentityScope) -> int:
-    """Return the first byte of a token of this scope, with the identity type bits zero."""
-    return scope << _SCOPE_SHIFT | _PREFIX_CONSTANT
+def scope_bit(scope: IdentityScope) -> int:
+    """Return the scope bit of the first byte of a token, in its place: 0x00 or 0x10."""
+    return scope << _SCOPE_SHIFT
 
 
 def make_gcm_cipher(secret: bytes) -> GcmCipher:
@@ -65,7 +65,7 @@ def make_gcm_cipher(secret: bytes) -> GcmCipher:
 
 def open_token(
     raw: bytes,
-    prefix_of_scope: int,
+    scope_bit: int,
     master_ciphers: Mapping[int, GcmCipher],
     site_ciphers: Mapping[int, GcmCipher],
     now_ms: int,
@@ -76,12 +76,12 @@ def open_token(
 
     Args:
         raw: the token's bytes, at least one.
-        prefix_of_scope: the first byte that is required, without the identity type bits.
+        scope_bit: the scope bit that the first byte must have, in its place.
         master_ciphers: ciphers for the master layer, by key id.
         site_ciphers: ciphers for the site layer, by key id.
         now_ms: Unix ms, a signed 64-bit integer; the site layer of a token that expired before is not decrypted.
     """
-    if raw[0] & _PREFIX_BITS != prefix_of_scope:  # 5
+    if raw[0] & _SCOPE_BIT != scope_bit:  # 5
         return FailureReason.IDENTITY_SCOPE
     try:
         _, _, master_key_id = _TOKEN.unpack_from(raw)
@@ -110,6 +110,34 @@ def open_token(
     return expires_ms, generated_ms, site_id, privacy_bits, established_ms, raw_uid
 
 
+def read_fields(raw: bytes, secret_of: Callable[[int], bytes]) -> tuple[int, int, tuple[int, int] | None] | None:
+    """Read fields of a token without judging it: (expires_ms, site key id, (site id, privacy bits)).
+
+    Returns None if the master layer cannot be decrypted, and None in place of the last two if the site layer cannot.
+
+    Args:
+        raw: the token's bytes.
+        secret_of: returns the key with an id, or raises KeyError.
+    """
+    try:
+        _, _, master_key_id = _TOKEN.unpack_from(raw)
+        master_layer = AESGCM(secret_of(master_key_id)).decrypt(raw[_TOKEN_IV], raw[_TOKEN_CIPHERTEXT], None)
+        expires_ms, _, site_key_id, site_iv = _MASTER_LAYER_TO_READ.unpack_from(master_layer)
+    except _UNREADABLE:
+        return None
+    try:
+        site_layer = AESGCM(secret_of(site_key_id)).decrypt(site_iv, master_layer[_SITE_CIPHERTEXT], None)
+        site_id, privacy_bits, _ = _SITE_LAYER_TO_READ.unpack_from(site_layer)
+    except _UNREADABLE:
+        return expires_ms, site_key_id, None
+    return expires_ms, site_key_id, (site_id, privacy_bits)
+
+
+def identity_type_of(raw: bytes) -> IdentityType:
+    """Return the identity type in the first byte: anything but EMAIL counts as PHONE."""
+    return IdentityType.PHONE if raw[0] >> _IDENTITY_TYPE_SHIFT & 0b11 else IdentityType.EMAIL
+
+
 def build_token_bytes(version: int, content: TokenContent, master: TokenKey, site: TokenKey) -> bytes:
     """Build the bytes of a v3 or v4 token.
 
@@ -135,7 +163,7 @@ def build_token_bytes(version: int, content: TokenContent, master: TokenKey, sit
         content.operator_key_id,
         site.key_id,
     ) + seal_gcm(site.secret, site.iv, site_layer)
-    prefix = prefix_of_scope(content.scope) | content.identity_type << _IDENTITY_TYPE_SHIFT
+    prefix = scope_bit(content.scope) | content.identity_type << _IDENTITY_TYPE_SHIFT | _PREFIX_CONSTANT
     return _TOKEN.pack(prefix, version, master.key_id) + seal_gcm(master.secret, master.iv, master_layer)
 
 

@@ -1,4 +1,4 @@
-"""Vectors for lifetime, clock skew and success."""
+"""Vectors for lifetime, clock skew, opt-outs and success."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ _CENTURY_MS = 100 * 365 * 24 * HOUR_MS
 
 
 def vectors() -> list[dict[str, Any]]:
-    return [*_lifetime(), *_skew(), *_sharing(), *_success()]
+    return [*_lifetime(), *_skew(), *_sharing(), *_opted_out(), *_success()]
 
 
 def _lifetime() -> list[dict[str, Any]]:
@@ -91,6 +91,30 @@ def _sharing() -> list[dict[str, Any]]:
     ]
 
 
+def _opted_out() -> list[dict[str, Any]]:
+    reason = "opted_out_at_generation"
+    out = []
+    for version in (2, 3, 4):
+        opted_out, client_side = build(version, privacy_bits=0x4), build(version, privacy_bits=0x7)
+        late = build(version, privacy_bits=0x4, expires_ms=NOW_MS + 2 * MAX_LIFETIME_MS)
+        out += [
+            failure(13, f"v{version}, bit 0x4", opted_out, reason),
+            failure(13, f"v{version}, bit 0x4, keys for sharing", opted_out, reason, keys="sharing"),
+            failure(13, f"v{version}, as an operator sets them", client_side, reason, domain="example.com"),
+            failure(13, f"v{version}, client side, keys for sharing", client_side, reason, keys="sharing"),
+            failure(13, f"v{version}, every bit", build(version, privacy_bits=2**32 - 1), reason, domain="example.com"),
+            failure(11, f"v{version}, the domain comes before the opt-out", client_side, "domain_missing"),
+            failure(12, f"v{version}, the lifetime comes before the opt-out", late, "lifetime_too_long"),
+        ]
+    early = build(4, privacy_bits=0x4, generated_ms=NOW_MS + CLOCK_SKEW_MS + 1)
+    expired = build(4, privacy_bits=0x4, expires_ms=NOW_MS - 1)
+    return [
+        *out,
+        failure(12, "the skew comes before the opt-out", early, "generated_in_future"),
+        failure(8, "the expiry comes before the opt-out", expired, "expired"),
+    ]
+
+
 def _success() -> list[dict[str, Any]]:
     out = []
     for version in (2, 3, 4):
@@ -100,9 +124,9 @@ def _success() -> list[dict[str, Any]]:
                 uid = standard(bytes([first]) + bytes(range(100, 132)))
                 made = build(version, raw_uid=uid, scope=scope, identity_type=identity_type)
                 name = f"v{version}, {scope.name}, {identity_type.name.lower()}"
-                out.append(success(13, name, made, keys=keys, uid=uid))
+                out.append(success(14, name, made, keys=keys, uid=uid))
         short = standard(bytes(range(200, 232)))
-        out.append(success(13, f"v{version}, raw uid of 32 bytes", build(version, raw_uid=short), uid=short))
+        out.append(success(14, f"v{version}, raw uid of 32 bytes", build(version, raw_uid=short), uid=short))
         full = build(
             version,
             site_id=2**32 - 1,
@@ -115,6 +139,6 @@ def _success() -> list[dict[str, Any]]:
             established_ms=2**63 - 1,
             refreshed_ms=2**63 - 1,
         )
-        out.append(success(13, f"v{version}, the largest numbers", full, established=2**63 - 1))
-        out.append(success(13, f"v{version}, established in 1970", build(version, established_ms=0), established=0))
+        out.append(success(14, f"v{version}, the largest numbers", full, established=2**63 - 1))
+        out.append(success(14, f"v{version}, established in 1970", build(version, established_ms=0), established=0))
     return out

@@ -1,0 +1,59 @@
+"""What a token says beside its verdict: version, site, identity type, expiry.
+
+For callers who ask for it, after `decrypt`. Nothing here judges a token: what is not known of it is None.
+"""
+
+from typing import NamedTuple
+
+from bidstream_svc.core.identity import IdentityType
+from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, decode_text, v2, v3, v4
+
+_PREFIX_OF_V2 = bytes([v2.PREFIX])
+_VERSIONS = {bytes([v3.VERSION]): 3, bytes([v4.VERSION]): 4}
+
+
+class TokenDetails(NamedTuple):
+    """What was read of a token.
+
+    Attributes:
+        version: 2, 3 or 4.
+        identity_type: what the raw uid was derived from, as the unauthenticated first byte says; None in version 2,
+            which does not say so.
+        expires_ms: Unix ms.
+        site_key_id: id of the key of the site layer, which may be unknown.
+        site_id: the site that the token was issued for, or None if the site layer was not decrypted.
+        is_client_side_generated: None if the site layer was not decrypted.
+    """
+
+    version: int
+    identity_type: IdentityType | None
+    expires_ms: int
+    site_key_id: int
+    site_id: int | None = None
+    is_client_side_generated: bool | None = None
+
+
+def read_details(token: object, keys: KeySnapshot | None) -> TokenDetails | None:
+    """Read a token, valid or not. Returns None if its master layer cannot be decrypted with these keys."""
+    if keys is None or not isinstance(token, str):
+        return None
+    try:
+        raw = decode_text(token)
+    except ValueError:
+        return None
+    if raw[:1] == _PREFIX_OF_V2:
+        version, identity_type, read_fields = 2, None, v2.read_fields
+    elif raw[1:2] in _VERSIONS:
+        version, identity_type, read_fields = _VERSIONS[raw[1:2]], v3.identity_type_of(raw), v3.read_fields
+    else:
+        return None
+    fields = read_fields(raw, lambda key_id: keys.keys[key_id].secret)
+    if fields is None:
+        return None
+    expires_ms, site_key_id, site_layer = fields
+    if site_layer is None:
+        return TokenDetails(version, identity_type, expires_ms, site_key_id)
+    site_id, privacy_bits = site_layer
+    is_client_side = bool(privacy_bits & CLIENT_SIDE_GENERATED)
+    return TokenDetails(version, identity_type, expires_ms, site_key_id, site_id, is_client_side)

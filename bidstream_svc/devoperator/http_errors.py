@@ -1,0 +1,29 @@
+"""Errors as HTTP answers. As with operators, not all of them are JSON, and a 401 has no message."""
+
+from collections.abc import Awaitable, Callable
+
+import orjson
+from aiohttp import web
+
+from bidstream_svc.devoperator.replies import RequestRefusedError
+
+_NOT_FOUND = "<html><body><h1>Resource not found</h1></body></html>"
+_TOO_LARGE = "Request Too Long"
+
+
+@web.middleware
+async def answer_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer a RequestRefusedError in JSON, and errors of HTTP without."""
+    try:
+        return await handler(request)
+    except RequestRefusedError as error:
+        body = {"status": error.api_status} | ({} if error.message is None else {"message": error.message})
+        return web.Response(status=error.http_status, body=orjson.dumps(body), content_type="application/json")
+    except web.HTTPNotFound:
+        return web.Response(status=404, text=_NOT_FOUND, content_type="text/html")
+    except web.HTTPMethodNotAllowed as error:
+        return web.Response(status=405, headers={"Allow": error.headers["Allow"]})
+    except web.HTTPRequestEntityTooLarge:
+        return web.Response(status=413, text=_TOO_LARGE)
