@@ -86,6 +86,7 @@ class LoopThread:
         running.cancel()
         stopping.cancel()
         await asyncio.wait([running])
+        await asyncio.sleep(0)  # transports that have just been closed release their sockets in the next iteration
         error = None if running.cancelled() else running.exception()
         if error is not None:
             _log.error("thread failed", thread=self._thread.name, exc_info=error)

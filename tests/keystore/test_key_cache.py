@@ -347,7 +347,7 @@ def test_a_malformed_key_among_good_ones_does_not_stop_the_service(tmp_path: Pat
         assert scrape(service.admin).value("bidstream_keys_skipped") == 1
         keys = service.get("/info").json["keys"]
         assert (keys["skipped_keys"], keys["skipped_sites"]) == (1, 0)
-        assert keys["skipped_reasons"] == ["keys[1]: Expected `bytes`, got `null` - at `$.secret`"]
+        assert keys["skipped_reasons"] == ["keys[1]: Expected base64 - at `$.secret`"]
 
 
 def test_a_fifo_as_cache_stops_neither_the_start_nor_the_end(tmp_path: Path) -> None:

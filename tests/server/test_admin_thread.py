@@ -98,7 +98,7 @@ def test_the_admin_plane_takes_an_eighth_of_the_descriptors(operator: DevOperato
             stack.enter_context(Connection(service.admin))
         row = service.service._metrics.row
         wait_until(lambda: row[ADMIN_CONNECTIONS_REFUSED[RefusalReason.MAX_CONNECTIONS]] >= 100, "the refusals")
-        assert row[ADMIN_CONNECTIONS] == 50
+        assert 30 <= row[ADMIN_CONNECTIONS] <= 50  # of the descriptors that are not in use yet
         # The cells of the data plane belong to the serving loop.
         assert not any(row[cell] for cell in CONNECTIONS_REFUSED.values())
         assert ask(service.data, "/decrypt", {"token": "abcd"}).status == 200
