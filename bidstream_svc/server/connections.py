@@ -34,6 +34,8 @@ _log = get_logger(__name__)
 _MAX_SWEEP_PERIOD_S = 1.0
 # What uvloop and OpenSSL keep, for each connection with TLS, of what it has sent: two buffers of up to 256 KiB.
 _MAX_TLS_BUFFER_BYTES = 512 * 1024
+# How long a client with TLS has to receive a refusal.
+_TLS_REFUSAL_S = 0.1
 # What a connection may leave in the heap, mostly by a TLS handshake.
 _CONNECTION_BYTES = 32 * 1024
 # Having used so many bytes is worth a trim of the heap.
@@ -179,6 +181,8 @@ class Connections:
             refused.input_bytes = refused.unread_bytes = 0
             self.count_refusal(RefusalReason.MEMORY)
             refused.refuse()
+            if refused.is_tls:  # its buffers would be kept until the client answers the end of TLS
+                self._loop.call_later(_TLS_REFUSAL_S, refused.abort)
 
     def close_idle(self) -> None:
         """Close the connections that have no request in flight; those that become idle later, at a sweep.
