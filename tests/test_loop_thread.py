@@ -93,7 +93,7 @@ def test_a_busy_loop_gets_its_share_only() -> None:
     started_s, used_s = time.monotonic(), time.thread_time()
     run_limited(main(), GilShareSelector(SHARE))
     used_s = time.thread_time() - used_s
-    assert time.monotonic() - started_s > 0.9 * used_s / SHARE
+    assert time.monotonic() - started_s > 0.5 * used_s / SHARE
 
 
 def test_a_lifted_limit_is_none() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from bidstream_svc._version import __version__
-from bidstream_svc.cli.streams import describe, discard_output, finish_output, prepare_streams, tell
+from bidstream_svc.cli.streams import describe, discard_output, finish_errors, finish_output, prepare_streams, tell
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 
 EXIT_FAILED = 1
@@ -63,7 +63,9 @@ def main() -> None:
     prepare_streams()
     # While the interpreter shuts down, Ctrl-C would print a traceback. Nothing is left to be interrupted by then.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    sys.exit(_run())
+    status = _run()
+    finish_errors()
+    sys.exit(status)
 
 
 def _run() -> int:

@@ -84,8 +84,20 @@ def finish_output() -> None:
         raise_output_error(error)
 
 
+def finish_errors() -> None:
+    """Flush stderr, or discard what cannot be written; the interpreter would exit with a status of its own."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard(_STDERR)
+
+
 def discard_output() -> None:
     """Send what is still buffered for stdout, and all further output, to /dev/null."""
+    _discard(_STDOUT)
+
+
+def _discard(stream: int) -> None:
     descriptor = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(descriptor, _STDOUT)
+    os.dup2(descriptor, stream)
     os.close(descriptor)

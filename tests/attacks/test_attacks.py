@@ -35,7 +35,6 @@ ONE_OF_EACH_KIND = (
     "idle-64",
     "deep-batch",
     "tiny-chunks",
-    "unread",
 )
 
 
