@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
@@ -304,7 +304,7 @@ class AiohttpConnection(Connection):
         if self.is_writing_paused:
             self.abort()
         elif self._is_answering and self._framer.state is BETWEEN:
-            self._rest, self._last_answer = b"", OVERLOADED  # after the answer that is in progress
+            self._rest, self._start, self._last_answer = b"", 0, OVERLOADED  # after the answer that is in progress
         else:
             self._answer_last(OVERLOADED)
 
@@ -366,8 +366,9 @@ class AiohttpConnection(Connection):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        self.guest.count_refusal(answer)
-        transport.write(closing_response(answer))
+        if self._is_answering or self._framer.state in _BEFORE_BODY:  # otherwise it has its answer already
+            self.guest.count_refusal(answer)
+            transport.write(closing_response(answer))
         transport.close()
 
 
@@ -380,7 +381,7 @@ def guest_of(request: web.BaseRequest) -> AiohttpGuest:
 
 async def send_continue(request: web.BaseRequest) -> None:
     """Send the interim response 100 if the client sent `Expect: 100-continue`."""
-    if "Expect" in request.headers:
+    if "Expect" in request.headers and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # aiohttp counts it as the start of the response.
         request.writer.output_size = 0

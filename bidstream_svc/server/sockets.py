@@ -76,9 +76,10 @@ class Listener:
         """Listen on another socket, which has just been bound to the same path."""
         old, self.socket = self.socket, new
         if (file := _file_of(self.address)) is not None:  # otherwise the old one still tells that it is lost
-            if self.file is not None:
-                self.file.close()
-            self.file = file
+            # In this order, because the admin thread may look at it at any time.
+            old_file, self.file = self.file, file
+            if old_file is not None:
+                old_file.close()
         if self.on_replaced is None:
             old.close()
         else:
@@ -171,9 +172,9 @@ def close_listeners(listeners: Iterable[Listener]) -> None:
     """Close sockets and remove the files of Unix sockets; harmless if they are closed already."""
     for listener in listeners:
         listener.socket.close()
-        if listener.file is not None:
-            listener.file.close()
-            listener.file = None
+        file, listener.file = listener.file, None
+        if file is not None:
+            file.close()
         if isinstance(listener.address, UnixAddress) and not listener.is_passed:
             with suppress(OSError):  # another process listens on this path now
                 _remove_dead_socket(listener.address.path)

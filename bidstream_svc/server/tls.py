@@ -72,6 +72,7 @@ class ServerTls:
         self._files = files
         self._seen = _digest(files)
         self._read_error: str | None = None
+        self._load_error: tuple[str, bytes] | None = None  # with the files that it was raised for
         self.current = load_tls(files)
         self._warn_if_not_valid()
 
@@ -90,12 +91,15 @@ class ServerTls:
         self._read_error = None
         if seen == self._seen:
             return False
-        self._seen = seen
         try:
             self.current = load_tls(self._files)
         except ConfigurationError as error:
-            _log.warning("certificate not reloaded", error=str(error))
+            # Tried again at the next look: the reason need not be the content.
+            if (str(error), seen) != self._load_error:
+                self._load_error = str(error), seen
+                _log.warning("certificate not reloaded", error=str(error))
             return False
+        self._seen, self._load_error = seen, None
         _log.info("certificate reloaded", not_after=iso_time(self.current.validity.not_after_ms))
         self._warn_if_not_valid()
         return True

@@ -102,7 +102,7 @@ def test_targets_and_job_name_are_consistent() -> None:
 
 @NEEDS_YAML
 def test_the_rules_become_an_object_as_the_runbook_says(tmp_path: Path) -> None:
-    sample, _ = samples(RUNBOOK, "sh")
+    sample, *_ = samples(RUNBOOK, "sh")
     (tmp_path / "deploy").symlink_to(ROOT / "deploy")
     subprocess.run(["sh", "-ec", sample.text], cwd=tmp_path, check=True)
     made = load_yaml(tmp_path / "prometheusrule.yaml")

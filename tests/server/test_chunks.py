@@ -84,3 +84,22 @@ async def test_each_request_may_have_as_many(side: Side) -> None:
         transport.feed(HEAD + chunks(TOKEN % (b"a" * 400), 1))
         await settle()
     assert transport.statuses == [200] * 10
+
+
+async def test_a_request_is_answered_once(side: Side) -> None:
+    """It was answered from its head; its trailer then exceeds the limit."""
+    transport = side.connect()
+    transport.feed(HEAD.replace(b"/decrypt", b"/nowhere"))
+    await settle()
+    assert transport.statuses == [404]
+    transport.feed(b"1\r\na\r\n0\r\nX: " + b"a" * 20_000)
+    await settle()
+    assert transport.statuses == [404]
+    assert transport.is_closing()
+
+
+async def test_http_1_0_knows_no_interim_responses(side: Side) -> None:
+    transport = side.connect()
+    transport.feed(b"POST /decrypt HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 15\r\n\r\n" + b'{"token":"abcd"}')
+    await settle()
+    assert b"100 Continue" not in transport.sent
