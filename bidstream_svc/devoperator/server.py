@@ -50,4 +50,9 @@ class DevOperator:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        server = self._runner.server
+        transports = [] if server is None else [each.transport for each in server.connections]
         await self._runner.cleanup()
+        for transport in transports:
+            if transport is not None:
+                transport.abort()  # its client may not read the rest of an answer

@@ -28,7 +28,6 @@ def operator() -> Iterator[DevOperator]:
 ONE_OF_EACH_KIND = (
     "heads",
     "trailers",
-    "hello-only",
     "admin-unread",
     "scrapers-4",
     "batches-544",

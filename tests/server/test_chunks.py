@@ -100,6 +100,8 @@ async def test_a_request_is_answered_once(side: Side) -> None:
 
 async def test_http_1_0_knows_no_interim_responses(side: Side) -> None:
     transport = side.connect()
-    transport.feed(b"POST /decrypt HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 15\r\n\r\n" + b'{"token":"abcd"}')
+    transport.feed(
+        b"POST /decrypt HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 15\r\n\r\n" + b'{"token":"abcd"}'
+    )
     await settle()
     assert b"100 Continue" not in transport.sent
