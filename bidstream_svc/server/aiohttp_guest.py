@@ -132,11 +132,8 @@ class AiohttpGuest(web.RequestHandler):
         """Parse bytes. An error in a body ends the body; aiohttp itself would let its reader wait."""
         parsed = len(self._messages)
         super().data_received(data)
-        body = self._body
-        if len(self._messages) > parsed and body is not None and not body.is_eof():
-            if self._head is not None:  # otherwise it is being discarded
-                body.set_exception(web.RequestPayloadError())
-            body.feed_eof()
+        if len(self._messages) > parsed:
+            self.end_body(None if self._head is None else web.RequestPayloadError())
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -148,10 +145,11 @@ class AiohttpGuest(web.RequestHandler):
             self.connection.request_is_answered()
         return finished
 
-    def fail_body(self, error: web.RequestPayloadError) -> None:
-        """Let the reader of the last request's body fail, and await no more of it."""
+    def end_body(self, error: web.RequestPayloadError | None) -> None:
+        """Await no more of the last request's body. Its reader fails with `error`; None for a discarded body."""
         if self._body is not None and not self._body.is_eof():
-            self._body.set_exception(error)
+            if error is not None:
+                self._body.set_exception(error)
             self._body.feed_eof()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -322,7 +320,7 @@ class AiohttpConnection(Connection):
                 return
             except TooManyChunksError:
                 self._is_discarding, self._rest, self._start = True, b"", 0
-                self.guest.fail_body(TooManyChunks())
+                self.guest.end_body(TooManyChunks())
                 return
             self.guest.data_received(data[start : self._start])
             if framer.state is HEAD:
