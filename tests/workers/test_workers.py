@@ -209,25 +209,30 @@ def test_process_metrics_are_sums_over_the_processes_whichever_worker_answers(si
     assert len({page.value("process_start_time_seconds") for page in pages}) == 1
 
 
-def cpu_s(pid: int) -> float:
+def cpu_ticks(pid: int) -> int:
     """The processor time of a process and of the children that it has waited for."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11:15]))
+
+
+def reported_cpu_ticks(admin: str) -> int:
+    """The processor time that a scrape reports, as an integer: sums of floats differ in their last digits."""
+    return round(scrape(admin).value("process_cpu_seconds_total") * os.sysconf("SC_CLK_TCK"))
 
 
 def test_the_processor_time_of_a_dead_worker_stays_in_the_sum(sidecar: Sidecar) -> None:
     parent = sidecar.process.pid
     for _ in range(3):
         workers = children(parent)
-        before_s = sum(map(cpu_s, [parent, *workers]))
-        assert scrape(sidecar.admin).value("process_cpu_seconds_total") >= before_s
+        before = sum(map(cpu_ticks, [parent, *workers]))
+        assert reported_cpu_ticks(sidecar.admin) >= before
         os.kill(workers[0], signal.SIGKILL)
         wait_until(partial(ended, workers[0]), "the end")
         # Whatever the successor is doing meanwhile, time only grows.
         for _ in range(20):
-            after_s = retried(lambda: scrape(sidecar.admin)).value("process_cpu_seconds_total")
-            assert after_s >= before_s
-            before_s = after_s
+            after = retried(lambda: reported_cpu_ticks(sidecar.admin))
+            assert after >= before
+            before = after
         wait_until(lambda: len(children(parent)) == WORKERS, "the successor")
 
 
