@@ -5,7 +5,8 @@ returns, so decoding all of it in one call would block every other thread. So a 
 site. Each is then decoded by itself, in steps between which the caller may pause. Domain names stay raw JSON until a
 token of their site needs them.
 
-A malformed key or site is skipped, so that one of them does not cost all others.
+A malformed key, site or name is skipped, so that one of them does not cost all others. A field that the purpose of the
+keys does not need may be malformed.
 
 Source: docs/protocol.md, section 2.
 """
@@ -25,6 +26,7 @@ from bidstream_svc.core.keys import (
     KeySnapshot,
     Site,
     Skipped,
+    decode_names,
     split_into_steps,
 )
 from bidstream_svc.core.lenient import Base64, Integer, make_decoder
@@ -41,25 +43,37 @@ class _Body(msgspec.Struct):
     keys: msgspec.Raw
     site_data: msgspec.Raw = msgspec.Raw(b"null")
     identity_scope: str | None = None
-    max_bidstream_lifetime_seconds: Integer | None = None
-    max_sharing_lifetime_seconds: Integer | None = None
     allow_clock_skew_seconds: Integer | None = None
+
+
+class _BidstreamBody(_Body):
+    max_lifetime_seconds: Integer | None = msgspec.field(name="max_bidstream_lifetime_seconds", default=None)
+
+
+class _SharingBody(_Body):
+    max_lifetime_seconds: Integer | None = msgspec.field(name="max_sharing_lifetime_seconds", default=None)
     caller_site_id: Integer | None = None
     master_keyset_id: Integer | None = None
     default_keyset_id: Integer | None = None
     token_expiry_seconds: Integer | None = None
 
 
-class _Response(msgspec.Struct):
-    body: _Body
+class _BidstreamResponse(msgspec.Struct):
+    body: _BidstreamBody
 
 
-class _LenientKey(msgspec.Struct):
+class _SharingResponse(msgspec.Struct):
+    body: _SharingBody
+
+
+class _KeyToDecrypt(msgspec.Struct):
     id: Integer
     secret: Base64
     expires: Integer
+
+
+class _LenientKey(_KeyToDecrypt):
     activates: Integer | None = None
-    created: Integer | None = None
     keyset_id: Integer | None = None
     site_id: Integer | None = None
 
@@ -74,7 +88,10 @@ class _Elements(NamedTuple, Generic[_T]):
     skipped: Skipped
 
 
-_decode_response = make_decoder(_Response)
+_decode_response: dict[KeyPurpose, Callable[[bytes | str], _BidstreamResponse | _SharingResponse]] = {
+    KeyPurpose.BIDSTREAM: make_decoder(_BidstreamResponse),
+    KeyPurpose.SHARING: make_decoder(_SharingResponse),
+}
 _decode_list = make_decoder(list[msgspec.Raw])
 _decode_site_list: Callable[[msgspec.Raw], list[msgspec.Raw] | None] = msgspec.json.Decoder(
     list[msgspec.Raw] | None
@@ -83,15 +100,17 @@ _decode_site_list: Callable[[msgspec.Raw], list[msgspec.Raw] | None] = msgspec.j
 _decode_strict_key = msgspec.json.Decoder(Key).decode
 _decode_strict_site = msgspec.json.Decoder(Site).decode
 _decode_lenient_key = make_decoder(_LenientKey)
+_decode_key_to_decrypt = make_decoder(_KeyToDecrypt)
 _decode_lenient_site = make_decoder(_LenientSite)
+_decode_name = msgspec.json.Decoder(str).decode
 
 
 def parse_key_response(response: bytes | str, purpose: KeyPurpose = KeyPurpose.BIDSTREAM) -> KeySnapshot:
     """Parse the JSON of /v2/key/bidstream or /v2/key/sharing, `{"body": {...}}`.
 
     Raises:
-        KeyResponseError: not JSON, a field outside of the lists is missing or has the wrong type, or there are keys
-            and all of them are malformed.
+        KeyResponseError: not JSON, a field outside of the lists that the purpose needs is missing or has the wrong
+            type, or there are keys and all of them are malformed.
     """
     steps = parse_in_steps(response, purpose)
     while True:
@@ -115,7 +134,7 @@ def parse_in_steps(
     Raises:
         KeyResponseError: as for `parse_key_response`.
     """
-    body = _decode(_decode_response, response).body
+    body = _decode(_decode_response[purpose], response).body
     yield
     raw_keys = _decode(_decode_list, body.keys, "keys")
     yield
@@ -125,63 +144,104 @@ def parse_in_steps(
     raw_sites = _decode(_decode_site_list, body.site_data, "site_data")
     yield
     sites = yield from _decode_each(_decode_site, raw_sites or [], "site_data")
-    snapshot = _make_snapshot(body, keys, sites, purpose)
+    snapshot = _make_snapshot(body, keys, sites)
     if previous is not None:
         yield from snapshot.reuse_from(previous)
     return snapshot
 
 
-def _make_snapshot(body: _Body, keys: _Elements[Key], sites: _Elements[Site], purpose: KeyPurpose) -> KeySnapshot:
-    is_bidstream = purpose is KeyPurpose.BIDSTREAM
-    lifetime_s = body.max_bidstream_lifetime_seconds if is_bidstream else body.max_sharing_lifetime_seconds
-    skew_s = body.allow_clock_skew_seconds
+def _make_snapshot(body: _BidstreamBody | _SharingBody, keys: _Elements[Key], sites: _Elements[Site]) -> KeySnapshot:
+    sharing = body if isinstance(body, _SharingBody) else _SharingBody(body.keys)  # of the latter all fields are None
+    lifetime_s, skew_s = body.max_lifetime_seconds, body.allow_clock_skew_seconds
     return KeySnapshot(
         keys={key.key_id: key for key in keys.decoded},  # of two with the same id, the last one counts
         sites={site.site_id: site for site in sites.decoded},
         scope=_scope(body.identity_scope),
-        checks_domains=is_bidstream,
+        checks_domains=sharing is not body,
         max_lifetime_ms=None if lifetime_s is None else lifetime_s * MS_PER_S,
         clock_skew_ms=(DEFAULT_CLOCK_SKEW_S if skew_s is None else skew_s) * MS_PER_S,
-        caller_site_id=body.caller_site_id,
-        master_keyset_id=body.master_keyset_id,
-        default_keyset_id=body.default_keyset_id,
-        token_expiry_s=body.token_expiry_seconds,
+        caller_site_id=sharing.caller_site_id,
+        master_keyset_id=sharing.master_keyset_id,
+        default_keyset_id=sharing.default_keyset_id,
+        token_expiry_s=sharing.token_expiry_seconds,
         skipped_keys=keys.skipped,
         skipped_sites=sites.skipped,
     )
 
 
+class _Malformed:
+    """Collects what is skipped, for `Skipped`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.reasons: list[str] = []
+
+    def add(self, place: str, error: Exception) -> None:
+        self.count += 1
+        if len(self.reasons) < _MAX_REASONS:
+            self.reasons.append(f"{place}: {error}")
+
+
 def _decode_each(
-    decode: Callable[[msgspec.Raw], _T], elements: list[msgspec.Raw], name: str
+    decode: Callable[[msgspec.Raw, str, _Malformed], _T], elements: list[msgspec.Raw], name: str
 ) -> Generator[None, None, _Elements[_T]]:
     decoded: list[_T] = []
-    reasons: list[str] = []
+    malformed = _Malformed()
     for step in split_into_steps(range(len(elements))):
         for index in step:
+            place = f"{name}[{index}]"
             try:
-                decoded.append(decode(elements[index]))
+                decoded.append(decode(elements[index], place, malformed))
             except _DECODE_ERRORS as error:
-                if len(reasons) < _MAX_REASONS:
-                    reasons.append(f"{name}[{index}]: {error}")
+                malformed.add(place, error)
         yield
-    return _Elements(decoded, Skipped(len(elements) - len(decoded), tuple(reasons)))
+    return _Elements(decoded, Skipped(malformed.count, tuple(malformed.reasons)))
 
 
-def _decode_key(element: msgspec.Raw) -> Key:
+def _decode_key(element: msgspec.Raw, _place: str, _malformed: _Malformed) -> Key:
     try:
         key = _decode_strict_key(element)
-    except msgspec.ValidationError:
-        key = Key(*msgspec.structs.astuple(_decode_lenient_key(element)))
+    except _DECODE_ERRORS:
+        key = _decode_odd_key(element)
     if len(key.secret) not in AES_KEY_LENGTHS:
         raise ValueError(f"the secret has {len(key.secret)} bytes; an AES key has 16, 24 or 32")
     return key
 
 
-def _decode_site(element: msgspec.Raw) -> Site:
+def _decode_odd_key(element: msgspec.Raw) -> Key:
     try:
-        return _decode_strict_site(element)
-    except msgspec.ValidationError:
-        return Site(*msgspec.structs.astuple(_decode_lenient_site(element)))
+        fields: _KeyToDecrypt = _decode_lenient_key(element)
+    except _DECODE_ERRORS:  # such a key has no key set, so it decrypts and is never chosen to encrypt
+        fields = _decode_key_to_decrypt(element)
+    return Key(*msgspec.structs.astuple(fields))
+
+
+def _decode_site(element: msgspec.Raw, place: str, malformed: _Malformed) -> Site:
+    try:
+        site = _decode_strict_site(element)
+    except _DECODE_ERRORS:
+        site = Site(*msgspec.structs.astuple(_decode_lenient_site(element)))
+    try:
+        decode_names(site.raw_domain_names)
+    except _DECODE_ERRORS:
+        names = _valid_names(site.raw_domain_names, f"{place}.domain_names", malformed)
+        return Site(site.site_id, msgspec.Raw(msgspec.json.encode(names)))
+    return site
+
+
+def _valid_names(raw_names: msgspec.Raw, place: str, malformed: _Malformed) -> list[str]:
+    try:
+        elements = _decode_list(raw_names)
+    except _DECODE_ERRORS as error:
+        malformed.add(place, error)
+        return []
+    names = []
+    for index, element in enumerate(elements):
+        try:
+            names.append(_decode_name(element))
+        except _DECODE_ERRORS as error:
+            malformed.add(f"{place}[{index}]", error)
+    return names
 
 
 def _decode(decode: Callable[[Any], _T], data: bytes | str | msgspec.Raw, place: str = "") -> _T:

@@ -1,7 +1,7 @@
 """Keys, sites, and the immutable snapshot of both that decryption uses."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, TypeAlias, TypeVar
@@ -34,7 +34,8 @@ class Key(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         secret: AES key of 16, 24 or 32 bytes.
-        keyset_id: the key set that the key belongs to; present in sharing responses only.
+        keyset_id: the key set that the key belongs to; present in sharing responses only. Without one, a key is not
+            used to encrypt.
         site_id: the site that the key belongs to; operators no longer send it.
     """
 
@@ -42,7 +43,6 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     secret: bytes
     expires_s: _Int64 = msgspec.field(name="expires")
     activates_s: _Int64 | None = msgspec.field(name="activates", default=None)
-    created_s: _Int64 | None = msgspec.field(name="created", default=None)
     keyset_id: _Int64 | None = None
     site_id: _Int64 | None = None
 
@@ -51,8 +51,11 @@ class Key(msgspec.Struct, frozen=True, gc=False):
         return f"Key(key_id={self.key_id}, expires_s={self.expires_s}, keyset_id={self.keyset_id})"
 
 
+decode_names: Callable[[msgspec.Raw], list[str] | None] = msgspec.json.Decoder(list[str] | None).decode
+
+
 class Site(msgspec.Struct, frozen=True, gc=False):
-    """A site and its registered domain and app names, which stay raw JSON until they are needed."""
+    """A site and its registered domain and app names: JSON of a list of strings, kept raw until they are needed."""
 
     site_id: _Int64 = msgspec.field(name="id")
     raw_domain_names: msgspec.Raw = msgspec.field(name="domain_names", default=msgspec.Raw(b"[]"))
@@ -62,12 +65,8 @@ class Site(msgspec.Struct, frozen=True, gc=False):
         return f"Site(site_id={self.site_id})"
 
     def domain_names(self) -> frozenset[str]:
-        """Decode and normalise the names. The set is empty if the JSON is not a list of strings."""
-        try:
-            names = msgspec.json.decode(self.raw_domain_names, type=list[str] | None)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return frozenset()
-        return frozenset(map(normalise_domain, names or ()))
+        """Decode and normalise the names."""
+        return frozenset(map(normalise_domain, decode_names(self.raw_domain_names) or ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,8 @@ class KeySnapshot:
         max_lifetime_ms: maximum lifetime of a token; None for no limit.
         clock_skew_ms: how far in the future a token may have been generated.
         caller_site_id, master_keyset_id, default_keyset_id, token_expiry_s: sharing responses only, else None.
-        skipped_keys, skipped_sites: what was malformed in the response.
+        skipped_keys, skipped_sites: what was malformed in the response. A malformed name counts as a malformed site
+            does, but only the name is skipped.
         last_expiry_ms: Unix ms at which the last key expires; 0 without keys, at most the end of the year 9999.
         master_gcm_ciphers, site_gcm_ciphers: ciphers by key id for that layer; an unknown id raises KeyError. An entry
             exists for each key id that a token has used since this snapshot came into use.

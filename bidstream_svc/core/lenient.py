@@ -1,9 +1,10 @@
-"""What operators, and proxies before them, write in more than one way: integers in JSON, and base64.
+"""What operators, and proxies before them, write in more than one way: integers and text in JSON, and base64.
 
 Some encoders write 259200.0 or "259200" where an integer is meant, and break base64 into lines of 76 characters.
-`Integer` and `Base64` in a msgspec type accept that, at any depth.
+`Integer` and `Base64` in a msgspec type accept that, at any depth. Others cut a text in the middle of a character and
+leave half of a surrogate pair; only the text itself is invalid then, and not the JSON around it.
 
-Source: docs/protocol.md, section 2; RFC 2045, section 6.8, for the lines.
+Source: docs/protocol.md, section 2; RFC 2045, section 6.8, for the lines; RFC 8259, section 8.2, for surrogates.
 """
 
 import re
@@ -19,6 +20,9 @@ _T = TypeVar("_T")
 _INTEGER_AS_TEXT = re.compile(r"(-?[0-9]{1,19})(?:\.0+)?")
 _MIN, _MAX = -(2**63), 2**63 - 1
 _WHITESPACE = b" \t\r\n\v\f"
+# An escape in JSON. Whole pairs are matched before halves, and an escaped backslash hides what follows it.
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half_pair>u[dD][89a-fA-F]..)|.)", re.DOTALL)
+_NOT_UTF_8 = b"\xff"
 
 if TYPE_CHECKING:
     Integer: TypeAlias = int
@@ -46,9 +50,32 @@ def make_decoder(shape: type[_T]) -> Callable[[str | bytes | msgspec.Raw], _T]:
     """Make a function that decodes JSON into a msgspec type, which may contain `Integer` and `Base64`.
 
     The function raises msgspec.MsgspecError, ValueError or RecursionError if the JSON is malformed. The messages of
-    msgspec name the field, and never contain its value.
+    msgspec name the field, and never contain its value. A text that is not valid Unicode is an error only if it is
+    decoded; in a `msgspec.Raw` it stays invalid.
     """
-    return msgspec.json.Decoder(shape, dec_hook=_decode_value).decode
+    decode = msgspec.json.Decoder(shape, dec_hook=_decode_value).decode
+
+    def decode_lenient(json: str | bytes | msgspec.Raw) -> _T:
+        try:
+            return decode(json)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            marked = _mark_half_pairs(json.encode() if isinstance(json, str) else bytes(json))
+            if marked is None:
+                raise
+        return decode(marked)
+
+    return decode_lenient
+
+
+def _mark_half_pairs(json: bytes) -> bytes | None:
+    """Replace half surrogate pairs by a byte that no text has, because msgspec would refuse all of the JSON.
+
+    Returns None if there are none.
+    """
+    marked = _ESCAPE.sub(lambda escape: _NOT_UTF_8 if escape["half_pair"] else escape[0], json)
+    return marked if _NOT_UTF_8 in marked else None
 
 
 def decode_base64(text: bytes | str) -> bytes:

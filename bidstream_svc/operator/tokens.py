@@ -55,7 +55,7 @@ class IdentityTokens:
             identity_expires_ms=fields.identity_expires,
             refresh_expires_ms=fields.refresh_expires,
             refresh_from_ms=fields.refresh_from,
-            json=json if isinstance(json, str) else json.decode(),
+            json=json if isinstance(json, str) else json.decode(errors="replace"),  # a field that is not read here
         )
 
     def is_refreshable(self, now_ms: int) -> bool:

@@ -17,6 +17,7 @@ from bidstream_svc.core.errors import KeyResponseError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_response import parse_in_steps, parse_key_response
 from bidstream_svc.core.keys import DEFAULT_CLOCK_SKEW_S, NOTHING_SKIPPED, Key, KeyPurpose, KeySnapshot, Site
+from bidstream_svc.core.sharing import encrypt_raw_uid
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from tests.core.strategies import anything
 from tests.vectors.inputs import LISTED_SITE, MASTER, NOW_MS, NOW_S, SECRETS, SITE, build
@@ -42,7 +43,7 @@ def test_a_minimal_response() -> None:
     assert keys.caller_site_id is keys.master_keyset_id is keys.default_keyset_id is keys.token_expiry_s is None
     key = keys.keys[7]
     assert (key.key_id, key.secret, key.expires_s) == (7, SECRET, NOW_S)
-    assert key.created_s is key.activates_s is key.keyset_id is None
+    assert key.activates_s is key.keyset_id is key.site_id is None
 
 
 OPTIONAL = [
@@ -93,7 +94,8 @@ def test_a_complete_response() -> None:
     assert bidstream.clock_skew_ms == 0
     assert bidstream.last_expiry_ms == (NOW_S + 1) * 1000
     assert (sharing.caller_site_id, sharing.master_keyset_id, sharing.default_keyset_id) == (11, 1, 99)
-    assert (bidstream.keys[7].created_s, bidstream.keys[7].activates_s, bidstream.keys[7].keyset_id) == (1, 2, 3)
+    assert bidstream.caller_site_id is bidstream.token_expiry_s is None
+    assert (bidstream.keys[7].activates_s, bidstream.keys[7].keyset_id) == (2, 3)
     assert bidstream.domain_names[5] == {"a.example"}
 
 
@@ -116,7 +118,7 @@ def test_integers_may_be_written_as_fractions_of_zero_and_as_text(purpose: KeyPu
     for name in ("keys", "sites", "max_lifetime_ms", "clock_skew_ms", "last_expiry_ms", "caller_site_id"):
         assert getattr(keys, name) == getattr(expected, name)
     for name in ("master_keyset_id", "default_keyset_id", "token_expiry_s"):
-        assert getattr(keys, name) == 259200
+        assert getattr(keys, name) == (259200 if purpose is KeyPurpose.SHARING else None)
     assert keys.max_lifetime_ms == keys.clock_skew_ms == 259_200_000
     assert keys.domain_names[259200] == {"a.example"}
 
@@ -145,15 +147,18 @@ BAD_KEY_FIELDS: dict[str, list[Any]] = {
         *(None, 5, "", "!!!!", "AAAA", KEY["secret"][:-1], "-" * 42 + "8="),
         *(b64encode(bytes(31)).decode(), b64encode(bytes(33)).decode()),
     ],
+}
+# Decryption needs none of these.
+ODD_KEY_FIELDS: dict[str, list[Any]] = {
     "activates": ["now", "null", 1.5, True],
-    "created": ["null", 2**64],
-    "keyset_id": [[1], "null"],
+    "created": ["null", 2**64, 1.5, {}],
+    "keyset_id": [[1], "null", 1.5],
+    "site_id": [1.5, "five", []],
 }
 BAD_BODY_FIELDS: dict[str, list[Any]] = {
     "identity_scope": ["euid", "", "UID3", 1],
     "max_bidstream_lifetime_seconds": ["a day", "null", 1.5, "1.5", 1e300, 10**30],
     "allow_clock_skew_seconds": ["", True, [], 2**63],
-    "token_expiry_seconds": ["", "an hour", "1.5", 1.5, "9" * 5000],
     "site_data": [{}, 5, ""],
 }
 BAD_RESPONSES: dict[str, str | bytes] = {
@@ -172,7 +177,7 @@ BAD_RESPONSES: dict[str, str | bytes] = {
     **{
         f"{number} as {name}": json.dumps({"body": {"keys": [KEY], name: 5}}).replace("5}", number + "}")
         for number in ("NaN", "Infinity", "-Infinity", "1e400", "-1e400")
-        for name in ("allow_clock_skew_seconds", "token_expiry_seconds")
+        for name in ("allow_clock_skew_seconds", "max_bidstream_lifetime_seconds")
     },
     "no UTF-8": b'{"body":{"keys":[],"identity_scope":"\xff"}}',
     "a lone surrogate": '{"body":{"keys":[]}}\ud800',
@@ -204,6 +209,40 @@ def test_bad_response(response: str | bytes) -> None:
         assert part not in shown
 
 
+ODD_SHARING_FIELDS: dict[str, list[Any]] = {
+    "token_expiry_seconds": ["", "an hour", "1.5", 1.5, "9" * 5000],
+    "max_sharing_lifetime_seconds": [1.5, "", {}],
+    "caller_site_id": ["null"],
+    "master_keyset_id": [1.5],
+    "default_keyset_id": [[]],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, v) for name, values in ODD_SHARING_FIELDS.items() for v in values])
+def test_a_malformed_field_is_refused_only_where_it_is_needed(name: str, value: object) -> None:
+    body = {name: value}
+    assert set(_parse(KeyPurpose.BIDSTREAM, **body).keys) == {7}
+    with pytest.raises(KeyResponseError, match=f"^key response: .*{name}"):
+        _parse(KeyPurpose.SHARING, **body)
+    _parse(KeyPurpose.SHARING, max_bidstream_lifetime_seconds=1.5)
+
+
+@pytest.mark.parametrize("purpose", KeyPurpose)
+@pytest.mark.parametrize(("name", "value"), [(name, v) for name, values in ODD_KEY_FIELDS.items() for v in values])
+def test_a_key_with_an_odd_field_decrypts_and_does_not_encrypt(purpose: KeyPurpose, name: str, value: object) -> None:
+    odd = KEY | {"keyset_id": 1, "activates": 1, "expires": NOW_S + 9, name: value}
+    sharing = dict.fromkeys(("caller_site_id", "master_keyset_id", "default_keyset_id"), 1)
+    keys = _parse(purpose, keys=[odd], **sharing)
+    assert keys.skipped_keys == NOTHING_SKIPPED
+    assert (keys.keys[7].secret, keys.keys[7].expires_s) == (SECRET, NOW_S + 9)
+    assert keys.master_gcm_ciphers[7] is not None
+    if purpose is KeyPurpose.SHARING:
+        raw_uid = b64encode(bytes(32)).decode()
+        made = encrypt_raw_uid(raw_uid, keys, NOW_MS, master_iv=bytes(12), site_iv=bytes(12))
+        unused = name == "created"
+        assert made.status == ("SUCCESS" if unused else "NOT_AUTHORIZED_FOR_MASTER_KEY")
+
+
 MALFORMED_KEYS: list[Any] = [
     *(None, 5, "text", [], {}),
     *({k: v for k, v in KEY.items() if k != name} for name in KEY),
@@ -225,9 +264,9 @@ def test_a_malformed_key_is_skipped_and_named_by_its_place(malformed: object) ->
 
 
 def test_a_number_too_large_to_read_costs_its_own_key_only() -> None:
-    response = json.dumps({"body": {"keys": [KEY, KEY | {"id": 8, "created": 5}]}}).replace(": 5}", ": 1e400}")
+    response = json.dumps({"body": {"keys": [KEY, KEY | {"id": 8, "expires": 5}]}}).replace(": 5}", ": 1e400}")
     keys = parse_key_response(response)
-    assert (set(keys.keys), keys.skipped_keys.reasons) == ({7}, ("keys[1]: Number out of range - at `$.created`",))
+    assert (set(keys.keys), keys.skipped_keys.reasons) == ({7}, ("keys[1]: Number out of range - at `$.expires`",))
 
 
 @pytest.mark.parametrize("malformed", MALFORMED_SITES, ids=repr)
@@ -243,6 +282,40 @@ def test_malformed_bytes_cost_their_own_key_only() -> None:
     response = json.dumps({"body": {"keys": [KEY, KEY | {"id": 8, "secret": "SECRET"}]}}).encode()
     keys = parse_key_response(response.replace(b"SECRET", b"\xff\xfe"))
     assert (set(keys.keys), keys.skipped_keys.count) == ({7}, 1)
+
+
+# Some cut a text in the middle of a character. JSON without the strings, which are in the place of X:
+@pytest.mark.parametrize("half", [r"\ud83d", r"\uDE00", r"x\uD83d\ud83dx", r"\ud83d\n", r"\\\ud83d", r"\ude00\ud83d"])
+@pytest.mark.parametrize(
+    ("place", "skipped"),
+    [
+        ('{"keys": [KEY], "unknown": "X"}', (0, 0)),
+        ('{"keys": [KEY, {"id": 8, "secret": "X", "expires": 5}]}', (1, 0)),
+        ('{"keys": [KEY, {"id": "X", "secret": "AAAA", "expires": 5}]}', (1, 0)),
+        ('{"keys": [KEY, "X"]}', (1, 0)),
+        ('{"keys": [KEY, {"X": 1}]}', (1, 0)),
+        ('{"keys": [KEY], "site_data": [{"id": 5, "domain_names": ["a.example", "X"], "name": "X"}]}', (0, 1)),
+        ('{"keys": [KEY], "site_data": [{"id": 5, "domain_names": ["a.example"]}, {"id": "X"}]}', (0, 1)),
+    ],
+)
+def test_half_a_character_costs_its_own_text_only(place: str, skipped: tuple[int, int], half: str) -> None:
+    keys = _parse_text(place.replace("X", half))
+    assert set(keys.keys) == {7}
+    assert (keys.skipped_keys.count, keys.skipped_sites.count) == skipped
+    assert not keys.sites or keys.domain_names[5] == {"a.example"}
+    with pytest.raises(KeyResponseError, match=r"^key response: "):
+        _parse_text('{"keys": [KEY], "identity_scope": "X"}'.replace("X", half))
+
+
+def test_whole_characters_and_escaped_backslashes_stay() -> None:
+    names = r'"\ud83d\ude00", "\\ud83d", "\ud83d\ude00\ude00"'
+    keys = _parse_text('{"keys": [KEY], "site_data": [{"id": 5, "domain_names": [NAMES]}]}'.replace("NAMES", names))
+    assert keys.domain_names[5] == {"\U0001f600", r"\ud83d"}
+    assert keys.skipped_sites.count == 1
+
+
+def _parse_text(body: str) -> KeySnapshot:
+    return parse_key_response(f'{{"body": {body.replace("KEY", json.dumps(KEY))}}}'.encode())
 
 
 def test_all_that_is_skipped_is_counted_and_the_first_few_are_named() -> None:
@@ -275,22 +348,45 @@ def test_anything_is_refused(response: bytes | str) -> None:
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("names", "reason"),
     [
-        *(b"null", b"[]", b'"example.com"', b"5", b"{}", b"[5]", b'["example.com",null]', b'[["example.com"]]'),
-        *(b'["\xff"]', b'["example.com\xff"]', b'["\xed\xa0\x80"]'),
+        (b"null", None),
+        (b"[]", None),
+        (b'"example.com"', ": Expected `array`, got `str`"),
+        (b"5", ": Expected `array`, got `int`"),
+        (b"{}", ": Expected `array`, got `object`"),
+        (b"[5]", "[0]: Expected `str`, got `int`"),
+        (b'[["example.com"]]', "[0]: Expected `str`, got `array`"),
+        (b'["\xff"]', "[0]: 'utf-8' codec can't decode"),
+        (b'["example.com\xff"]', "[0]: 'utf-8' codec can't decode"),
+        (b'["\xed\xa0\x80"]', "[0]: 'utf-8' codec can't decode"),
     ],
     ids=ascii,
 )
-def test_malformed_domain_names_list_nothing_and_stop_nothing(names: bytes) -> None:
+def test_malformed_domain_names_list_nothing_and_stop_nothing(names: bytes, reason: str | None) -> None:
     body = key_response("uid2")[0]["body"]
     sites = [{"id": LISTED_SITE, "domain_names": "MALFORMED"}, {"id": 11, "domain_names": ["example.com"]}]
     response = json.dumps({"body": body | {"site_data": sites}}).encode()
     keys = parse_key_response(response.replace(b'"MALFORMED"', names))
     assert keys.domain_names[LISTED_SITE] == frozenset()
+    assert keys.skipped_sites.count == (reason is not None)
+    assert all(shown.startswith(f"site_data[0].domain_names{reason}") for shown in keys.skipped_sites.reasons)
     malformed, other = (build(4, privacy_bits=2, site_id=site_id).token for site_id in (LISTED_SITE, 11))
     assert decrypt(malformed, "example.com", keys, NOW_MS)[3] is FailureReason.DOMAIN_NOT_LISTED
     assert decrypt(other, "example.com", keys, NOW_MS)[0] is DecryptionStatus.SUCCESS
+
+
+def test_a_malformed_name_is_skipped_and_counted_and_the_others_are_used() -> None:
+    names = ["a.example", None, 5, "B.example", ["c.example"], True]
+    keys = _parse(site_data=[{"id": 4, "domain_names": ["d.example"]}, {"id": 5, "domain_names": names}, None])
+    assert keys.domain_names[5] == {"a.example", "b.example"}
+    assert keys.domain_names[4] == {"d.example"}
+    assert keys.skipped_sites.count == 5
+    assert [reason.partition(":")[0] for reason in keys.skipped_sites.reasons] == [
+        *(f"site_data[1].domain_names[{index}]" for index in (1, 2, 4, 5)),
+        "site_data[2]",
+    ]
+    assert "example" not in str(keys.skipped_sites)
 
 
 def test_names_are_read_once_and_unknown_sites_are_not_kept() -> None:
