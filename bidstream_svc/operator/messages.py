@@ -4,6 +4,7 @@ Source: docs/protocol.md, "Request and response envelopes".
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import NamedTuple, TypeVar
@@ -31,11 +32,12 @@ _MAX_MESSAGE_CHARACTERS = 300
 # An operator's message may quote the request: API keys, addresses, phone numbers, hashes, tokens, secrets. A long run
 # of base64 or hexadecimal characters is one of the last three, unless it consists of words, as the path of a link or
 # the name of a field does.
+# An @ may be escaped for a URL, at any depth, for HTML or for JSON.
 _PERSONAL_OR_SECRET = re.compile(
     r"""
     \b(?:UID2|EUID)-[A-Z]-[A-Z]-\S+
-    | \S*(?:@|%40)\S*
-    | \+?\(?\d(?:[ ()-]{0,2}\d){9,}
+    | \S*(?:@|%(?:25)*40|[\\%][Uu]0040|\\x40|&(?:[Aa][Mm][Pp];)*(?:\#0*64(?!\d)|\#[Xx]0*40(?![0-9A-Fa-f])|commat;))\S*
+    | \+?\(?\d(?:[ ()./\u2010-\u2015-]{0,4}\d){9,}
     | (?P<run>[A-Za-z0-9+/_=%-]{24,})
     """,
     re.ASCII | re.VERBOSE,
@@ -215,11 +217,19 @@ def _quote_error(body: bytes) -> tuple[str | None, str]:
 
 def quote(text: str) -> str:
     """Return the beginning of an operator's text, printable and without secrets and personal data."""
-    printable = "".join(character if character.isprintable() else " " for character in text)
+    # NFKC makes the full-width forms of @, + and digits ASCII. Format characters, such as a zero-width space, would
+    # divide what has to be recognised.
+    examined = text[: 4 * _MAX_MESSAGE_CHARACTERS]
+    normalised = unicodedata.normalize("NFKC", examined)
+    printable = "".join(
+        character if character.isprintable() else " "
+        for character in normalised
+        if unicodedata.category(character) != "Cf"
+    )
     # Cut before matching, to bound its time, and after, because a replacement may be longer than the match. The first
     # cut drops the word that it meets, because a part of an address or a token may not be recognised as one.
     beginning = printable[: 2 * _MAX_MESSAGE_CHARACTERS]
-    if len(beginning) < len(printable):
+    if len(beginning) < len(printable) or len(examined) < len(text):
         beginning = beginning.rpartition(" ")[0] or beginning
     return _PERSONAL_OR_SECRET.sub(_redact, beginning)[:_MAX_MESSAGE_CHARACTERS]
 
