@@ -11,7 +11,7 @@
 Failed calls raise the exceptions of `bidstream_svc.core.errors`; only `refresh` returns the failure instead. No repr or
 exception shows a token, a raw uid, a secret or personal data.
 
-A name of the published SDK that is not here raises ReplacedNameError, an ImportError, which says what to use.
+A name of the published SDK that is not here raises ReplacedNameError, which says what to use.
 """
 
 from typing import TYPE_CHECKING
@@ -66,7 +66,7 @@ from bidstream_svc.sdk.publisher import (
     TokenRefreshResponse,
     Uid2PublisherClient,
 )
-from bidstream_svc.sdk.replaced import REPLACED, ReplacedNameError
+from bidstream_svc.sdk.replaced import REPLACED, ReplacedNameError, replaced_name_error
 
 # Names of earlier releases, when the two above were those of version 2.
 MappedIdentityV3 = MappedIdentity
@@ -125,5 +125,5 @@ if not TYPE_CHECKING:  # with a `__getattr__`, a type checker accepts any name
     def __getattr__(name: str) -> object:
         """Say what to use in place of a name of the published SDK."""
         if name in REPLACED:
-            raise ReplacedNameError(name)
+            raise replaced_name_error(name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

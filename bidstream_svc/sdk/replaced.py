@@ -3,6 +3,8 @@
 Its deprecated names are here, and what its modules use among themselves and leave visible.
 """
 
+import sys
+
 from bidstream_svc.core.errors import BidstreamError
 
 _BIDSTREAM_OR_SHARING = "use BidstreamClient to decrypt tokens of bid requests, SharingClient to encrypt and decrypt"
@@ -49,10 +51,28 @@ REPLACED = {
 }
 
 
-class ReplacedNameError(BidstreamError, ImportError):
-    """A name of the published SDK is not in this package; the message says what to use."""
+class ReplacedNameError(BidstreamError):
+    """A name of the published SDK is not in this package; the message says what to use.
 
-    def __init__(self, name: str) -> None:
-        ImportError.__init__(
-            self, f"uid2_client.{name} is not in bidstream_svc.sdk: {REPLACED[name]}; see docs/migrating.md", name=name
-        )
+    Also an ImportError where the name is imported, and an AttributeError where it is looked up, so that `hasattr` is
+    False. No class can be both.
+    """
+
+
+class _ReplacedNameImportError(ReplacedNameError, ImportError):
+    pass
+
+
+class _ReplacedNameAttributeError(ReplacedNameError, AttributeError):
+    pass
+
+
+def replaced_name_error(name: str) -> ReplacedNameError:
+    """Make the error for a name in REPLACED, to be raised by a module's `__getattr__`."""
+    message = f"uid2_client.{name} is not in bidstream_svc.sdk: {REPLACED[name]}; see docs/migrating.md"
+    # For `from package import name` the import system first tests `hasattr`. After an AttributeError it would raise an
+    # ImportError with a message of its own.
+    is_import = sys._getframe(2).f_code.co_name == "_handle_fromlist"  # noqa: SLF001 - documented, and present in CPython
+    return (
+        _ReplacedNameImportError(message, name=name) if is_import else _ReplacedNameAttributeError(message, name=name)
+    )

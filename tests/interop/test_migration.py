@@ -2,11 +2,13 @@
 
 import copy
 import enum
+import importlib
+import inspect
 import io
 import json
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from importlib import import_module
@@ -62,11 +64,25 @@ def names_in(cell: str) -> list[str]:
 @pytest.mark.parametrize("name", REPLACED)
 def test_a_replaced_name_says_what_to_use(name: str) -> None:
     program = f"from bidstream_svc.sdk import {name}"
-    for attempt in (lambda: getattr(sdk, name), lambda: exec(program, {})):  # noqa: S102 - a name from our table
-        with pytest.raises(ImportError) as caught:
+    attempts: list[tuple[type[Exception], Callable[[], object]]] = [
+        (AttributeError, lambda: getattr(sdk, name)),
+        (ImportError, lambda: exec(program, {})),  # noqa: S102 - a name from our table
+        (ImportError, lambda: exec(f"{program} as other, BidstreamClient", {})),  # noqa: S102
+        (ImportError, lambda: importlib.__import__("bidstream_svc.sdk", fromlist=[name])),
+    ]
+    for kind, attempt in attempts:
+        with pytest.raises(kind) as caught:
             attempt()
+        assert isinstance(caught.value, sdk.ReplacedNameError)
         assert f"uid2_client.{name} is not in bidstream_svc.sdk: " in str(caught.value)
         assert REPLACED[name] in str(caught.value)
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_replaced_name_is_an_absent_attribute(name: str) -> None:
+    assert not hasattr(sdk, name)
+    assert getattr(sdk, name, 7) == 7
+    assert name not in dict(inspect.getmembers(sdk))
 
 
 def test_what_a_replaced_name_recommends_exists() -> None:
