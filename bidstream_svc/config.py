@@ -282,9 +282,17 @@ class Settings:
         Raises:
             ConfigurationError: no API key or no client secret.
         """
-        for name in SECRET_FIELDS:
-            if not getattr(self, name) and not getattr(self, f"{name}_file"):
-                raise ConfigurationError(f"{env_name(name)}: missing; set it or {env_name(name)}_FILE")
+        for name in self._missing_credentials:
+            raise ConfigurationError(f"{env_name(name)}: missing; set it or {env_name(name)}_FILE")
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether API key and client secret are configured."""
+        return not self._missing_credentials
+
+    @property
+    def _missing_credentials(self) -> list[str]:
+        return [name for name in SECRET_FIELDS if not getattr(self, name) and not getattr(self, f"{name}_file")]
 
 
 # By field name, in declaration order.

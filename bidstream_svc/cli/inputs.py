@@ -98,8 +98,29 @@ def read_bytes(path: Path | None) -> bytes:
             raise _cannot_read(path, error) from None
 
 
+def read_any_text(path: Path | None) -> str:
+    """The text of a file, or of stdin for None, as LineReader reads it.
+
+    Raises:
+        ConfigurationError, InputError: it cannot be read.
+    """
+    return LineReader(io.BytesIO(read_bytes(path))).read()
+
+
+def read_unicode(path: Path | None) -> str:
+    """As `read_any_text`; it must be valid in its encoding.
+
+    Raises:
+        ConfigurationError, InputError: it cannot be read, or is not UTF-8.
+    """
+    text = read_any_text(path)
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        raise InputError(f"{_name(path)} is not text in UTF-8")
+    return text
+
+
 def read_text(path: Path | None, what: str) -> str:
-    """The text of a file, or of stdin for None, without a byte order mark and surrounding whitespace.
+    """As `read_unicode`, without surrounding whitespace.
 
     Args:
         path: of the file.
@@ -108,9 +129,7 @@ def read_text(path: Path | None, what: str) -> str:
     Raises:
         ConfigurationError, InputError: it cannot be read, is not UTF-8, or is empty.
     """
-    text = "".join(LineReader(io.BytesIO(read_bytes(path)))).strip()
-    if "\N{REPLACEMENT CHARACTER}" in text:
-        raise InputError(f"{_name(path)} is not text in UTF-8")
+    text = read_unicode(path).strip()
     if not text:
         raise InputError(f"{_name(path)} is empty; {what} is needed")
     return text

@@ -7,6 +7,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, TextIO
 
 from bidstream_svc.core.errors import BidstreamError
@@ -72,7 +73,7 @@ class LineReader:
         return self._raw.done_bytes
 
     def __iter__(self) -> Iterator[str]:
-        try:
+        with _explained_errors():
             text = self._open()
             while line := text.readline(MAX_LINE_LENGTH):
                 if len(line) == MAX_LINE_LENGTH:
@@ -80,10 +81,11 @@ class LineReader:
                         pass
                     line = OVERLONG
                 yield line
-        except OSError as error:
-            raise InputError(f"cannot read the input: {error.strerror or 'not valid gzip'}") from None
-        except (EOFError, zlib.error):
-            raise InputError("cannot read the input: the gzip data is damaged or incomplete") from None
+
+    def read(self) -> str:
+        """Return all lines as one text. Lines may have any length."""
+        with _explained_errors():
+            return self._open().read()
 
     def _open(self) -> TextIO:
         buffered = io.BufferedReader(self._raw, _BUFFER_BYTES)
@@ -94,6 +96,17 @@ class LineReader:
             head = buffered.peek(_HEAD_BYTES)[:_HEAD_BYTES]
         self.encoding = _encoding_of(head)
         return io.TextIOWrapper(buffered, "utf-8-sig" if self.encoding == "utf-8" else self.encoding, "replace")
+
+
+@contextmanager
+def _explained_errors() -> Iterator[None]:
+    """Turn the errors of reading and decompressing into InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read the input: {error.strerror or 'not valid gzip'}") from None
+    except (EOFError, zlib.error):
+        raise InputError("cannot read the input: the gzip data is damaged or incomplete") from None
 
 
 def _encoding_of(head: bytes) -> str:

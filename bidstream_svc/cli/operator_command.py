@@ -50,13 +50,15 @@ def operator(*, listen: TcpAddress, seed: int | None, scope: str, roles: Sequenc
     Prints {"url", "api_key", "client_secret"} as one line of JSON once it listens. It answers and refuses what a real
     operator does, in the same words. An API key without the role that an endpoint requires gets 401, as does an
     unknown one: generator for /v2/token/generate and validate, mapper for /v2/identity/* and /v3/identity/map, bidder
-    for /v2/key/bidstream, sharer or bidder for /v2/key/sharing, optout for /v2/token/logout.
+    for /v2/key/bidstream and latest, sharer or bidder for /v2/key/sharing, mapper, sharer or bidder for
+    /v2/optout/status, optout for /v2/token/logout. Other endpoints require none.
 
     With --all-keys the line has two more fields: "other_keys", by role, has an API key with this role only, and under
-    "none" one without roles; "client_side" has the subscription id and the public key of the site example.com, for
-    /v2/token/client-generate.
+    "none" one without roles; "client_side" has the subscription id and the public key for /v2/token/client-generate,
+    which pages of example.com and example.org may use.
 
-    Half of the keys in its key responses activate a day after its start, as during a rotation of keys.
+    Each key set in its key responses has a second key, which becomes active a day after its start. A client must not
+    encrypt with it before.
     """
     if _NO_ROLE in roles and len(set(roles)) > 1:
         raise click.BadParameter(f"{_NO_ROLE} excludes all others", param_hint="--role")

@@ -1,7 +1,6 @@
 """`bidstream-svc request`: one call to any endpoint, with the output format of the reference script uid2_request.py."""
 
 import asyncio
-import codecs
 import json
 import os
 from http import HTTPStatus
@@ -10,7 +9,7 @@ from typing import Any
 
 import click
 
-from bidstream_svc.cli.inputs import read_bytes, read_refresh_pair, refuse_arguments
+from bidstream_svc.cli.inputs import read_refresh_pair, read_unicode, refuse_arguments
 from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.cli.streams import emit
 from bidstream_svc.clock import wall_clock_ms
@@ -60,7 +59,7 @@ def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: boo
         raise click.UsageError("--identity requires --refresh-token")
     settings = load_settings(**provided(flags))
     url = check_operator_url("URL", url, allow_insecure=settings.allow_insecure_operator)
-    prepared, notice = _prepare_refresh(identity, url) if is_refresh else _prepare(settings, url, echo=echo)
+    prepared, notice = _prepare_refresh(settings, url, identity) if is_refresh else _prepare(settings, url, echo=echo)
     if not only_json:
         emit(notice)
     answer = asyncio.run(_post(settings, url, prepared))
@@ -79,17 +78,19 @@ def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: boo
 def _prepare(settings: Settings, url: str, *, echo: bool) -> tuple[OperatorRequest, str]:
     """Build the request from stdin, which may be empty, and the notice that the script prints."""
     credentials = credentials_reader(settings)()
-    payload = read_bytes(None).removeprefix(codecs.BOM_UTF8)
+    payload = read_unicode(None).encode()
     nonce, iv = os.urandom(NONCE_LENGTH), os.urandom(GCM_IV_LENGTH)
     sealed = build_request(_ENDPOINT, payload, credentials, now_ms=wall_clock_ms(), nonce=nonce, iv=iv)
     # With the line end, so that the output has as many lines as the script's.
-    shown = payload.decode("utf-8", "replace") if echo else f"[{len(payload)} bytes]\n"
+    shown = payload.decode() if echo else f"[{len(payload)} bytes]\n"
     return sealed, f"\nRequest: Encrypting and sending to {url} : {shown}"
 
 
-def _prepare_refresh(identity: Path | None, url: str) -> tuple[OperatorRequest, str]:
+def _prepare_refresh(settings: Settings, url: str, identity: Path | None) -> tuple[OperatorRequest, str]:
+    """Build the request from an identity. The API key is sent if credentials are configured: they are not required."""
     pair = read_refresh_pair(identity)
-    prepared = build_plain_request(_ENDPOINT, pair.refresh_token.encode(), pair.response_key)
+    credentials = credentials_reader(settings)() if settings.has_credentials else None
+    prepared = build_plain_request(_ENDPOINT, pair.refresh_token.encode(), pair.response_key, credentials)
     return prepared, f"\nRequest: Sending refresh_token to {url}\n"
 
 

@@ -42,7 +42,7 @@ class PublisherClient:
 
         Args:
             identity: the user.
-            tcf_consent_string: the user's TCF consent string, for EUID.
+            tcf_consent_string: the user's TCF consent string, which EUID operators check if it is sent.
             optout_check: request no tokens for users who have opted out; required by policy.
 
         Raises:

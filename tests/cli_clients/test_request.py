@@ -1,9 +1,12 @@
 """`request`, compared with the reference script that it can replace."""
 
+import gzip
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
 from tests.support.cli import Cli, Outcome
 
 SCRIPT = Path(__file__).parents[1] / "data" / "uid2_request.py"
+UTF_16_LE = partial(str.encode, encoding="utf-16-le")
 GENERATE, REFRESH, MAP = "/v2/token/generate", "/v2/token/refresh", "/v2/identity/map"
 
 
@@ -100,12 +104,27 @@ def test_a_refresh_after_an_opt_out_prints_what_the_script_prints(
     assert '"status": "optout"' in script
 
 
-def test_an_invalid_refresh_token_prints_what_the_script_prints(cli: Cli, operator: DevOperator) -> None:
+def test_an_invalid_refresh_token_without_credentials_prints_what_the_script_prints(
+    cli: Cli, operator: DevOperator
+) -> None:
     url = operator.url + REFRESH
-    outcome = cli("request", "--refresh-token", url, stdin="AAAA AAAA")
+    outcome = cli("request", "--refresh-token", url, stdin="AAAA AAAA", api_key="")
     assert outcome.out == run_script(url, "--refresh-token", "AAAA", "AAAA")
     assert outcome.status == 1
     assert outcome.err.startswith("bidstream-svc: operator answered 400")
+
+
+def test_with_credentials_a_refused_refresh_token_is_told_to_be_expired_or_invalid(
+    cli: Cli, operator: DevOperator, state: OperatorState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, tokens = operator.url + REFRESH, generate(cli, operator, "a@example.com")
+    invalid = cli("request", "--refresh-token", url, stdin="AAAA AAAA")
+    later_ms = state.now_ms() + 31 * 86_400_000
+    monkeypatch.setattr(state, "now_ms", lambda: later_ms)
+    expired = cli("request", "--refresh-token", url, stdin=json.dumps(tokens))
+    for outcome, status in ((invalid, "invalid_token"), (expired, "expired_token")):
+        assert outcome.status == 1
+        assert f'"status":"{status}"' in outcome.out.replace(" ", "")
 
 
 def test_a_refresh_needs_no_credentials(cli: Cli, operator: DevOperator) -> None:
@@ -129,6 +148,23 @@ def test_json_alone_is_nothing_when_it_fails(cli: Cli, operator: DevOperator) ->
 def test_a_byte_order_mark_is_dropped(cli: Cli, operator: DevOperator) -> None:
     payload = b'\xef\xbb\xbf{"email": ["a@example.com"]}\r\n'
     assert cli("request", "--json", operator.url + MAP, stdin=payload).status == 0
+
+
+@pytest.mark.parametrize("encode", [str.encode, lambda text: gzip.compress(text.encode("utf-16")), UTF_16_LE])
+def test_any_text_is_sent_in_utf_8(cli: Cli, operator: DevOperator, encode: Callable[[str], bytes]) -> None:
+    many = [f"{number}@bücher.example" for number in range(20_000)]  # more than a line of people's files may have
+    payload = json.dumps({"email": many}, ensure_ascii=False)
+    outcome = cli("request", "--json", operator.url + MAP, stdin=encode(payload))
+    assert (outcome.status, outcome.err) == (0, "")
+    assert [mapped["identifier"] for mapped in json.loads(outcome.out)["body"]["mapped"]] == many
+
+
+def test_what_is_no_text_is_not_sent(cli: Cli, operator: DevOperator) -> None:
+    before = dict(operator.state.calls)
+    for stdin, problem in ((b'{"email": ["\xff"]}', "stdin is not text in UTF-8"), (b"PK\x03\x04", "the input is")):
+        outcome = cli("request", operator.url + MAP, stdin=stdin)
+        assert (outcome.status, outcome.out, outcome.complaint[: len(problem)]) == (1, "", problem)
+    assert operator.state.calls == before
 
 
 @pytest.mark.parametrize("args", [("hidden-key", "hidden-secret"), ("--refresh-token", "hidden-token", "hidden-key")])
