@@ -8,11 +8,13 @@ import pytest
 
 from bidstream_svc.core.crypto import open_gcm
 from bidstream_svc.core.decrypt import decrypt
-from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.identity import IdentityScope, IdentityType
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.core.sharing import DEFAULT_TOKEN_LIFETIME_S, Encryption, EncryptionStatus, encrypt_raw_uid
 from bidstream_svc.core.status import DecryptionStatus
+from bidstream_svc.core.token import BUILDERS, TokenContent, TokenKey
+from bidstream_svc.core.token_details import read_details
 
 NOW_S = 1_700_000_000
 NOW_MS = NOW_S * 1000
@@ -57,6 +59,26 @@ def test_prefix_byte(uid: str, type_bits: int, scope: IdentityScope) -> None:
     token = encrypt_raw_uid(uid, keys, NOW_MS, **IVS).token
     assert token is not None
     assert base64.urlsafe_b64decode(token + "==")[:2] == bytes([scope << 4 | type_bits | 3, 128])
+
+
+# Operators have two forms of 33 bytes, with and without a version bit, and the higher bits tell environments apart.
+@pytest.mark.parametrize("high_bits", [0b000, 0b001, 0b011, 0b101])
+@pytest.mark.parametrize("scope", list(IdentityScope))
+@pytest.mark.parametrize("kind", list(IdentityType))
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_both_forms_of_33_bytes(high_bits: int, scope: IdentityScope, kind: IdentityType, version: int) -> None:
+    first = high_bits << 5 | scope << 4 | kind << 2
+    uid = base64.b64encode(bytes([first]) + b"r" * 32).decode()
+    keys = snapshot([key(1, 1), key(2, 2)], identity_scope=scope.name)
+    token = encrypt_raw_uid(uid, keys, NOW_MS, **IVS).token
+    details = read_details(token, keys)
+    assert details is not None
+    assert details.identity_type is kind
+    iv = bytes(16 if version == 2 else 12)
+    content = TokenContent(raw_uid=uid, site_id=1, expires_ms=NOW_MS, established_ms=NOW_MS, scope=scope)
+    built = BUILDERS[version](content, TokenKey(1, bytes([1]) * 32, iv), TokenKey(2, bytes([2]) * 32, iv))
+    for made in (token, built):
+        assert decrypt(made, None, keys, NOW_MS)[:2] == (DecryptionStatus.SUCCESS, uid)
 
 
 def layers(token: str, keys: KeySnapshot) -> tuple[bytes, bytes]:

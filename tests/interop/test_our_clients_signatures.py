@@ -12,6 +12,7 @@ from uid2_client.identity_buckets_response import Bucket, IdentityBucketsRespons
 from uid2_client.identity_tokens import IdentityTokens
 
 from bidstream_svc import sdk
+from tests.docs.markdown import DOCS, section, table
 
 PAIRS: list[tuple[Any, Any]] = [
     (sdk.BidstreamClient, uid2_client.BidstreamClient),
@@ -85,6 +86,15 @@ def test_properties_are_there() -> None:
 @pytest.mark.parametrize("name", ["BidstreamClient", "SharingClient", "Uid2PublisherClient", "IdentityMapClient"])
 def test_constructors_take_the_same(name: str) -> None:
     assert parameters(getattr(sdk, name))[:3] == parameters(getattr(uid2_client, name))
+
+
+def test_the_document_lists_the_other_constructors() -> None:
+    rows = table(section(DOCS / "migrating.md", "Constructors"), "class")
+    listed = {name.strip("` ") for row in rows for name in row[0].split(",")}
+    different = {
+        ours.__name__ for ours, theirs in PAIRS if parameters(ours)[: len(parameters(theirs))] != parameters(theirs)
+    }
+    assert listed == different
 
 
 def test_encryption_statuses_have_the_published_names() -> None:
