@@ -29,18 +29,25 @@ class ConsentStringError(ValueError):
 
 
 class Consent(NamedTuple):
-    """What a core string says: purposes by consent and by legitimate interest, and the vendors with each of them."""
+    """What a core string says: purposes by consent and by legitimate interest, and the vendors with each of them.
+
+    Vendors are kept as ranges: a short string may repeat the longest range thousands of times.
+    """
 
     purposes: frozenset[int]
     interest_purposes: frozenset[int]
-    vendors: frozenset[int]
-    interest_vendors: frozenset[int]
+    vendors: tuple[range, ...]
+    interest_vendors: tuple[range, ...]
 
     def is_sufficient(self, vendor_id: int = VENDOR_ID) -> bool:
         """Whether the vendor has every one of REQUIRED_PURPOSES."""
-        by_consent = self.purposes if vendor_id in self.vendors else frozenset()
-        by_interest = self.interest_purposes if vendor_id in self.interest_vendors else frozenset()
+        by_consent = self.purposes if _contains(self.vendors, vendor_id) else frozenset()
+        by_interest = self.interest_purposes if _contains(self.interest_vendors, vendor_id) else frozenset()
         return by_consent | by_interest >= REQUIRED_PURPOSES
+
+
+def _contains(ranges: tuple[range, ...], number: int) -> bool:
+    return any(number in numbers for numbers in ranges)
 
 
 def read_consent(text: str) -> Consent:
@@ -88,21 +95,21 @@ def _read_core(bits: "_Bits") -> Consent:
     return consent
 
 
-def _take_vendors(bits: "_Bits") -> frozenset[int]:
+def _take_vendors(bits: "_Bits") -> tuple[range, ...]:
     """Read a section of vendors: a bit for each up to the highest id, or a list of ids and ranges of ids."""
     max_id, is_range = bits.take(16), bits.take(1)
-    return _take_ranges(bits) if is_range else bits.take_set(max_id)
+    return _take_ranges(bits) if is_range else tuple(range(vendor, vendor + 1) for vendor in bits.take_set(max_id))
 
 
-def _take_ranges(bits: "_Bits") -> frozenset[int]:
-    vendors: set[int] = set()
+def _take_ranges(bits: "_Bits") -> tuple[range, ...]:
+    ranges: list[range] = []
     for _ in range(bits.take(12)):
         has_end, first = bits.take(1), bits.take(16)
         last = bits.take(16) if has_end else first
         if last < first:
             raise ConsentStringError("range ends before it begins")
-        vendors.update(range(first, last + 1))
-    return frozenset(vendors)
+        ranges.append(range(first, last + 1))
+    return tuple(ranges)
 
 
 class _Bits:

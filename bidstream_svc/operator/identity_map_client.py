@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequen
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -73,9 +73,12 @@ class OptedOut:
     since_ms: int
 
 
+_NotEmpty: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
+
+
 class _Mapped(msgspec.Struct):
     identifier: str
-    advertising_id: str
+    advertising_id: _NotEmpty
     bucket_id: str | None = None
 
 
@@ -94,7 +97,7 @@ class _MapAnswer(msgspec.Struct):
 
 
 class _V3Entry(msgspec.Struct):
-    u: str | None = None
+    u: _NotEmpty | None = None
     p: str | None = None
     r: Integer | None = None
     e: str | None = None

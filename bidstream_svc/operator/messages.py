@@ -44,6 +44,8 @@ _PERSONAL_OR_SECRET = re.compile(
 )
 _WORDS = re.compile(r"/*[A-Z]?[a-z]{1,20}\d?(?:[/_-][A-Z]?[a-z]{1,20}\d?)*/?", re.ASCII)
 
+_DECODE_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
+
 _T = TypeVar("_T")
 
 
@@ -91,8 +93,11 @@ class HttpAnswer:
 
 
 class _ErrorBody(msgspec.Struct):
-    status: str | None = None
-    message: str | None = None
+    status: msgspec.Raw = msgspec.Raw(b"null")
+    message: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decode_error_body = make_decoder(_ErrorBody)
 
 
 def build_request(
@@ -173,7 +178,7 @@ def decode_answer(json: str | bytes, shape: type[_T]) -> _T:
     """
     try:
         return make_decoder(shape)(json)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except _DECODE_ERRORS as error:
         raise OperatorAnswerError(f"operator's answer: {_describe(error)}") from None
 
 
@@ -208,11 +213,19 @@ def raise_for_status(answer: HttpAnswer) -> None:
 def _quote_error(body: bytes) -> tuple[str | None, str]:
     """Return the JSON's `status` or None, and " (message)" with at most 300 characters, or "" without one."""
     try:
-        error = msgspec.json.decode(body, type=_ErrorBody)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        error = _decode_error_body(body)
+    except _DECODE_ERRORS:
         return None, ""
-    status = None if error.status is None else quote(error.status)
-    return status, f" ({quote(error.message)})" if error.message else ""
+    status, message = _text(error.status), _text(error.message)
+    return None if status is None else quote(status), f" ({quote(message)})" if message else ""
+
+
+def _text(raw: msgspec.Raw) -> str | None:
+    """Decode a text. Anything else is None, so that a malformed message does not cost the status."""
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except _DECODE_ERRORS:
+        return None
 
 
 def quote(text: str) -> str:

@@ -1,7 +1,7 @@
 """The tokens that a publisher stores for a user. All times are Unix milliseconds."""
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Annotated, Self
 
 import msgspec
 
@@ -10,7 +10,7 @@ from bidstream_svc.operator.messages import decode_answer
 
 
 class _Fields(msgspec.Struct):
-    advertising_token: str
+    advertising_token: Annotated[str, msgspec.Meta(min_length=1)]
     refresh_token: str | None = None
     refresh_response_key: str | None = None
     identity_expires: Integer | None = None

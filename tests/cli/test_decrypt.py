@@ -1,5 +1,6 @@
 """`decrypt`: tokens from arguments and stdin, keys from the operator and from a file."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ def test_tokens_from_arguments(cli: Cli, settings: dict[str, Any], state: Operat
     first, second = map(json.loads, outcome.out.splitlines())
     assert first == {"status": "SUCCESS", "uid": state.raw_uid("someone@example.com"), "established": 5}
     assert second["uid"] == first["uid"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_keys_from_any_text(cli: Cli, key_file: str, state: OperatorState, encoding: str) -> None:
+    text = Path(key_file).read_text()
+    for content in (text.encode(encoding), gzip.compress(text.encode(encoding))):
+        Path(key_file).write_bytes(content)
+        outcome = cli("decrypt", "--keys", key_file, state.mint_token())
+        assert (outcome.status, outcome.err) == (0, "")
 
 
 def test_tokens_from_stdin_one_a_line(cli: Cli, key_file: str, state: OperatorState) -> None:

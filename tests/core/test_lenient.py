@@ -44,6 +44,23 @@ def test_an_integer_however_it_is_written(spelling: str, number: int | None) -> 
     assert read(spelling) == number
 
 
+@pytest.mark.parametrize("half", [r"\ud83d", r"\uDE00", r"\ud83d\ud83d", r"\ude00\ud83d", r"\\\ud83d", r"\ud83d\n"])
+def test_half_a_character_is_an_error_only_where_it_is_read(half: str) -> None:
+    read_text = make_decoder(dict[str, str])
+    assert decode(f'{{"inner":[{{"number":5,"other":"{half}"}}],"{half}":["{half}"]}}').inner[0].number == 5
+    for json_text in (f'{{"a":"{half}"}}', f'{{"{half}":"a"}}'):
+        with pytest.raises(UnicodeDecodeError):
+            read_text(json_text.encode())
+    assert read_text(r'{"a":"\ud83d\ude00\\ud83d"}') == {"a": "\U0001f600\\ud83d"}
+
+
+@given(st.text(st.characters(categories=None)), st.binary())
+def test_half_characters_anywhere_raise_nothing_else(text: str, raw: bytes) -> None:
+    for json_text in (json.dumps({"inner": [{text: text}]}), raw, raw.hex("\\").replace("\\", r"\u")):
+        with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+            decode(json_text)
+
+
 @pytest.mark.parametrize(
     "spelling",
     [

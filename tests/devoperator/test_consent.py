@@ -43,6 +43,12 @@ def test_consent(text: str, is_sufficient: bool) -> None:  # noqa: FBT001 - a pa
     assert read_consent(text).is_sufficient() is is_sufficient
 
 
+def test_a_short_string_with_many_wide_ranges_stays_small() -> None:
+    consent = read_consent(consent_string(purposes=REQUIRED, vendors=((1, 65_535),) * 4000))
+    assert consent.is_sufficient()
+    assert len(consent.vendors) == 4000
+
+
 @pytest.mark.parametrize(
     "text",
     [

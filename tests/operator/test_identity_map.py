@@ -319,6 +319,10 @@ async def test_opt_out_status() -> None:
         ("map_identities_v3", b'{"body":{"email_hash":[{"u":"x"}]}}', "neither mapped nor unmapped"),
         ("map_identities_v3", b'{"body":{"email_hash":[{"e":"x"},{"e":"y"}]}}', "leaves out"),
         ("map_identities_v3", b'{"body":{"email_hash":[{"u":7}]}}', "Expected `str"),
+        ("map_identities_v3", rb'{"body":{"email_hash":[{"u":"\ud83d","r":1}]}}', "not JSON"),
+        # An empty raw uid would be an id of nobody in somebody's file.
+        ("map_identities_v3", b'{"body":{"email_hash":[{"u":"","r":1}]}}', "length >= 1"),
+        ("map_identities", b'{"body":{"mapped":[{"identifier":"x","advertising_id":""}]}}', "length >= 1"),
     ],
 )
 async def test_answer_of_another_shape(method: str, answer: bytes, problem: str) -> None:

@@ -162,6 +162,14 @@ def test_error_quotes_nothing_but_a_json_message(body: bytes) -> None:
     assert error.api_status is None
 
 
+@pytest.mark.parametrize("message", [b"7", b"null", b"[{}]", rb'"\ud83d"', b'"\xff"', b'"\xed\xa0\x80"'], ids=ascii)
+def test_a_malformed_message_does_not_cost_the_status_nor_the_reverse(message: bytes) -> None:
+    error = refuse(400, b'{"message":%b,"status":"expired_token","other":%b}' % (message, message))
+    assert (str(error), error.api_status) == ("operator answered 400", "expired_token")
+    error = refuse(400, b'{"status":%b,"message":"Expired Token presented"}' % message)
+    assert (str(error), error.api_status) == ("operator answered 400 (Expired Token presented)", None)
+
+
 @pytest.mark.parametrize(
     "secret",
     [

@@ -179,6 +179,8 @@ class TestValidateFlow:
         (b'{"status":"success"}', "Expected `object`"),
         (b'{"status":"success","body":{"refresh_token":"x"}}', "advertising_token"),
         (b'{"status":"success","body":{"advertising_token":7}}', "advertising_token"),
+        (b'{"status":"success","body":{"advertising_token":""}}', "advertising_token"),
+        (rb'{"status":"success","body":{"advertising_token":"\ud83d"}}', "not JSON"),
         (b'{"status":"success","body":{"advertising_token":"x","refresh_from":"soon"}}', "refresh_from"),
         (b"true", "Expected `object`"),
         (b"<html>", "malformed"),
@@ -195,6 +197,16 @@ async def test_optional_fields_may_be_missing_or_null_and_unknown_ones_are_kept_
     async with recorded_json(b'{"status":"success","body":%b}' % body.encode()) as (_, transport):
         tokens = await PublisherClient(transport).generate_token(Identity.from_email(EMAIL))
     assert tokens == IdentityTokens("A", None, None, None, None, None, body)
+
+
+@pytest.mark.parametrize("text", [b"\xff", rb"\ud83d", rb"\\\ude00", b"\xed\xa0\x80"], ids=ascii)
+async def test_text_that_is_not_unicode_costs_nothing_where_it_is_not_read(text: bytes) -> None:
+    answer = b'{"status":"success","message":"%b","body":{"advertising_token":"A","user_token":"%b"}}' % (text, text)
+    async with recorded_json(answer) as (_, transport):
+        tokens = await PublisherClient(transport).generate_token(Identity.from_email(EMAIL))
+    assert tokens is not None
+    assert tokens.advertising_token == "A"
+    assert IdentityTokens.from_json(tokens.json.encode()) == tokens
 
 
 NOW_MS = 1_700_000_000_000
