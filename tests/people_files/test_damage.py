@@ -1,0 +1,32 @@
+"""Whatever the damage, no row gets another's raw uid, and none vanishes without a report."""
+
+from functools import partial
+
+import pytest
+
+from bidstream_svc.cli.csv_rows import read_csv_rows
+from bidstream_svc.cli.people import mentions_person
+from bidstream_svc.core.identity import Identity, IdentityKind
+from tests.people_files.damage import HEADER, SOUND, Piece, check, write_pieces
+
+
+def read(pieces: list[Piece]) -> tuple[int, int]:
+    person_of_hash = {Identity.from_email(piece.person).value: piece.person for piece in pieces if piece.person}
+    lines = [HEADER, *"".join(piece.text for piece in pieces).splitlines(keepends=True)]
+    person_of_row: dict[int, str | None] = {}
+    spans = {}
+    for row in read_csv_rows(lines, "email", ",", partial(mentions_person, IdentityKind.EMAIL)):
+        row.identify(IdentityKind.EMAIL)
+        person_of_row[row.number] = row.identity and person_of_hash.get(row.identity.value, "unknown")
+        if row.problem and row.lines and len(row.lines) > 1:
+            spans[row.number] = row.lines
+    return check(pieces, person_of_row, spans)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 1])
+@pytest.mark.parametrize("sound", [["plain"], ["quoted"], list(SOUND)])
+def test_no_row_is_wrong_or_swallowed_in_silence(share: float, sound: list[str]) -> None:
+    for seed in range(30):
+        pieces = list(write_pieces(300, seed, share, sound))
+        found, lost = read(pieces)
+        assert found + lost == sum(piece.person is not None and piece.kind != "a note with rows" for piece in pieces)
