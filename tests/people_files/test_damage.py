@@ -17,7 +17,8 @@ def read(pieces: list[Piece]) -> tuple[int, int]:
     spans = {}
     for row in read_csv_rows(lines, "email", ",", partial(mentions_person, IdentityKind.EMAIL)):
         row.identify(IdentityKind.EMAIL)
-        person_of_row[row.number] = row.identity and person_of_hash.get(row.identity.value, "unknown")
+        found = row.identity
+        person_of_row[row.number] = person_of_hash.get(found.value, "unknown") if found is not None else None
         if row.problem and row.lines and len(row.lines) > 1:
             spans[row.number] = row.lines
     return check(pieces, person_of_row, spans)
