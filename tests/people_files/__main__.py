@@ -19,22 +19,26 @@ from pathlib import Path
 from typing import Any
 
 from bidstream_svc.devoperator import OperatorState
-from tests.people_files.damage import HEADER, Piece, check, write_pieces
+from tests.people_files.damage import HEADER, SOUND, Piece, check, write_pieces
+from tests.support.processes import resident_bytes
 from tests.support.sidecar import environment
 
 _COMMAND = [sys.executable, "-m", "bidstream_svc"]
 _SPAN = re.compile(r"bidstream-svc: row (\d+) \(lines (\d+) to (\d+)\)")
 _SEED = 1
+_POLL_S = 0.1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.people_files", description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--damaged", type=float, default=0.01, help="share of the rows")
+    parser.add_argument("--plain", action="store_true", help="without quotes in sound rows, which limit damage")
     options = parser.parse_args()
+    sound = ["plain"] if options.plain else SOUND
     with _operator() as settings, tempfile.TemporaryDirectory() as directory:
         for rows in (options.rows // 10, options.rows):
-            pieces = list(write_pieces(rows, _SEED, options.damaged))
+            pieces = list(write_pieces(rows, _SEED, options.damaged, sound))
             sys.stdout.write(f"{rows} rows: {_map(pieces, settings, Path(directory))}\n")
             sys.stdout.flush()
 
@@ -59,13 +63,20 @@ def _map(pieces: list[Piece], settings: dict[str, Any], directory: Path) -> str:
         begin_s = time.monotonic()
         command = [*_COMMAND, "identity", "map", "--input", str(people)]
         process = subprocess.Popen(command, env=environment(settings), stdout=out, stderr=err)
+        peak_bytes = 0
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            peak_bytes = max(peak_bytes, resident_bytes(process.pid))
+            time.sleep(_POLL_S)
+        taken_s = time.monotonic() - begin_s
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        taken_s = time.monotonic() - begin_s
     assert process.returncode == 0, errors.read_text()
     found, lost = check(pieces, _persons(output, pieces), _spans(errors))
-    rate = len(pieces) / taken_s
-    return f"{rate:,.0f} rows/s, at most {usage.ru_maxrss // 1024} MiB; {found} found, {lost} within named lines"
+    processor_us = (usage.ru_utime + usage.ru_stime) * 1e6 / len(pieces)
+    return (
+        f"{len(pieces) / taken_s:,.0f} rows/s, {processor_us:.0f} us of processor time a row, at most "
+        f"{peak_bytes / 2**20:.0f} MiB; {found} found, {lost} within named lines"
+    )
 
 
 def _persons(output: Path, pieces: list[Piece]) -> dict[int, str | None]:
