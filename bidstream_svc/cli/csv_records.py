@@ -35,7 +35,7 @@ class Record:
     Attributes:
         line: the number of its first line, from 1.
         lines: its lines.
-        cells: its cells; empty if it is damaged, or an empty line.
+        cells: its cells, if it is not damaged.
         problem: what is damaged, without its text; None for a record that is valid CSV.
     """
 
@@ -45,21 +45,31 @@ class Record:
     problem: str | None = None
 
 
-def read_records(lines: Iterable[str], delimiter: str) -> Iterator[Record]:
-    """The records in their order, empty lines and damaged records included."""
-    source = _Lines(lines, _Quotes(delimiter))
-    reader = make_reader(source, delimiter, strict=True)
-    while True:
+class Records:
+    """An iterator over the records of CSV in their order, empty lines and damaged records included."""
+
+    def __init__(self, lines: Iterable[str], delimiter: str) -> None:
+        self._source = _Lines(lines, _Quotes(delimiter))
+        self._reader = make_reader(self._source, delimiter, strict=True)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        source = self._source
         source.start_record()
-        cells: list[str] = []
         try:
-            cells = next(reader)
+            cells = next(self._reader)
             problem = source.check_record()
-        except StopIteration:
-            return
         except csv.Error as error:
-            problem = source.end_damaged_record(str(error))
-        yield Record(source.line, source.record, [] if problem else cells, problem)
+            cells, problem = [], source.end_damaged_record(str(error))
+        return Record(source.line, source.record, cells, problem)
+
+    def extend_doubtful(self) -> range:
+        """Add to the last record the lines that belong to it if a quote is missing, and return the numbers of all."""
+        source = self._source
+        source.extend_doubtful()
+        return range(source.line, source.line + len(source.record))
 
 
 def make_reader(lines: Iterable[str], delimiter: str, *, strict: bool) -> "_csv.Reader":
@@ -159,16 +169,15 @@ class _Lines:
         self._length = 0
 
     def check_record(self) -> str | None:
-        """The problem of a record that the reader accepts; lines that belong to it then are added to `record`."""
-        first, last = self.record[0], self.record[-1]
-        if len(self.record) == 1:
-            is_damaged = _has_odd_quotes(first) and self.quotes.begins_inside(first)
-            return _QUOTE_PROBLEM if is_damaged else None
-        # Of two cells that begin with a line break, or lack a quote, the second is read as the end of the first.
-        if self.quotes.may_open_at_end(last) and (count := self._find_end(len(self.record))):
-            self._set_count(count)
-            return _QUOTE_PROBLEM
-        return None
+        """The problem of a record that the reader accepts, or None."""
+        line, *others = self.record
+        is_damaged = not others and _has_odd_quotes(line) and self.quotes.begins_inside(line)
+        return _QUOTE_PROBLEM if is_damaged else None
+
+    def extend_doubtful(self) -> None:
+        """Add the lines of a note to a record that may end with the quote which opens the note."""
+        if self.quotes.may_open_at_end(self.record[-1]):
+            self._set_count(self._find_end(len(self.record)) or len(self.record))
 
     def end_damaged_record(self, error: str) -> str:
         """Leave in `record` the lines of a damaged record, and return its problem. The others are read again."""

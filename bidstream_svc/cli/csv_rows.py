@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bidstream_svc.cli.csv_records import Record, make_reader, read_records
+from bidstream_svc.cli.csv_records import Record, Records, make_reader
 from bidstream_svc.cli.line_reader import InputError
 from bidstream_svc.cli.rows import Row
 from bidstream_svc.core.errors import ConfigurationError
@@ -28,16 +28,17 @@ def read_csv_rows(
         ConfigurationError: while iterating, if the header does not have exactly one such column.
         InputError: while iterating, if the header is not CSV.
     """
-    records = read_records(lines, delimiter)
+    records = Records(lines, delimiter)
     header = _read_header(records, mentions_person)
     if not header:
         return
     expected = _Expected(_find_column(header, column), len(header), delimiter, mentions_person)
     for number, record in enumerate(records, 1):
         problem = record.problem or expected.find_problem(record)
-        is_plain = record.line == number + 1 and len(record.lines) == 1
-        place = None if is_plain else range(record.line, record.line + len(record.lines))
+        place = _place_of(record, number)
         if problem is not None:
+            if place is not None and len(place) > 1:
+                place = records.extend_doubtful()
             yield Row(number, problem=problem, lines=place)
         elif len(record.cells) == expected.width and (text := record.cells[expected.index].strip()):
             yield Row(number, text, lines=place)
@@ -54,6 +55,13 @@ def separator_of(line: str) -> str | None:
     """The delimiter in a first line `sep=;`, with which Excel marks CSV that has another one than its default."""
     match = _SEPARATOR_LINE.fullmatch(line)
     return match and match[1]
+
+
+def _place_of(record: Record, number: int) -> range | None:
+    """The numbers of the lines, or None for a single one that follows from the number of the row."""
+    if len(record.lines) == 1 and record.line == number + 1:
+        return None
+    return range(record.line, record.line + len(record.lines))
 
 
 def _is_empty(cells: Sequence[str]) -> bool:
