@@ -38,6 +38,8 @@ def decrypt(
         emit(verdict_body(verdict))
         total += 1
         failed += verdict[3] is not None
+    if not total:
+        tell("bidstream-svc: no tokens in the input")
     if failed:
         tell(f"bidstream-svc: {failed} of {total} tokens were not decrypted")
         context.exit(1)

@@ -5,7 +5,6 @@ import itertools
 import sys
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +13,6 @@ import click
 from bidstream_svc.cli.inputs import INPUT_FILE, kind_option, open_input
 from bidstream_svc.cli.line_reader import InputError, LineReader
 from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
-from bidstream_svc.cli.people import is_person
 from bidstream_svc.cli.row_formats import INPUT_FORMATS, RowOptions, find_format, read_rows, take_first_line
 from bidstream_svc.cli.row_writer import OUTPUT_FORMATS, RowWriter
 from bidstream_svc.cli.rows import Row
@@ -40,6 +38,12 @@ def identity() -> None:
 
 class InvalidRowError(BidstreamError):
     """A row is invalid, and `--strict` was given."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__(
+            f"{row.place}: {row.problem}; mend it and go on with --start-row {row.number}, or skip it with "
+            f"--start-row {row.number + 1}"
+        )
 
 
 def _check_delimiter(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -88,8 +92,10 @@ def map_identities(  # noqa: PLR0913 - one argument for each option
     invalid, such as "Bob <bob@example.com>". If the run fails, the results before are printed, an error says with which
     --start-row to continue, and the exit status is 1.
     """
-    if identities and path is not None:
-        raise click.UsageError("give identities as arguments or in --input, not both")
+    if identities:
+        _refuse_options_of_input(
+            **{"--input": path, "--input-format": input_format, "--column": column, "--delimiter": delimiter}
+        )
     transport = make_transport(load_settings(**provided(flags)))
     writer = RowWriter(output_format, api, start_row)
     identity_kind = IdentityKind(kind)
@@ -99,20 +105,39 @@ def map_identities(  # noqa: PLR0913 - one argument for each option
             lines, rows = None, itertools.starmap(Row, enumerate(identities, 1))
         else:
             lines = LineReader(stack.enter_context(open_input(path)))
-            rows = _read_input(lines, path, RowOptions(column or kind, input_format, delimiter), identity_kind)
-        rows = itertools.dropwhile(lambda row: row.number < start_row, rows)
+            rows = _read_input(lines, path, RowOptions(identity_kind, input_format, column, delimiter))
+        rows = _start_at(start_row, rows)
         rows = _identify(rows, identity_kind, is_strict=strict)
         _write_all(look_up(transport, rows, api), writer, lines)
 
 
-def _read_input(lines: LineReader, path: Path | None, options: RowOptions, kind: IdentityKind) -> Iterator[Row]:
+def _refuse_options_of_input(**options: object) -> None:
+    """Raise UsageError for options that say how to read the input, if identities are arguments."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise click.UsageError(f"{given[0]} is for identities in a file or on stdin, not in arguments")
+
+
+def _read_input(lines: LineReader, path: Path | None, options: RowOptions) -> Iterator[Row]:
     """Rows of the input, after a line on stderr that says its format if the user has not."""
     first_line, all_lines = take_first_line(iter(lines))
     row_format = find_format(path, first_line, options)
     extras = [f"in {lines.encoding.upper()}"] if lines.encoding != "utf-8" else []
     if options.name is None and (row_format.name != "text" or extras):
         tell(f"bidstream-svc: reading {' '.join([str(row_format), *extras])}; --input-format overrides this")
-    return read_rows(row_format, all_lines, options.column, partial(is_person, kind))
+    return read_rows(row_format, all_lines, options.kind)
+
+
+def _start_at(start_row: int, rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows from this one on; a line on stderr if all are before it."""
+    last = 0
+    for row in rows:
+        if row.number >= start_row:
+            yield row
+            yield from rows
+            return
+        last = row.number
+    if last:
+        tell(f"bidstream-svc: the last row of the input is {last}, and --start-row is {start_row}")
 
 
 def _identify(rows: Iterator[Row], kind: IdentityKind, *, is_strict: bool) -> Iterator[Row]:
@@ -124,7 +149,7 @@ def _identify(rows: Iterator[Row], kind: IdentityKind, *, is_strict: bool) -> It
     for row in rows:
         row.identify(kind)
         if is_strict and row.problem is not None:
-            raise InvalidRowError(f"{row.place}: {row.problem}")
+            raise InvalidRowError(row)
         yield row
 
 
@@ -201,7 +226,7 @@ def _name_row_to_continue_at(writer: RowWriter) -> Iterator[None]:
         raise
     except OutputError as error:
         raise OutputError(f"{error}; it is complete to row {writer.last_row}; {writer.resume_hint}") from None
-    except (OperatorError, EnvelopeError, InvalidRowError, InputError) as error:
+    except (OperatorError, EnvelopeError, InputError) as error:
         if isinstance(error, InputError) and not writer.total:
             raise
         raise BidstreamError(f"{error}; stopped before row {writer.last_row + 1}, {writer.resume_hint}") from None
@@ -216,7 +241,8 @@ def _write_all(windows: Generator[list[Row]], writer: RowWriter, lines: LineRead
                 bar.update(0 if lines is None else lines.done_bytes - bar.pos)
         if not writer.total:
             writer.write_header()
-            tell("bidstream-svc: no identities in the input")
+            from_row = f" from row {writer.last_row + 1} on" if writer.last_row else ""
+            tell(f"bidstream-svc: no identities in the input{from_row}")
     finally:
         writer.report_invalid()
 

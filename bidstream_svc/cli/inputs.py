@@ -20,8 +20,8 @@ from bidstream_svc.operator import IdentityTokens
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-INPUT_FILE = click.Path(path_type=Path)  # for `open_input`
 STDIN = Path("-")  # as the path of an INPUT_FILE
+_STDIN_OPTION = f"{__name__}.stdin"  # in the `meta` of a context: the option that names stdin
 _AN_IDENTITY = "an identity in JSON as `token generate` prints it"
 
 
@@ -43,6 +43,24 @@ class _RefreshFields(msgspec.Struct):
 
 class _Wrapped(msgspec.Struct):
     body: msgspec.Raw
+
+
+class _InputFile(click.Path):
+    """A path for `open_input`. One option of a command may be `-`, for stdin."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        if path == STDIN and param is not None and ctx is not None:
+            option = param.opts[0]
+            if ctx.meta.setdefault(_STDIN_OPTION, option) != option:
+                self.fail(f"stdin is read for {ctx.meta[_STDIN_OPTION]} already; name a file", param, ctx)
+        return path
+
+
+INPUT_FILE = _InputFile()
 
 
 def refuse_arguments(advice: str) -> Callable[[_Command], _Command]:
@@ -72,12 +90,16 @@ def open_input(path: Path | None) -> Iterator[BinaryIO]:
 
     Raises:
         ConfigurationError: the file cannot be opened.
+        click.UsageError: stdin is wanted for None, and an option names it.
         InputError: stdin is closed.
     """
     if path is not None and path != STDIN:
         with _open_file(path) as file:
             yield file
         return
+    context = click.get_current_context(silent=True)
+    if path is None and context is not None and (option := context.meta.get(_STDIN_OPTION)):
+        raise click.UsageError(f"stdin cannot hold all of the input; name a file in {option}")
     if sys.stdin is None:  # the process was started with stdin closed
         raise InputError("stdin is closed")
     if sys.stdin.isatty():

@@ -17,6 +17,7 @@ MAX_LINE_LENGTH = 256 * 1024
 OVERLONG = "\N{REPLACEMENT CHARACTER}\n"
 _BUFFER_BYTES = 64 * 1024
 _HEAD_BYTES = 4
+_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _GZIP = b"\x1f\x8b"
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _ENCODING_OF_MARK = {
@@ -47,6 +48,7 @@ class LineReader:
     The text may be in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, and compressed with gzip. UTF-16 without a
     mark is recognised if its first characters are ASCII. Lines may end with LF, CRLF or CR. What is invalid in the
     encoding becomes U+FFFD, which no identity and no token contains. So it makes its line invalid, and not the file.
+    Byte order marks at the start are skipped, also if there are several.
 
     Attributes:
         encoding: of the text, known once the first line has been read.
@@ -73,19 +75,27 @@ class LineReader:
         return self._raw.done_bytes
 
     def __iter__(self) -> Iterator[str]:
-        with _explained_errors():
+        with _input_errors():
             text = self._open()
+            is_first = True
             while line := text.readline(MAX_LINE_LENGTH):
                 if len(line) == MAX_LINE_LENGTH:
                     while not line.endswith("\n") and (line := text.readline(MAX_LINE_LENGTH)):
                         pass
                     line = OVERLONG
+                elif is_first:
+                    line = line.lstrip(_MARK)
+                is_first = False
                 yield line
 
     def read(self) -> str:
-        """Return all lines as one text. Lines may have any length."""
-        with _explained_errors():
-            return self._open().read()
+        """All of the text, however long its lines are.
+
+        Raises:
+            InputError: as while iterating.
+        """
+        with _input_errors():
+            return self._open().read().lstrip(_MARK)
 
     def _open(self) -> TextIO:
         buffered = io.BufferedReader(self._raw, _BUFFER_BYTES)
@@ -95,11 +105,11 @@ class LineReader:
             buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered), _BUFFER_BYTES)  # type: ignore[arg-type]
             head = buffered.peek(_HEAD_BYTES)[:_HEAD_BYTES]
         self.encoding = _encoding_of(head)
-        return io.TextIOWrapper(buffered, "utf-8-sig" if self.encoding == "utf-8" else self.encoding, "replace")
+        return io.TextIOWrapper(buffered, self.encoding, "replace")
 
 
 @contextmanager
-def _explained_errors() -> Iterator[None]:
+def _input_errors() -> Iterator[None]:
     """Turn the errors of reading and decompressing into InputError."""
     try:
         yield

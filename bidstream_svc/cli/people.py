@@ -11,18 +11,27 @@ from bidstream_svc.core.errors import IdentityError
 from bidstream_svc.core.identity import Identity, IdentityKind, hash_identity, normalise_email
 
 _MAX_ADDRESS_LENGTH = 254  # RFC 5321, 4.5.3.1.3, without the angle brackets
-# RFC 5322, 3.2.3 (atext) and dots, anywhere: some mobile operators have given out addresses with `..` and `.@`. An
-# apostrophe at the start is a quote that an export has left.
-_ATEXT = r"A-Za-z0-9!#$%&*+\-/=?^_`{|}~."
+# RFC 5322, 3.2.3 (atext) and dots, anywhere: some mobile operators have given out addresses with `..` and `.@`. Less is
+# accepted than there, because of what exports and templates leave: marks at the start, `{{`, bars, `%40`, `email=`.
+_ATEXT = r"A-Za-z0-9!#$%&'*+\-/=?^_`~."
+_PERCENT_ENCODED = re.compile("%[0-9A-Fa-f]{2}")
 _ADDRESS = re.compile(
-    rf"[{_ATEXT}][{_ATEXT}']*@"
+    rf"(?![^@+]*=)(?![^@]*{_PERCENT_ENCODED.pattern})[A-Za-z0-9_+\-.][{_ATEXT}]*@"
     r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.)+"  # RFC 1035, 2.3.1, and underscores, which some hosts have
     r"(?:[A-Za-z]{2,}|[Xx][Nn]--[A-Za-z0-9-]*[A-Za-z0-9])",  # RFC 3696, 2: no top-level domain is of digits
     re.ASCII,
 )
-_FOREIGN_CHARACTER = re.compile(rf"[^{_ATEXT}'@]")
+_FOREIGN_CHARACTER = re.compile(rf"[^{_ATEXT}@]")
+_BAD_STARTS = "!#$%&'*/=?^`~"
 _NON_ASCII = re.compile(r"[^\x00-\x7f]")
 _WORD_CATEGORIES = frozenset("LMN")  # letters, marks, numbers
+_MENTION_OF_HASH = re.compile(r"[0-9A-Fa-f]{64}|[A-Za-z0-9+/]{43}=", re.ASCII)
+_MENTION = {
+    IdentityKind.EMAIL: re.compile("@"),
+    IdentityKind.PHONE: re.compile(r"[0-9](?:[ ()./-]*[0-9]){8}", re.ASCII),
+    IdentityKind.EMAIL_HASH: _MENTION_OF_HASH,
+    IdentityKind.PHONE_HASH: _MENTION_OF_HASH,
+}
 _HASH_OF_NOTHING = hash_identity("")
 
 
@@ -45,13 +54,9 @@ def parse_person(kind: IdentityKind, text: str) -> Identity:
     return identity
 
 
-def is_person(kind: IdentityKind, text: str) -> bool:
-    """Whether `parse_person` accepts a value."""
-    try:
-        parse_person(kind, text)
-    except IdentityError:
-        return False
-    return True
+def mentions_person(kind: IdentityKind, text: str) -> bool:
+    """Whether a part of a text may be meant as a value of this kind, valid or not."""
+    return _MENTION[kind].search(text) is not None
 
 
 def _check_address(text: str) -> None:
@@ -83,8 +88,13 @@ def _explain(text: str) -> None:
         raise IdentityError(f"not an e-mail address: longer than {_MAX_ADDRESS_LENGTH} characters")
     if not unicodedata.is_normalized("NFKC", text):  # full-width letters, or accents that are characters by themselves
         raise IdentityError("not an e-mail address: not in Unicode normalisation form NFKC")
-    if text.startswith("'"):
-        raise IdentityError("not an e-mail address: begins with an apostrophe")
+    if text[0] in _BAD_STARTS:
+        raise IdentityError(f"not an e-mail address: begins with {_describe(text[0])}")
+    local = text.partition("@")[0]
+    if "=" in local.partition("+")[0]:
+        raise IdentityError("not an e-mail address: has = before any +, as `email=` has")
+    if _PERCENT_ENCODED.search(local):
+        raise IdentityError("not an e-mail address: has a percent-encoded character")
     raise IdentityError("not an e-mail address: what follows the @ is not a domain")
 
 

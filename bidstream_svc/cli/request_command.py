@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bidstream_svc.cli.inputs import read_refresh_pair, read_unicode, refuse_arguments
+from bidstream_svc.cli.inputs import INPUT_FILE, read_refresh_pair, read_unicode, refuse_arguments
 from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.cli.streams import emit
 from bidstream_svc.clock import wall_clock_ms
@@ -41,7 +41,7 @@ _ENDPOINT = Endpoint("")  # the URL is complete
     help="send a refresh token; read it and its refresh_response_key from stdin or --identity, "
     "as an identity in JSON or one per line",
 )
-@click.option("--identity", type=click.Path(path_type=Path), help="with --refresh-token: file to read instead of stdin")
+@click.option("--identity", type=INPUT_FILE, help="with --refresh-token: file to read instead of stdin")
 @click.option("--json", "only_json", is_flag=True, help="print only the answer's JSON, on one line")
 @click.option("--echo", is_flag=True, help="print the request, too; it may contain personal data")
 @refuse_arguments(

@@ -2,13 +2,17 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bidstream_svc.cli.csv_rows import read_csv_rows, separator_of, split_line
 from bidstream_svc.cli.line_reader import OVERLONG, InputError
+from bidstream_svc.cli.people import mentions_person
 from bidstream_svc.cli.rows import Row, read_ndjson_rows, read_text_rows
+from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.identity import IdentityKind
 
 INPUT_FORMATS = ("text", "csv", "ndjson")
 _DELIMITERS = (",", ";", "\t", "|")
@@ -24,13 +28,15 @@ class RowOptions:
     """What the user has said about the rows of an input.
 
     Attributes:
-        column: the column of CSV, matched without case, or the field of NDJSON to read.
+        kind: of the identities.
         name: one of INPUT_FORMATS, or None.
+        column: the column of CSV, matched without case, or the field of NDJSON to read; None for the name of the kind.
         delimiter: between the cells of CSV, or None.
     """
 
-    column: str
+    kind: IdentityKind
     name: str | None = None
+    column: str | None = None
     delimiter: str | None = None
 
 
@@ -40,10 +46,12 @@ class RowFormat:
 
     Attributes:
         name: one of INPUT_FORMATS.
+        column: the column of CSV, matched without case, or the field of NDJSON to read.
         delimiter: between the cells of CSV; "" in other formats.
     """
 
     name: str
+    column: str
     delimiter: str = ""
 
     def __str__(self) -> str:
@@ -69,35 +77,37 @@ def find_format(path: Path | None, first_line: str, options: RowOptions) -> RowF
         options: from the command line.
 
     Raises:
-        InputError: the input is a JSON array.
+        ConfigurationError: an option does not apply to the format.
+        InputError: the input is JSON, but not one object a line.
     """
     line = first_line.strip("\n")
     suffix = _suffix(path)
-    name = options.name or ("csv" if options.delimiter else _find_name(suffix, line, options.column))
-    if name != "csv":
-        return RowFormat(name)
-    return RowFormat(name, options.delimiter or _find_delimiter(suffix, line, options.column))
+    column = options.column or options.kind.value
+    name = options.name or _find_name(suffix, line, options)
+    if name == "csv":
+        return RowFormat(name, column, options.delimiter or _find_delimiter(suffix, line, column))
+    _check_options(name, options, is_empty=not first_line)
+    if name == "ndjson" and line.strip() in {"{", "["}:
+        raise InputError("the input is JSON with line breaks; one object a line is needed, as `jq -c .` prints them")
+    return RowFormat(name, column)
 
 
-def read_rows(
-    row_format: RowFormat, lines: Iterable[str], column: str, is_person: Callable[[str], bool]
-) -> Iterator[Row]:
+def read_rows(row_format: RowFormat, lines: Iterable[str], kind: IdentityKind) -> Iterator[Row]:
     """Rows with their number and either a text or a problem; empty rows are left out but counted.
 
     Args:
         row_format: of the lines.
         lines: the input.
-        column: the column of CSV, matched without case, or the field of NDJSON that holds the text.
-        is_person: whether a text is valid in the column.
+        kind: of the identities.
 
     Raises:
         ConfigurationError, InputError: while iterating; see `read_csv_rows`.
     """
     match row_format.name:
         case "csv":
-            return read_csv_rows(lines, column, row_format.delimiter, is_person)
+            return read_csv_rows(lines, row_format.column, row_format.delimiter, partial(mentions_person, kind))
         case "ndjson":
-            return read_ndjson_rows(lines, column)
+            return read_ndjson_rows(lines, row_format.column)
         case _:
             return read_text_rows(lines)
 
@@ -118,17 +128,29 @@ def _suffix(path: Path | None) -> str:
     return Path(name).suffix
 
 
-def _find_name(suffix: str, line: str, column: str) -> str:
+def _find_name(suffix: str, line: str, options: RowOptions) -> str:
     if line.lstrip().startswith("["):
         raise InputError("the input is a JSON array; one object a line is needed, as `jq -c '.[]'` prints them")
     if line.lstrip().startswith("{") or suffix in _NDJSON_SUFFIXES:
         return "ndjson"
-    if separator_of(line) or _delimiters_of(line, column):
+    if options.delimiter or separator_of(line) or _delimiters_of(line, options.column or options.kind.value):
         return "csv"
     cells = _split(line)
     if suffix in _CSV_SUFFIXES:
-        return "text" if len(cells) == 1 and "@" in line else "csv"  # without a header
+        return "text" if len(cells) == 1 and mentions_person(options.kind, line) else "csv"  # without a header
     return "csv" if _is_header(cells) else "text"
+
+
+def _check_options(name: str, options: RowOptions, *, is_empty: bool) -> None:
+    """Raise ConfigurationError if an option does not apply to this format, which is not CSV."""
+    if options.delimiter is not None:
+        raise ConfigurationError(f"--delimiter is for CSV, and the input is {RowFormat(name, '')}")
+    if options.column is not None and name == "text" and not is_empty:
+        # The name is not quoted: in a file without a header, the first line is personal data.
+        raise ConfigurationError(
+            f"--column is for CSV and NDJSON, and the input is {RowFormat(name, '')}: its first line has no column "
+            f"{options.column!r}"
+        )
 
 
 def _find_delimiter(suffix: str, line: str, column: str) -> str:

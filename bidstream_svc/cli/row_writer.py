@@ -11,6 +11,9 @@ from bidstream_svc.operator import UnmappedIdentity
 
 OUTPUT_FORMATS = ("ndjson", "csv")
 _MAX_PROBLEMS_SHOWN = 20
+_MAX_SPANS_SHOWN = (
+    10_000  # of invalid rows over several lines: the numbers of those behind depend on how they were read
+)
 _INVALID = UnmappedIdentity("invalid identifier")  # in the operator's words
 # For each version of the endpoint: the row's number, and the attributes of its results in the order of the output.
 _FIELDS = {
@@ -37,6 +40,7 @@ class RowWriter:
         self._csv = csv.writer(sys.stdout, lineterminator="\n") if output_format == "csv" else None
         self._needs_header = self._csv is not None and start_row == 1
         self._invalid = 0
+        self._spans = 0
         self._problems: list[str] = []
         self.total = 0
         self.last_row = start_row - 1
@@ -71,9 +75,13 @@ class RowWriter:
         self.total += len(rows)
         for row in rows:
             if row.problem is not None:
-                self._invalid += 1
-                if self._invalid <= _MAX_PROBLEMS_SHOWN:
-                    self._problems.append(f"{row.place}: {row.problem}")
+                self._count_invalid(row)
+
+    def _count_invalid(self, row: Row) -> None:
+        self._invalid += 1
+        self._spans += row.has_several_lines
+        if self._invalid <= _MAX_PROBLEMS_SHOWN or (row.has_several_lines and self._spans <= _MAX_SPANS_SHOWN):
+            self._problems.append(f"{row.place}: {row.problem}")
 
     def _write_row(self, row: Row) -> None:
         result = _INVALID if row.result is None else row.result
@@ -84,8 +92,13 @@ class RowWriter:
             sys.stdout.write(orjson.dumps(dict(zip(self._fields, values, strict=True))).decode() + "\n")
 
     def report_invalid(self) -> None:
-        """Print the first `_MAX_PROBLEMS_SHOWN` problems and the number of invalid rows on stderr."""
+        """Print problems and the number of invalid rows on stderr.
+
+        The problems are those of the first `_MAX_PROBLEMS_SHOWN` rows, and of the first `_MAX_SPANS_SHOWN` over several
+        lines.
+        """
         for problem in self._problems:
             tell(f"bidstream-svc: {problem}")
         if self._invalid:
-            tell(f"bidstream-svc: {self._invalid} of {self.total} rows are invalid and were not looked up")
+            spans = f"; {self._spans} of them have several lines" if self._spans else ""
+            tell(f"bidstream-svc: {self._invalid} of {self.total} rows are invalid and were not looked up{spans}")

@@ -28,7 +28,7 @@ class Row:
         number: from 1; in CSV, row 1 is the first below the header.
         text: an address, a number or a hash, as read.
         problem: why the row is invalid, without its text; None in a valid row.
-        line: where the row begins, from 1; None if that follows from `number`.
+        lines: the numbers of its lines, from 1; None for a single line that follows from `number`.
         identity: the identity to look up; None before `identify`, and in an invalid row.
         result: the operator's answer; None before it has arrived, and in an invalid row.
     """
@@ -36,7 +36,7 @@ class Row:
     number: int
     text: str = field(default="", repr=False)
     problem: str | None = None
-    line: int | None = None
+    lines: range | None = None
     identity: Identity | None = None
     result: IdentityMapResult | IdentityMapV3Result | None = None
 
@@ -49,9 +49,17 @@ class Row:
                 self.problem = str(error)
 
     @property
+    def has_several_lines(self) -> bool:
+        """Whether it has a quoted cell with a line break, or was read as if it had."""
+        return self.lines is not None and len(self.lines) > 1
+
+    @property
     def place(self) -> str:
-        """The row's number, and its line if that does not follow from the number."""
-        return f"row {self.number}" if self.line is None else f"row {self.number} (line {self.line})"
+        """The row's number, and its lines if they do not follow from the number."""
+        if self.lines is None:
+            return f"row {self.number}"
+        first, last = self.lines[0], self.lines[-1]
+        return f"row {self.number} (line{f' {first}' if first == last else f's {first} to {last}'})"
 
 
 def read_text_rows(lines: Iterable[str]) -> Iterator[Row]:

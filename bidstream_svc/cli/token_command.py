@@ -7,6 +7,7 @@ import click
 
 from bidstream_svc.cli.calls import call_operator
 from bidstream_svc.cli.inputs import (
+    INPUT_FILE,
     kind_option,
     read_advertising_token,
     read_identity,
@@ -21,7 +22,6 @@ from bidstream_svc.core.identity import Identity
 from bidstream_svc.operator import IdentityTokens, PublisherClient
 
 _TEST_ADDRESS = "validate@example.com"  # operators before 2025-11-28 answer true for this one only
-_FILE = click.Path(path_type=Path)
 _NOT_IN_ARGV = "is not taken from the command line, where every user of this host can read it; use stdin or"
 
 
@@ -36,8 +36,8 @@ def token() -> None:
 
 @token.command()
 @kind_option()
-@click.option("--user-file", type=_FILE, help="file with the user's address, number or hash, instead of stdin")
-@click.option("--tcf-consent-file", type=_FILE, help="file with the user's TCF consent string")
+@click.option("--user-file", type=INPUT_FILE, help="file with the user's address, number or hash, instead of stdin")
+@click.option("--tcf-consent-file", type=INPUT_FILE, help="file with the user's TCF consent string")
 @refuse_arguments(f"a user's address, number or hash {_NOT_IN_ARGV} --user-file")
 @setting_options(*OPERATOR_FIELDS)
 def generate(*, kind: str, user_file: Path | None, tcf_consent_file: Path | None, **flags: Any) -> None:
@@ -57,7 +57,7 @@ def generate(*, kind: str, user_file: Path | None, tcf_consent_file: Path | None
 
 
 @token.command()
-@click.option("--identity", type=_FILE, help="file with the identity, instead of stdin")
+@click.option("--identity", type=INPUT_FILE, help="file with the identity, instead of stdin")
 @refuse_arguments(f"an identity {_NOT_IN_ARGV} --identity")
 @setting_options(*OPERATOR_FIELDS)
 def refresh(*, identity: Path | None, **flags: Any) -> None:
@@ -72,7 +72,7 @@ def refresh(*, identity: Path | None, **flags: Any) -> None:
 
 @token.command()
 @kind_option()
-@click.option("--user-file", type=_FILE, help=f"file with the user, instead of {_TEST_ADDRESS}")
+@click.option("--user-file", type=INPUT_FILE, help=f"file with the user, instead of {_TEST_ADDRESS}")
 @refuse_arguments(f"a token {_NOT_IN_ARGV} --user-file for the user")
 @setting_options(*OPERATOR_FIELDS)
 def validate(*, kind: str, user_file: Path | None, **flags: Any) -> None:
@@ -83,8 +83,8 @@ def validate(*, kind: str, user_file: Path | None, **flags: Any) -> None:
     the tokens of your own site only: another site's token, or one that cannot be decrypted, is an error. Operators
     before 2025-11-28 answer false for any user but validate@example.com.
     """
-    user = Identity.from_email(_TEST_ADDRESS) if user_file is None else read_identity(kind, user_file)
     advertising_token = read_advertising_token(None)
+    user = Identity.from_email(_TEST_ADDRESS) if user_file is None else read_identity(kind, user_file)
     is_valid = call_operator(
         flags, lambda transport: PublisherClient(transport).validate_token(advertising_token, user)
     )

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bidstream_svc.cli.csv_rows import read_csv_rows
-from bidstream_svc.cli.people import is_person, parse_person
+from bidstream_svc.cli.people import mentions_person, parse_person
 from bidstream_svc.core.errors import IdentityError
 from bidstream_svc.core.identity import Identity, IdentityKind, hash_identity
 from bidstream_svc.devoperator import OperatorState
+from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from tests.support.cli import Cli, Outcome
 
 A, B, C = "a@example.com", "b@example.com", "c@example.com"
@@ -62,6 +63,7 @@ DETECTED: dict[str, tuple[str | bytes, str | None, dict[int, str | None]]] = {
     "NDJSON, a duplicate field": (f'{{"email": "{A}", "email": "{B}"}}\n{{"email": "{C}"}}', "NDJSON", {1: None, 2: C}),
     "NDJSON, a duplicate field, escaped": (f'{{"email": "{A}", "\\u0065mail": "{B}"}}\n', "NDJSON", {1: None}),
     "CSV without a header": (f"{A},Bob\n{B},Al\n", None, {1: None, 2: None}),
+    "two byte order marks": (f"{BOM}{BOM}id,email\n1,{A}\n", "CSV with commas between cells", {1: A}),
     "two exports": (f"email\n{A}\n{BOM}email\n{B}\n", "CSV with commas between cells", {1: A, 2: None, 3: B}),
     "two exports as text": (f"{A}\n{BOM}{B}\n{C}\n", None, {1: A, 2: None, 3: C}),
 }
@@ -109,6 +111,69 @@ def test_a_header_without_the_column_is_not_taken_for_people(cli: Cli, stdin: st
     assert "no column 'email' among the" in outcome.err
 
 
+# Options that do not apply to what is read: what is told.
+IDLE_OPTIONS: list[tuple[tuple[str, ...], str, str]] = [
+    (("--delimiter", ";"), f'{{"email": "{A}"}}\n', "--delimiter is for CSV, and the input is NDJSON"),
+    (("--delimiter", ";", "--input-format", "text"), A, "--delimiter is for CSV, and the input is text with one"),
+    (
+        ("--column", "who"),
+        f"{A}\n",
+        "--column is for CSV and NDJSON, and the input is text with one identity a line: its",
+    ),
+    (
+        ("--column", "who", "--input-format", "text"),
+        A,
+        "--column is for CSV and NDJSON, and the input is text with one",
+    ),
+    (("--column", "who", A), "", "--column is for identities in a file or on stdin, not in arguments"),
+    (("--delimiter", ";", A), "", "--delimiter is for identities in a file or on stdin, not in arguments"),
+    (("--input-format", "text", A), "", "--input-format is for identities in a file or on stdin, not in arguments"),
+    (("--input", "-", A), "", "--input is for identities in a file or on stdin, not in arguments"),
+]
+
+
+@pytest.mark.parametrize("case", IDLE_OPTIONS)
+def test_an_option_that_does_not_apply_is_refused(cli: Cli, case: tuple[tuple[str, ...], str, str]) -> None:
+    args, stdin, problem = case
+    outcome = cli("identity", "map", *args, stdin=stdin)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert problem in outcome.err
+    assert A not in outcome.err
+
+
+def test_options_apply_to_an_empty_input(cli: Cli) -> None:
+    assert cli("identity", "map", "--column", "who").status == 0
+
+
+@pytest.mark.parametrize(("kind", "person"), [("phone", "+12345678901"), ("email_hash", hash_identity(A))])
+def test_csv_without_a_header_holds_any_kind(
+    cli: Cli, state: OperatorState, tmp_path: Path, kind: str, person: str
+) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text(f"{person}\n{person}\n")
+    outcome = cli("identity", "map", "--kind", kind, "--input", str(path))
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.count(state.raw_uid(A if kind == "email_hash" else person)) == 2
+
+
+@pytest.mark.parametrize(
+    ("stdin", "problem"),
+    [
+        (f'{{\n  "email": "{A}"\n}}\n', "the input is JSON with line breaks; one object a line is needed"),
+        (f'sep="\nid,email\n1,{A}\n', "header: not CSV: a quote is not closed"),
+        (f'email,"name\n{A},Bob\n{B},Al"\n', "header: a quoted cell contains what may be other rows"),
+        (f'name",email\nBob,{A}\n', "header: not CSV: a quote is not closed"),
+        (gzip.compress(f"{A}\n".encode())[:12], "the gzip data is damaged or incomplete"),
+        (gzip.compress(f"{A}\n".encode())[:2], "the gzip data is damaged or incomplete"),
+    ],
+)
+def test_an_input_that_cannot_be_read_is_refused(cli: Cli, stdin: str | bytes, problem: str) -> None:
+    args = ("--input-format", "csv") if b"," in (stdin if isinstance(stdin, bytes) else stdin.encode()) else ()
+    outcome = cli("identity", "map", *args, stdin=stdin)
+    assert (outcome.status, outcome.out) in {(1, ""), (2, "")}
+    assert problem in outcome.complaint
+
+
 @pytest.mark.parametrize("delimiter", ["\\t", "tab", "\t"])
 def test_a_tab_can_be_named(cli: Cli, state: OperatorState, delimiter: str) -> None:
     for args in ((), ("--input", "-"), ("--input-format", "csv")):
@@ -122,9 +187,28 @@ DAMAGED: dict[str, tuple[str, dict[int, str | None]]] = {
     "in the last row": (f'email,name\n{A},Al\n{B},"Bob', {1: A, 2: None}),
     "in each row": (f'email,name\n{A},"Al\n{B},"Bob\n{C},Cy\n', {1: None, 2: None, 3: C}),
     "a quoted cell behind": (f'email,name\n{A},"Bob\n{B},"Al"\n{C},Cy\n', {1: None, 2: B, 3: C}),
-    "closed by a stray quote": (f'email,name\n{A},"Bob\n{B},Al\n{C},Cy"\n', {1: None, 2: B, 3: C}),
-    "closed by the next row's end": (f'email,name\n{A},"Bob\n{B},Al"\n{C},Cy\n', {1: None, 2: B, 3: C}),
-    "before the column": (f'name,email\n"Bob,{A}\nAl",{B}\nCy,{C}\n', {1: None, 2: B, 3: C}),
+    "closed by a stray quote": (f'email,name\n{A},"Bob\n{B},Al\n{A},Cy"\n{C},Cy\n', {1: None, 2: C}),
+    "closed by the next row's end": (f'email,name\n{A},"Bob\n{B},Al"\n{C},Cy\n', {1: None, 2: C}),
+    "closed by a row that is too long": (f'email,name\n{A},"Bob\n{B},Al,x"\n{C},Cy\n', {1: None, 2: C}),
+    "closed by a row that is too short": (f'email,name\n{A},"Bob\n{B}"\n{C},Cy\n', {1: None, 2: C}),
+    "closed by a row without an address": (f'email,name\n{A},"Bob\nbad,Al"\n{C},Cy\n', {1: None, 2: C}),
+    "closed, and the record too long": (f'email,name\n{A},"Bob\n{B},Al",x\n{C},Cy\n', {1: None, 2: C}),
+    "closed by a quote that opens": (f'email,name\n{A},"Bob\n{B},"\n{C},Cy\n', {1: None, 2: C}),
+    "closed by nothing within a hundred rows": (
+        f'email,name\n{A},"Bob\n' + f"{B},\n" * 99 + f'{C},"\n',
+        {1: None, **dict.fromkeys(range(2, 101), B), 101: None},
+    ),
+    "before the column": (f'name,email\n"Bob,{A}\nAl",{B}\nCy,{C}\n', {1: None, 2: C}),
+    "never opened": (f'name,email\nBob",{A}\nAl,{B}\n', {1: None, 2: B}),
+    "a quote as it is, without any around": (f'email,name\n{A},5" x\n{B},Bob "B"\n', {1: A, 2: B}),
+    "a cell that begins with a delimiter": (f'email,name,note\n{A},",x","y\nz"\n{B},Al,\n', {1: A, 2: B}),
+    "a note with a row": (f'note,email\n"hi\ncc: Al, {B}\nbye",{A}\nx,{C}\n', {1: None, 2: C}),
+    "a note with a row, not doubled": (f'note,email\n"a "b"\ncc: Al, {B}\nbye",{A}\nx,{C}\n', {1: None, 2: C}),
+    "a note with a row, inches": (f'note,email\n"a 5" b\ncc: Al, {B}\nbye",{A}\nx,{C}\n', {1: None, 2: C}),
+    "a note with a row behind a truncated one": (
+        f'email,note\n{A},"\n{A},"\n{B},hidden\nbye"\n{C},\n',
+        {1: None, 2: C},
+    ),
     "in the column": (f'email,name\n"{A},Bob\n{B},Al\n', {1: None, 2: B}),
     "a quote within quotes": (f'email,name\n{A},"Bob "B" Smith"\n{B},Al\n', {1: None, 2: B}),
     "a cell too many": (f"name,backup,email\nSmith, Bob,{A},{B}\nAl,,{C}\n", {1: None, 2: C}),
@@ -161,10 +245,34 @@ def test_strict_stops_at_the_first_invalid_row_and_prints_those_before(cli: Cli,
     assert people_of(outcome, state) == {1: A, 2: B}
     (complaint,) = outcome.err.splitlines()
     assert complaint.startswith("bidstream-svc: row 3: not an e-mail address")
-    assert complaint.endswith("; stopped before row 3, go on with --start-row 3")
+    assert complaint.endswith("; mend it and go on with --start-row 3, or skip it with --start-row 4")
     assert people_of(cli("identity", "map", "--strict", "--start-row", "4", stdin=f"{A}\n\nbad\n{C}\n"), state) == {
         4: C
     }
+
+
+def test_strict_names_the_row_behind_empty_ones(cli: Cli) -> None:
+    complaint = cli("identity", "map", "--strict", stdin="\n\nbad\n").complaint
+    assert complaint.endswith("; mend it and go on with --start-row 3, or skip it with --start-row 4")
+
+
+def test_a_start_behind_the_last_row_is_told(cli: Cli) -> None:
+    outcome = cli("identity", "map", "--start-row", "4", stdin=f"{A}\n{B}\n")
+    assert outcome == Outcome(
+        0,
+        "",
+        "bidstream-svc: the last row of the input is 2, and --start-row is 4\n"
+        "bidstream-svc: no identities in the input from row 4 on\n",
+    )
+
+
+def test_rows_over_several_lines_are_all_named(cli: Cli) -> None:
+    row = f'{A},"Bob\n{B},Al"\n'
+    outcome = cli("identity", "map", stdin="email,name\n" + "bad,x\n" * 50 + row * 50)
+    named = [line for line in outcome.err.splitlines() if line.startswith("bidstream-svc: row")]
+    assert len(named) == 70
+    assert named[-1].startswith("bidstream-svc: row 100 (lines 150 to 151): a quoted cell contains what may be other")
+    assert outcome.err.endswith("100 of 100 rows are invalid and were not looked up; 50 of them have several lines\n")
 
 
 def test_what_precedes_damaged_gzip_is_printed(cli: Cli, state: OperatorState) -> None:
@@ -184,10 +292,18 @@ NOT_ADDRESSES = {
     f"<{A}>": "U+003C",
     f"mailto:{A}": "U+003A",
     f'"{A}"': "U+0022",
-    f"'{A}'": "apostrophe",
-    f"'{A}": "apostrophe",
+    f"'{A}'": "begins with U+0027",
+    f"'{A}": "begins with U+0027",
     f"{A},": "U+002C",
     f"{A};{B}": "U+003B",
+    f"email={A}": "has = before any",
+    f"={A}": "begins with U+003D",
+    f"#{A}": "begins with U+0023",
+    f"`{A}": "begins with U+0060",
+    f"{{{{{A}": "U+007B",
+    f"1|{A}": "U+007C",
+    "%75@example.com": "begins with U+0025",
+    "b%2Bc@example.com": "percent-encoded",
     f"Bob {A}": "U+0020",
     "a b@example.com": "U+0020",
     "a@exam ple.com": "U+0020",
@@ -235,7 +351,10 @@ def test_what_cannot_be_an_address_is_refused(text: str) -> None:
         "o'brien+tag@example.com",
         "first.last@mail.example.co.uk",
         "a..b.@docomo.example.jp",
-        "!#$%&*+-/=?^_`{|}~@example.com",
+        "a!#$%&'*/?^_`~@example.com",
+        "+a@example.com",
+        "_a-@example.com",
+        "a+b=c@example.com",
         "d\N{LATIN SMALL LETTER U WITH DIAERESIS}rst@b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example",
         "\N{HIRAGANA LETTER A}@\N{HIRAGANA LETTER I}.\N{HIRAGANA LETTER U}\N{HIRAGANA LETTER E}",
         "a@xn--bcher-kva.xn--p1ai",
@@ -291,6 +410,36 @@ def test_keys_and_tokens_cannot_both_be_on_stdin(cli: Cli) -> None:
     assert "both keys and tokens" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (("generate", "--user-file", "-", "--tcf-consent-file", "-"), "stdin is read for --user-file already"),
+        (("generate", "--tcf-consent-file", "-"), "stdin cannot hold all of the input; name a file in --tcf-consent"),
+        (("validate", "--user-file", "-"), "stdin cannot hold all of the input; name a file in --user-file"),
+    ],
+)
+def test_stdin_is_read_for_one_option(cli: Cli, args: tuple[str, ...], problem: str) -> None:
+    outcome = cli("token", *args, stdin=f"{A}\n{B}\n")
+    assert (outcome.status, outcome.out) == (2, "")
+    assert problem in outcome.err
+
+
+def test_a_long_line_of_stdin_is_not_called_something_else(cli: Cli) -> None:
+    for args, problem in [
+        (("generate",), "not an e-mail address: exactly one @"),
+        (("refresh",), "stdin does not hold an identity in JSON"),
+    ]:
+        assert cli("token", *args, stdin="a" * 300_000).complaint.startswith(problem)
+
+
+def test_decrypt_reads_keys_from_any_text(cli: Cli, state: OperatorState, tmp_path: Path) -> None:
+    keys = json.dumps(bidstream_keys(state, {}) | {"padding": "x" * 300_000})
+    for content in (keys.encode("utf-16"), gzip.compress(keys.encode()), f"{BOM}{keys}\r\n".encode()):
+        (tmp_path / "keys").write_bytes(content)
+        outcome = cli("decrypt", "--keys", str(tmp_path / "keys"), state.mint_token())
+        assert (outcome.status, outcome.err) == (0, "")
+
+
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
 
 
@@ -301,7 +450,7 @@ def test_an_open_quote_anywhere_costs_its_own_row_only(cells: list[str], data: s
     lines = ["email,name\n", *io.StringIO(output.getvalue(), newline="\n")]
     damaged = data.draw(st.integers(1, len(cells)))
     lines[damaged] = f'{damaged}@example.com,"Bob\n'
-    rows = list(read_csv_rows(lines, "email", ",", partial(is_person, IdentityKind.EMAIL)))
+    rows = list(read_csv_rows(lines, "email", ",", partial(mentions_person, IdentityKind.EMAIL)))
     assert [row.number for row in rows] == list(range(1, len(cells) + 1))
     assert {row.number for row in rows if row.problem} == {damaged}
     assert all(row.text == f"{row.number}@example.com" for row in rows if not row.problem)

@@ -28,6 +28,7 @@ _OF_OTHERS = {
     "systemctl status": "on the host with the problem",
     "systemctl restart bidstream-svc.socket": "on the host with the problem",
     ".venv/bin/python -m pytest tests/docs -k settings": "a part of these tests",
+    ".venv/bin/python -m tests.people_files": "by hand; tests/people_files does it on fewer rows",
     "rm -rf build; .venv/bin/pip wheel --no-build-isolation --no-deps --wheel-dir dist .": "a release, by hand",
     "pip install --no-deps --target DIR .": "the Makefile installs the compiled package so",
     "pip install aiohttp": "tests have it installed",
