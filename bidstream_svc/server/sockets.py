@@ -215,6 +215,12 @@ def _listen_systemd(name: str) -> Iterator[Listener]:
             raise
 
 
+def require_socket(status: os.stat_result) -> None:
+    """Raise OSError for the status of a file that is not a socket."""
+    if not stat.S_ISSOCK(status.st_mode):
+        raise OSError(errno.EEXIST, "a file that is not a socket exists at this path")
+
+
 def _remove_dead_socket(path: Path) -> None:
     """Remove the file of a Unix socket on which no process listens.
 
@@ -222,8 +228,7 @@ def _remove_dead_socket(path: Path) -> None:
         OSError: a process listens on it, or it is not a socket.
     """
     try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            raise OSError(errno.EEXIST, "a file that is not a socket exists at this path")
+        require_socket(path.stat())
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
