@@ -37,7 +37,7 @@ def _no_settings_from_outside() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _usual_signals() -> None:
-    """Programs that tests start end at SIGHUP and SIGINT, also if a shell runs the tests with nohup or in background."""
+    """Let programs that tests start end at SIGHUP and SIGINT, also if a shell runs the tests under nohup."""
     for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)

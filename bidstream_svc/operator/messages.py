@@ -5,7 +5,6 @@ Source: docs/protocol.md, "Request and response envelopes".
 
 import re
 from dataclasses import dataclass, field
-from functools import cache
 from http import HTTPStatus
 from typing import NamedTuple, TypeVar
 
@@ -171,12 +170,9 @@ def decode_answer(json: str | bytes, shape: type[_T]) -> _T:
             never contains its value.
     """
     try:
-        return _decoder_of(shape)(json)
+        return make_decoder(shape)(json)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise OperatorAnswerError(f"operator's answer: {_describe(error)}") from None
-
-
-_decoder_of = cache(make_decoder)
 
 
 def _describe(error: Exception) -> str:
