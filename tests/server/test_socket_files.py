@@ -18,7 +18,7 @@ from bidstream_svc.server.sockets import Listener, close_listeners, listen_unix,
 from tests.server.test_systemd import start as start_with_sockets
 from tests.support.processes import children
 from tests.support.raw_http import Connection, ask, make_request
-from tests.support.sidecar import PROGRAM, Sidecar, operator_settings, service_in_thread, wait_until
+from tests.support.sidecar import DEADLINE_S, PROGRAM, Sidecar, operator_settings, service_in_thread, wait_until
 
 GOOD = {"token": "abcd"}
 LOST = "the file of the socket was removed, renamed or replaced"
@@ -149,7 +149,7 @@ def test_another_service_on_the_path_keeps_it(sidecar: Sidecar, directory: Path)
 
 def _drop_one(listening: socket.socket) -> bool:
     """Accept the connection by which the sidecar looks whether somebody listens."""
-    listening.settimeout(5)
+    listening.settimeout(DEADLINE_S)
     listening.accept()[0].close()
     return True
 

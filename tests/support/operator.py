@@ -15,7 +15,7 @@ import pybase64
 from bidstream_svc.core.crypto import Envelope, open_response, seal_request
 from bidstream_svc.devoperator import ApiClient, DevOperator, OperatorState
 
-_TIMEOUT_S = 10
+_TIMEOUT_S = 20
 
 
 class Clock:
