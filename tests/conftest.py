@@ -5,6 +5,7 @@ fails such a test if REQUIRE_TOOLS is 1, and skips it otherwise.
 """
 
 import os
+import signal
 from importlib.util import find_spec
 from shutil import which
 
@@ -32,6 +33,14 @@ def _no_settings_from_outside() -> None:
     """Remove settings from the environment of the shell that runs the tests."""
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         del os.environ[name]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _usual_signals() -> None:
+    """Let programs that tests start end at SIGHUP and SIGINT, also if a shell runs the tests under nohup."""
+    for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures, which need the tools as well

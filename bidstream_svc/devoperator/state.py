@@ -120,7 +120,8 @@ class OperatorState:
         self.client_side = make_client_side_keys(self._randomness("client side"), scope)
         self.refresh_token_key = self._randomness("refresh tokens")(32)
         self._keyset_ids = {site_id: _FIRST_SITE_KEYSET_ID + number for number, site_id in enumerate(self.sites)}
-        keyset_ids = (MASTER_KEYSET_ID, *self._keyset_ids.values())
+        self._site_ids = {keyset_id: site_id for site_id, keyset_id in self._keyset_ids.items()}
+        keyset_ids = (MASTER_KEYSET_ID, *self._site_ids)
         self.keys = KeyRing(self._randomness("keys"), keyset_ids, self.lifetimes.key_s, self.now_s())
         self.salts = Salts(self._randomness("salts"), scope, now_ms())
         self.opted_out_since_ms = dict.fromkeys(map(identity_of, OPTED_OUT_USERS), now_ms())
@@ -187,7 +188,7 @@ class OperatorState:
         Raises:
             KeyError: no site has this key set.
         """
-        return {keyset: site for site, keyset in self._keyset_ids.items()}[keyset_id]
+        return self._site_ids[keyset_id]
 
     def make_unlisted_key(self) -> OperatorKey:
         """Make a key that no key response lists, for tokens that clients cannot decrypt."""

@@ -5,11 +5,14 @@ The file holds the response as the operator encrypted it. Without the client sec
 
 import os
 import re
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.errors import BidstreamError
+from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.files import read_regular_file, require_regular
 from bidstream_svc.logs import get_logger
 from bidstream_svc.operator.key_fetch import FetchedKeys, open_cached_keys
@@ -18,7 +21,8 @@ _log = get_logger(__name__)
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 
-_FILE_MODE = 0o600
+# Far longer than a write takes.
+_LEFTOVER_AGE_S = 600
 
 
 class KeyCache:
@@ -59,57 +63,42 @@ class KeyCache:
             Whether the file was written.
         """
         target = self._target()
-        # Several workers may save at the same time, so each has its own temporary file.
-        temporary = target.with_name(f"{target.name}.{os.getpid()}.new")
         try:
             with suppress(FileNotFoundError):
                 require_regular(target.stat())  # as root, /dev/null could be replaced
-            # An earlier process with this id may have left it, or another user may have made it a link.
-            temporary.unlink(missing_ok=True)
-            try:
-                _write_new(temporary, wire)
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            _remove_leftovers(target)
+            _replace(target, wire)
         except OSError as error:
             _log.warning("key cache not written", path=str(self._path), error=error.strerror)
             return False
         return True
-
-    def remove_leftovers(self) -> None:
-        """Remove the temporary files of processes that ended while they saved. Call it before the first `save`."""
-        with suppress(OSError):  # `load` and `save` report a directory that cannot be used
-            for temporary, pid in self._temporaries():
-                if pid == os.getpid() or not _is_running(pid):
-                    temporary.unlink(missing_ok=True)
-
-    def _temporaries(self) -> Iterator[tuple[Path, int]]:
-        """Temporary files beside the cache file, with the id of the process that made each."""
-        target = self._target()
-        pattern = re.compile(rf"{re.escape(target.name)}\.([1-9][0-9]{{0,6}})\.new")
-        for path in target.parent.iterdir():
-            if match := pattern.fullmatch(path.name):
-                yield path, int(match[1])
 
     def _target(self) -> Path:
         """The file that the path leads to through symbolic links; it need not exist."""
         return Path(os.path.realpath(self._path))
 
 
-def _write_new(path: Path, content: bytes) -> None:
-    """Write a file that must not exist, not even as a symbolic link, and flush it to disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _FILE_MODE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _is_running(pid: int) -> bool:
+def _replace(target: Path, content: bytes) -> None:
+    """Write a new file, flush it to disk, and rename it to `target`."""
+    # The name is random, because several processes may save at the same time. In two containers their ids may be equal.
+    descriptor, temporary = tempfile.mkstemp(".new", f".{target.name}.", target.parent)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        return True
-    return True
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, target)  # noqa: PTH105 - what mkstemp returns is a string
+    except BaseException:
+        os.unlink(temporary)  # noqa: PTH108
+        raise
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove old temporary files of processes that ended while they saved."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.new")
+    newest_s = wall_clock_ms() / MS_PER_S - _LEFTOVER_AGE_S
+    for path in target.parent.iterdir():
+        if pattern.fullmatch(path.name):
+            with suppress(FileNotFoundError):  # another process has removed or renamed it
+                if path.lstat().st_mtime < newest_s:
+                    path.unlink()

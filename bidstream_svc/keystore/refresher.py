@@ -137,8 +137,6 @@ class KeyRefresher:
 
     def _load_cache(self) -> None:
         """Use the keys that another worker left, or else those of the key cache."""
-        if self._cache is not None:
-            self._cache.remove_leftovers()
         for cache in (self._shared, self._cache):
             cached = None if cache is None else cache.load()
             if cached is None:

@@ -2,12 +2,13 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bidstream_svc.addresses import UnixAddress
 from bidstream_svc.config import SETTINGS, Settings, env_name
 from bidstream_svc.files import require_regular
+from bidstream_svc.server.sockets import require_socket
 
 
 def path_problems(settings: Settings) -> Iterator[str]:
@@ -18,12 +19,12 @@ def path_problems(settings: Settings) -> Iterator[str]:
     if settings.key_cache is not None:
         # The target of a symbolic link is replaced, and the link stays.
         cache = Path(os.path.realpath(settings.key_cache))
-        problem = _file_problem(cache) or _replaced_setting_problem(settings, cache)
+        problem = _problem(cache, require_regular) or _replaced_setting_problem(settings, cache)
         if problem is not None:
             yield f"{env_name('key_cache')}: {problem}"
     for name in ("listen", "admin_listen"):
         for address in getattr(settings, name):
-            if isinstance(address, UnixAddress) and (problem := _socket_problem(address.path)):
+            if isinstance(address, UnixAddress) and (problem := _problem(address.path, require_socket)):
                 yield f"{env_name(name)}: {problem}"
 
 
@@ -36,24 +37,14 @@ def _replaced_setting_problem(settings: Settings, cache: Path) -> str | None:
     return None
 
 
-def _file_problem(path: Path) -> str | None:
+def _problem(path: Path, require: Callable[[os.stat_result], None]) -> str | None:
+    """Return why no file can be created at a path, or None; `require` raises OSError for one that must stay there."""
     try:
-        require_regular(path.stat())
+        require(path.stat())
     except FileNotFoundError:
-        pass
+        return _directory_problem(path.parent)
     except OSError as error:
-        return f"cannot replace {path}: {error.strerror}"
-    return _directory_problem(path.parent)
-
-
-def _socket_problem(path: Path) -> str | None:
-    try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            return f"{path} exists and is not a socket"
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        return f"cannot create {path}: {error.strerror}"
+        return f"cannot use {path}: {error.strerror}"
     return _directory_problem(path.parent)
 
 

@@ -1,7 +1,7 @@
-"""Unix sockets whose file was removed or replaced: found, and bound again.
+"""Unix sockets whose file was removed, renamed or replaced: found, and bound again.
 
-Nobody can connect to such a socket. It works for open connections only, so it would not be noticed otherwise. A renamed
-file still leads to its socket: that is how a successor takes over a path.
+Nobody can connect to the path of such a socket. It works for open connections only, so it would not be noticed
+otherwise.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from bidstream_svc.addresses import UnixAddress
 from bidstream_svc.logs import get_logger
-from bidstream_svc.server.sockets import Listener, SocketFile, listen_unix
+from bidstream_svc.server.sockets import FileId, Listener, file_id_of, listen_unix
 
 _log = get_logger(__name__)
 
@@ -22,14 +22,14 @@ _MAX_MESSAGE_BYTES = 1024
 def problem_of(listeners: Iterable[Listener]) -> str | None:
     """Return which of these nobody can connect to, or None if all is well."""
     for listener in listeners:
-        if _is_lost(listener):
-            what = "the file of the socket was removed or replaced"
+        if listener.is_lost:
+            what = "the file of the socket was removed, renamed or replaced"
             return f"{listener.address}: {what}" + ("; restart its systemd socket unit" if listener.is_passed else "")
     return None
 
 
 class SocketFiles:
-    """Binds Unix sockets again whose file was removed or replaced.
+    """Binds Unix sockets again whose file was removed, renamed or replaced.
 
     A path on which another process listens is left to it, and tried again later. Sockets that systemd passed cannot be
     bound again here.
@@ -49,7 +49,7 @@ class SocketFiles:
         """Look for lost files, and bind their sockets again. A problem is logged once."""
         now_s = time.monotonic()
         for listener in self._listeners:
-            if not _is_lost(listener):
+            if not listener.is_lost:
                 self._reported.pop(listener, None)
             elif listener.is_passed:
                 self._report(listener, "systemd has to bind it again: restart its socket unit")
@@ -74,25 +74,8 @@ class SocketFiles:
             _log.error("socket file lost", address=str(listener.address), error=error)
 
 
-def _is_lost(listener: Listener) -> bool:
-    return listener.file is not None and listener.socket.fileno() >= 0 and listener.file.is_removed
-
-
-def _name_of(listener: Listener, file: SocketFile) -> bytes:
-    return os.fsencode(f"{file.file_id} {listener.address}")
-
-
-def _is_at_path(listener: Listener, name: bytes) -> bool:
-    """Return whether `name` is that of the file at the path of a listener now."""
-    assert isinstance(listener.address, UnixAddress)
-    try:
-        file = SocketFile(listener.address.path)
-    except OSError:
-        return False
-    try:
-        return name == _name_of(listener, file)
-    finally:
-        file.close()
+def _name_of(listener: Listener, file_id: FileId | None) -> bytes:
+    return os.fsencode(f"{file_id} {listener.address}")
 
 
 class SocketHandover:
@@ -109,9 +92,8 @@ class SocketHandover:
 
     def send(self, listener: Listener) -> None:
         """Send the socket of a listener. What a worker does not take, because it hangs, its successor inherits."""
-        assert listener.file is not None
         try:
-            socket.send_fds(self._sending, [_name_of(listener, listener.file)], [listener.socket.fileno()])
+            socket.send_fds(self._sending, [_name_of(listener, listener.file_id)], [listener.socket.fileno()])
         except OSError:
             _log.warning("socket not handed to a worker", address=str(listener.address))
 
@@ -125,7 +107,7 @@ class SocketHandover:
             received = socket.socket(fileno=descriptor)
             for listener in listeners:
                 # It may have been sent to a worker that has ended, and be outdated.
-                if _is_lost(listener) and _is_at_path(listener, message):
+                if listener.is_lost and message == _name_of(listener, file_id_of(listener.address)):
                     listener.replace(received)
                     break
             else:

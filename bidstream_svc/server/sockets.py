@@ -22,32 +22,11 @@ _Socket = socket.socket  # in Listener, `socket` is an attribute
 _ANY_IPV6 = "::"
 
 
-class SocketFile:
-    """The file of a Unix socket, also after it was renamed.
+class FileId(NamedTuple):
+    """Device and inode of a file. While a socket is bound to the file, no other one has them."""
 
-    Args:
-        path: its present path.
-
-    Attributes:
-        file_id: device and inode.
-
-    Raises:
-        OSError: there is no such file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        status = os.fstat(self._descriptor)
-        self.file_id = status.st_dev, status.st_ino
-
-    @property
-    def is_removed(self) -> bool:
-        """Whether it has no path any more."""
-        return os.fstat(self._descriptor).st_nlink == 0
-
-    def close(self) -> None:
-        """Release its descriptor."""
-        os.close(self._descriptor)
+    device: int
+    inode: int
 
 
 @dataclass(slots=True, eq=False)
@@ -59,27 +38,29 @@ class Listener:
         address: with the port that the system chose for port 0.
         is_passed: True for a socket that systemd opened. systemd keeps such a socket open and owns the file of a Unix
             socket, so the file is not removed.
-        file: of a Unix socket; None if it had none at first, and for TCP.
+        file_id: of the file that a Unix socket was bound to; None if its path had none at first, and for TCP.
         on_replaced: called with the new socket; the receiver closes the old one. It may run in another thread.
     """
 
     socket: _Socket
     address: BoundAddress
     is_passed: bool = False
-    file: SocketFile | None = None
+    file_id: FileId | None = None
     on_replaced: Callable[[_Socket], None] | None = None
 
     def __post_init__(self) -> None:
-        self.file = _file_of(self.address)
+        self.file_id = file_id_of(self.address)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its path does not lead to its socket any more."""
+        is_open = self.socket.fileno() >= 0
+        return is_open and self.file_id is not None and self.file_id != file_id_of(self.address)
 
     def replace(self, new: _Socket) -> None:
         """Listen on another socket, which has just been bound to the same path."""
         old, self.socket = self.socket, new
-        if (file := _file_of(self.address)) is not None:  # otherwise the old one still tells that it is lost
-            # In this order, because the admin thread may look at it at any time.
-            old_file, self.file = self.file, file
-            if old_file is not None:
-                old_file.close()
+        self.file_id = file_id_of(self.address) or self.file_id  # with the old one it is still lost
         if self.on_replaced is None:
             old.close()
         else:
@@ -172,9 +153,6 @@ def close_listeners(listeners: Iterable[Listener]) -> None:
     """Close sockets and remove the files of Unix sockets; harmless if they are closed already."""
     for listener in listeners:
         listener.socket.close()
-        file, listener.file = listener.file, None
-        if file is not None:
-            file.close()
         if isinstance(listener.address, UnixAddress) and not listener.is_passed:
             with suppress(OSError):  # another process listens on this path now
                 _remove_dead_socket(listener.address.path)
@@ -196,12 +174,15 @@ def _is_ipv4(address: ListenAddress, port: int) -> bool:
     return isinstance(address, TcpAddress) and address.port == port and ":" not in address.host
 
 
-def _file_of(address: BoundAddress) -> SocketFile | None:
-    """Return the file at the path of a Unix socket; None if there is none, or for TCP."""
-    if isinstance(address, UnixAddress):
-        with suppress(OSError):
-            return SocketFile(address.path)
-    return None
+def file_id_of(address: BoundAddress) -> FileId | None:
+    """Return which file is at the path of a Unix socket; None if there is none, or for TCP."""
+    if not isinstance(address, UnixAddress):
+        return None
+    try:
+        status = address.path.stat()
+    except OSError:
+        return None
+    return FileId(status.st_dev, status.st_ino)
 
 
 def listen_unix(path: Path) -> socket.socket:
@@ -234,6 +215,12 @@ def _listen_systemd(name: str) -> Iterator[Listener]:
             raise
 
 
+def require_socket(status: os.stat_result) -> None:
+    """Raise OSError for the status of a file that is not a socket."""
+    if not stat.S_ISSOCK(status.st_mode):
+        raise OSError(errno.EEXIST, "a file that is not a socket exists at this path")
+
+
 def _remove_dead_socket(path: Path) -> None:
     """Remove the file of a Unix socket on which no process listens.
 
@@ -241,8 +228,7 @@ def _remove_dead_socket(path: Path) -> None:
         OSError: a process listens on it, or it is not a socket.
     """
     try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            raise OSError(errno.EEXIST, "a file that is not a socket exists at this path")
+        require_socket(path.stat())
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:

@@ -71,8 +71,7 @@ class ServerTls:
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
         self._seen = _digest(files)
-        self._read_error: str | None = None
-        self._load_error: tuple[str, bytes] | None = None  # with the files that it was raised for
+        self._problem: tuple[str, bytes] | None = None  # of the last `reload`, with the files if they could be read
         self.current = load_tls(files)
         self._warn_if_not_valid()
 
@@ -81,25 +80,21 @@ class ServerTls:
 
         If they are not valid together, the old ones stay in use, and the error is logged once per change.
         """
+        seen = b""
         try:
             seen = _digest(self._files)
-        except ConfigurationError as error:
-            if str(error) != self._read_error:
-                self._read_error = str(error)
-                _log.warning("certificate not reloaded", error=str(error))
-            return False
-        self._read_error = None
-        if seen == self._seen:
-            return False
-        try:
-            self.current = load_tls(self._files)
+            current = self.current if seen == self._seen else load_tls(self._files)
         except ConfigurationError as error:
             # Tried again at the next look: the reason need not be the content.
-            if (str(error), seen) != self._load_error:
-                self._load_error = str(error), seen
+            problem = str(error), seen
+            if problem != self._problem:
+                self._problem = problem
                 _log.warning("certificate not reloaded", error=str(error))
             return False
-        self._seen, self._load_error = seen, None
+        self._problem = None
+        if current is self.current:
+            return False
+        self.current, self._seen = current, seen
         _log.info("certificate reloaded", not_after=iso_time(self.current.validity.not_after_ms))
         self._warn_if_not_valid()
         return True

@@ -20,7 +20,7 @@ from tests.support.sidecar import wait_until
 
 _GROWTH_BYTES = 32 * 1024 * 1024  # of a process; the allocator keeps some of what it once had
 
-_BACK_S = 30.0  # above the time-out of one attempt
+_BACK_S = 60.0  # above the time-out of one attempt
 
 
 class AttackSucceededError(Exception):
@@ -91,6 +91,7 @@ def _recover(attacked: Victim, resident_bytes: int) -> float:
     wait_until(
         lambda: attacked.resident_bytes <= resident_bytes + room_bytes,
         f"{(attacked.resident_bytes - resident_bytes) >> 20} MiB of resident memory to be given back",
+        _BACK_S,
     )
     return time.monotonic() - begun_s
 

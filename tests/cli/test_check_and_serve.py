@@ -97,17 +97,20 @@ def test_check_refuses_a_certificate_out_of_its_time(
 PATHS: list[tuple[dict[str, str], str]] = [
     ({"key_cache": "{}/none/keys"}, "BIDSTREAM_KEY_CACHE: the directory {}/none does not exist; create it"),
     ({"key_cache": "{}/dangling"}, "BIDSTREAM_KEY_CACHE: the directory {}/none does not exist; create it"),
-    ({"key_cache": "{}"}, "BIDSTREAM_KEY_CACHE: cannot replace {}: Is a directory"),
-    ({"key_cache": "{}/fifo"}, "BIDSTREAM_KEY_CACHE: cannot replace {}/fifo: Not a regular file"),
-    ({"key_cache": "{}/file/keys"}, "BIDSTREAM_KEY_CACHE: cannot replace {}/file/keys: Not a directory"),
+    ({"key_cache": "{}"}, "BIDSTREAM_KEY_CACHE: cannot use {}: Is a directory"),
+    ({"key_cache": "{}/fifo"}, "BIDSTREAM_KEY_CACHE: cannot use {}/fifo: Not a regular file"),
+    ({"key_cache": "{}/file/keys"}, "BIDSTREAM_KEY_CACHE: cannot use {}/file/keys: Not a directory"),
     (
         {"key_cache": "{}/link", "auth_token_file": "{}/file"},
         "BIDSTREAM_KEY_CACHE: {}/file is the file of BIDSTREAM_AUTH_TOKEN_FILE",
     ),
     ({"listen": "unix:{}/none/x"}, "BIDSTREAM_LISTEN: the directory {}/none does not exist; create it"),
-    ({"listen": "unix:{}/file"}, "BIDSTREAM_LISTEN: {}/file exists and is not a socket"),
-    ({"listen": "unix:{}"}, "BIDSTREAM_LISTEN: {} exists and is not a socket"),
-    ({"listen": "unix:{}/file/x"}, "BIDSTREAM_LISTEN: cannot create {}/file/x: Not a directory"),
+    (
+        {"listen": "unix:{}/file"},
+        "BIDSTREAM_LISTEN: cannot use {}/file: a file that is not a socket exists at this path",
+    ),
+    ({"listen": "unix:{}"}, "BIDSTREAM_LISTEN: cannot use {}: a file that is not a socket exists at this path"),
+    ({"listen": "unix:{}/file/x"}, "BIDSTREAM_LISTEN: cannot use {}/file/x: Not a directory"),
     ({"admin_listen": "unix:{}/none/x"}, "BIDSTREAM_ADMIN_LISTEN: the directory {}/none does not exist; create it"),
 ]
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from io import BytesIO
 
 import aiohttp
@@ -318,3 +320,15 @@ async def test_an_operator_in_a_thread_ends_with_its_block() -> None:
         assert (await ask(operator, KEYS)).http_status == 200
     with pytest.raises(OSError, match="Connect call failed"):
         await asyncio.open_connection("127.0.0.1", int(operator.url.rpartition(":")[2]))
+
+
+@pytest.mark.parametrize("iterations", range(6))
+async def test_a_connection_that_comes_at_the_end_is_closed(iterations: int) -> None:
+    """Whatever the event loop has already done for it."""
+    async with running_operator() as operator:
+        client = socket.create_connection(("127.0.0.1", int(operator.url.rpartition(":")[2])))
+        for _ in range(iterations):
+            await asyncio.sleep(0)
+    with client, suppress(ConnectionResetError):
+        client.setblocking(False)  # it has been closed already
+        assert client.recv(1) == b""

@@ -182,7 +182,7 @@ async def test_hanging_answers_end_when_the_client_leaves_or_the_operator_ends(f
     async with running_operator() as operator:
         operator.state.faults.inject(fault, times=None)
         leaving, staying = (asyncio.create_task(ask_keys(operator)) for _ in range(2))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while operator.state.calls[KEYS] < 2:  # noqa: ASYNC110 - the operator counts, it has no event
                 await asyncio.sleep(0.001)
         leaving.cancel()

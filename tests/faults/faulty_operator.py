@@ -14,7 +14,7 @@ import trustme
 from bidstream_svc.devoperator import DevOperator, OperatorState
 
 _HOST = "127.0.0.1"
-_TIMEOUT_S = 10
+_TIMEOUT_S = 20
 
 
 def _server_context() -> tuple[trustme.CA, ssl.SSLContext]:

@@ -60,23 +60,25 @@ def try_two_instances(directory: Path, effort: Effort) -> Outcome:
 
 
 def try_unix_successor(directory: Path, effort: Effort) -> Outcome:
-    """The successor listens beside the path, is moved over it once it is ready, and then the old one ends."""
-    path, beside = directory / "data.sock", directory / "next.sock"
+    """Clients connect to a link. It is replaced once the successor is ready, and then the old one ends."""
+    link, paths = directory / "data.sock", (directory / "a.sock", directory / "b.sock")
     with _starter(directory) as (operator, starter), ExitStack() as stack:
-        serving = stack.enter_context(starter.start(f"unix:{path}")).wait_ready()
-        clients = stack.enter_context(running_clients(f"unix:{path}", exchanges(operator.state)))
+        serving = stack.enter_context(starter.start(f"unix:{paths[0]}")).wait_ready()
+        link.symlink_to(paths[0])
+        clients = stack.enter_context(running_clients(f"unix:{link}", exchanges(operator.state)))
         begun_s = time.monotonic()
-        for _ in range(1 if effort.hurries else 2):
+        for restart in range(1, 2 if effort.hurries else 3):
             clients.wait_for(_MIN_REQUESTS)
             clients.wait_for_seconds(effort.fault_s / 2)
-            successor = stack.enter_context(starter.start(f"unix:{beside}")).wait_ready()
-            beside.rename(path)
+            path = paths[restart % 2]
+            successor = stack.enter_context(starter.start(f"unix:{path}")).wait_ready()
+            (directory / "next").symlink_to(path)
+            (directory / "next").rename(link)
             _end(serving)
             serving = successor
         clients.wait_for(_MIN_REQUESTS)
         took_s = time.monotonic() - begun_s
         tally = clients.tally
-        assert path.is_socket(), "the old one took its successor's socket along"
     remark = f"{tally.repeated} requests repeated; restarted within {took_s:.1f} s"
     return Outcome("rolling restart through a Unix socket", tally, None, remark)
 

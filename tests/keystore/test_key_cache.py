@@ -3,7 +3,7 @@
 import asyncio
 import os
 import stat
-import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.devoperator.state import Lifetimes
-from bidstream_svc.keystore.key_cache import MAX_FILE_BYTES, KeyCache, _write_new
+from bidstream_svc.keystore.key_cache import MAX_FILE_BYTES, KeyCache
 from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
@@ -215,58 +215,48 @@ def test_a_link_to_itself_is_neither_read_nor_replaced(cache: KeyCache, wire: by
     assert not_written(cache, wire) == "Too many levels of symbolic links"
 
 
-def test_a_link_at_the_temporary_name_is_not_followed(cache: KeyCache, wire: bytes, tmp_path: Path) -> None:
+def test_a_link_at_the_temporary_name_is_not_followed(
+    cache: KeyCache, wire: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = tmp_path / "other"
     other.write_bytes(b"of another user")
-    temporary = tmp_path / f"keys.{os.getpid()}.new"
-    temporary.symlink_to(other)
+    (tmp_path / ".keys.aaaaaaaa.new").symlink_to(other)
+    monkeypatch.setattr(tempfile, "_get_candidate_names", lambda: iter(["aaaaaaaa", "bbbbbbbb"]))
     assert cache.save(wire)
     assert other.read_bytes() == b"of another user"
-    assert sorted(tmp_path.iterdir()) == [tmp_path / "keys", other]
+    assert (tmp_path / "keys").read_bytes() == wire
     assert not (tmp_path / "keys").is_symlink()
 
-    temporary.symlink_to(other)  # between removing what was there and creating the file
-    with pytest.raises(FileExistsError):
-        _write_new(temporary, wire)
-    assert other.read_bytes() == b"of another user"
 
-
-def test_a_leftover_of_an_earlier_process_with_this_id_is_no_obstacle(
-    cache: KeyCache, wire: bytes, tmp_path: Path
+def test_processes_with_the_same_id_save_at_the_same_time(
+    cache: KeyCache, wire: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / f"keys.{os.getpid()}.new").write_bytes(b"half of a response")
+    """In containers that share a directory the ids are usually equal."""
+    flush, saved = os.fsync, []
+
+    def save_in_between(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", flush)
+        saved.append(cache.save(b"of the other"))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", save_in_between)
     assert cache.save(wire)
+    assert saved == [True]
     assert (tmp_path / "keys").read_bytes() == wire
     assert list(tmp_path.iterdir()) == [tmp_path / "keys"]
 
 
-@pytest.fixture
-def ended() -> int:
-    """The id of a process that has ended."""
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return process.pid
-
-
-def test_leftovers_of_ended_processes_are_removed_at_the_start(
-    wire: bytes, secret: bytes, tmp_path: Path, ended: int
-) -> None:
+def test_old_temporary_files_are_removed(wire: bytes, secret: bytes, tmp_path: Path) -> None:
     directory = tmp_path / "elsewhere"
     directory.mkdir()
     (tmp_path / "link").symlink_to(directory / "keys")
-    cache = KeyCache(tmp_path / "link", lambda: secret)
-    cache.save(wire)
-    kept = {"keys", f"keys.{os.getppid()}.new", f"other.{ended}.new", f"keys.{ended}.new.txt", "keys.new", "keys.0.new"}
-    for name in kept | {f"keys.{ended}.new", f"keys.{os.getpid()}.new", "keys.9999999.new"}:
+    kept = {".other.aaaaaaaa.new", ".keys.aaaaaaaa.new.txt", ".keys.new", "keys.aaaaaaaa.new"}
+    for name in kept | {".keys.aaaaaaaa.new"}:
         (directory / name).touch()
-    store = KeyStore()
-    KeyRefresher(asyncio.Future, store, MetricCells(), cache=cache, interval_s=1)._load_cache()
-    assert {path.name for path in directory.iterdir()} == kept
-    assert store.is_from_cache
-
-
-def test_a_directory_that_cannot_be_listed_stops_nothing(tmp_path: Path, secret: bytes) -> None:
-    KeyCache(tmp_path / "missing" / "keys", lambda: secret).remove_leftovers()
+        os.utime(directory / name, (1, 1))
+    (directory / ".keys.bbbbbbbb.new").touch()  # another process may be writing it
+    assert KeyCache(tmp_path / "link", lambda: secret).save(wire)
+    assert {path.name for path in directory.iterdir()} == kept | {"keys", ".keys.bbbbbbbb.new"}
 
 
 def not_written(cache: KeyCache, wire: bytes) -> str:

@@ -273,7 +273,7 @@ async def running(refresher: KeyRefresher) -> AsyncIterator[None]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - counts of another object
             await asyncio.sleep(0.005)
 

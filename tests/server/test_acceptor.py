@@ -310,7 +310,7 @@ async def test_an_acceptor_that_waits_for_a_descriptor_can_be_closed() -> None:
         await turn()
         door.close()
     await asyncio.sleep(2 * PAUSE_S)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before  # connections of earlier tests may end meanwhile
     assert door.side.failures == []
 
 

@@ -26,6 +26,7 @@ NEVER_S = 600
 GET = make_request("/metrics", method="GET")
 POST = make_request("/decrypt", {"token": "abcd"})
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
+WORKERS_AND_SIGNALS = pytest.mark.parametrize(("workers", "signals"), [(1, 2), (2, 1)])
 
 
 def stuck_requests(complete: bytes) -> list[bytes]:
@@ -68,8 +69,7 @@ def settings_for(operator: DevOperator, unix: str, **settings: Any) -> dict[str,
     return operator_settings(operator) | never | {"listen": f"127.0.0.1:0,{unix}"} | settings
 
 
-@WORKERS
-@pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(("workers", "has_tls"), [(1, False), (2, True)], ids=["plain-1", "tls-2"])
 def test_stuck_clients_hold_it_for_the_drain_time_out_only(
     operator: DevOperator,
     tmp_path: Path,
@@ -150,8 +150,7 @@ def test_a_second_sigterm_ends_it_while_the_admin_plane_is_busy(
             thread.join(LIMIT_S)
 
 
-@pytest.mark.parametrize("signals", [1, 2])
-@WORKERS
+@WORKERS_AND_SIGNALS
 def test_a_refresh_that_waits_for_a_hung_mount_does_not_keep_it(
     operator: DevOperator, tmp_path: Path, workers: int, signals: int
 ) -> None:
@@ -198,8 +197,7 @@ def test_a_name_that_is_being_looked_up_does_not_keep_it(operator: DevOperator, 
             assert sidecar.has_logged("thread left behind")
 
 
-@pytest.mark.parametrize("signals", [1, 2])
-@WORKERS
+@WORKERS_AND_SIGNALS
 def test_it_ends_while_its_log_cannot_be_written(
     operator: DevOperator, tmp_path: Path, workers: int, signals: int
 ) -> None:

@@ -55,7 +55,7 @@ def next_but_beats(systemd: socket.socket) -> str:
     return message
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("address", "workers"), [("path", 1), ("abstract", 2)], indirect=["address"])
 def test_from_start_to_stop(operator: DevOperator, systemd: socket.socket, tmp_path: Path, workers: int) -> None:
     with Sidecar(tmp_path, workers=workers, **operator_settings(operator)) as sidecar:
         assert next_but_beats(systemd) == "READY=1"

@@ -3,8 +3,7 @@
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from bidstream_svc.server.sockets import Listener, close_listeners, listen_unix,
 from tests.server.test_systemd import start as start_with_sockets
 from tests.support.processes import children
 from tests.support.raw_http import Connection, ask, make_request
-from tests.support.sidecar import PROGRAM, Sidecar, operator_settings, service_in_thread, wait_until
+from tests.support.sidecar import DEADLINE_S, PROGRAM, Sidecar, operator_settings, service_in_thread, wait_until
 
 GOOD = {"token": "abcd"}
-LOST = "the file of the socket was removed or replaced"
+LOST = "the file of the socket was removed, renamed or replaced"
 
 
 @pytest.fixture
@@ -71,13 +70,28 @@ def is_served_by_all(sidecar: Sidecar, workers: int) -> bool:
     return all(is_served(sidecar.data) for _ in range(20 * workers))
 
 
-def test_a_removed_socket_is_bound_again(sidecar: Sidecar, directory: Path, workers: int) -> None:
+def rename(path: Path) -> None:
+    path.rename(path.with_suffix(".old"))
+
+
+def remove_but_for_a_link(path: Path) -> None:
+    path.with_suffix(".link").hardlink_to(path)
+    path.unlink()
+
+
+def replace_directory(path: Path) -> None:
+    path.parent.rename(path.parent.with_suffix(".old"))
+    path.parent.mkdir()
+
+
+def test_a_socket_that_has_lost_its_path_is_bound_again(sidecar: Sidecar, directory: Path, workers: int) -> None:
     path = directory / "data.sock"
     mode = path.stat().st_mode
     with Connection(sidecar.data) as lasting:
         assert lasting.ask("/decrypt", GOOD).status == 200
-        for times in (1, 2, 3):
-            path.unlink()
+        ways: tuple[Callable[[Path], object], ...] = (Path.unlink, rename, remove_but_for_a_link, replace_directory)
+        for times, lose in enumerate(ways, 1):
+            lose(path)
             wait_until(lambda times=times: len(logged(sidecar, "socket bound again")) == times, "the socket")  # type: ignore[misc]
             wait_until(lambda: ready(sidecar)[0] == 200, "/readyz")
             assert is_served_by_all(sidecar, workers)
@@ -135,7 +149,7 @@ def test_another_service_on_the_path_keeps_it(sidecar: Sidecar, directory: Path)
 
 def _drop_one(listening: socket.socket) -> bool:
     """Accept the connection by which the sidecar looks whether somebody listens."""
-    listening.settimeout(5)
+    listening.settimeout(DEADLINE_S)
     listening.accept()[0].close()
     return True
 
@@ -150,24 +164,6 @@ def test_a_file_that_is_no_socket_is_left_alone(sidecar: Sidecar, directory: Pat
         assert "not a socket" in logged(sidecar, "socket file lost")[0]["error"]
         path.unlink()
     wait_until(lambda: is_served(sidecar.data), "the socket")
-
-
-def test_a_renamed_socket_stays_bound(sidecar: Sidecar, directory: Path) -> None:
-    """So a successor takes over the path of the one that it replaces."""
-    path, moved = directory / "data.sock", directory / "moved.sock"
-    path.rename(moved)
-    time.sleep(1.5)  # longer than the time between two checks
-    assert not path.exists()
-    assert is_served(f"unix:{moved}")
-    assert ready(sidecar) == (200, "keys are good")
-
-
-def test_a_moved_socket_behind_a_link_is_fine(sidecar: Sidecar, directory: Path) -> None:
-    path = directory / "data.sock"
-    path.rename(directory / "moved")
-    path.symlink_to("moved")
-    assert ready(sidecar) == (200, "keys are good")
-    assert is_served(sidecar.data)
 
 
 def test_the_admin_planes_socket_is_bound_again_too(operator: DevOperator, tmp_path: Path, workers: int) -> None:
@@ -205,6 +201,28 @@ def listener(tmp_path: Path) -> Iterator[Listener]:
     (one,) = open_listeners([UnixAddress(tmp_path / "data.sock")])
     yield one
     close_listeners([one])
+
+
+def test_a_link_to_it_at_its_path_is_fine(listener: Listener, tmp_path: Path) -> None:
+    assert isinstance(listener.address, UnixAddress)
+    listener.address.path.rename(tmp_path / "moved")
+    assert problem_of([listener]) == f"{listener.address}: {LOST}"
+    listener.address.path.symlink_to("moved")
+    assert problem_of([listener]) is None
+
+
+def test_a_path_whose_socket_is_another_is_not_fine(listener: Listener, tmp_path: Path) -> None:
+    """Also while both listen."""
+    assert isinstance(listener.address, UnixAddress)
+    path = listener.address.path
+    path.rename(tmp_path / "moved")
+    with listen_unix(path):
+        assert problem_of([listener]) == f"{listener.address}: {LOST}"
+        identity = path.stat().st_ino
+        with capture_logs() as log:
+            SocketFiles([listener]).check()
+        assert [line["error"] for line in log] == ["another process listens on this path"]
+        assert path.stat().st_ino == identity
 
 
 def test_what_is_closed_is_not_lost(listener: Listener) -> None:

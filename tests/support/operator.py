@@ -15,7 +15,7 @@ import pybase64
 from bidstream_svc.core.crypto import Envelope, open_response, seal_request
 from bidstream_svc.devoperator import ApiClient, DevOperator, OperatorState
 
-_TIMEOUT_S = 10
+_TIMEOUT_S = 20
 
 
 class Clock:
@@ -65,8 +65,6 @@ def operator_in_thread(
         yield asyncio.run_coroutine_threadsafe(entering, loop).result(_TIMEOUT_S)
     finally:
         asyncio.run_coroutine_threadsafe(stack.aclose(), loop).result(_TIMEOUT_S)
-        # Connections that were accepted meanwhile are closed by their clients.
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.05), loop).result(_TIMEOUT_S)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(_TIMEOUT_S)
         loop.close()

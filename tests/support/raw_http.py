@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-_TIMEOUT_S = 10
+_TIMEOUT_S = 20
 
 
 class Response(NamedTuple):

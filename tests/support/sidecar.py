@@ -24,7 +24,7 @@ from bidstream_svc.server.service import Service
 from bidstream_svc.server.sockets import open_listeners_each
 from tests.support.raw_http import Connection, Response, ask
 
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0
 PROGRAM = (sys.executable, "-m", "bidstream_svc")
 _POLL_S = 0.02
 
