@@ -13,6 +13,8 @@ from tests.support.sidecar import operator_settings, service_in_thread
 SHAPES = {
     "one": ([GOOD], [200]),
     "ten": ([GOOD] * 10, [200] * 10),
+    "hundreds": ([GOOD] * 300, [200] * 300),
+    "hundreds, then chunked": ([*[GOOD] * 300, CHUNKED, GOOD], [200] * 302),
     "chunked": ([CHUNKED, CHUNKED], [200, 200]),
     "batch": ([LARGE_BATCH, GOOD, BATCH], [200, 200, 200]),
     "batch, then chunked": ([LARGE_BATCH, CHUNKED], [200, 200]),
