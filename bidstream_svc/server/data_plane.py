@@ -12,14 +12,8 @@ from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
 from bidstream_svc.server import answers
-from bidstream_svc.server.aiohttp_guest import (
-    SERVER,
-    AiohttpConnection,
-    GuestServer,
-    TooManyChunks,
-    guest_of,
-    send_continue,
-)
+from bidstream_svc.server.aiohttp_connection import AiohttpConnection
+from bidstream_svc.server.aiohttp_guest import SERVER, GuestServer, TooManyChunks, guest_of, send_continue
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import Connections

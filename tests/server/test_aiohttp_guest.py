@@ -51,6 +51,7 @@ class Host:
     def connect(self) -> tuple[AiohttpGuest, FakeTransport]:
         connection = self.server.connect(self.connections, HOSTS)
         assert self.connections.admit(connection)
+        assert isinstance(connection.guest, AiohttpGuest)
         return connection.guest, FakeTransport(connection)
 
 

@@ -17,7 +17,8 @@ from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
 from bidstream_svc.server.answers import INTERNAL_ERROR, OVERLOADED, REQUEST_TIMEOUT, Answer
-from bidstream_svc.server.connections import Connection, Connections, Phase
+from bidstream_svc.server.base_connection import Connection, Phase
+from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.fastpath.backlog import Backlog
 from bidstream_svc.server.fastpath.heads import PlainHeads
 from bidstream_svc.server.fastpath.iteration import Iteration

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.connections import Connection, Connections
+from bidstream_svc.server.base_connection import Connection
+from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.fastpath.backlog import Backlog
 from bidstream_svc.server.fastpath.connection import FastPathConnection, Shared
 from bidstream_svc.server.fastpath.heads import PlainHeads
