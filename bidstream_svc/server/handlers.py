@@ -117,7 +117,8 @@ def _split(parts: Parts) -> Iterator[list[TokenRequest]]:
 def _has_slow_name(requests: list[TokenRequest]) -> bool:
     """Return whether a domain has to be mapped: it is not ASCII, or perhaps an IDNA form such as `xn--bcher-kva`."""
     names = "".join([request.domain or "" for request in requests])
-    return not names.isascii() or "--" in names
+    # A search for one character is several times as fast as one for two.
+    return not names.isascii() or ("-" in names and "--" in names)
 
 
 def _mend(body: bytes, error: Exception) -> bytes | None:
