@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
-from bidstream_svc.server.answers import HEAD_TOO_LARGE, OVERLOADED, REQUEST_TIMEOUT, Answer
+from bidstream_svc.server.answers import HEAD_TOO_LARGE, MALFORMED_HTTP, OVERLOADED, REQUEST_TIMEOUT, Answer
 from bidstream_svc.server.base_connection import Connection, Phase
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.framing import BETWEEN, HEAD, UNKNOWN, HeadTooLargeError, RequestFramer, TooManyChunksError
@@ -58,6 +58,9 @@ class Guest(Protocol):
 
     def begin_body(self) -> RequestHead | None:
         """Return the head that has just been parsed; None if it is incomplete or malformed."""
+
+    def answer_now(self) -> bool:
+        """Answer the request that is parsed and not started; return whether another one may be."""
 
     def refuse_chunks(self) -> None:
         """Await no more of the last request's body, because its chunks are too many for its length."""
@@ -135,9 +138,19 @@ class AiohttpConnection(Connection):
         """Return True, which keeps the connection open for answering, if a complete request is not answered yet."""
         self._has_eof = True
         self._input_ends.set()
-        is_pending = self._is_answering and self._framer.state in {BETWEEN, UNKNOWN}
-        # uvloop closes a connection with TLS in any case.
-        return is_pending and self.transport is not None and self.transport.can_write_eof()
+        transport = self.transport
+        if transport is None or transport.can_write_eof():
+            return self._is_pending
+        # With TLS, uvloop closes the connection in any case.
+        while self._is_pending and self.guest.answer_now():
+            self._is_answering = False
+            self._pass_on()
+        return False
+
+    @property
+    def _is_pending(self) -> bool:
+        """Whether a complete request is not answered."""
+        return self._is_answering and self._framer.state in {BETWEEN, UNKNOWN}
 
     def pause_writing(self) -> None:
         """Record that the write buffer is full, and pass the event to aiohttp."""
@@ -155,6 +168,10 @@ class AiohttpConnection(Connection):
     def has_more_requests(self) -> bool:
         """Whether bytes of further requests have been received."""
         return self._start < len(self._rest)
+
+    def answer_malformed(self) -> None:
+        """Answer a request that aiohttp could not parse, and close the connection."""
+        self._answer_last(MALFORMED_HTTP)
 
     def request_is_answered(self) -> None:
         """Go on with the next request, after the rest of this loop iteration."""
@@ -234,7 +251,7 @@ class AiohttpConnection(Connection):
             self._answer_last(self._last_answer)
             return
         self._pass_on()
-        if self._is_answering and self._framer.state in {BETWEEN, UNKNOWN}:
+        if self._is_pending:
             return
         if self._has_eof:
             transport.close()

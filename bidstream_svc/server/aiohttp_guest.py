@@ -8,13 +8,16 @@ tests/server/test_aiohttp_guest.py has a test for each member that is used:
     RequestHandler._messages          requests that are parsed but not started
     RequestHandler._current_request   the request that is being answered
     RequestHandler._task_handler      the task that handles the requests one after another
+    RequestHandler._waiter            what that task waits for
+    RequestHandler._handle_request    calls the function that answers a request, and sends the response
     request.writer.output_size        0 until a response has begun; interim responses must not count
 """
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from aiohttp import HttpVersion11, web
+from aiohttp.http import StreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
@@ -26,6 +29,7 @@ from bidstream_svc.server.framing import MAX_HEAD_BYTES, MAX_HEADERS
 from bidstream_svc.server.hosts import HostCheck
 
 _log = get_logger(__name__)
+_T = TypeVar("_T")
 
 # Set in every response; aiohttp's default names its own version and Python's.
 SERVER = {"Server": "bidstream-svc"}
@@ -115,6 +119,25 @@ class AiohttpGuest(web.RequestHandler):
         if len(self._messages) > parsed:
             self.end_body(None if self._head is None else web.RequestPayloadError())
 
+    def answer_now(self) -> bool:
+        """Answer the request that has been parsed and is not started, without waiting for anything.
+
+        Returns whether it was answered and the connection may have further requests. From now on, none is answered in
+        the usual way.
+        """
+        if not self._messages or self._task_handler is None:
+            return False
+        head, body = self._messages.popleft()
+        self._task_handler.cancel()
+        self._waiter = None
+        if not isinstance(head, RawRequestMessage):
+            self.connection.answer_malformed()
+            return False
+        writer = StreamWriter(self, self._loop)
+        request = web.BaseRequest(head, body, self, writer, self._task_handler, self._loop)
+        finished = _run_to_end(self._handle_request(request, None, self._server.request_handler))
+        return finished is not None and bool(finished[0].keep_alive)
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
@@ -166,6 +189,18 @@ class AiohttpGuest(web.RequestHandler):
         response = self._server.respond(INTERNAL_ERROR if status == _INTERNAL_ERROR_STATUS else MALFORMED_HTTP)
         response.force_close()
         return response
+
+
+def _run_to_end(coroutine: Coroutine[Any, None, _T]) -> _T | None:
+    """Run a coroutine that only lets other tasks run in between; None if it waits for something."""
+    try:
+        while coroutine.send(None) is None:
+            pass
+    except StopIteration as end:
+        result: _T = end.value
+        return result
+    coroutine.close()
+    return None
 
 
 def guest_of(request: web.BaseRequest) -> AiohttpGuest:

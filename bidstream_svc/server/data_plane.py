@@ -175,6 +175,9 @@ class DataPlane:
         """Return the body, or the answer if it is too large, malformed, or not received in time."""
         body = bytearray()
         try:
+            if request.content.is_eof():  # nothing to wait for
+                body += request.content.read_nowait()
+                return bytes(body) if len(body) <= route.max_body_bytes else answers.too_large(route.max_body_bytes)
             async with asyncio.timeout(self._body_timeout_s):
                 async for chunk in request.content.iter_any():
                     body += chunk

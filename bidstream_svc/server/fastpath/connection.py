@@ -215,7 +215,10 @@ class FastPathConnection(Connection):
             return
         if self._is_reading_paused:
             transport.resume_reading()
-        self.pass_to(self._make_fallback(), self.reader.take_foreign())
+        successor = self._make_fallback()
+        self.pass_to(successor, self.reader.take_foreign())
+        if self._has_eof:
+            successor.eof_received()
 
     # Long answers.
 
