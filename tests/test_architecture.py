@@ -47,7 +47,16 @@ IMPURE_PACKAGES = {"asyncio", "logging", "socket", "ssl", "aiohttp", "uvloop", "
 # Of the server: only these know aiohttp, and only the first its private members.
 AIOHTTP_MODULES = {"aiohttp_guest", "data_plane", "admin_plane"}
 # What accepts, limits, reads and answers without it.
-MODULES_WITHOUT_AIOHTTP = {"acceptor", "batch_body", "connections", "fastpath", "handlers", "refusal", "routes"}
+MODULES_WITHOUT_AIOHTTP = {
+    "acceptor",
+    "base_connection",
+    "batch_body",
+    "connections",
+    "fastpath",
+    "handlers",
+    "refusal",
+    "routes",
+}
 
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 400

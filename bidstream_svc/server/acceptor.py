@@ -14,7 +14,8 @@ from functools import partial
 
 from bidstream_svc.addresses import UnixAddress
 from bidstream_svc.metrics.cells import RefusalReason
-from bidstream_svc.server.connections import Connection, Connections
+from bidstream_svc.server.base_connection import Connection
+from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.refusal import REFUSAL_TIMEOUT_S, Refusals
 from bidstream_svc.server.sockets import BACKLOG, Listener

@@ -18,7 +18,8 @@ from bidstream_svc.core.units import NS_PER_S
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import HEARTBEAT_NS, HttpCode
-from bidstream_svc.server.aiohttp_guest import SERVER, AiohttpConnection, GuestServer, guest_of
+from bidstream_svc.server.aiohttp_connection import AiohttpConnection
+from bidstream_svc.server.aiohttp_guest import SERVER, GuestServer, guest_of
 from bidstream_svc.server.answers import UNKNOWN_HOST, Answer, error_answer
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.hosts import HostCheck

@@ -1,6 +1,4 @@
-"""aiohttp as the guest protocol of a connection, and every use of aiohttp's private members.
-
-aiohttp gets one request at a time. So every request is answered before the next one is parsed, whatever follows it.
+"""aiohttp as the guest protocol of an `AiohttpConnection`, and every use of aiohttp's private members.
 
 Private members may change in any minor version. So pyproject.toml caps aiohttp below the next one, and
 tests/server/test_aiohttp_guest.py has a test for each member that is used:
@@ -10,47 +8,33 @@ tests/server/test_aiohttp_guest.py has a test for each member that is used:
     RequestHandler._messages          requests that are parsed but not started
     RequestHandler._current_request   the request that is being answered
     RequestHandler._task_handler      the task that handles the requests one after another
+    RequestHandler._waiter            what that task waits for
+    RequestHandler._handle_request    calls the function that answers a request, and sends the response
     request.writer.output_size        0 until a response has begun; interim responses must not count
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from aiohttp import HttpVersion11, web
+from aiohttp.http import StreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from bidstream_svc.logs import get_logger
-from bidstream_svc.server.answers import (
-    HEAD_TOO_LARGE,
-    INTERNAL_ERROR,
-    MALFORMED_HTTP,
-    OVERLOADED,
-    REQUEST_TIMEOUT,
-    Answer,
-)
-from bidstream_svc.server.connections import Connection, Connections, Phase
-from bidstream_svc.server.framing import (
-    BETWEEN,
-    HEAD,
-    MAX_HEAD_BYTES,
-    MAX_HEADERS,
-    UNKNOWN,
-    HeadTooLargeError,
-    RequestFramer,
-    TooManyChunksError,
-)
+from bidstream_svc.server.aiohttp_connection import AiohttpConnection
+from bidstream_svc.server.answers import INTERNAL_ERROR, MALFORMED_HTTP, Answer
+from bidstream_svc.server.connections import Connections
+from bidstream_svc.server.framing import MAX_HEAD_BYTES, MAX_HEADERS
 from bidstream_svc.server.hosts import HostCheck
-from bidstream_svc.server.response_writer import closing_response
 
 _log = get_logger(__name__)
+_T = TypeVar("_T")
 
 # Set in every response; aiohttp's default names its own version and Python's.
 SERVER = {"Server": "bidstream-svc"}
 
 _INTERNAL_ERROR_STATUS = 500
-_BEFORE_BODY = frozenset({BETWEEN, HEAD, UNKNOWN})
 # Disables aiohttp's deadline for idle connections; `connections` enforces its own.
 _NEVER_S = 1e6
 
@@ -92,7 +76,7 @@ class GuestServer(web.Server):
         self.respond = respond
         self.count_refusal = count_refusal
 
-    def connect(self, connections: Connections, hosts: HostCheck) -> "AiohttpConnection":
+    def connect(self, connections: Connections, hosts: HostCheck) -> AiohttpConnection:
         """Return a protocol for a new connection; `hosts` checks its `Host` headers."""
         guest = AiohttpGuest(self, loop=self._loop, **self._kwargs)
         connection = guest.connection = AiohttpConnection(connections, guest, hosts)
@@ -108,7 +92,7 @@ class AiohttpGuest(web.RequestHandler):
 
     __slots__ = ("_body", "_head", "_server", "connection")
 
-    connection: "AiohttpConnection"
+    connection: AiohttpConnection
 
     def __init__(self, server: GuestServer, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
@@ -135,6 +119,25 @@ class AiohttpGuest(web.RequestHandler):
         if len(self._messages) > parsed:
             self.end_body(None if self._head is None else web.RequestPayloadError())
 
+    def answer_now(self) -> bool:
+        """Answer the request that has been parsed and is not started, without waiting for anything.
+
+        Returns whether it was answered and the connection may have further requests. From now on, none is answered in
+        the usual way.
+        """
+        if not self._messages or self._task_handler is None:
+            return False
+        head, body = self._messages.popleft()
+        self._task_handler.cancel()
+        self._waiter = None
+        if not isinstance(head, RawRequestMessage):
+            self.connection.answer_malformed()
+            return False
+        writer = StreamWriter(self, self._loop)
+        request = web.BaseRequest(head, body, self, writer, self._task_handler, self._loop)
+        finished = _run_to_end(self._handle_request(request, None, self._server.request_handler))
+        return finished is not None and bool(finished[0].keep_alive)
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
@@ -151,6 +154,10 @@ class AiohttpGuest(web.RequestHandler):
             if error is not None:
                 self._body.set_exception(error)
             self._body.feed_eof()
+
+    def refuse_chunks(self) -> None:
+        """End the body, because its chunks are too many for its length; its reader fails with `TooManyChunks`."""
+        self.end_body(TooManyChunks())
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Close the connection and drop the requests that have not been started."""
@@ -184,190 +191,16 @@ class AiohttpGuest(web.RequestHandler):
         return response
 
 
-class AiohttpConnection(Connection):
-    """A connection whose requests aiohttp answers.
-
-    A request that follows one that is not answered yet is held back, and reading is paused. So the end of the input,
-    if the client half-closes the connection, is noticed only when all its requests are answered.
-
-    Args:
-        guest: aiohttp's protocol; it writes to the transport itself.
-        hosts: checks the `Host` header of its requests.
-    """
-
-    __slots__ = (
-        "_framer",
-        "_has_eof",
-        "_input_ends",
-        "_is_answering",
-        "_is_discarding",
-        "_last_answer",
-        "_rest",
-        "_start",
-        "guest",
-        "hosts",
-    )
-
-    def __init__(self, connections: Connections, guest: AiohttpGuest, hosts: HostCheck) -> None:
-        super().__init__(connections)
-        self.guest = guest
-        self.hosts = hosts
-        self._framer = RequestFramer()
-        self._is_answering = False  # a head has been passed on, and its request is not answered
-        self._is_discarding = False  # what is received is not passed on any more
-        self._input_ends = asyncio.Event()
-        self._rest = b""  # what has been received and, from `_start` on, not passed on
-        self._start = 0
-        self._has_eof = False
-        self._last_answer: Answer | None = None  # to be sent instead of reading further requests
-
-    # Called by the transport.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connect aiohttp to the transport."""
-        super().connection_made(transport)
-        self.guest.connection_made(transport)
-        # With a limit of 0, any unsent byte pauses writing, so that the deadline of UNREAD applies. Not with TLS: there
-        # uvloop never resumes writing if the limit is 0.
-        if self.transport is not None and not self.is_tls:
-            self.transport.set_write_buffer_limits(high=0)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Pass the event to aiohttp, and remove the connection from the open ones."""
-        self._input_ends.set()
-        if self.transport is not None:
-            self.guest.connection_lost(exc)
-        self._rest = b""
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Pass bytes to aiohttp up to the end of a request. They count as held until the request is answered."""
-        if self._is_discarding:
-            return
-        self._rest, self._start = self._rest[self._start :] + data, 0
-        if self._is_answering or self._framer.state in _BEFORE_BODY:  # otherwise aiohttp discards the body
-            self.hold_input(self.input_bytes + len(data))
-        self._pass_on()
-
-    def eof_received(self) -> bool:
-        """Return True, which keeps the connection open for answering, if a complete request is not answered yet."""
-        self._has_eof = True
-        self._input_ends.set()
-        is_pending = self._is_answering and self._framer.state in {BETWEEN, UNKNOWN}
-        # uvloop closes a connection with TLS in any case.
-        return is_pending and self.transport is not None and self.transport.can_write_eof()
-
-    def pause_writing(self) -> None:
-        """Record that the write buffer is full, and pass the event to aiohttp."""
-        super().pause_writing()
-        self.guest.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Record that the write buffer has been emptied, and pass the event to aiohttp."""
-        super().resume_writing()
-        self.guest.resume_writing()
-
-    # Called by the guest and by the code that answers.
-
-    @property
-    def has_more_requests(self) -> bool:
-        """Whether bytes of further requests have been received."""
-        return self._start < len(self._rest)
-
-    def request_is_answered(self) -> None:
-        """Go on with the next request, after the rest of this loop iteration."""
-        asyncio.get_running_loop().call_soon(self._continue)
-
-    async def wait_input_ends(self) -> None:
-        """Wait until the client sends nothing more."""
-        await self._input_ends.wait()
-
-    # Called by Connections.
-
-    def request_phase(self) -> Phase:
-        """See Connection. The deadline of a body is enforced by the code that reads or discards it."""
-        state = self._framer.state
-        if not self._is_answering and state in {HEAD, UNKNOWN}:
-            return Phase.REQUEST
-        return Phase.IDLE if not self._is_answering and state is BETWEEN else Phase.RESPONSE
-
-    def time_out(self, phase: Phase) -> None:
-        """Close the connection; an incomplete request is answered with 408 first."""
-        if phase is Phase.REQUEST:
-            self._answer_last(REQUEST_TIMEOUT)
-        super().time_out(phase)
-
-    def refuse(self) -> None:
-        """Answer 503 and close the connection, because the buffered bytes exceed their limit."""
-        if self.is_writing_paused:
-            self.abort()
-        elif self._is_answering and self._framer.state is BETWEEN:
-            self._rest, self._start, self._last_answer = b"", 0, OVERLOADED  # after the answer that is in progress
-        else:
-            self._answer_last(OVERLOADED)
-
-    def _pass_on(self) -> None:
-        """Pass on what has been received, up to the end of a request that is not answered yet."""
-        transport, framer, data = self.transport, self._framer, self._rest
-        while self._start < len(data) and not (self._is_answering and framer.state is BETWEEN):
-            if transport is None or transport.is_closing():
-                return
-            start = self._start
-            try:
-                self._start = framer.cut(data, start)
-            except HeadTooLargeError:
-                self._answer_last(HEAD_TOO_LARGE)
-                return
-            except TooManyChunksError:
-                self._is_discarding, self._rest, self._start = True, b"", 0
-                self.guest.end_body(TooManyChunks())
-                return
-            self.guest.data_received(data[start : self._start])
-            if framer.state is HEAD:
-                self._look_at_head()
-        if self._start == len(data):
-            self._rest, self._start = b"", 0
-        if transport is not None and self._is_answering and framer.state is BETWEEN:
-            # Again after each read, because aiohttp resumes reading while it reads a body.
-            transport.pause_reading()
-
-    def _look_at_head(self) -> None:
-        """Begin the body if the head is complete."""
-        head = self.guest.begin_body()
-        if head is not None and self._framer.has_head:
-            self._is_answering = True
-            self._framer.begin_body(None if head.chunked else int(head.headers.get("Content-Length", "0")))
-        elif self.guest.has_parsed or self._framer.has_head:
-            self._is_answering = self.guest.has_parsed  # a 400
-            self._framer.give_up()
-
-    def _continue(self) -> None:
-        self._is_answering = False
-        self.quiet_sweeps = 0
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            return
-        self.hold_input(len(self._rest) - self._start)
-        if self._last_answer is not None:
-            self._answer_last(self._last_answer)
-            return
-        self._pass_on()
-        if self._is_answering and self._framer.state in {BETWEEN, UNKNOWN}:
-            return
-        if self._has_eof:
-            transport.close()
-        else:
-            transport.resume_reading()
-
-    def _answer_last(self, answer: Answer) -> None:
-        """Answer the request that is being received, or the next one, and close the connection."""
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            return
-        if self._is_answering or self._framer.state in _BEFORE_BODY:  # otherwise it has its answer already
-            self.guest.count_refusal(answer)
-            transport.write(closing_response(answer))
-        transport.close()
+def _run_to_end(coroutine: Coroutine[Any, None, _T]) -> _T | None:
+    """Run a coroutine that only lets other tasks run in between; None if it waits for something."""
+    try:
+        while coroutine.send(None) is None:
+            pass
+    except StopIteration as end:
+        result: _T = end.value
+        return result
+    coroutine.close()
+    return None
 
 
 def guest_of(request: web.BaseRequest) -> AiohttpGuest:

@@ -79,13 +79,14 @@ def _read_slices(body: bytes, step_bytes: int) -> Generator[None, None, Parts | 
     if opening is None or closing is None:
         return None
     parts: Parts = []
+    view = memoryview(body)  # its slices are not copies
     count = 0
     start, end = opening.end(), closing.start()
     while start < end:
         is_last = end - start <= step_bytes
         slice_end = end if is_last else body.rfind(_END_OF_ELEMENT, start, start + step_bytes) + 1
         try:
-            part = _decode_list(b"[%b]" % body[start:slice_end])
+            part = _decode_list(b"".join((b"[", view[start:slice_end], b"]")))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
         if not part:  # no `}` was found, or nothing is behind the last comma

@@ -1,31 +1,27 @@
 """Accepted connections and their limits: number, deadlines, and buffered bytes.
 
 The data plane and the admin plane each have one `Connections` object. It counts a connection from the moment it is
-accepted and enforces a deadline in each phase:
+accepted and enforces a deadline in each phase (see `base_connection`):
 
-    phase      begins when                                        deadline
-    HANDSHAKE  the connection is accepted                         request_timeout_s, enforced by `acceptor`
-    IDLE       no request has begun                               idle_timeout_s
-    REQUEST    part of a request has been received                request_timeout_s
-    RESPONSE   a request is being answered                        none
-    UNREAD     the client does not read its answers               unread_timeout_s, then the connection is aborted
-    CLOSING    it is closed with answers still unsent             unread_timeout_s, then the connection is aborted
-
-A protocol that answers requests is a subclass of `Connection`. The protocol of an HTTP library is the guest of one, so
-that the same limits hold for it; see `aiohttp_guest`.
+    phase      deadline
+    HANDSHAKE  request_timeout_s, enforced by `acceptor`
+    IDLE       idle_timeout_s
+    REQUEST    request_timeout_s
+    RESPONSE   none
+    UNREAD     unread_timeout_s, then the connection is aborted
+    CLOSING    unread_timeout_s, then the connection is aborted
 """
 
 import asyncio
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
 from math import inf
-from typing import cast
 
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, RefusalReason
+from bidstream_svc.server.base_connection import Connection, Phase
 from bidstream_svc.server.byte_budget import ByteBudget
 from bidstream_svc.server.heap import trim
 
@@ -42,17 +38,6 @@ _CONNECTION_BYTES = 32 * 1024
 _TRIM_BYTES = 8 * 1024 * 1024
 # A lack of file descriptors is logged once in this time, not for each connection.
 _LOG_PERIOD_S = 60.0
-
-
-class Phase(Enum):
-    """The phase of a connection; see the table above."""
-
-    HANDSHAKE = auto()
-    IDLE = auto()
-    REQUEST = auto()
-    RESPONSE = auto()
-    UNREAD = auto()
-    CLOSING = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +111,11 @@ class Connections:
         """Return the number of open connections in this process."""
         return len(self._open)
 
-    def __iter__(self) -> Iterator["Connection"]:
+    def __iter__(self) -> Iterator[Connection]:
         """Iterate over a copy, so that connections may be closed meanwhile."""
         return iter(tuple(self._open.values()))
 
-    def admit(self, connection: "Connection") -> bool:
+    def admit(self, connection: Connection) -> bool:
         """Register an accepted connection. At the limit, count a refusal and return False instead."""
         if self._metrics.over_workers(self._gauge) >= self.limits.max_connections:
             self.count_refusal(RefusalReason.MAX_CONNECTIONS)
@@ -152,13 +137,13 @@ class Connections:
             self._next_log_s = self._loop.time() + _LOG_PERIOD_S
             _log.warning("no file descriptor for a connection", connections=len(self._open))
 
-    def replace(self, connection: "Connection", successor: "Connection") -> None:
+    def replace(self, connection: Connection, successor: Connection) -> None:
         """Register `successor` in place of an admitted connection; it holds nothing yet."""
         self._budget.record(connection.number, 0)
         successor.number = connection.number
         self._open[successor.number] = successor
 
-    def discard(self, connection: "Connection") -> None:
+    def discard(self, connection: Connection) -> None:
         """Remove a closed connection; no effect if it is not registered."""
         if self._open.get(connection.number) is connection:
             self._budget.record(connection.number, 0)
@@ -167,7 +152,7 @@ class Connections:
             if not self._open:
                 self._is_empty.set()
 
-    def hold(self, connection: "Connection", input_bytes: int, unread_bytes: int) -> None:
+    def hold(self, connection: Connection, input_bytes: int, unread_bytes: int) -> None:
         """Record how many bytes a connection holds: of requests, and of answers that its client does not read.
 
         While the total exceeds `max_buffered_bytes`, the newest connections that hold any are refused.
@@ -222,138 +207,3 @@ class Connections:
     def _sweep_again(self) -> None:
         self._sweeper = self._loop.call_later(self._period_s, self._sweep_again)
         self.sweep()
-
-
-class Connection(asyncio.Protocol):
-    """One accepted connection. A subclass answers its requests.
-
-    Args:
-        connections: the connections of its plane. The caller registers the new connection with `admit`.
-
-    Attributes:
-        transport: None before `connection_made` and after `connection_lost`.
-        quiet_sweeps: sweeps since the last progress; a subclass sets it to 0 when a request is complete.
-        number: the place in the order in which the connections of the plane were accepted.
-        input_bytes: bytes held of requests, as last recorded by `Connections.hold`.
-        unread_bytes: bytes held of answers that the client does not read, as last recorded by `Connections.hold`.
-        is_tls: whether the connection has TLS.
-        is_writing_paused: True while the transport's write buffer is full, because the client does not read.
-    """
-
-    __slots__ = (
-        "_is_overdue",
-        "_last_phase",
-        "connections",
-        "input_bytes",
-        "is_tls",
-        "is_writing_paused",
-        "number",
-        "quiet_sweeps",
-        "transport",
-        "unread_bytes",
-    )
-
-    def __init__(self, connections: Connections) -> None:
-        self.connections = connections
-        self.transport: asyncio.Transport | None = None
-        self.quiet_sweeps = 0
-        self.number = 0
-        self.input_bytes = 0
-        self.unread_bytes = 0
-        self.is_tls = False
-        self.is_writing_paused = False
-        self._last_phase = Phase.HANDSHAKE
-        self._is_overdue = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Store the transport."""
-        # uvloop's transport has the interface of asyncio.Transport, but does not inherit from it.
-        self.transport = cast("asyncio.Transport", transport)
-        self.is_tls = transport.get_extra_info("sslcontext") is not None
-
-    def connection_lost(self, _exc: Exception | None) -> None:
-        """Remove the connection from the open ones."""
-        self.transport = None
-        self.connections.discard(self)
-
-    def pause_writing(self) -> None:
-        """Record that the write buffer is full, because the client does not read its answers."""
-        self.is_writing_paused = True
-        # Later, because further answers may be written in this loop iteration.
-        asyncio.get_running_loop().call_soon(self.record_unread)
-
-    def resume_writing(self) -> None:
-        """Record that the write buffer has been emptied, because the client reads again."""
-        self.is_writing_paused = False
-        self.record_unread()
-
-    def hold_input(self, input_bytes: int) -> None:
-        """Record how many bytes of requests the connection holds."""
-        self.connections.hold(self, input_bytes, self.unread_bytes)
-
-    def record_unread(self) -> None:
-        """Record how many bytes of answers the connection holds."""
-        unread_bytes = 0 if self.transport is None else self.transport.get_write_buffer_size()
-        if unread_bytes != self.unread_bytes:
-            self.connections.hold(self, self.input_bytes, unread_bytes)
-
-    def request_phase(self) -> Phase:
-        """Return IDLE, REQUEST or RESPONSE, for a connection that is open and can be written to."""
-        raise NotImplementedError
-
-    @property
-    def phase(self) -> Phase:
-        """The current phase."""
-        if self.transport is None:
-            return Phase.HANDSHAKE
-        if self.transport.is_closing():
-            return Phase.CLOSING
-        # While writing is paused nothing is read, so the deadline of a request does not apply.
-        return Phase.UNREAD if self.is_writing_paused else self.request_phase()
-
-    def check_timeout(self, max_sweeps: dict[Phase, float]) -> None:
-        """Close the connection if its phase has lasted too many sweeps; called at every sweep."""
-        phase = self.phase
-        if self._is_overdue:
-            self.abort()  # `close` waits for the write buffer, which a client that does not read never empties
-            return
-        if phase is not self._last_phase:
-            self._last_phase = phase
-            self.quiet_sweeps = 0
-        self.quiet_sweeps += 1
-        if self.quiet_sweeps > max_sweeps[phase]:
-            self._is_overdue = True
-            self.time_out(phase)
-
-    def time_out(self, phase: Phase) -> None:
-        """Close the connection because `phase` has exceeded its deadline."""
-        if phase in {Phase.UNREAD, Phase.CLOSING}:
-            self.abort()
-        elif self.transport is not None:
-            self.transport.close()
-
-    def refuse(self) -> None:
-        """Close the connection because the buffered bytes exceed their limit."""
-        self.abort()
-
-    def close_if_idle(self) -> None:
-        """Close the connection if no request is in flight."""
-        if self.transport is not None and self.request_phase() is Phase.IDLE:
-            self.transport.close()
-
-    def abort(self) -> None:
-        """Close the connection without sending what is buffered."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def pass_to(self, successor: "Connection", unread: bytes) -> None:
-        """Hand the transport over to `successor`, with the bytes that have been received and not answered."""
-        transport = self.transport
-        assert transport is not None
-        self.transport = None
-        self.connections.replace(self, successor)
-        transport.set_protocol(successor)
-        successor.connection_made(transport)
-        if self.is_writing_paused:
-            successor.pause_writing()
-        successor.data_received(unread)

@@ -12,14 +12,8 @@ from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
 from bidstream_svc.server import answers
-from bidstream_svc.server.aiohttp_guest import (
-    SERVER,
-    AiohttpConnection,
-    GuestServer,
-    TooManyChunks,
-    guest_of,
-    send_continue,
-)
+from bidstream_svc.server.aiohttp_connection import AiohttpConnection
+from bidstream_svc.server.aiohttp_guest import SERVER, GuestServer, TooManyChunks, guest_of, send_continue
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import Connections
@@ -181,6 +175,9 @@ class DataPlane:
         """Return the body, or the answer if it is too large, malformed, or not received in time."""
         body = bytearray()
         try:
+            if request.content.is_eof():  # nothing to wait for
+                body += request.content.read_nowait()
+                return bytes(body) if len(body) <= route.max_body_bytes else answers.too_large(route.max_body_bytes)
             async with asyncio.timeout(self._body_timeout_s):
                 async for chunk in request.content.iter_any():
                     body += chunk

@@ -14,7 +14,8 @@ from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import CONNECTIONS, DECRYPTIONS, REQUEST_DURATION_NS
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.connections import Connection, ConnectionLimits, Connections
+from bidstream_svc.server.base_connection import Connection
+from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_plane import DataPlane
 from bidstream_svc.server.fastpath import FastPath
 from bidstream_svc.server.handlers import TokenDecryptor

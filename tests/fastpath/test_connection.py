@@ -123,6 +123,122 @@ async def test_a_batch_whose_client_is_gone_is_given_up(side: FastPathSide) -> N
     assert side.counted[0] == before[0] + 1
 
 
+# More requests than one turn answers.
+
+PIPELINED = 1_000
+
+
+async def test_pipelined_requests_take_turns_and_let_others_through(side: FastPathSide) -> None:
+    greedy, other = [side.connect() for _ in range(20)], side.connect()
+    for transport in greedy:
+        transport.feed(GOOD * PIPELINED)
+    await asyncio.sleep(0)
+    for turn in range(1, 11):
+        before = side.counted[0]
+        other.feed(GOOD)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(other.statuses) == turn
+        assert side.counted[0] - before < 100
+    assert all(transport.is_reading_paused for transport in greedy)
+    answered = [len(transport.statuses) for transport in greedy]
+    assert max(answered) < PIPELINED // 2
+    await settle()
+    assert [transport.statuses for transport in greedy] == [[200] * PIPELINED] * 20
+    assert not any(transport.is_reading_paused for transport in greedy)
+
+
+async def test_the_first_turn_is_bounded_over_all_connections(side: FastPathSide) -> None:
+    for _ in range(200):
+        side.connect().feed(GOOD * 50)
+    await asyncio.sleep(0)
+    assert side.counted[0] < 500
+    await settle()
+    assert side.counted[0] == 200 * 50
+
+
+async def test_pipelined_requests_are_answered_in_order_with_what_comes_meanwhile(side: FastPathSide) -> None:
+    transport = side.connect()
+    many = [GOOD, make(b"{"), BATCH] * 50
+    transport.feed(b"".join([*many, LARGE_BATCH, *many, make(b"")]) + GOOD[:9])
+    # Bytes that the transport had read before it was told to pause.
+    deliver(transport, GOOD[9:])
+    deliver(transport, GOOD + CHUNKED + GOOD[:9])
+    await settle()
+    transport.feed(GOOD[9:])
+    await settle()
+    assert transport.statuses == [200, 400, 200] * 50 + [200] + [200, 400, 200] * 50 + [400, 200, 200, 200, 200]
+    assert is_handed_over(transport)
+
+
+async def test_pipelined_requests_wait_for_a_client_that_does_not_read(side: FastPathSide) -> None:
+    transport = side.connect()
+    transport.feed(GOOD * PIPELINED)
+    await asyncio.sleep(0)
+    pausable(transport).pause_writing()
+    await settle()
+    assert len(transport.statuses) < 100
+    assert side.counted[0] < 100
+    pausable(transport).resume_writing()
+    await settle()
+    assert transport.statuses == [200] * PIPELINED
+
+
+@pytest.mark.parametrize("has_half_close", [True, False], ids=["TCP", "TLS"])
+async def test_pipelined_requests_are_answered_after_the_end_of_the_input(
+    side: FastPathSide, monkeypatch: pytest.MonkeyPatch, *, has_half_close: bool
+) -> None:
+    monkeypatch.setattr(FakeTransport, "can_write_eof", lambda _: has_half_close)
+    transport = side.connect()
+    transport.feed((GOOD + LARGE_BATCH) * 70)
+    protocol = transport.get_protocol()
+    assert isinstance(protocol, asyncio.Protocol)
+    assert bool(protocol.eof_received()) == has_half_close
+    assert has_half_close or len(transport.statuses) == 140
+    await settle()
+    assert transport.statuses == [200] * 140
+    assert not has_half_close or transport.is_lost
+
+
+async def test_pipelined_requests_end_with_the_first_answer_of_a_drain(side: FastPathSide) -> None:
+    transport = side.connect()
+    transport.feed(GOOD * PIPELINED)
+    await asyncio.sleep(0)
+    side.drain()
+    side.close_idle()
+    await settle()
+    assert transport.is_lost
+    answers = split_answers(transport.sent)
+    assert len(answers) < 100
+    assert [b"Connection: close" in answer.headers for answer in answers].index(True) == len(answers) - 1
+
+
+async def test_pipelined_requests_of_a_client_that_is_gone_are_dropped(side: FastPathSide) -> None:
+    transport, other = side.connect(), side.connect()
+    transport.feed(GOOD * PIPELINED)
+    other.feed(GOOD * PIPELINED)
+    await asyncio.sleep(0)
+    transport.lose()
+    await settle()
+    assert side.counted[0] < PIPELINED + 100
+    assert other.statuses == [200] * PIPELINED
+
+
+async def test_pipelined_requests_count_as_buffered_until_they_are_read() -> None:
+    side = FastPathSide(limits=ConnectionLimits(1_000, 60, 60, len(GOOD) * PIPELINED))
+    old, new = side.connect(), side.connect()
+    old.feed(GOOD * 900)
+    new.feed(GOOD * 200)
+    await settle()
+    assert old.statuses == [200] * 900
+    assert new.statuses[-1] == 503
+    assert new.is_lost
+    old.feed(GOOD * 900)  # nothing is counted any more
+    await settle()
+    assert old.statuses == [200] * 1_800
+    side.close()
+
+
 # Handing over.
 
 

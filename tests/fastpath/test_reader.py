@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.fastpath.heads import MAX_HEAD_BYTES, PlainHeads
-from bidstream_svc.server.fastpath.reader import BODY, FOREIGN, HEAD, IDLE, Request, RequestReader, State
+from bidstream_svc.server.fastpath.reader import BODY, FOREIGN, HEAD, IDLE, MORE, Request, RequestReader, State
 from bidstream_svc.server.routes import ROUTES
 from tests.fastpath.corpus import BATCH, CHUNKED, CORPUS, GOOD, TYPED, make
 from tests.fastpath.support import HOSTS, cut
@@ -19,6 +19,8 @@ DECRYPT, DECRYPT_BATCH = ROUTES[:2]
 BODY_START = GOOD.index(b"\r\n\r\n") + 4
 GOOD_BODY = GOOD[BODY_START:]
 LONG_LINE = b"x: " + b"x" * MAX_HEAD_BYTES
+
+LIMIT = 2  # of the requests that are returned at once
 
 # What has come before, what comes, how many requests that completes, the state, and how much is kept.
 TRANSITIONS = {
@@ -52,6 +54,12 @@ TRANSITIONS = {
     "BODY to FOREIGN": (GOOD[:-3], GOOD[-3:] + CHUNKED, 1, FOREIGN, len(CHUNKED)),
     "FOREIGN, nothing": (CHUNKED, b"", 0, FOREIGN, len(CHUNKED)),
     "FOREIGN to FOREIGN": (CHUNKED, GOOD, 0, FOREIGN, len(CHUNKED + GOOD)),
+    "IDLE to MORE": (b"", GOOD * 3, 2, MORE, len(GOOD * 3)),
+    "IDLE to MORE, part of a request": (b"", GOOD * 2 + b"P", 2, MORE, len(GOOD * 2 + b"P")),
+    "HEAD to MORE": (GOOD[:9], GOOD[9:] + GOOD * 2, 2, MORE, len(GOOD * 3)),
+    "BODY to MORE": (GOOD[:-3], GOOD[-3:] + GOOD * 2, 2, MORE, 3 + len(GOOD * 2)),
+    "MORE, nothing": (GOOD * 3, b"", 0, MORE, len(GOOD)),
+    "MORE to MORE": (GOOD * 3, CHUNKED, 0, MORE, len(GOOD + CHUNKED)),
 }
 
 
@@ -63,16 +71,19 @@ def make_reader(heads: PlainHeads | None = None) -> RequestReader:
 def test_each_transition(name: str) -> None:
     before, data, completed, state, unfinished_bytes = TRANSITIONS[name]
     reader = make_reader()
-    reader.feed(before)
+    reader.feed(before, LIMIT)
     assert reader.state is State[name.partition(" ")[0].rstrip(",")]
-    assert len(reader.feed(data)) == completed
+    assert len(reader.feed(data, LIMIT)) == completed
     assert (reader.state, reader.unfinished_bytes) == (state, unfinished_bytes)
     assert reader.route is (DECRYPT if state is BODY else None)
 
 
 def test_every_transition_of_the_table_is_tried() -> None:
     tried = {(State[name.partition(" ")[0].rstrip(",")], row[3]) for name, row in TRANSITIONS.items()}
-    assert tried == {(before, after) for before in (IDLE, HEAD, BODY) for after in State} | {(FOREIGN, FOREIGN)}
+    assert tried == {(before, after) for before in (IDLE, HEAD, BODY) for after in State} | {
+        (FOREIGN, FOREIGN),
+        (MORE, MORE),
+    }
 
 
 def test_a_request_is_its_route_and_its_body() -> None:
@@ -168,6 +179,22 @@ def test_foreign_bytes_are_given_once() -> None:
     assert reader.take_foreign() == GOOD
 
 
+# More requests than are returned at once.
+
+
+def test_reading_on_returns_the_requests_in_order_and_then_what_is_incomplete_or_foreign() -> None:
+    bodies = [b"%d" % number for number in range(7)]
+    for rest, state in ((b"", IDLE), (GOOD[:9], HEAD), (GOOD[:-3], BODY), (CHUNKED, FOREIGN)):
+        reader = make_reader()
+        found = [reader.feed(b"".join(map(make, bodies)) + rest, LIMIT)]
+        while reader.state is MORE:
+            assert reader.match(GOOD) is None
+            found.append(reader.read_on(LIMIT))
+        assert [len(each) for each in found] == [2, 2, 2, 1]
+        assert [body for each in found for _, body in each] == bodies
+        assert reader.state is state
+
+
 # Any split.
 
 _SHORT = [request for case in CORPUS.values() for request in case.requests if len(request) < 2_000]
@@ -184,10 +211,17 @@ def match_then_feed(reader: RequestReader, piece: bytes) -> list[Request]:
     return reader.feed(piece) if request is None else [request]
 
 
+def one_at_a_time(reader: RequestReader, piece: bytes) -> list[Request]:
+    requests = reader.feed(piece, 1)
+    while reader.state is MORE:
+        requests += reader.read_on(1)
+    return requests
+
+
 @given(
     requests=st.lists(st.one_of(st.sampled_from(_SHORT), st.sampled_from([GOOD, TYPED, BATCH])), max_size=6),
     offsets=st.one_of(st.sets(st.integers(1, 1_500), max_size=8), st.just(set(range(1, 4_000)))),
-    read=st.sampled_from([feed_only, match_then_feed]),
+    read=st.sampled_from([feed_only, match_then_feed, one_at_a_time]),
 )
 def test_any_split_gives_the_same_requests_and_the_same_rest(
     requests: list[bytes], offsets: set[int], read: Callable[[RequestReader, bytes], list[Request]]

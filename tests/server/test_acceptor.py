@@ -16,7 +16,7 @@ from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, Refusa
 from bidstream_svc.server import refusal
 from bidstream_svc.server.acceptor import PAUSE_S, Acceptor
 from bidstream_svc.server.answers import Answer
-from bidstream_svc.server.connections import Connection
+from bidstream_svc.server.base_connection import Connection
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.tls import TlsFiles, load_tls
 from tests.fastpath.support import HOSTS, FakeTransport, Side

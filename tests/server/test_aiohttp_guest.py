@@ -51,6 +51,7 @@ class Host:
     def connect(self) -> tuple[AiohttpGuest, FakeTransport]:
         connection = self.server.connect(self.connections, HOSTS)
         assert self.connections.admit(connection)
+        assert isinstance(connection.guest, AiohttpGuest)
         return connection.guest, FakeTransport(connection)
 
 
@@ -150,6 +151,38 @@ async def test_task_of_a_handler(host: Host) -> None:
     await settle()
     assert host.begun == [], "RequestHandler._task_handler does not begin the requests: one was begun after its end"
     assert task.cancelled()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_requests_that_are_answered_without_waiting(host: Host, turns: int) -> None:
+    """At the end of TLS, which cannot be half-closed: as FakeTransport."""
+    guest, transport = host.connect()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    transport.feed(GOOD + make(BODY, "Connection: Upgrade", "Upgrade: h2c") + GOOD)
+    assert guest.connection.eof_received() is False
+    assert transport.statuses == [200] * 3, "RequestHandler._handle_request does not answer a request"
+    transport.close()
+    await settle()
+    assert len(host.begun) == 3
+    assert guest._waiter is None, "RequestHandler._waiter is not what a cancelled task waited for"
+
+
+async def test_a_malformed_request_that_is_answered_without_waiting(host: Host) -> None:
+    guest, transport = host.connect()
+    transport.feed(GOOD + b"garbage\r\n\r\n" + GOOD)
+    assert guest.connection.eof_received() is False
+    assert transport.statuses == [200, 400]
+
+
+async def test_a_request_that_waits_is_given_up_at_the_end_of_tls(host: Host) -> None:
+    guest, transport = host.connect()
+    host.may_answer.clear()
+    transport.feed(GOOD)
+    assert guest.connection.eof_received() is False
+    transport.close()
+    await settle()
+    assert transport.statuses == []
 
 
 async def test_size_of_an_answer_that_has_not_begun() -> None:

@@ -5,7 +5,8 @@ from typing import cast
 
 import pytest
 
-from bidstream_svc.server.connections import Connection, ConnectionLimits, Phase
+from bidstream_svc.server.base_connection import Connection, Phase
+from bidstream_svc.server.connections import ConnectionLimits
 from tests.fastpath.corpus import CHUNKED, GOOD, LARGE_BATCH, make
 from tests.fastpath.support import HOSTS, FakeTransport, FastPathSide, Side, settle, split_answers
 

@@ -1,8 +1,10 @@
 """A connection of the fast path: it feeds a `RequestReader`, passes requests to `Iteration` and writes the responses.
 
 While a long answer (a large batch) is in progress, the connection is busy: reading is paused, and requests received
-already wait in a queue. When the reader finds a request that is not plain, the requests before it are answered and the
-connection is handed over to the HTTP library for the rest of its life.
+already wait in a queue. Reading is also paused while more requests have been received than one loop iteration answers,
+and while the client does not read its answers; what has been received waits in the reader. When the reader finds a
+request that is not plain, the requests before it are answered and the connection is handed over to the HTTP library for
+the rest of its life.
 """
 
 import asyncio
@@ -15,10 +17,12 @@ from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
 from bidstream_svc.server.answers import INTERNAL_ERROR, OVERLOADED, REQUEST_TIMEOUT, Answer
-from bidstream_svc.server.connections import Connection, Connections, Phase
+from bidstream_svc.server.base_connection import Connection, Phase
+from bidstream_svc.server.connections import Connections
+from bidstream_svc.server.fastpath.backlog import Backlog
 from bidstream_svc.server.fastpath.heads import PlainHeads
 from bidstream_svc.server.fastpath.iteration import Iteration
-from bidstream_svc.server.fastpath.reader import FOREIGN, IDLE, Request, RequestReader
+from bidstream_svc.server.fastpath.reader import FOREIGN, IDLE, MORE, Request, RequestReader
 from bidstream_svc.server.handlers import LongAnswer
 from bidstream_svc.server.response_writer import ResponseWriter
 from bidstream_svc.server.routes import OTHER_LABEL, Route
@@ -32,6 +36,7 @@ class Shared:
 
     connections: Connections
     iteration: Iteration
+    backlog: Backlog
     metrics: MetricCells
     writer: ResponseWriter
 
@@ -53,6 +58,7 @@ class FastPathConnection(Connection):
         "_began_ns",
         "_busy_bytes",
         "_has_eof",
+        "_is_in_backlog",
         "_is_reading_paused",
         "_iteration",
         "_long_answer",
@@ -77,6 +83,7 @@ class FastPathConnection(Connection):
         self._busy_bytes = 0  # of the bodies of the request with the long answer and of those in the queue
         self._queue: deque[Request] = deque()
         self._has_eof = False
+        self._is_in_backlog = False
         self._is_reading_paused = False
 
     # Called by the transport.
@@ -91,24 +98,28 @@ class FastPathConnection(Connection):
             self.quiet_sweeps = 0
 
     def eof_received(self) -> bool:
-        """Answer the complete requests. Return True if the connection must stay open for a long answer."""
+        """Answer the complete requests. Return True if the connection must stay open for that."""
         self._iteration.answer()
         self._has_eof = True
         if self.transport is not None and not self.transport.can_write_eof():
             # With TLS, uvloop closes the connection in any case.
-            while self.is_busy:
-                self._continue_long_answer()
-        return self.is_busy
+            while self._is_open and self._has_requests:
+                if self.is_busy:
+                    self._continue_long_answer()
+                else:
+                    self._take(self.reader.read_on(self._iteration.limit))
+                    self._iteration.answer()
+        return self._has_requests
 
     def pause_writing(self) -> None:
         """Pause reading while the client does not read its answers."""
         super().pause_writing()
-        self._pause_or_resume_reading()
+        self._go_on()
 
     def resume_writing(self) -> None:
-        """Resume reading, unless a long answer is in progress."""
+        """Resume reading, unless requests that have been received are not answered."""
         super().resume_writing()
-        self._pause_or_resume_reading()
+        self._go_on()
 
     # Called by Iteration.
 
@@ -132,16 +143,24 @@ class FastPathConnection(Connection):
         self._busy_bytes = body_bytes
         self._long_route, self._long_answer = route, steps
         self._began_ns = time.perf_counter_ns()
-        self._pause_or_resume_reading()
+        self._go_on()
         # Not at once: a step that ends the answer may hand the connection over, with requests of this iteration open.
         asyncio.get_running_loop().call_soon(self._continue_long_answer)
         self.hold_input(body_bytes + self.reader.unfinished_bytes)
+
+    # Called by Backlog.
+
+    def read_on(self) -> None:
+        """Pass the next requests to the iteration."""
+        self._is_in_backlog = False
+        if self._is_open and self.reader.state is MORE and not self.is_busy and not self.is_writing_paused:
+            self._take(self.reader.read_on(self._iteration.limit))
 
     # Called by Connections.
 
     def request_phase(self) -> Phase:
         """See Connection."""
-        if self.is_busy:
+        if self._has_requests:
             return Phase.RESPONSE
         return Phase.IDLE if self.reader.state is IDLE else Phase.REQUEST
 
@@ -164,15 +183,29 @@ class FastPathConnection(Connection):
     # Requests that are incomplete, pipelined or not plain.
 
     def _read(self, data: bytes) -> None:
-        for request in self.reader.feed(data):
-            self._iteration.add(self, request)
-            self._iteration.answer_if_many()
+        self._take(self.reader.feed(data, self._iteration.limit))
+
+    def _take(self, requests: list[Request]) -> None:
+        if requests:
+            self._iteration.add_pipelined(self, requests)
             self.quiet_sweeps = 0
         state = self.reader.state
         if state is FOREIGN:
             self._hand_over()
-        elif state is not IDLE or self.input_bytes:
+            return
+        if state is not IDLE or self.input_bytes:
             self.hold_input(self._busy_bytes + self.reader.unfinished_bytes)
+        if state is MORE or self._is_reading_paused:
+            self._go_on()
+
+    @property
+    def _is_open(self) -> bool:
+        return self.transport is not None and not self.transport.is_closing()
+
+    @property
+    def _has_requests(self) -> bool:
+        """Whether requests are waiting or are being answered, besides those that the iteration has."""
+        return self.is_busy or self.reader.state is MORE
 
     def _hand_over(self) -> None:
         """Hand over to the fallback once all requests before the one that is not plain are answered."""
@@ -182,7 +215,10 @@ class FastPathConnection(Connection):
             return
         if self._is_reading_paused:
             transport.resume_reading()
-        self.pass_to(self._make_fallback(), self.reader.take_foreign())
+        successor = self._make_fallback()
+        self.pass_to(successor, self.reader.take_foreign())
+        if self._has_eof:
+            successor.eof_received()
 
     # Long answers.
 
@@ -206,9 +242,7 @@ class FastPathConnection(Connection):
         self._send_counted(self._long_route, answer)
         self._shared.metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - self._began_ns)
         self._answer_queued()
-        self._pause_or_resume_reading()
-        if self._has_eof and not self.is_busy and self.transport is not None:
-            self.transport.close()
+        self._go_on()
 
     def _answer_queued(self) -> None:
         queued, self._queue = self._queue, deque()
@@ -222,14 +256,27 @@ class FastPathConnection(Connection):
         self._shared.metrics.count_request(OTHER_LABEL if route is None else route.path, answer[0])
         self.send(self._shared.writer.write(answer))
 
-    def _pause_or_resume_reading(self) -> None:
-        """Pause reading while a long answer is in progress or the client does not read its answers."""
-        must_pause = self.is_busy or self.is_writing_paused
+    # What is next.
+
+    def _go_on(self) -> None:
+        """Begin or end what the connection waits for: further bytes, its turn to read on, or the end of the input."""
         transport = self.transport
-        if transport is None or must_pause == self._is_reading_paused:
+        if transport is None or transport.is_closing():
             return
-        self._is_reading_paused = must_pause
-        if must_pause:
-            transport.pause_reading()
-        else:
-            transport.resume_reading()
+        must_pause = self._has_requests or self.is_writing_paused
+        if must_pause != self._is_reading_paused:
+            self._is_reading_paused = must_pause
+            if must_pause:
+                transport.pause_reading()
+            else:
+                transport.resume_reading()
+        if self.is_busy or self.is_writing_paused:
+            return
+        if self.reader.state is MORE:
+            if not self._is_in_backlog:
+                self._is_in_backlog = True
+                self._shared.backlog.add(self)
+        elif self._has_eof:
+            self._iteration.answer()
+            if not self.is_busy:
+                transport.close()

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.server.auth import BearerToken
-from bidstream_svc.server.connections import Connection, Connections
+from bidstream_svc.server.base_connection import Connection
+from bidstream_svc.server.connections import Connections
+from bidstream_svc.server.fastpath.backlog import Backlog
 from bidstream_svc.server.fastpath.connection import FastPathConnection, Shared
 from bidstream_svc.server.fastpath.heads import PlainHeads
 from bidstream_svc.server.fastpath.iteration import Iteration
@@ -43,7 +45,7 @@ class FastPath:
     ) -> None:
         self._writer = ResponseWriter()
         self._iteration = Iteration(decryptor, metrics, self._writer)
-        self._shared = Shared(connections, self._iteration, metrics, self._writer)
+        self._shared = Shared(connections, self._iteration, Backlog(), metrics, self._writer)
         self._routes = tuple(routes)
         self._bearer = bearer
         self._fallback = fallback

@@ -22,7 +22,8 @@ from bidstream_svc.server.routes import Route
 _log = get_logger(__name__)
 
 _OK: HttpCode = 200
-# Pipelined requests are answered earlier if they are so many: a client may send a thousand in one segment.
+# Of pipelined requests, so many are answered in one iteration: of a connection, and as long as all together are fewer.
+_MAX_OF_CONNECTION = 32
 _MAX_PIPELINED = 256
 
 
@@ -54,6 +55,7 @@ class Iteration:
         self._writer = writer
         self._loop = asyncio.get_running_loop()
         self._requests: list[tuple[RequestingConnection, Request]] = []
+        self._is_pipelined = False
         self._began_ns = 0
 
     def add(self, connection: RequestingConnection, request: Request) -> None:
@@ -64,14 +66,21 @@ class Iteration:
             self._loop.call_soon(self.answer)
         self._requests.append((connection, request))
 
-    def answer_if_many(self) -> None:
-        """Answer the requests that have been added if further ones would take much memory."""
-        if len(self._requests) >= _MAX_PIPELINED:
-            self.answer()
+    def add_pipelined(self, connection: RequestingConnection, requests: list[Request]) -> None:
+        """Add complete requests of one connection, of which it may have several."""
+        for request in requests:
+            self.add(connection, request)
+        self._is_pipelined = self._is_pipelined or len(requests) > 1
+
+    @property
+    def limit(self) -> int:
+        """How many requests of one connection to add now; at least 1."""
+        return max(1, min(_MAX_OF_CONNECTION, _MAX_PIPELINED - len(self._requests)))
 
     def answer(self) -> None:
         """Answer all requests that have been added."""
         requests, self._requests = self._requests, []
+        is_pipelined, self._is_pipelined = self._is_pipelined, False
         if not requests:
             return
         now_ms, decrypt_to_json = wall_clock_ms(), self._decryptor.bind()
@@ -99,7 +108,7 @@ class Iteration:
             else:
                 self._metrics.count_request(route.path, answer[0])
             unsent.append((connection, write(answer)))
-        if answered >= _MAX_PIPELINED and not self._writer.closes:
+        if is_pipelined and not self._writer.closes:
             # One by one, unsent responses would take several times their length in the transport's buffer.
             unsent = [
                 (connection, b"".join([response for _, response in group]))

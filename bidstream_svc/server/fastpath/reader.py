@@ -1,17 +1,20 @@
 """Reads requests from the bytes of a connection, without I/O.
 
 `RequestReader.feed` takes bytes as they arrive and returns the requests that they complete. It reads plain requests
-only (see `heads`). At any other request it stops and keeps the bytes for an HTTP library. Its states:
+only (see `heads`). At any other request it stops and keeps the bytes for an HTTP library. It also stops at a limit of
+requests, because a client may send a thousand in one segment; `read_on` continues. Its states:
 
     state     received of the next request       next states
-    IDLE      nothing                            IDLE, HEAD, BODY, FOREIGN
-    HEAD      part of the head                   IDLE, HEAD, BODY, FOREIGN
+    IDLE      nothing                            IDLE, HEAD, BODY, FOREIGN, MORE
+    HEAD      part of the head                   IDLE, HEAD, BODY, FOREIGN, MORE
     BODY      the head and part of the body      BODY; after the last byte as from IDLE
     FOREIGN   a head that is not plain           FOREIGN
+    MORE      bytes that have not been read      MORE; after `read_on` as from IDLE
 
 The requests do not depend on how the bytes are split.
 """
 
+import sys
 from enum import IntEnum, auto
 from typing import ClassVar, TypeAlias
 
@@ -29,9 +32,10 @@ class State(IntEnum):
     HEAD = auto()
     BODY = auto()
     FOREIGN = auto()
+    MORE = auto()
 
 
-IDLE, HEAD, BODY, FOREIGN = State  # module globals are faster than attributes of the class
+IDLE, HEAD, BODY, FOREIGN, MORE = State  # module globals are faster than attributes of the class
 
 
 class RequestReader:
@@ -44,15 +48,17 @@ class RequestReader:
         state: see the table above.
     """
 
-    __slots__ = ("_body_parts", "_head", "_head_of_body", "_heads", "_kept", "_missing_bytes", "state")
+    __slots__ = ("_body", "_head", "_head_of_body", "_heads", "_kept", "_missing_bytes", "_start", "state")
 
     def __init__(self, heads: PlainHeads) -> None:
         self.state = IDLE
         self._heads = heads
         self._head = NO_HEAD  # the last head; most clients repeat it
-        self._kept = b""  # in HEAD and FOREIGN: the bytes received of the request
+        self._kept = b""  # in HEAD and FOREIGN: the bytes received of the request; in MORE: those that are not read
+        self._start = 0  # of the latter, in `_kept`
         self._head_of_body = NO_HEAD  # in BODY
-        self._body_parts: list[bytes] = []
+        # Not a list of what was received: pieces of two bytes would take many times their length.
+        self._body = bytearray()
         self._missing_bytes = 0
 
     def match(self, data: bytes) -> Request | None:
@@ -69,13 +75,27 @@ class RequestReader:
         self._head = found
         return found.route, data[body_start:]
 
-    def feed(self, data: bytes) -> list[Request]:
-        """Return the requests that these bytes complete, in order."""
+    def feed(self, data: bytes, limit: int = sys.maxsize) -> list[Request]:
+        """Return the requests that these bytes complete, in order, at most `limit`; in state MORE, keep the bytes."""
+        if self.state is MORE:
+            self._kept, self._start = self._kept[self._start :] + data, 0
+            return []
         if self.state is HEAD:
             data, self._kept, self.state = self._kept + data, b"", IDLE
+        return self._read(data, 0, limit)
+
+    def read_on(self, limit: int) -> list[Request]:
+        """In state MORE, return the next requests, at most `limit`."""
+        data, start = self._kept, self._start
+        self._kept, self._start, self.state = b"", 0, IDLE
+        return self._read(data, start, limit)
+
+    def _read(self, data: bytes, start: int, limit: int) -> list[Request]:
         requests: list[Request] = []
-        start = 0
         while start < len(data):
+            if len(requests) == limit:
+                self._kept, self._start, self.state = data, start, MORE
+                break
             start = self._READERS[self.state](self, data, start, requests)
         return requests
 
@@ -86,7 +106,7 @@ class RequestReader:
 
     @property
     def unfinished_bytes(self) -> int:
-        """How many bytes of an incomplete request are kept."""
+        """How many bytes are kept, of an incomplete request or in state MORE."""
         if self.state is BODY:
             return self._head_of_body.body_length - self._missing_bytes
         return len(self._kept)
@@ -118,7 +138,7 @@ class RequestReader:
         body_end = body_start + head.body_length
         if body_end > len(data):
             self._head_of_body = head
-            self._body_parts = [data[body_start:]]
+            self._body += data[body_start:]
             self._missing_bytes = body_end - len(data)
             self.state = BODY
             return len(data)
@@ -127,11 +147,11 @@ class RequestReader:
 
     def _read_body(self, data: bytes, start: int, requests: list[Request]) -> int:
         part = data[start : start + self._missing_bytes]
-        self._body_parts.append(part)
+        self._body += part
         self._missing_bytes -= len(part)
         if not self._missing_bytes:
-            requests.append((self._head_of_body.route, b"".join(self._body_parts)))
-            self._body_parts = []
+            requests.append((self._head_of_body.route, bytes(self._body)))
+            self._body = bytearray()
             self.state = IDLE
         return start + len(part)
 
