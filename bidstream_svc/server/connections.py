@@ -20,7 +20,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from fcntl import ioctl
 from math import inf
+from termios import FIONREAD
 from typing import cast
 
 from bidstream_svc.logs import get_logger
@@ -32,6 +34,7 @@ from bidstream_svc.server.heap import trim
 _log = get_logger(__name__)
 
 _MAX_SWEEP_PERIOD_S = 1.0
+_INT_BYTES = 4
 # What uvloop and OpenSSL keep, for each connection with TLS, of what it has sent: two buffers of up to 256 KiB.
 _MAX_TLS_BUFFER_BYTES = 512 * 1024
 # How long a client with TLS has to receive a refusal.
@@ -321,7 +324,7 @@ class Connection(asyncio.Protocol):
             self._last_phase = phase
             self.quiet_sweeps = 0
         self.quiet_sweeps += 1
-        if self.quiet_sweeps > max_sweeps[phase]:
+        if self.quiet_sweeps > max_sweeps[phase] and not (phase is Phase.IDLE and self._has_unread_input()):
             self._is_overdue = True
             self.time_out(phase)
 
@@ -338,8 +341,15 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close the connection if no request is in flight."""
-        if self.transport is not None and self.request_phase() is Phase.IDLE:
+        if self.transport is not None and self.request_phase() is Phase.IDLE and not self._has_unread_input():
             self.transport.close()
+
+    def _has_unread_input(self) -> bool:
+        """Whether the kernel has input that the event loop has not read: closing would reset the connection."""
+        accepted = None if self.transport is None else self.transport.get_extra_info("socket")
+        if accepted is None:
+            return False
+        return any(ioctl(accepted.fileno(), FIONREAD, bytes(_INT_BYTES)))
 
     def abort(self) -> None:
         """Close the connection without sending what is buffered."""
