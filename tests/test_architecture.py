@@ -45,7 +45,7 @@ IMPURE_ATTRIBUTES = {"generate_key", "urandom", "now", "utcnow", "today", "envir
 IMPURE_PACKAGES = {"asyncio", "logging", "socket", "ssl", "aiohttp", "uvloop", "structlog"}
 
 # Of the server: only these know aiohttp, and only the first its private members.
-AIOHTTP_MODULES = {"aiohttp_guest", "data_plane", "admin_plane"}
+AIOHTTP_MODULES = {"aiohttp_guest", "data_plane"}
 # What accepts, limits, reads and answers without it.
 MODULES_WITHOUT_AIOHTTP = {
     "acceptor",

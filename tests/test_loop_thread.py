@@ -114,18 +114,61 @@ def test_a_lifted_limit_is_none() -> None:
     assert min(pauses) < 1
 
 
+def ready_pair(stack: ExitStack) -> socket.socket:
+    """A socket that is always ready, because what it has received is never read."""
+    ours, theirs = socket.socketpair()
+    stack.enter_context(ours)
+    stack.enter_context(theirs)
+    theirs.send(b"x")
+    return ours
+
+
+def served(selector: GilShareSelector, times: int) -> list[int]:
+    """The descriptors of the next events."""
+    found = [selector.select(0) for _ in range(times)]
+    assert {len(events) for events in found} == {1}
+    return [key.fd for events in found for key, _ in events]
+
+
 def test_events_come_one_at_a_time_and_in_turn() -> None:
     with ExitStack() as stack, GilShareSelector(1) as selector:
-        pairs = [socket.socketpair() for _ in range(10)]
-        for ours, theirs in pairs:
-            stack.enter_context(ours)
-            stack.enter_context(theirs)
-            selector.register(ours, selectors.EVENT_READ)
-            theirs.send(b"x")  # never read: always ready
-        for _ in range(3):
-            found = [selector.select(0) for _ in pairs]
-            assert {len(events) for events in found} == {1}
-            assert {key.fd for events in found for key, _ in events} == {ours.fileno() for ours, _ in pairs}
+        sockets = [ready_pair(stack) for _ in range(20)]
+        for each in sockets:
+            selector.register(each, selectors.EVENT_READ)
+        order = served(selector, 3 * len(sockets))
+        assert set(order) == {each.fileno() for each in sockets}
+        turns = [order[-2 * len(sockets) : -len(sockets)], order[-len(sockets) :]]
+        assert len(set(turns[0])) == len(sockets)
+        assert turns[0] == turns[1]
+
+
+def test_busy_files_do_not_delay_new_ones_or_those_that_were_quiet() -> None:
+    with ExitStack() as stack, GilShareSelector(1) as selector:
+        quiet, new, *busy = (ready_pair(stack) for _ in range(100))
+        selector.register(quiet, selectors.EVENT_READ)
+        served(selector, 1)
+        selector.modify(quiet, 0)
+        for each in busy:
+            selector.register(each, selectors.EVENT_READ)
+        served(selector, 500)
+        selector.modify(quiet, selectors.EVENT_READ)
+        selector.register(new, selectors.EVENT_READ)
+        assert {quiet.fileno(), new.fileno()} <= set(served(selector, 20))
+
+
+def test_new_files_do_not_keep_out_others_and_urgent_ones_come_first() -> None:
+    urgent: list[int] = []
+    with ExitStack() as stack, GilShareSelector(1, lambda: urgent) as selector:
+        known = ready_pair(stack)
+        selector.register(known, selectors.EVENT_READ)
+        served(selector, 1)
+        for _ in range(100):
+            selector.register(ready_pair(stack), selectors.EVENT_READ)
+        assert served(selector, 20).count(known.fileno()) >= 2
+        first = ready_pair(stack)
+        urgent.append(first.fileno())
+        selector.register(first, selectors.EVENT_READ)
+        assert served(selector, 40).count(first.fileno()) >= 4
 
 
 def test_an_event_of_a_socket_that_was_unregistered_meanwhile_is_dropped() -> None:

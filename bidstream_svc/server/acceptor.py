@@ -39,6 +39,7 @@ class Acceptor:
         connect: returns a new, unconnected protocol.
         refusals: answers connections that are not admitted.
         tls: the TLS context; None for a plain listener.
+        is_passed: whether a successor will accept on the socket, so that `stop` leaves it what is queued.
         max_per_iteration: how many connections are accepted in one iteration of the loop.
 
     Attributes:
@@ -53,8 +54,10 @@ class Acceptor:
         refusals: Refusals,
         tls: ssl.SSLContext | None = None,
         *,
+        is_passed: bool = False,
         max_per_iteration: int = _MAX_ACCEPTED_PER_ITERATION,
     ) -> None:
+        self._is_passed = is_passed
         self._max_per_iteration = max_per_iteration
         self._listening = listening
         self._connections = connections
@@ -69,15 +72,21 @@ class Acceptor:
         self._start()
 
     def stop(self) -> None:
-        """Stop accepting and close the listening socket.
+        """Stop accepting and close the listening socket, after having accepted what is queued on it.
 
         TLS handshakes in progress have LAST_HANDSHAKES_S to end. Other connections are not affected.
         """
         if self._listening.fileno() >= 0:
-            self._loop.remove_reader(self._listening)
-            self._listening.close()
-            self._spare.close()
+            if not self._is_passed:
+                self._accept_queued()
+            self._end()
             self._loop.call_later(LAST_HANDSHAKES_S, self._cancel_handshakes)
+
+    def close(self) -> None:
+        """Stop accepting at once and cancel the handshakes in progress."""
+        if self._listening.fileno() >= 0:
+            self._end()
+        self._cancel_handshakes()
 
     def move_to(self, listening: socket.socket) -> None:
         """Accept on another socket from now on, and close the current one. Connections to either are accepted.
@@ -91,19 +100,15 @@ class Acceptor:
             listening.close()
             return
         listening.setblocking(False)
-        # Accept what was queued while the socket still had its file.
-        for _ in range(0, BACKLOG, _MAX_ACCEPTED_PER_ITERATION):
-            self._accept()
-        self._loop.remove_reader(self._listening)
-        self._listening.close()
-        self._spare.close()
+        self._accept_queued()  # while the socket still had its file
+        self._end()
         self._listening = listening
         self._start()
 
-    def close(self) -> None:
-        """Stop accepting and cancel the handshakes in progress."""
-        self.stop()
-        self._cancel_handshakes()
+    def _end(self) -> None:
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
+        self._spare.close()
 
     def _cancel_handshakes(self) -> None:
         for task in self._opening:
@@ -113,6 +118,7 @@ class Acceptor:
         """Accept connections from now on, or after a pause if there is no spare descriptor."""
         if self._listening.fileno() < 0:
             return
+        self._spare.close()  # after a pause, there may be one again
         try:
             self._spare.enter_context(socket.socket())
         except OSError:
@@ -120,10 +126,13 @@ class Acceptor:
             self._loop.remove_reader(self._listening)
             self._loop.call_later(PAUSE_S, self._start)
         else:
-            self._loop.add_reader(self._listening, self._accept)
+            self._loop.add_reader(self._listening, self._accept, self._max_per_iteration)
 
-    def _accept(self) -> None:
-        for _ in range(self._max_per_iteration):
+    def _accept_queued(self) -> None:
+        self._accept(BACKLOG + 1)  # the kernel queues one more than it is told
+
+    def _accept(self, maximum: int) -> None:
+        for _ in range(maximum):
             try:
                 accepted, _address = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -217,7 +226,13 @@ def open_acceptors(
         make_connection = partial(connect, HostCheck(listener.address, allowed_hosts))
         of_listener = None if isinstance(listener.address, UnixAddress) else tls
         acceptor = Acceptor(
-            listener.socket, connections, make_connection, refusals, of_listener, max_per_iteration=max_per_iteration
+            listener.socket,
+            connections,
+            make_connection,
+            refusals,
+            of_listener,
+            is_passed=listener.is_passed,
+            max_per_iteration=max_per_iteration,
         )
         listener.on_replaced = acceptor.move_to
         stack.callback(acceptor.close)

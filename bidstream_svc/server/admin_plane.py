@@ -8,7 +8,6 @@ from http import HTTPStatus
 from importlib.resources import files
 
 import orjson
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from bidstream_svc._version import __version__
@@ -18,18 +17,21 @@ from bidstream_svc.core.units import NS_PER_S
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import HEARTBEAT_NS, HttpCode
-from bidstream_svc.server.aiohttp_connection import AiohttpConnection
-from bidstream_svc.server.aiohttp_guest import SERVER, GuestServer, guest_of
-from bidstream_svc.server.answers import UNKNOWN_HOST, Answer, error_answer
-from bidstream_svc.server.connections import Connections
+from bidstream_svc.server.admin_connection import (
+    METHODS,
+    AdminConnection,
+    AdminConnections,
+    AdminRequest,
+    Page,
+    Shared,
+    Turns,
+)
+from bidstream_svc.server.answers import error_answer
 from bidstream_svc.server.hosts import HostCheck
-from bidstream_svc.server.media_type import JSON
 from bidstream_svc.server.metrics_page import MetricsPage
 from bidstream_svc.server.socket_files import problem_of
 from bidstream_svc.server.sockets import Listener
 from bidstream_svc.server.tls import ServerTls
-
-_METHODS = ("GET", "HEAD")
 
 
 @dataclass(slots=True)
@@ -99,63 +101,49 @@ class AdminPlane:
         connections: the connections of the admin plane.
     """
 
-    def __init__(self, health: Health, registry: CollectorRegistry, connections: Connections) -> None:
+    def __init__(self, health: Health, registry: CollectorRegistry, connections: AdminConnections) -> None:
         self.health = health
         self.metrics_page = MetricsPage(registry)
-        self._connections = connections
+        self._shared = Shared(connections, self._answer, Turns())
         _read_description()  # now, so that no file is read while serving
-        self._server = GuestServer(self._answer, _respond, lingering_s=connections.limits.request_timeout_s)
 
-    def connect(self, hosts: HostCheck) -> AiohttpConnection:
+    def connect(self, hosts: HostCheck) -> AdminConnection:
         """Return a protocol for a new connection; `hosts` checks its `Host` headers."""
-        return self._server.connect(self._connections, hosts)
+        return AdminConnection(self._shared, hosts)
 
-    async def close(self) -> None:
-        """Cancel the requests in flight."""
-        await self._server.shutdown(0)
-
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
-        if not guest_of(request).connection.hosts.allows(request.headers.get("Host")):
-            response = _respond(UNKNOWN_HOST)
-            response.force_close()
-            return response
+    def _answer(self, request: AdminRequest) -> Page | Awaitable[Page]:
         page = PAGES.get(request.path)
         if page is None:
             return _error(404)
-        if request.method not in _METHODS:
-            response = _error(405)
-            response.headers["Allow"] = ",".join(_METHODS)
-            return response
-        answer = page(self, request)
-        return answer if isinstance(answer, web.Response) else await answer
+        return page(self, request) if request.method in METHODS else _error(405)
 
 
-def _livez(plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
+def _livez(plane: AdminPlane, _request: AdminRequest) -> Page:
     return _describe_health(plane.health.not_alive(), "the event loop turns")
 
 
-def _startupz(plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
+def _startupz(plane: AdminPlane, _request: AdminRequest) -> Page:
     return _describe_health(plane.health.not_started(), "keys have been loaded")
 
 
-def _readyz(plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
+def _readyz(plane: AdminPlane, _request: AdminRequest) -> Page:
     return _describe_health(plane.health.not_ready(), "keys are good")
 
 
-def _info(plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
-    return _json(200, plane.health.info())
+def _info(plane: AdminPlane, _request: AdminRequest) -> Page:
+    return Page(200, orjson.dumps(plane.health.info()))
 
 
-async def _metrics(plane: AdminPlane, request: web.BaseRequest) -> web.Response:
-    page = await plane.metrics_page.render(request.headers.get("Accept", ""))
-    return web.Response(body=page.body, headers={**SERVER, "Content-Type": page.content_type})
+async def _metrics(plane: AdminPlane, request: AdminRequest) -> Page:
+    rendering = await plane.metrics_page.render(request.accept)
+    return Page(200, rendering.body, rendering.content_type)
 
 
-def _openapi(_plane: AdminPlane, _request: web.BaseRequest) -> web.Response:
-    return _response(200, _read_description(), "application/yaml")
+def _openapi(_plane: AdminPlane, _request: AdminRequest) -> Page:
+    return Page(200, _read_description(), "application/yaml")
 
 
-PAGES: dict[str, Callable[[AdminPlane, web.BaseRequest], web.Response | Awaitable[web.Response]]] = {
+PAGES: dict[str, Callable[[AdminPlane, AdminRequest], Page | Awaitable[Page]]] = {
     "/livez": _livez,
     "/startupz": _startupz,
     "/readyz": _readyz,
@@ -170,27 +158,15 @@ def _read_description() -> bytes:
     return files("bidstream_svc").joinpath("openapi.yaml").read_bytes()
 
 
-def _describe_health(problem: str | None, good: str) -> web.Response:
+def _describe_health(problem: str | None, good: str) -> Page:
     if problem is None:
-        return _json(200, {"status": "ok", "reason": good})
-    return _json(503, {"status": "unavailable", "reason": problem})
+        return Page(200, orjson.dumps({"status": "ok", "reason": good}))
+    return Page(503, orjson.dumps({"status": "unavailable", "reason": problem}))
 
 
-def _error(code: HttpCode) -> web.Response:
+def _error(code: HttpCode) -> Page:
     phrase = HTTPStatus(code).phrase
-    return _respond(error_answer(code, phrase.lower().replace(" ", "_"), phrase))
-
-
-def _respond(answer: Answer) -> web.Response:
-    return _response(*answer, JSON)
-
-
-def _json(status: int, body: dict[str, object]) -> web.Response:
-    return _response(status, orjson.dumps(body), JSON)
-
-
-def _response(status: int, body: bytes, content_type: str) -> web.Response:
-    return web.Response(status=status, body=body, content_type=content_type, headers=SERVER)
+    return Page(*error_answer(code, phrase.lower().replace(" ", "_"), phrase))
 
 
 def _describe_keys(snapshot: KeySnapshot | None, *, is_from_cache: bool) -> dict[str, object] | None:

@@ -14,7 +14,11 @@ that the same limits hold for it; see `aiohttp_connection`.
 
 import asyncio
 from enum import Enum, auto
+from fcntl import ioctl
+from termios import FIONREAD
 from typing import Protocol, cast
+
+_INT_BYTES = 4
 
 
 class Phase(Enum):
@@ -138,7 +142,7 @@ class Connection(asyncio.Protocol):
             self._last_phase = phase
             self.quiet_sweeps = 0
         self.quiet_sweeps += 1
-        if self.quiet_sweeps > max_sweeps[phase]:
+        if self.quiet_sweeps > max_sweeps[phase] and not (phase is Phase.IDLE and self._has_unread_input()):
             self._is_overdue = True
             self.time_out(phase)
 
@@ -155,8 +159,15 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close the connection if no request is in flight."""
-        if self.transport is not None and self.request_phase() is Phase.IDLE:
+        if self.transport is not None and self.request_phase() is Phase.IDLE and not self._has_unread_input():
             self.transport.close()
+
+    def _has_unread_input(self) -> bool:
+        """Whether the kernel has input that the event loop has not read: closing would reset the connection."""
+        accepted = None if self.transport is None else self.transport.get_extra_info("socket")
+        if accepted is None:
+            return False
+        return any(ioctl(accepted.fileno(), FIONREAD, bytes(_INT_BYTES)))
 
     def abort(self) -> None:
         """Close the connection without sending what is buffered."""

@@ -11,11 +11,12 @@ from typing import NamedTuple
 from bidstream_svc.config import Settings, env_name
 from bidstream_svc.server.refusal import MAX_REFUSALS
 
-_MAX_ADMIN_CONNECTIONS = 256
+MAX_ADMIN_CONNECTIONS = 512
 _MIN_SHARE = 4
 _SHARE_DIVISOR = 8
-# For the key refresh, files that are read or written, and a spare one for each listener.
-_RESERVE = 10
+# For the key refresh, files that are read or written, a spare one for each listener, and admin connections that are
+# being closed to make room for others.
+_RESERVE = 14
 
 
 class DescriptorShares(NamedTuple):
@@ -44,7 +45,7 @@ def share_descriptors(limit: int | None = None) -> DescriptorShares:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = limit - sum(1 for _ in Path("/proc/self/fd").iterdir())
     share = max(_MIN_SHARE, free // _SHARE_DIVISOR)
-    admin, refusals = min(_MAX_ADMIN_CONNECTIONS, share), min(MAX_REFUSALS, share)
+    admin, refusals = min(MAX_ADMIN_CONNECTIONS, share), min(MAX_REFUSALS, share)
     return DescriptorShares(max(_MIN_SHARE, free - admin - 2 * refusals - _RESERVE), admin, refusals)
 
 

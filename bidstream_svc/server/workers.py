@@ -102,6 +102,10 @@ class _ServiceWork(Work):
 
     def on_stopping(self) -> None:
         self._manager.stopping()
+        # Now, because connections would be queued on these copies after the workers have accepted theirs.
+        for group in self._listeners:
+            for listener in group.all:
+                listener.socket.close()
 
     def on_stop(self) -> None:
         for group in self._listeners:

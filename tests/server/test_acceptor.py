@@ -219,13 +219,17 @@ class Door:
         on_answer: Callable[[Answer], None] = lambda _answer: None,
         tls: ssl.SSLContext | None = None,
         on_connect: Callable[[], object] = lambda: None,
+        *,
+        is_passed: bool = False,
     ) -> None:
         self.side = Side()
         self.on_connect = on_connect
         self.listening = CountingSocket()
         self.listening.bind(("127.0.0.1", 0))
         self.listening.listen()
-        self.acceptor = Acceptor(self.listening, self.side.connections, self.connect, Refusals(on_answer), tls)
+        self.acceptor = Acceptor(
+            self.listening, self.side.connections, self.connect, Refusals(on_answer), tls, is_passed=is_passed
+        )
         self.address = "{}:{}".format(*self.listening.getsockname())
 
     def connect(self) -> Connection:
@@ -323,3 +327,60 @@ async def test_the_time_of_a_refused_connection_begins_with_the_connection(monke
     transport = FakeTransport(protocol)
     await asyncio.wait_for(transport.lost.wait(), DEADLINE_S)
     assert transport.is_aborted
+
+
+# The end of accepting.
+
+
+async def test_what_is_queued_when_accepting_stops_is_served() -> None:
+    door = Door()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(door.address)) for _ in range(MANY * 2)]  # more than an iteration accepts
+        for client in clients:
+            client.send(make_request("/decrypt", GOOD))
+        door.acceptor.stop()
+        await turn()
+        for client in clients:
+            assert (await asyncio.to_thread(client.receive)).status == 200
+    door.close()
+
+
+async def test_what_is_queued_on_a_passed_socket_is_left_to_the_successor() -> None:
+    door = Door(is_passed=True)
+    with ExitStack() as stack, door.listening.dup() as successor:
+        clients = [stack.enter_context(Client(door.address)) for _ in range(MANY)]
+        door.acceptor.stop()
+        await turn()
+        assert len(door.side.connections) == 0
+        successor.settimeout(DEADLINE_S)
+        for _ in clients:
+            stack.enter_context(successor.accept()[0])
+    door.close()
+
+
+async def test_a_connection_whose_request_has_not_been_read_is_not_idle() -> None:
+    door = Door()
+    with Client(door.address) as asking, Client(door.address) as idle:
+        await turn()
+        asking.send(make_request("/decrypt", GOOD))
+        door.side.connections.close_idle()
+        assert (await asyncio.to_thread(asking.receive)).status == 200
+        assert await asyncio.to_thread(idle.is_closed_by_peer)
+    door.close()
+
+
+async def test_a_pause_for_descriptors_leaves_one_spare_descriptor_when_the_socket_is_replaced() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = len(open_descriptors())
+    door = Door(lambda _answer: resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard)))
+    replacement = socket.create_server(("127.0.0.1", 0))
+    with Client(door.address), no_descriptors():
+        await turn()
+    door.acceptor.move_to(replacement)
+    await turn()
+    held = len(open_descriptors())
+    await asyncio.sleep(2 * PAUSE_S)
+    assert len(open_descriptors()) == held
+    door.close()
+    await turn()
+    assert len(open_descriptors()) == before

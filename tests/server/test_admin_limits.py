@@ -6,6 +6,7 @@ import pytest
 
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS
+from bidstream_svc.server.descriptors import MAX_ADMIN_CONNECTIONS
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import Connection, make_request
 from tests.support.sidecar import RunningService, operator_settings, service_in_thread, wait_until
@@ -63,14 +64,15 @@ def send_for_ever(client: Connection) -> None:
         client.send(make_request("/openapi.yaml", method="GET"))
 
 
-def test_the_admin_plane_has_room_for_256_connections(operator: DevOperator) -> None:
+def test_a_new_connection_takes_the_place_of_the_one_unused_for_longest(operator: DevOperator) -> None:
     with service_in_thread(**operator_settings(operator)) as service:
         with ExitStack() as stack:
-            clients = [stack.enter_context(Connection(service.admin)) for _ in range(256)]
-            wait_until(lambda: admin_connections(service) == 256, "the connections")
-            with Connection(service.admin) as refused:
-                assert refused.ask("/livez", method="GET").status == 503
-                assert refused.is_closed_by_peer()
+            clients = [stack.enter_context(Connection(service.admin)) for _ in range(MAX_ADMIN_CONNECTIONS)]
+            wait_until(lambda: admin_connections(service) == MAX_ADMIN_CONNECTIONS, "the connections")
+            assert clients[0].ask("/livez", method="GET").status == 200
+            with Connection(service.admin) as new:
+                assert new.ask("/livez", method="GET").status == 200
+                assert clients[1].is_closed_by_peer()
             assert clients[0].ask("/livez", method="GET").status == 200
             # It has nothing to do with the data plane.
             assert service.decrypt("abcd")["status"] == "VERSION_NOT_SUPPORTED"

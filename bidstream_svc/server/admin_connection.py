@@ -1,0 +1,338 @@
+"""A connection of the admin plane: it reads requests without a body, and writes pages.
+
+aiohttp is not used here. It takes ten times as long for a request, and a health probe may have to wait for the requests
+of all other clients. `RequestFramer` cuts the input, and `AdminHead` parses the heads.
+
+A page that is ready is written at once. All further work, such as the rest of a pipeline, waits its turn: one piece is
+done in each iteration of the loop.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import NamedTuple
+
+from bidstream_svc.logs import get_logger
+from bidstream_svc.metrics.cells import RefusalReason
+from bidstream_svc.server.admin_head import AdminHead
+from bidstream_svc.server.answers import (
+    HEAD_TOO_LARGE,
+    INTERNAL_ERROR,
+    MALFORMED_HTTP,
+    OVERLOADED,
+    REQUEST_TIMEOUT,
+    UNKNOWN_HOST,
+    Answer,
+)
+from bidstream_svc.server.base_connection import Connection, Phase
+from bidstream_svc.server.connections import Connections
+from bidstream_svc.server.framing import (
+    BETWEEN,
+    HEAD,
+    UNKNOWN,
+    HeadTooLargeError,
+    RequestFramer,
+    TooManyChunksError,
+)
+from bidstream_svc.server.hosts import HostCheck
+from bidstream_svc.server.media_type import JSON
+from bidstream_svc.server.response_writer import closing_response
+
+_log = get_logger(__name__)
+
+METHODS = ("GET", "HEAD")
+# How much may wait behind a request that is being answered, before reading is paused.
+_MAX_REST_BYTES = 64 * 1024
+
+
+class AdminRequest(NamedTuple):
+    """What a page needs to know of a request."""
+
+    method: str
+    path: str
+    accept: str
+
+
+class Page(NamedTuple):
+    """A page of the admin plane."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+
+
+class AdminConnections(Connections):
+    """The connections of the admin plane. A new one takes the place of the one that has been unused for longest.
+
+    So neither silent connections nor many scrapers keep a health probe out.
+    """
+
+    def admit(self, connection: Connection) -> bool:
+        """See Connections. At the limit of this process, close a connection to make room."""
+        if len(self._open) >= self.limits.max_in_process:
+            self.count_refusal(RefusalReason.MAX_CONNECTIONS)
+            if not self._make_room():
+                return False
+        return super().admit(connection)
+
+    def mark_used(self, connection: Connection) -> None:
+        """Note that a request of a connection has been answered."""
+        if connection.number in self._open:
+            self._open[connection.number] = self._open.pop(connection.number)
+
+    def _make_room(self) -> bool:
+        """Close the connection unused for longest, if possible one that is not being answered."""
+        connected = [connection for connection in self if connection.transport is not None]
+        unused = (connection for connection in connected if connection.phase is not Phase.RESPONSE)
+        victim = next(unused, connected[0] if connected else None)
+        if victim is None:
+            return False
+        victim.abort()
+        self.discard(victim)
+        return True
+
+
+class Turns:
+    """Calls functions in order, one in each iteration of the loop."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._loop = asyncio.get_running_loop()
+
+    def add(self, function: Callable[[], None]) -> None:
+        """Call a function in a later iteration."""
+        self._waiting.append(function)
+        if len(self._waiting) == 1:
+            self._loop.call_soon(self._call_next)
+
+    def _call_next(self) -> None:
+        function = self._waiting[0]
+        try:
+            function()
+        finally:
+            self._waiting.popleft()
+            if self._waiting:
+                self._loop.call_soon(self._call_next)
+
+
+class Shared(NamedTuple):
+    """Objects shared by all connections of the admin plane.
+
+    Attributes:
+        connections: the connections.
+        answer: returns the page for a request, or what has to be awaited for it.
+        turns: orders the work that can wait.
+    """
+
+    connections: AdminConnections
+    answer: Callable[[AdminRequest], Page | Awaitable[Page]]
+    turns: Turns
+
+
+class AdminConnection(Connection):
+    """One connection.
+
+    Args:
+        shared: objects shared by all connections.
+        hosts: checks the `Host` header of its requests.
+    """
+
+    __slots__ = ("_framer", "_has_eof", "_head", "_hosts", "_is_answering", "_rest", "_shared", "_start", "_task")
+
+    def __init__(self, shared: Shared, hosts: HostCheck) -> None:
+        super().__init__(shared.connections)
+        self._shared = shared
+        self._hosts = hosts
+        self._framer = RequestFramer()
+        self._head = AdminHead()
+        self._rest = b""  # what has been received and, from `_start` on, not been read
+        self._start = 0
+        self._is_answering = False  # a page is being made, or the rest waits for its turn
+        self._task: asyncio.Task[None] | None = None
+        self._has_eof = False
+
+    # Called by the transport.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Store the transport. Any unsent byte pauses writing, so that the deadline of UNREAD applies."""
+        super().connection_made(transport)
+        if self.transport is not None:
+            self.transport.set_write_buffer_limits(high=0)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Drop what has been received, and end the work for it."""
+        if self._task is not None:
+            self._task.cancel()
+        self._rest = b""
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer the first request in `data`; those behind it wait for their turn."""
+        self._rest, self._start = self._rest[self._start :] + data, 0
+        if self._is_answering or self.is_writing_paused:
+            if len(self._rest) >= _MAX_REST_BYTES and self.transport is not None:
+                self.transport.pause_reading()
+        else:
+            self._read_request()
+        self._hold()
+
+    def eof_received(self) -> bool:
+        """Return True, which keeps the connection open, if there are requests to be answered."""
+        self._has_eof = True
+        return self._is_answering or self.is_writing_paused
+
+    def pause_writing(self) -> None:
+        """Read nothing while the client does not read its answers."""
+        super().pause_writing()
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on with the next request."""
+        super().resume_writing()
+        if not self._is_answering:
+            self._go_on()
+
+    # Called by Connections.
+
+    def request_phase(self) -> Phase:
+        """See Connection."""
+        if self._is_answering:
+            return Phase.RESPONSE
+        return Phase.IDLE if self._framer.state is BETWEEN else Phase.REQUEST
+
+    def time_out(self, phase: Phase) -> None:
+        """Close the connection; an incomplete head is answered with 408 first."""
+        if phase is Phase.REQUEST and self._framer.state in {HEAD, UNKNOWN}:
+            self._answer_last(REQUEST_TIMEOUT)
+        super().time_out(phase)
+
+    def refuse(self) -> None:
+        """Answer 503 and close the connection, because the buffered bytes exceed their limit."""
+        if self._is_answering or self.is_writing_paused:
+            self.abort()
+        else:
+            self._answer_last(OVERLOADED)
+
+    # Requests.
+
+    def _read_request(self) -> None:
+        """Read up to the end of the next head, and answer it."""
+        framer = self._framer
+        self._discard_body()
+        if self.transport is None or self.transport.is_closing():
+            return
+        while self._start < len(self._rest):
+            start = self._start
+            try:
+                self._start = framer.cut(self._rest, start)
+            except HeadTooLargeError:
+                self._answer_last(HEAD_TOO_LARGE)
+                return
+            if framer.state is not HEAD:
+                continue  # empty lines
+            self._head.feed(self._rest[start : self._start])
+            if self._head.is_malformed or self._head.is_complete != framer.has_head:
+                self._answer_last(MALFORMED_HTTP)
+                return
+            if framer.has_head:
+                head, self._head = self._head, AdminHead()
+                framer.begin_body(head.body_bytes)
+                self._answer(head)
+                return
+        self._rest, self._start = b"", 0
+
+    def _answer(self, head: AdminHead) -> None:
+        if not self._hosts.allows(head.host):
+            self._answer_last(UNKNOWN_HOST)
+            return
+        self._is_answering = True
+        page = self._shared.answer(AdminRequest(head.method, head.path, head.accept))
+        if isinstance(page, Page):
+            self._send(head, page)
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._send_later(head, page))
+
+    async def _send_later(self, head: AdminHead, page: Awaitable[Page]) -> None:
+        try:
+            made = await page
+        except Exception:  # noqa: BLE001 - a bug in one page must not affect the others
+            _log.exception("request failed")
+            self._answer_last(INTERNAL_ERROR)
+        else:
+            self._send(head, made)
+        self._task = None
+
+    def _send(self, head: AdminHead, page: Page) -> None:
+        """Write a page, and go on with what has been received behind its request."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(_response(page, has_body=head.method != "HEAD", closes=head.closes))
+        self.quiet_sweeps = 0
+        self._shared.connections.mark_used(self)
+        self._is_answering = False
+        if head.closes:
+            transport.close()
+        elif not self.is_writing_paused:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Read the next request in a turn of its own, if there is one."""
+        self._discard_body()
+        if self._start < len(self._rest):
+            self._is_answering = True
+            self._shared.turns.add(self._take_turn)
+        elif self._has_eof:
+            self._close()
+        elif self.transport is not None:
+            self._rest, self._start = b"", 0
+            self.transport.resume_reading()
+
+    def _take_turn(self) -> None:
+        self._is_answering = False
+        if self.transport is None or self.transport.is_closing() or self.is_writing_paused:
+            return
+        self._read_request()
+        self._hold()
+        if not self._is_answering and not self.is_writing_paused:
+            self._go_on()
+
+    def _discard_body(self) -> None:
+        """Discard what has been received of the body of a request that has been answered."""
+        while self._start < len(self._rest) and self._framer.state is not BETWEEN and self._framer.state is not HEAD:
+            try:
+                self._start = self._framer.cut(self._rest, self._start)
+            except (HeadTooLargeError, TooManyChunksError):
+                self._close()
+                return
+
+    def _hold(self) -> None:
+        held_bytes = len(self._rest) - self._start + self._head.received_bytes
+        if held_bytes != self.input_bytes:
+            self.hold_input(held_bytes)
+
+    def _answer_last(self, answer: Answer) -> None:
+        """Answer the request that is being received, and close the connection."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(closing_response(answer))
+            self.transport.close()
+
+    def _close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+
+def _response(page: Page, *, has_body: bool, closes: bool) -> bytes:
+    lines = (
+        f"HTTP/1.1 {page.status} {HTTPStatus(page.status).phrase}",
+        "Server: bidstream-svc",
+        f"Date: {formatdate(usegmt=True)}",
+        *(["Connection: close"] if closes else []),
+        *([f"Allow: {','.join(METHODS)}"] if page.status == HTTPStatus.METHOD_NOT_ALLOWED else []),
+        f"Content-Length: {len(page.body)}",
+        f"Content-Type: {page.content_type}",
+    )
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + (page.body if has_body else b"")

@@ -1,0 +1,78 @@
+"""The head of a request to the admin plane, as httptools parses it."""
+
+import httptools
+
+_VERSIONS = frozenset({"1.0", "1.1"})
+
+
+class AdminHead:
+    """The head of a request. Its methods that begin with `on_` are callbacks of httptools.
+
+    Attributes:
+        received_bytes: how much has been fed.
+        is_complete: True after the empty line.
+        is_malformed: True once it cannot become a valid head.
+        method, path, host, accept: of the request; valid once the head is complete.
+        body_bytes: the length of the body; None for a chunked one.
+        closes: whether the connection ends with the answer.
+    """
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._fields: dict[bytes, list[str]] = {}
+        self._is_upgrade = False
+        self.received_bytes = 0
+        self.is_complete = False
+        self.is_malformed = False
+
+    def feed(self, data: bytes) -> None:
+        """Parse a part of the head, which must not reach into the body."""
+        self.received_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._is_upgrade = True  # it is not accepted: the request is answered as any other
+        except httptools.HttpParserError:
+            self.is_malformed = True
+        if self.is_complete and not self.is_malformed:
+            self._interpret()
+
+    def on_url(self, target: bytes) -> None:
+        """Store a part of the target."""
+        self._target += target
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Store a header."""
+        self._fields.setdefault(name.lower(), []).append(value.decode("latin-1"))
+
+    def on_headers_complete(self) -> None:
+        """Note the empty line."""
+        self.is_complete = True
+
+    def _interpret(self) -> None:
+        fields, version = self._fields, self._parser.get_http_version()
+        hosts = fields.get(b"host", [])
+        self.is_malformed = version not in _VERSIONS or len(hosts) > 1
+        self.method = self._parser.get_method().decode("latin-1")
+        self.path = _path_of(self._target)
+        self.host = hosts[0] if hosts else None
+        self.accept = ",".join(fields.get(b"accept", []))
+        is_chunked = b"transfer-encoding" in fields
+        self.body_bytes = None if is_chunked else int(fields.get(b"content-length", ["0"])[0])
+        self.closes = (
+            version != "1.1"
+            or self._is_upgrade
+            # The client may wait for leave to send its body, or send it; the answer comes without either.
+            or b"expect" in fields
+            or any("close" in value.lower() for value in fields.get(b"connection", []))
+        )
+
+
+def _path_of(target: bytes) -> str:
+    if not target.startswith(b"/"):
+        try:
+            target = httptools.parse_url(target).path or b"/"
+        except httptools.HttpParserInvalidURLError:
+            return ""
+    return target.partition(b"?")[0].decode("latin-1")
