@@ -1,5 +1,6 @@
 """The reader alone: bytes in, requests out, and its states."""
 
+import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -177,6 +178,21 @@ def test_foreign_bytes_are_given_once() -> None:
     assert (reader.state, reader.unfinished_bytes, reader.take_foreign()) == (FOREIGN, 0, b"")
     reader.feed(GOOD)
     assert reader.take_foreign() == GOOD
+
+
+def test_a_body_in_tiny_pieces_takes_no_more_memory_than_is_counted() -> None:
+    reader = make_reader()
+    body = b"x" * 50_000
+    tracemalloc.start()
+    try:
+        reader.feed(make(body, target="/decrypt/batch")[: -len(body)])
+        for start in range(0, len(body) - 2, 2):
+            reader.feed(body[start : start + 2])
+        assert reader.unfinished_bytes == len(body) - 2
+        assert tracemalloc.get_traced_memory()[0] < 2 * reader.unfinished_bytes
+    finally:
+        tracemalloc.stop()
+    assert reader.feed(body[-2:]) == [(DECRYPT_BATCH, body)]
 
 
 # More requests than are returned at once.
