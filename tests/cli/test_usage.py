@@ -10,8 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bidstream_svc import __version__
-from bidstream_svc.cli import main
-from bidstream_svc.cli.main import commands
+from bidstream_svc.cli.commands import commands, main
 from bidstream_svc.devoperator import DevOperator
 from tests.support.cli import Cli
 from tests.support.sidecar import PROGRAM
