@@ -214,7 +214,7 @@ def test_it_ends_while_its_log_cannot_be_written(
     reading, writing = os.pipe()
     process = subprocess.Popen([*PROGRAM, "serve"], env=environment(settings), stderr=writing)
     try:
-        wait_until((tmp_path / "data.sock").exists, "the socket")
+        wait_until((tmp_path / "admin.sock").exists, "the socket that is bound last")
         wait_until(lambda: ask(f"unix:{tmp_path}/admin.sock", "/readyz", method="GET").status == 200, "/readyz")
         fill(writing)
         process.send_signal(signal.SIGTERM)
