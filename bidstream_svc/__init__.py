@@ -7,31 +7,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bidstream_svc._version import __version__
-from bidstream_svc.core.decrypt import Verdict, decrypt
-from bidstream_svc.core.errors import (
-    BidstreamError,
-    ConfigurationError,
-    EnvelopeError,
-    IdentityError,
-    InsufficientUserConsentError,
-    KeyResponseError,
-    OperatorAnswerError,
-    OperatorError,
-    OperatorHttpError,
-    OperatorNetworkError,
-    OperatorOversizeError,
-    OperatorRateLimitedError,
-    OperatorRedirectError,
-    OperatorTimeoutError,
-    OperatorUnauthorizedError,
-)
-from bidstream_svc.core.identity import Identity, IdentityKind
-from bidstream_svc.core.key_response import parse_key_response
-from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
-from bidstream_svc.core.sharing import Encryption, EncryptionStatus
-from bidstream_svc.core.status import DecryptionStatus, FailureReason
 
 if TYPE_CHECKING:
+    from bidstream_svc.core.decrypt import Verdict, decrypt
+    from bidstream_svc.core.errors import (
+        BidstreamError,
+        ConfigurationError,
+        EnvelopeError,
+        IdentityError,
+        InsufficientUserConsentError,
+        KeyResponseError,
+        OperatorAnswerError,
+        OperatorError,
+        OperatorHttpError,
+        OperatorNetworkError,
+        OperatorOversizeError,
+        OperatorRateLimitedError,
+        OperatorRedirectError,
+        OperatorTimeoutError,
+        OperatorUnauthorizedError,
+    )
+    from bidstream_svc.core.identity import Identity, IdentityKind
+    from bidstream_svc.core.key_response import parse_key_response
+    from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
+    from bidstream_svc.core.sharing import Encryption, EncryptionStatus
+    from bidstream_svc.core.status import DecryptionStatus, FailureReason
     from bidstream_svc.operator import (
         BidstreamClient,
         Credentials,
@@ -95,11 +95,19 @@ __all__ = [
     "parse_key_response",
 ]
 
+# Where the names are, so that each module is imported on first use: decryption needs no aiohttp, and the command line
+# imports nothing before it is ready for Ctrl-C.
+_MODULES = ("errors", "decrypt", "identity", "key_response", "keys", "sharing", "status")
+
 if not TYPE_CHECKING:  # with a `__getattr__`, a type checker accepts any name
 
     def __getattr__(name: str) -> object:
-        """Import the clients, and aiohttp with them, on first use: decryption needs neither."""
+        """Import what is public, on first use."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value = getattr(import_module("bidstream_svc.operator"), name)
-        return value
+        for module_name in (*(f"core.{each}" for each in _MODULES), "operator"):
+            module = import_module(f"{__name__}.{module_name}")
+            if hasattr(module, name):
+                globals()[name] = value = getattr(module, name)
+                return value
+        raise AssertionError(name)

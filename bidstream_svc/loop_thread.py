@@ -37,6 +37,7 @@ class LoopThread:
         name: the name of the thread.
         main: the coroutine function; its coroutine runs until it is cancelled.
         selector: waits for the loop's events; None for the default.
+        on_failure: called in the thread when the coroutine has ended with an exception, which is logged.
 
     Attributes:
         left_behind: the names of the threads of this process that did not end when they were stopped.
@@ -49,8 +50,11 @@ class LoopThread:
         name: str,
         main: Callable[[], Coroutine[Any, Any, None]],
         selector: selectors.BaseSelector | None = None,
+        *,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self._main = main
+        self._on_failure = on_failure
         # Not uvloop, where a cancelled connection attempt could close a descriptor of another loop.
         self._loop = asyncio.SelectorEventLoop(selector)
         self._stopping = asyncio.Event()
@@ -96,6 +100,7 @@ class LoopThread:
         error = None if running.cancelled() else running.exception()
         if error is not None:
             _log.error("thread failed", thread=self._thread.name, exc_info=error)
+            self._on_failure()
 
 
 class GilShareSelector(selectors.DefaultSelector):

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bidstream_svc.addresses import TcpAddress, UnixAddress, is_loopback_host, parse_listen_addresses
-from bidstream_svc.cli.main import commands
+from bidstream_svc.cli.commands import commands
 from bidstream_svc.config import SECRET_FIELDS, SETTINGS, Settings, env_name, load_settings, unknown_variables
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.operator.from_settings import credentials_reader, make_transport

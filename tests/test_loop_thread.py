@@ -36,14 +36,15 @@ def test_it_runs_until_it_is_stopped() -> None:
     assert events == ["tested", "closed"]
 
 
-def test_a_failure_is_logged() -> None:
+def test_a_failure_is_logged_and_reported() -> None:
     async def main() -> None:
         raise RuntimeError("a secret")
 
+    has_failed = threading.Event()
     with capture_logs() as log:
-        thread = LoopThread("tested", main)
+        thread = LoopThread("tested", main, on_failure=has_failed.set)
         thread.start()
-        wait_until(lambda: log, "the log")
+        assert has_failed.wait(DEADLINE_S)
         thread.stop()
     assert [(line["event"], line["thread"]) for line in log] == [("thread failed", "tested")]
 

@@ -1,6 +1,7 @@
 """`bidstream-svc serve`: the sidecar."""
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -14,6 +15,8 @@ from bidstream_svc.logs import configure_logging, get_logger
 from bidstream_svc.loop_thread import LoopThread
 from bidstream_svc.server.service import run
 from bidstream_svc.server.workers import run_service
+
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
 @click.command()
@@ -29,6 +32,9 @@ def serve(*, dev: bool, **flags: Any) -> None:
     else:
         settings = load_settings(**provided(flags))
         _prepare(settings)
+        if signal.sigpending() & _STOP_SIGNALS:
+            get_logger(__name__).info("stopped")  # before the start
+            return
         run_service(settings)
     if LoopThread.left_behind:
         # At its end, the interpreter would wait for look-ups of names that these threads have started.

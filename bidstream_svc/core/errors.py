@@ -23,6 +23,10 @@ class WorkersError(BidstreamError):
     """A worker process died several times in a row right after its start."""
 
 
+class ThreadFailedError(BidstreamError):
+    """A thread of the service failed, which is a bug in it."""
+
+
 class IdentityError(BidstreamError, ValueError):
     """An e-mail address, a phone number or a hash of one is malformed. The message does not contain it."""
 

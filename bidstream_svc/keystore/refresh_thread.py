@@ -18,12 +18,17 @@ class RefreshThread:
 
     Args:
         open_refresher: an asynchronous context manager for the refresher, entered and exited in the thread's loop.
+        on_failure: see LoopThread.
     """
 
-    def __init__(self, open_refresher: Callable[[], AbstractAsyncContextManager[KeyRefresher]]) -> None:
+    def __init__(
+        self,
+        open_refresher: Callable[[], AbstractAsyncContextManager[KeyRefresher]],
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
         self._open_refresher = open_refresher
         self._refresher: KeyRefresher | None = None
-        self._thread = LoopThread("key-refresh", self._refresh)
+        self._thread = LoopThread("key-refresh", self._refresh, on_failure=on_failure)
         self._next_early_refresh_s = 0.0
 
     def start(self) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 from bidstream_svc.config import Settings
@@ -31,15 +31,24 @@ class AdminServer:
         listeners: the listening sockets; they are closed by `stop`, but the files of Unix sockets are kept.
         health: the state that the health pages report.
         metrics: the metrics of `/metrics`; counts the connections of the admin plane.
+        on_failure: see LoopThread.
     """
 
-    def __init__(self, settings: Settings, listeners: Sequence[Listener], health: Health, metrics: MetricCells) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listeners: Sequence[Listener],
+        health: Health,
+        metrics: MetricCells,
+        *,
+        on_failure: Callable[[], None],
+    ) -> None:
         self._settings = settings
         self._listeners = listeners
         self._health = health
         self._metrics = metrics
         self._selector = GilShareSelector(_GIL_SHARE, self._listening_descriptors)
-        self._thread = LoopThread("admin-plane", self._serve, self._selector)
+        self._thread = LoopThread("admin-plane", self._serve, self._selector, on_failure=on_failure)
 
     def start(self) -> None:
         """Start the thread, which accepts connections."""

@@ -17,6 +17,7 @@ _SHARE_DIVISOR = 8
 # For the key refresh, files that are read or written, a spare one for each listener, and admin connections that are
 # being closed to make room for others.
 _RESERVE = 14
+_NR_OPEN = Path("/proc/sys/fs/nr_open")
 
 
 class DescriptorShares(NamedTuple):
@@ -35,8 +36,11 @@ class DescriptorShares(NamedTuple):
 
 def raise_descriptor_limit() -> None:
     """Raise the soft limit to the hard one. The usual soft limit of 1,024 is far below BIDSTREAM_MAX_CONNECTIONS."""
-    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The kernel accepts no limit above its own maximum, not even a hard limit that is above it already.
+    limit = min(hard_limit, int(_NR_OPEN.read_text()))
+    if limit > soft_limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 
 def share_descriptors(limit: int | None = None) -> DescriptorShares:

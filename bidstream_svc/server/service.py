@@ -16,6 +16,7 @@ from bidstream_svc._version import __version__, is_compiled
 from bidstream_svc.addresses import BoundAddress
 from bidstream_svc.config import Settings
 from bidstream_svc.core.domains import load_public_suffixes
+from bidstream_svc.core.errors import ThreadFailedError
 from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.refresh_thread import RefreshThread
 from bidstream_svc.keystore.refresher import KeyRefresher
@@ -76,6 +77,10 @@ class Service:
         family: of one of several workers; None for a process without a parent.
         manager: systemd, if it has started this process; None for a worker with a parent.
 
+    Attributes:
+        failed: set when a thread has failed: the service must end, because nothing replaces the thread.
+        is_serving: True once connections are accepted.
+
     Raises:
         ConfigurationError: the bearer token or the certificates cannot be loaded, or the packages for tracing are not
             installed.
@@ -98,14 +103,17 @@ class Service:
         self._manager = manager or ServiceManager({})
         self._store = KeyStore()
         self._health = Health(self._store, metrics, settings.hang_timeout, listeners.all)
-        self._refresh = RefreshThread(self._open_refresher)
+        self._refresh = RefreshThread(self._open_refresher, self._note_failure)
         decryptor = TokenDecryptor(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
         self._tracer = None if settings.otlp_endpoint is None else Tracer(settings.otlp_endpoint)
         self._data_server = DataServer(
             settings, listeners.data, decryptor, metrics, tracer=self._tracer, has_fast_path=has_fast_path
         )
         self._health.tls = self._data_server.tls
+        self.failed = asyncio.Event()
+        self.is_serving = False
         self._socket_files: SocketFiles | None = None
+        self._loop = asyncio.get_running_loop()
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -124,6 +132,7 @@ class Service:
             await stack.enter_async_context(self._data_server)
             self._watch_socket_files(stack)
             self._closing = stack.pop_all()
+        self.is_serving = True
         self._metrics.set(ACCEPTING, 1)
         self._manager.ready()
         _log.info(
@@ -186,7 +195,9 @@ class Service:
 
     def _serve_admin_plane(self, stack: AsyncExitStack) -> None:
         self._beat()  # before the first request for /livez
-        server = AdminServer(self._settings, self._listeners.admin, self._health, self._metrics)
+        server = AdminServer(
+            self._settings, self._listeners.admin, self._health, self._metrics, on_failure=self._note_failure
+        )
         server.start()
         stack.callback(server.stop)
 
@@ -223,6 +234,11 @@ class Service:
             if self._socket_files is not None and not self._health.is_draining:
                 self._socket_files.check()
 
+    def _note_failure(self) -> None:
+        """Note that a thread has failed; called in that thread."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.failed.set)
+
     def _beat(self) -> None:
         """Record that the event loop turns, and tell systemd."""
         self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
@@ -255,7 +271,7 @@ async def serve(
         on_started: called once keys have been loaded.
 
     Raises:
-        BidstreamError: the service cannot start.
+        BidstreamError: the service cannot start, or one of its threads has failed.
     """
     # A core dump would contain keys.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -269,17 +285,22 @@ async def serve(
         service = Service(settings, listeners, metrics, family=family, manager=manager)
         if signal.SIGHUP not in stop_signals:
             stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
-        await stack.enter_async_context(service)
+        await _first_of(stack.enter_async_context(service), stop.first.wait())
+        if stop.first.is_set() and not service.is_serving:
+            _log.info("stopped")  # during the start
+            return
         # The objects so far live as long as the process. Full collections, which stall requests, need not scan them.
         gc.freeze()
         if on_started is not None:
-            await _first_of(service.wait_started(), stop.first.wait())
-            if not stop.first.is_set():
+            await _first_of(service.wait_started(), stop.first.wait(), service.failed.wait())
+            if not stop.first.is_set() and not service.failed.is_set():
                 on_started(service)
-        await stop.first.wait()
+        await _first_of(stop.first.wait(), service.failed.wait())
         _log.info("draining")
         await _first_of(service.drain(), stop.second.wait())
     _log.info("stopped")
+    if service.failed.is_set():
+        raise ThreadFailedError("a thread of the service failed; the log says why")
 
 
 @contextmanager
@@ -288,6 +309,7 @@ def handle_signals(numbers: Collection[int], handle: Callable[[], object]) -> It
     loop = asyncio.get_running_loop()
     for number in numbers:
         loop.add_signal_handler(number, handle)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # those that came during the start are handled now
     try:
         yield
     finally:
@@ -296,11 +318,16 @@ def handle_signals(numbers: Collection[int], handle: Callable[[], object]) -> It
 
 
 async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
-    """Run coroutines until one ends, then cancel the others. An exception of the one that ended is raised."""
+    """Run coroutines until one ends, then cancel the others and wait for them to end.
+
+    An exception of the one that ended is raised.
+    """
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()
+    if pending:
+        await asyncio.wait(pending)
     for task in done:
         task.result()
 

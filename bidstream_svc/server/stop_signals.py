@@ -67,6 +67,7 @@ class StopSignals:
         for number in self._numbers:
             # Not a handler of the event loop, which would wait for a turn of the loop.
             signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)  # those that came during the start are handled now
         try:
             yield
         finally:

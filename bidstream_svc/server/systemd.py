@@ -90,6 +90,8 @@ class ServiceManager:
     def reloaded(self) -> None:
         """Tell that a reload has been requested and needs no waiting."""
         if self._is_ready:
+            # A reload that could not be told yet is superseded by this one. The first may be that of the start.
+            del self._waiting[1:]
             self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() * 1_000_000 // NS_PER_S}")
             self._send("READY=1")
 

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from bidstream_svc import __version__
-from bidstream_svc.cli import main
-from bidstream_svc.cli.main import commands
+from bidstream_svc.cli import main as entry
+from bidstream_svc.cli.commands import commands
 from bidstream_svc.devoperator import DevOperator
 from tests.support.cli import Cli
 from tests.support.sidecar import PROGRAM
@@ -77,7 +77,7 @@ def test_wrong_usage_is_status_2_and_says_so_on_stderr(cli: Cli, args: tuple[str
 
 def test_the_installed_program_is_the_same() -> None:
     (program,) = entry_points(group="console_scripts", name="bidstream-svc")
-    assert program.load() is main
+    assert program.load() is entry
 
 
 async def test_the_operator_warns_that_it_is_open_to_the_network(tmp_path: Path) -> None:

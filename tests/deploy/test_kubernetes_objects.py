@@ -13,7 +13,7 @@ import pytest
 
 from bidstream_svc import __version__
 from bidstream_svc.addresses import TcpAddress, UnixAddress
-from bidstream_svc.cli.main import commands
+from bidstream_svc.cli.commands import commands
 from bidstream_svc.config import SETTINGS, Settings, load_settings, unknown_variables
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S

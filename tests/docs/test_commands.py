@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from bidstream_svc.cli.main import commands
+from bidstream_svc.cli.commands import commands
 from tests.docs.markdown import DOCUMENTS, ROOT
 
 # test_samples.py sees to it that blocks in the first two run, and that a command in the last says why it does not.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import click
 from prometheus_client.core import Metric
 
-from bidstream_svc.cli.main import commands
+from bidstream_svc.cli.commands import commands
 from bidstream_svc.config import SETTINGS, env_name
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.metrics.cells import HTTP_CODES

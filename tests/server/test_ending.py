@@ -6,6 +6,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -211,7 +212,7 @@ def test_it_ends_while_its_log_cannot_be_written(
     reading, writing = os.pipe()
     process = subprocess.Popen([*PROGRAM, "serve"], env=environment(settings), stderr=writing)
     try:
-        wait_until((tmp_path / "data.sock").exists, "the socket")
+        wait_until((tmp_path / "admin.sock").exists, "the socket that is bound last")
         wait_until(lambda: ask(f"unix:{tmp_path}/admin.sock", "/readyz", method="GET").status == 200, "/readyz")
         fill(writing)
         process.send_signal(signal.SIGTERM)
@@ -244,3 +245,31 @@ def fill(pipe: int) -> None:
         while True:
             os.write(pipe, b"x")
     fcntl.fcntl(pipe, fcntl.F_SETFL, flags)
+
+
+@pytest.mark.parametrize("thread", ["admin_server.AdminServer._serve", "service.RefreshThread._refresh"])
+def test_it_ends_with_an_error_when_a_thread_has_failed(operator: DevOperator, tmp_path: Path, thread: str) -> None:
+    """Nothing replaces the thread: a service without keys or health has to be started again."""
+    module, owner, method = thread.split(".")
+    program = f"""
+from bidstream_svc.cli import main
+from bidstream_svc.server import {module}
+
+async def fail(self):
+    raise RuntimeError
+
+{module}.{owner}.{method} = fail
+main()
+"""
+    settings = operator_settings(operator) | {"listen": f"unix:{tmp_path}/data.sock", "admin_listen": "127.0.0.1:0"}
+    process = subprocess.run(
+        [sys.executable, "-c", program, "serve"],
+        env=environment(settings),
+        capture_output=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert b"thread failed" in process.stderr
+    assert process.stderr.endswith(b"bidstream-svc: a thread of the service failed; the log says why\n")
+    assert not (tmp_path / "data.sock").exists()

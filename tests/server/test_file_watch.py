@@ -121,7 +121,7 @@ def test_a_hanging_bearer_file_does_not_keep_new_certificates_from_being_used(
 HANGING_PROGRAM = """
 import os, sys, threading
 from bidstream_svc import files
-from bidstream_svc.cli.main import main
+from bidstream_svc.cli.commands import main
 
 real, never, times = os.open, threading.Event(), {}
 
@@ -174,7 +174,7 @@ def test_a_bearer_file_that_becomes_a_fifo_is_logged_once_and_the_token_stays(
 # Nothing else is read on the serving loop. The program writes down what its main thread opens once it serves.
 WATCHED_PROGRAM = """
 import sys, threading
-from bidstream_svc.cli.main import main
+from bidstream_svc.cli.commands import main
 from bidstream_svc.server.service import Service
 
 enter, serving, opened = Service.__aenter__, threading.Event(), []

@@ -4,6 +4,8 @@ import signal
 import socket
 import ssl
 import stat
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from bidstream_svc.devoperator.state import Lifetimes
 from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
 from tests.support.raw_http import Connection, Response, ask, make_request
-from tests.support.sidecar import Sidecar, operator_settings, wait_until
+from tests.support.sidecar import DEADLINE_S, PROGRAM, Sidecar, environment, operator_settings, wait_until
 
 HALF = make_request("/decrypt", headers={"Content-Length": "17"}) + b'{"token": '
 OTHER_HALF = b'"abcd"}'
@@ -159,3 +161,54 @@ def test_sockets_tls_and_bearer_by_settings(operator: DevOperator, tmp_path: Pat
 
         assert sidecar.stop() == 0
         assert not unix.exists()
+
+
+# Signals in the first moments.
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_sigterm_during_the_start_ends_it_with_status_0_and_leaves_nothing(
+    operator: DevOperator, tmp_path: Path, workers: int
+) -> None:
+    settings = operator_settings(operator) | {"listen": f"unix:{tmp_path}/data.sock", "admin_listen": ""}
+    environ = environment(settings | {"workers": workers})
+    for delay_s in (0.1, 0.2, 0.4, 0.8):
+        with subprocess.Popen([*PROGRAM, "serve"], env=environ, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+            time.sleep(delay_s)  # the interpreter itself has to start first, which takes less
+            if not has_blocked(process.pid, signal.SIGTERM):
+                wait_until(lambda: has_blocked(process.pid, signal.SIGTERM), "the program to begin")
+            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0, errors
+        assert b"Traceback" not in errors
+        assert b'"stopped"' in errors
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line() -> None:
+    with subprocess.Popen(
+        [*PROGRAM, "check"], env=environment({}), stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        wait_until(
+            lambda: has_blocked(process.pid, signal.SIGINT) or process.poll() is not None, "the program to begin"
+        )
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1
+    assert errors.lstrip(b"\n") == b"bidstream-svc: interrupted\n"  # click ends the line with ^C
+
+
+def has_blocked(pid: int, number: signal.Signals) -> bool:
+    """Whether a process blocks or handles a signal by itself; what it gets before is not its doing."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    masks = {
+        name: int(value, 16)
+        for name, value in (line.split(":") for line in lines if line.startswith("Sig"))
+        if "/" not in value
+    }
+    handled = masks["SigBlk"] | (masks["SigCgt"] if number is not signal.SIGINT else 0)
+    return bool(handled >> (number - 1) & 1)

@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -137,3 +137,21 @@ def test_without_systemd_nothing_happens(address: str) -> None:
     manager.beat()
     manager.stopping()
     manager.close()
+
+
+def test_reloads_that_cannot_be_told_do_not_pile_up(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as silent:
+        silent.bind(str(tmp_path / "notify"))
+        manager = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        manager.ready()
+        for _ in range(2_000):  # far more than its queue holds
+            manager.reloaded()
+        assert 0 < len(manager._waiting) <= 3
+        told: list[str] = []
+        silent.setblocking(False)
+        while manager._waiting or told[-1:] != ["READY=1"]:
+            with suppress(BlockingIOError):
+                told.append(silent.recv(1024).decode())
+            manager.beat()
+        assert told[0] == "READY=1"
+        manager.close()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TextIO
 
 import pytest
 
-from bidstream_svc.cli import main
+from bidstream_svc.cli.commands import main
 from tests.support.logging_reset import logging_as_before
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from bidstream_svc._version import __version__
+from bidstream_svc.cli import EARLY_SIGNALS
 from bidstream_svc.cli.streams import describe, discard_output, finish_errors, finish_output, prepare_streams, tell
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 
@@ -50,6 +51,8 @@ class _Commands(UserDict[str, click.Command]):
 @click.pass_context
 def commands(context: click.Context) -> None:
     """Decryption of UID2 and EUID advertising tokens: a sidecar for bidders, and related tools."""
+    if context.invoked_subcommand != "serve":  # which handles them first
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
     if context.invoked_subcommand == "health":
         return
     from bidstream_svc.logs import configure_logging  # noqa: PLC0415 - `health` starts faster without
