@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, RefusalReason
+from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, DECRYPTIONS, RefusalReason
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import ConnectionLimits
+from bidstream_svc.server.handlers import TOKENS_PER_ITERATION
 from tests.fastpath.corpus import BATCH, CHUNKED, GOOD, LARGE_BATCH, STATE, make
 from tests.fastpath.support import FakeTransport, FastPathSide, settle, split_answers
 
@@ -22,6 +23,10 @@ BEGINNINGS = {
     "batch and more": LARGE_BATCH + GOOD[:30],
     "chunks": CHUNKED[:-10],
 }
+
+
+def decrypted(side: FastPathSide) -> int:
+    return sum(side.metrics.row[cell] for cell in DECRYPTIONS.values())
 
 
 def is_handed_over(transport: FakeTransport) -> bool:
@@ -84,6 +89,22 @@ async def test_a_large_batch_takes_turns_and_lets_others_through(side: FastPathS
     await settle()
     assert large.statuses == [200]
     assert not large.is_reading_paused
+
+
+async def test_of_many_large_batches_one_takes_a_step_in_each_turn(side: FastPathSide) -> None:
+    greedy, other = [side.connect() for _ in range(20)], side.connect()
+    for transport in greedy:
+        transport.feed(LARGE_BATCH)
+    await asyncio.sleep(0)
+    for turn in range(1, 6):
+        before = decrypted(side)
+        other.feed(GOOD)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(other.statuses) == turn
+        assert decrypted(side) - before <= 1 + 2 * TOKENS_PER_ITERATION
+    await settle()
+    assert [transport.statuses for transport in greedy] == [[200]] * 20
 
 
 async def test_all_that_comes_during_a_batch_waits_in_order(side: FastPathSide) -> None:

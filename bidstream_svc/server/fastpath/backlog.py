@@ -1,4 +1,4 @@
-"""Shares the event loop between the connections whose clients have sent more requests than one iteration answers."""
+"""Shares the event loop between the connections whose clients have sent more than one loop iteration answers."""
 
 import asyncio
 from collections import deque
@@ -8,14 +8,14 @@ from typing import Protocol
 class WaitingConnection(Protocol):
     """The part of a connection that `Backlog` uses."""
 
-    def read_on(self) -> None:
-        """Read some of the requests that have been received; if there are more, wait again."""
+    def take_turn(self) -> None:
+        """Do a part of the work that is left; if there is more, wait again."""
 
 
 class Backlog:
-    """Lets one connection read on in each loop iteration, each in its turn.
+    """Lets one connection work on in each loop iteration, each in its turn.
 
-    So clients that send one request at a time wait no longer when many other clients pipeline theirs.
+    So clients that send one request at a time wait no longer when many others send large batches, or pipeline.
     """
 
     def __init__(self) -> None:
@@ -32,4 +32,4 @@ class Backlog:
         connection = self._waiting.popleft()
         if self._waiting:
             self._loop.call_soon(self._continue)
-        connection.read_on()
+        connection.take_turn()

@@ -7,7 +7,6 @@ request that is not plain, the requests before it are answered and the connectio
 the rest of its life.
 """
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
@@ -138,22 +137,26 @@ class FastPathConnection(Connection):
         self.hold_input(self._busy_bytes + self.reader.unfinished_bytes)
 
     def start_long_answer(self, route: Route, steps: LongAnswer, body_bytes: int) -> None:
-        """Run the steps of an answer, one per loop iteration, and send it."""
+        """Run the steps of an answer, each in a turn of the backlog, and send it."""
         self.is_busy = True
         self._busy_bytes = body_bytes
         self._long_route, self._long_answer = route, steps
         self._began_ns = time.perf_counter_ns()
         self._go_on()
-        # Not at once: a step that ends the answer may hand the connection over, with requests of this iteration open.
-        asyncio.get_running_loop().call_soon(self._continue_long_answer)
+        # No step at once: the last one may hand the connection over, with requests of this iteration open.
+        self._await_turn()
         self.hold_input(body_bytes + self.reader.unfinished_bytes)
 
     # Called by Backlog.
 
-    def read_on(self) -> None:
-        """Pass the next requests to the iteration."""
+    def take_turn(self) -> None:
+        """Go on with the long answer, or else pass the next requests to the iteration."""
         self._is_in_backlog = False
-        if self._is_open and self.reader.state is MORE and not self.is_busy and not self.is_writing_paused:
+        if not self._is_open:
+            return
+        if self.is_busy:
+            self._continue_long_answer()
+        elif self.reader.state is MORE and not self.is_writing_paused:
             self._take(self.reader.read_on(self._iteration.limit))
 
     # Called by Connections.
@@ -224,8 +227,6 @@ class FastPathConnection(Connection):
 
     def _continue_long_answer(self) -> None:
         """Run one step; after the last one, send the answer and then answer the queued requests."""
-        if self.transport is None or not self.is_busy:
-            return
         try:
             next(self._long_answer)
         except StopIteration as end:
@@ -234,7 +235,7 @@ class FastPathConnection(Connection):
             _log.exception("request failed")
             answer = INTERNAL_ERROR
         else:
-            asyncio.get_running_loop().call_soon(self._continue_long_answer)
+            self._await_turn()
             return
         self.is_busy = False
         self._busy_bytes = 0
@@ -273,10 +274,13 @@ class FastPathConnection(Connection):
         if self.is_busy or self.is_writing_paused:
             return
         if self.reader.state is MORE:
-            if not self._is_in_backlog:
-                self._is_in_backlog = True
-                self._shared.backlog.add(self)
+            self._await_turn()
         elif self._has_eof:
             self._iteration.answer()
             if not self.is_busy:
                 transport.close()
+
+    def _await_turn(self) -> None:
+        if not self._is_in_backlog:
+            self._is_in_backlog = True
+            self._shared.backlog.add(self)
