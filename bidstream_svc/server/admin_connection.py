@@ -8,7 +8,6 @@ done in each iteration of the loop.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
@@ -39,6 +38,7 @@ from bidstream_svc.server.framing import (
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON
 from bidstream_svc.server.response_writer import closing_response
+from bidstream_svc.server.turns import Turns
 
 _log = get_logger(__name__)
 
@@ -92,29 +92,6 @@ class AdminConnections(Connections):
         victim.abort()
         self.discard(victim)
         return True
-
-
-class Turns:
-    """Calls functions in order, one in each iteration of the loop."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._loop = asyncio.get_running_loop()
-
-    def add(self, function: Callable[[], None]) -> None:
-        """Call a function in a later iteration."""
-        self._waiting.append(function)
-        if len(self._waiting) == 1:
-            self._loop.call_soon(self._call_next)
-
-    def _call_next(self) -> None:
-        function = self._waiting[0]
-        try:
-            function()
-        finally:
-            self._waiting.popleft()
-            if self._waiting:
-                self._loop.call_soon(self._call_next)
 
 
 class Shared(NamedTuple):

@@ -24,7 +24,6 @@ from bidstream_svc.server.admin_connection import (
     AdminRequest,
     Page,
     Shared,
-    Turns,
 )
 from bidstream_svc.server.answers import error_answer
 from bidstream_svc.server.hosts import HostCheck
@@ -32,6 +31,7 @@ from bidstream_svc.server.metrics_page import MetricsPage
 from bidstream_svc.server.socket_files import problem_of
 from bidstream_svc.server.sockets import Listener
 from bidstream_svc.server.tls import ServerTls
+from bidstream_svc.server.turns import Turns
 
 
 @dataclass(slots=True)

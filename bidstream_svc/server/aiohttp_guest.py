@@ -88,9 +88,10 @@ class AiohttpGuest(web.RequestHandler):
 
     Attributes:
         connection: the connection that hosts it.
+        is_urgent: whether the request has to be answered without waiting for anything.
     """
 
-    __slots__ = ("_body", "_head", "_server", "connection")
+    __slots__ = ("_body", "_head", "_server", "connection", "is_urgent")
 
     connection: AiohttpConnection
 
@@ -99,6 +100,7 @@ class AiohttpGuest(web.RequestHandler):
         self._server = server
         self._head: RawRequestMessage | None = None  # of the request that is not answered
         self._body: StreamReader | None = None  # of the last request
+        self.is_urgent = False
 
     @property
     def has_parsed(self) -> bool:
@@ -130,6 +132,7 @@ class AiohttpGuest(web.RequestHandler):
         head, body = self._messages.popleft()
         self._task_handler.cancel()
         self._waiter = None
+        self.is_urgent = True
         if not isinstance(head, RawRequestMessage):
             self.connection.answer_malformed()
             return False

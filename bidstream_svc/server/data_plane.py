@@ -21,6 +21,7 @@ from bidstream_svc.server.handlers import LongAnswer, TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON, is_json
 from bidstream_svc.server.routes import OTHER_LABEL, Route
+from bidstream_svc.server.turns import Turns
 from bidstream_svc.tracing import Tracer
 
 _OK = 200
@@ -43,6 +44,7 @@ class DataPlane:
 
     Attributes:
         is_draining: once True, every response closes its connection.
+        turns: orders the steps of long answers.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class DataPlane:
         tracer: Tracer | None = None,
     ) -> None:
         self.is_draining = False
+        self.turns = Turns()
         self._connections = connections
         self._routes = {route.path: route for route in routes}
         self._not_found = answers.not_found(self._routes)
@@ -130,12 +133,23 @@ class DataPlane:
         started_ns = time.perf_counter_ns()
         answer = route.handle(self._decryptor.bind(), body, wall_clock_ms())
         if not isinstance(answer, tuple):
-            answer = await _complete(answer)
+            answer = await self._complete(answer, is_urgent=guest_of(request).is_urgent)
         response = self._respond(label, answer, is_last=is_last)
         await response.prepare(request)
         await response.write_eof()
         self._metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - started_ns)
         return response
+
+    async def _complete(self, steps: LongAnswer, *, is_urgent: bool) -> Answer:
+        """Run all steps of a long answer, each in a turn of its own unless it is urgent."""
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            if not is_urgent:
+                await self.turns.wait()
 
     @staticmethod
     def _refuse_suspicious(request: web.BaseRequest) -> Answer | None:
@@ -194,14 +208,3 @@ class DataPlane:
         finally:
             # After an error, this frame is part of a cycle of references and is kept until the next garbage collection.
             body.clear()
-
-
-async def _complete(steps: LongAnswer) -> Answer:
-    """Run all steps of a long answer, one per loop iteration."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            answer: Answer = end.value
-            return answer
-        await asyncio.sleep(0)

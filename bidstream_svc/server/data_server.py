@@ -185,5 +185,6 @@ class DataServer:
             self._metrics,
             bearer=self._bearer,
             fallback=self._plane.connect,
+            turns=self._plane.turns,
             is_traced=self._tracer is not None,
         )

@@ -217,7 +217,13 @@ class FastPathSide(Side):
     ) -> None:
         super().__init__(bearer, limits, routes)
         self.fast_path = FastPath(
-            self.connections, routes, self.decryptor, self.metrics, bearer=bearer, fallback=self.plane.connect
+            self.connections,
+            routes,
+            self.decryptor,
+            self.metrics,
+            bearer=bearer,
+            fallback=self.plane.connect,
+            turns=self.plane.turns,
         )
         self.connect_to = self.fast_path.connect
 

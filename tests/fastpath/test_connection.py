@@ -11,7 +11,7 @@ from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, DECRYP
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import ConnectionLimits
 from bidstream_svc.server.handlers import TOKENS_PER_ITERATION
-from tests.fastpath.corpus import BATCH, CHUNKED, GOOD, LARGE_BATCH, STATE, make
+from tests.fastpath.corpus import BATCH, CHUNKED, GOOD, LARGE_BATCH, STATE, batch, make
 from tests.fastpath.support import FakeTransport, FastPathSide, settle, split_answers
 
 BAD_TOKEN = STATE.mint_token(master_key=STATE.make_unlisted_key())
@@ -91,11 +91,13 @@ async def test_a_large_batch_takes_turns_and_lets_others_through(side: FastPathS
     assert not large.is_reading_paused
 
 
-async def test_of_many_large_batches_one_takes_a_step_in_each_turn(side: FastPathSide) -> None:
+@pytest.mark.parametrize("large", [LARGE_BATCH, batch(150, "TE: trailers")], ids=["fast path", "aiohttp"])
+async def test_of_many_large_batches_one_takes_a_step_in_each_turn(side: FastPathSide, large: bytes) -> None:
     greedy, other = [side.connect() for _ in range(20)], side.connect()
     for transport in greedy:
-        transport.feed(LARGE_BATCH)
-    await asyncio.sleep(0)
+        transport.feed(large)
+    for _ in range(3):
+        await asyncio.sleep(0)
     for turn in range(1, 6):
         before = decrypted(side)
         other.feed(GOOD)

@@ -18,13 +18,13 @@ from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
 from bidstream_svc.server.answers import INTERNAL_ERROR, OVERLOADED, REQUEST_TIMEOUT, Answer
 from bidstream_svc.server.base_connection import Connection, Phase
 from bidstream_svc.server.connections import Connections
-from bidstream_svc.server.fastpath.backlog import Backlog
 from bidstream_svc.server.fastpath.heads import PlainHeads
 from bidstream_svc.server.fastpath.iteration import Iteration
 from bidstream_svc.server.fastpath.reader import FOREIGN, IDLE, MORE, Request, RequestReader
 from bidstream_svc.server.handlers import LongAnswer
 from bidstream_svc.server.response_writer import ResponseWriter
 from bidstream_svc.server.routes import OTHER_LABEL, Route
+from bidstream_svc.server.turns import Turns
 
 _log = get_logger(__name__)
 
@@ -35,7 +35,7 @@ class Shared:
 
     connections: Connections
     iteration: Iteration
-    backlog: Backlog
+    turns: Turns
     metrics: MetricCells
     writer: ResponseWriter
 
@@ -54,10 +54,10 @@ class FastPathConnection(Connection):
     """
 
     __slots__ = (
+        "_awaits_turn",
         "_began_ns",
         "_busy_bytes",
         "_has_eof",
-        "_is_in_backlog",
         "_is_reading_paused",
         "_iteration",
         "_long_answer",
@@ -82,7 +82,7 @@ class FastPathConnection(Connection):
         self._busy_bytes = 0  # of the bodies of the request with the long answer and of those in the queue
         self._queue: deque[Request] = deque()
         self._has_eof = False
-        self._is_in_backlog = False
+        self._awaits_turn = False
         self._is_reading_paused = False
 
     # Called by the transport.
@@ -137,7 +137,7 @@ class FastPathConnection(Connection):
         self.hold_input(self._busy_bytes + self.reader.unfinished_bytes)
 
     def start_long_answer(self, route: Route, steps: LongAnswer, body_bytes: int) -> None:
-        """Run the steps of an answer, each in a turn of the backlog, and send it."""
+        """Run the steps of an answer, each in a turn of its own, and send it."""
         self.is_busy = True
         self._busy_bytes = body_bytes
         self._long_route, self._long_answer = route, steps
@@ -147,11 +147,11 @@ class FastPathConnection(Connection):
         self._await_turn()
         self.hold_input(body_bytes + self.reader.unfinished_bytes)
 
-    # Called by Backlog.
+    # Called by Turns.
 
     def take_turn(self) -> None:
         """Go on with the long answer, or else pass the next requests to the iteration."""
-        self._is_in_backlog = False
+        self._awaits_turn = False
         if not self._is_open:
             return
         if self.is_busy:
@@ -281,6 +281,6 @@ class FastPathConnection(Connection):
                 transport.close()
 
     def _await_turn(self) -> None:
-        if not self._is_in_backlog:
-            self._is_in_backlog = True
-            self._shared.backlog.add(self)
+        if not self._awaits_turn:
+            self._awaits_turn = True
+            self._shared.turns.add(self.take_turn)

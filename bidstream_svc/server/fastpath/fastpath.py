@@ -7,7 +7,6 @@ from bidstream_svc.metrics import MetricCells
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.base_connection import Connection
 from bidstream_svc.server.connections import Connections
-from bidstream_svc.server.fastpath.backlog import Backlog
 from bidstream_svc.server.fastpath.connection import FastPathConnection, Shared
 from bidstream_svc.server.fastpath.heads import PlainHeads
 from bidstream_svc.server.fastpath.iteration import Iteration
@@ -15,6 +14,7 @@ from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.response_writer import ResponseWriter
 from bidstream_svc.server.routes import Route
+from bidstream_svc.server.turns import Turns
 
 _RENEWAL_PERIOD_S = 1.0
 
@@ -29,6 +29,7 @@ class FastPath:
         metrics: counts requests and measures their duration.
         bearer: the bearer token that requests must carry; None for none.
         fallback: returns the connection that answers requests that are not plain, given the check of their `Host`.
+        turns: orders the work that takes several loop iterations; shared with the fallback.
         is_traced: if True, sampled requests are not plain, so that the fallback records their spans.
     """
 
@@ -41,11 +42,12 @@ class FastPath:
         *,
         bearer: BearerToken | None,
         fallback: Callable[[HostCheck], Connection],
+        turns: Turns,
         is_traced: bool = False,
     ) -> None:
         self._writer = ResponseWriter()
         self._iteration = Iteration(decryptor, metrics, self._writer)
-        self._shared = Shared(connections, self._iteration, Backlog(), metrics, self._writer)
+        self._shared = Shared(connections, self._iteration, turns, metrics, self._writer)
         self._routes = tuple(routes)
         self._bearer = bearer
         self._fallback = fallback
