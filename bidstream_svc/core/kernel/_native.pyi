@@ -11,8 +11,8 @@ class Kernel:
         """Answer `POST /decrypt/batch`, without the GIL, as far as the status is SUCCESS.
 
         Returns:
-            (body of the answer, number of verdicts in it, rest). The rest is a list of (gap, start, end): at this offset
-            of the answer, the verdict on the request in `body[start:end]` is missing. The offsets ascend.
+            (body of the answer, number of verdicts in it, rest). The rest is a list of (gap, start, end): at the offset
+            `gap` of the answer, the verdict on the request in `body[start:end]` is missing. The offsets ascend.
         """
 
     def decrypt(self, token: object, domain: object, now_ms: int) -> tuple[str, int] | None:

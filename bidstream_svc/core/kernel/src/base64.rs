@@ -14,9 +14,9 @@ static DECODED: [[u32; 256]; 4] = [decoded_at(18), decoded_at(12), decoded_at(6)
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)] // evaluated by the compiler
 const fn decoded_at(shift: u32) -> [u32; 256] {
     let mut table = [INVALID; 256];
-    let mut sextet = 0;
+    let mut sextet: u8 = 0;
     while sextet < 62 {
-        table[ALPHABET[sextet] as usize] = (sextet as u32) << shift;
+        table[ALPHABET[sextet as usize] as usize] = (sextet as u32) << shift;
         sextet += 1;
     }
     table[b'+' as usize] = 62 << shift | ONLY_STANDARD;

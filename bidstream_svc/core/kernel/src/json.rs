@@ -56,6 +56,11 @@ impl<'body> Reader<'body> {
     /// Reads up to the next quotation mark. If the string has an escape, the result has a backslash.
     pub fn string(&mut self) -> Option<&'body [u8]> {
         self.expect(b"\"")?;
+        self.rest_of_string()
+    }
+
+    /// `string` without the first quotation mark.
+    pub fn rest_of_string(&mut self) -> Option<&'body [u8]> {
         let (text, left) = self.left.split_at_checked(memchr(b'"', self.left)?)?;
         self.left = left.strip_prefix(b"\"")?;
         Some(text)
@@ -101,8 +106,9 @@ pub fn read_request(body: &[u8]) -> Option<Request<'_>> {
 
 /// Whether a text between two quotation marks is a JSON string without an escape.
 pub fn is_plain(text: &[u8]) -> bool {
-    let is_special = |found: bool, byte: &u8| found | (*byte < 0x20) | (*byte == b'\\'); // no branch: whole vectors
-    !text.iter().fold(false, is_special) && std::str::from_utf8(text).is_ok()
+    // Without a branch, so that the compiler makes vectors of it.
+    let special = text.iter().fold(0, |special, byte| special | u8::from(*byte < 0x20) | u8::from(*byte == b'\\'));
+    special == 0 && std::str::from_utf8(text).is_ok()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 #![warn(clippy::pedantic)]
+#![allow(clippy::option_option)] // not there, there and empty, there
 #![cfg_attr(
     not(test),
     warn(
@@ -26,13 +27,13 @@
     )
 )]
 
-pub mod answer;
+mod answer;
 mod base64;
-pub mod batch;
-pub mod json;
+mod batch;
+mod json;
 mod keys;
-pub mod names;
-pub mod token;
+mod names;
+mod token;
 
 #[cfg(feature = "python")]
 mod python;
@@ -42,6 +43,12 @@ mod tests;
 use answer::Success;
 use keys::{ById, Key};
 use names::Names;
+
+/// A panic is a fault of this crate. It is no answer, and Python decides.
+#[cfg(any(feature = "python", test))]
+fn unless_it_panics<T>(work: impl FnOnce() -> Option<T>) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok().flatten()
+}
 
 /// What a key response says about all tokens. Times are Unix milliseconds.
 #[derive(Clone, Copy)]
@@ -121,8 +128,7 @@ impl Kernel {
         }
         with_buffer(base64::max_decoded_length(token.len()), |buffer| {
             let opened = token::open(token, buffer, &self.keys, self.rules.scope_bit, now_ms)?;
-            let is_good = self.is_usable(&opened, domain, now_ms);
-            is_good.then(|| opened.success).and_then(|success| use_success(&success))
+            if self.is_usable(&opened, domain, now_ms) { use_success(&opened.success) } else { None }
         })
     }
 

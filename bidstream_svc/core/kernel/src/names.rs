@@ -6,6 +6,8 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use memchr::memchr;
+
 use crate::json::{Reader, is_plain};
 
 const MAX_CHARACTERS: usize = 255;
@@ -77,24 +79,33 @@ fn read_name<'raw>(reader: &mut Reader<'raw>) -> Option<Option<&'raw [u8]>> {
     }
     // It may have a surrogate without the other, or half of an escape: then none of the names counts.
     let mut part = text;
-    loop {
-        let (before, escape) = part.split_at_checked(memchr::memchr(b'\\', part)?)?;
+    while let Some(place) = memchr(b'\\', part) {
+        let (before, escape) = part.split_at_checked(place)?;
         if !is_plain(before) {
             return None;
         }
         part = match escape {
-            [b'\\', b'u', digits @ ..] => {
-                let (digits, behind) = digits.split_at_checked(4)?;
-                let is_surrogate = matches!(digits, [b'd' | b'D', second, ..] if *second >= b'8');
-                (digits.iter().all(u8::is_ascii_hexdigit) && !is_surrogate).then_some(behind)?
-            }
+            [b'\\'] => reader.rest_of_string()?, // an escaped quotation mark
             [b'\\', b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', behind @ ..] => behind,
-            _ => return None, // also for an escaped quotation mark, at which `string` stops
+            [b'\\', b'u', behind @ ..] => match code_unit(behind)? {
+                (0xD800..0xDC00, [b'\\', b'u', behind @ ..]) => match code_unit(behind)? {
+                    (0xDC00..0xE000, behind) => behind,
+                    _ => return None,
+                },
+                (0xD800..0xE000, _) => return None,
+                (_, behind) => behind,
+            },
+            _ => return None,
         };
-        if is_plain(part) {
-            return Some(None);
-        }
     }
+    is_plain(part).then_some(None)
+}
+
+/// Reads the four digits behind `\u`; also returns what is behind them.
+fn code_unit(text: &[u8]) -> Option<(u32, &[u8])> {
+    let (digits, behind) = text.split_at_checked(4)?;
+    let value = digits.iter().try_fold(0, |value, digit| Some(value << 4 | char::from(*digit).to_digit(16)?));
+    Some((value?, behind))
 }
 
 /// As `core/domains.py` normalises it, except for case. None if it is not ASCII, or perhaps an IDNA form.
@@ -160,6 +171,9 @@ mod tests {
             r#"[["a"]]"#,
             r#"{"a":1}"#,
             r#"["a","\ud800"]"#,
+            r#"["a","\ud800\ud800"]"#,
+            r#"["a","\udc00\ud800"]"#,
+            r#"["a","\ud800\u0061"]"#,
             r#"["a","\x"]"#,
             r#"["a","\u00g0"]"#,
             r#"["a","\u00"]"#,
@@ -172,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_name_with_an_escape_does_not_hide_the_others() {
-        assert!(listed(r#"["b\u00fccher.de","\/\\\n","a"]"#)("a"));
+        assert!(listed(r#"["b\u00fccher.de","\/\\\n\\","\"\\\"","\uD83d\uDe00","a"]"#)("a"));
         assert!(listed("[]")("a") == listed(r#"["b"]"#)("a"));
     }
 

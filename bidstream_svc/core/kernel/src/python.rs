@@ -1,18 +1,11 @@
 //! The Python module. Its description is in `_native.pyi`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use crate::answer::Success;
-use crate::{Builder, Kernel, Rules};
-
-/// A panic is a fault of this crate: Python decides then.
-fn unless_it_panics<T>(work: impl FnOnce() -> Option<T>) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(work)).ok().flatten()
-}
+use crate::{Builder, Kernel, Rules, unless_it_panics};
 
 #[pyclass(name = "Kernel", module = "bidstream_svc.core.kernel._native", frozen)]
 struct PyKernel(Kernel);
@@ -90,7 +83,9 @@ impl PyBuilder {
 
     fn add_sites(&mut self, sites: Vec<(i64, Bound<'_, PyBytes>)>) -> PyResult<()> {
         let builder = self.get()?;
-        sites.into_iter().for_each(|(id, raw_names)| builder.add_site(id, raw_names.as_bytes()));
+        for (id, raw_names) in sites {
+            builder.add_site(id, raw_names.as_bytes());
+        }
         Ok(())
     }
 
@@ -115,15 +110,4 @@ fn is_built() -> PyErr {
 mod _native {
     #[pymodule_export]
     use super::{PyBuilder, PyKernel};
-}
-
-#[cfg(test)]
-mod tests {
-    use super::unless_it_panics;
-
-    #[test]
-    fn a_panic_is_no_answer() {
-        assert_eq!(unless_it_panics(|| Some(1)), Some(1));
-        assert_eq!(unless_it_panics(|| -> Option<u8> { panic!("on purpose") }), None);
-    }
 }

@@ -4,7 +4,7 @@ use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{self, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::iv::FixedLength;
 
-use crate::{Builder, Kernel, Rules};
+use crate::{Builder, Kernel, Rules, unless_it_panics};
 
 pub fn seal_gcm(secret: &[u8], iv: &[u8; 12], plaintext: &[u8]) -> Vec<u8> {
     let algorithm = match secret.len() {
@@ -185,4 +185,10 @@ fn bodies_that_are_no_plain_batch() {
     ] {
         assert!(!is_read(body));
     }
+}
+
+#[test]
+fn a_panic_is_no_answer() {
+    assert_eq!(unless_it_panics(|| Some(1)), Some(1));
+    assert_eq!(unless_it_panics(|| -> Option<u8> { panic!("on purpose") }), None);
 }
