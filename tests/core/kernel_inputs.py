@@ -52,7 +52,8 @@ _LISTED = ("example.com", "example.co.uk", "com.acme.shooter", "192.0.2.7", "sho
 _NAMES = (
     *(_LISTED * 8), *map(str.upper, _LISTED), *(f" {name}. " for name in _LISTED),
     *(f"www.{name}" for name in _LISTED), *(name[:-1] for name in _LISTED), *(name + "m" for name in _LISTED),
-    "bücher.de", "xn--bcher-kva.de", "XN--BCHER-KVA.de", "straße.de", "xn--strae-oqa.de", "example.net", "co.uk", "", " ",
+    "bücher.de", "xn--bcher-kva.de", "XN--BCHER-KVA.de", "straße.de", "xn--strae-oqa.de", "example.net",
+    "co.uk", "", " ",
     ".", "a" * 255, "a" * 256, "\uff45xample.com", "example.com\x7f", "example.com\u00a0", "example.com..", "\u2028",
     "\u2603.net",
 )  # fmt: skip
