@@ -11,6 +11,7 @@ The `.py` files are installed as well, for tracebacks; Python imports the extens
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -74,6 +75,8 @@ def missing_for_kernel() -> str | None:
     found = re.match(r"cargo (\d+)\.(\d+)", version)
     if found is None or tuple(map(int, found.groups())) < tuple(map(int, needed.split("."))):
         return f"cargo {needed} or newer is needed, and this is {version.strip()}"
+    if shutil.which(os.environ.get("CC", "cc").split()[0]) is None:
+        return "a C compiler is not installed"
     if run_cargo("fetch", "--locked", "--manifest-path", MANIFEST) is None:
         return "the crates of Cargo.lock cannot be downloaded"
     return None
