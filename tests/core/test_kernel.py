@@ -265,6 +265,12 @@ def test_limits_of_any_size(limit: int | None) -> None:
                 outcome(body_of(token), keys, now_ms)
 
 
+@pytest.mark.parametrize("expires_s", [-(2**63), 0, NOW_MS // 1000, NOW_MS // 1000 + 1, 2**63 - 1])
+def test_keys_that_expire_at_any_time(expires_s: int) -> None:
+    keys = snapshot(keys={key_id: Key(key_id, SECRETS[key_id], expires_s) for key_id in (MASTER, SITE)})
+    assert outcome(body_of(build(4).token), keys) == (ANSWERED if expires_s * 1000 > NOW_MS else "failure")
+
+
 def test_a_key_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="16, 24 or 32"):
         build_kernel(snapshot(keys={1: Key(1, bytes(31), 2**40)}))

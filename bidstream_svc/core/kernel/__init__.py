@@ -11,7 +11,7 @@ from bidstream_svc.core.token import v3
 
 try:
     from bidstream_svc.core.kernel._native import Kernel, KernelBuilder
-except ModuleNotFoundError:
+except ModuleNotFoundError:  # pragma: no cover - where it was not built
     IS_NATIVE = False
 else:
     IS_NATIVE = True

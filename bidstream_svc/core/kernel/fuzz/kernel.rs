@@ -36,7 +36,7 @@ fn kernel(names: &[u8]) -> Kernel {
         checks_domains: true,
         max_lifetime_ms: None,
         clock_skew_ms: i128::MAX,
-        last_expiry_ms: i64::MAX,
+        last_expiry_ms: i128::MAX,
     });
     builder.add_key(0, &SECRET).unwrap();
     builder.add_site(0, names);

@@ -61,7 +61,7 @@ pub struct Rules {
     pub max_lifetime_ms: Option<i128>,
     pub clock_skew_ms: i128,
     /// When the last key expires.
-    pub last_expiry_ms: i64,
+    pub last_expiry_ms: i128,
 }
 
 /// Collects keys and sites for a [`Kernel`].
@@ -123,7 +123,7 @@ impl Kernel {
         now_ms: i64,
         use_success: impl FnOnce(&Success<'_>) -> Option<T>,
     ) -> Option<T> {
-        if self.rules.last_expiry_ms <= now_ms {
+        if self.rules.last_expiry_ms <= i128::from(now_ms) {
             return None;
         }
         with_buffer(base64::max_decoded_length(token.len()), |buffer| {

@@ -69,7 +69,7 @@ impl PyBuilder {
         checks_domains: bool,
         max_lifetime_ms: Option<i128>,
         clock_skew_ms: i128,
-        last_expiry_ms: i64,
+        last_expiry_ms: i128,
     ) -> Self {
         Self(Some(Builder::new(Rules { scope_bit, checks_domains, max_lifetime_ms, clock_skew_ms, last_expiry_ms })))
     }

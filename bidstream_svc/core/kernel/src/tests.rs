@@ -49,7 +49,7 @@ fn kernel() -> Kernel {
         checks_domains: true,
         max_lifetime_ms: Some(1_000),
         clock_skew_ms: 100,
-        last_expiry_ms: NOW_MS + 10_000,
+        last_expiry_ms: i128::from(NOW_MS) + 10_000,
     });
     builder.add_key(1, &MASTER).unwrap();
     builder.add_key(2, &SITE).unwrap();
