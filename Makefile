@@ -14,7 +14,7 @@ KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 .DEFAULT_GOAL := help
 .PHONY: help run kernel check test test-kernel test-compiled sanitize coverage lint format bench costliest figures manifests deploy-check \
-  faults attacks soak fuzz mutants lock clean
+  faults attacks soak fuzz fuzz-kernel mutants lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -94,6 +94,15 @@ fuzz: $(VENV)/fuzz.installed  ## fuzz each of FUZZ_TARGETS for FUZZ_SECONDS, gui
 	for target in $(FUZZ_TARGETS); do \
 	  $(BIN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 || exit 1; \
 	done
+
+# The flags are those of cargo-fuzz. With a target, build scripts are compiled without them.
+FUZZ_FLAGS := -Zsanitizer=address -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing
+fuzz-kernel:  ## fuzz the kernel's crate for FUZZ_SECONDS under the address sanitizer; needs a nightly Rust
+	host=$$(rustc +nightly --version --verbose | sed -n 's/^host: //p') && \
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo +nightly run --locked --release --target "$$host" --manifest-path $(KERNEL)/fuzz/Cargo.toml -- \
+	  -max_total_time=$(FUZZ_SECONDS) -max_len=1024 -timeout=10
 
 MUTANTS ?= core
 mutants: $(VENV)/mutants.installed  ## list small changes of MUTANTS that no test notices; ENDING=37 tries a fifth; see tests/mutants.py

@@ -80,17 +80,22 @@ pub const fn encoded_length(raw_length: usize) -> usize {
 
 /// Encodes in padded standard base64; `out` has exactly the length of the result.
 pub fn encode(raw: &[u8], out: &mut [u8]) {
-    for (triple, group) in raw.chunks(3).zip(out.chunks_exact_mut(4)) {
-        let (bytes, used) = match *triple {
-            [a, b, c] => ([0, a, b, c], 4),
-            [a, b] => ([0, a, b, 0], 3),
-            [a] => ([0, a, 0, 0], 2),
-            _ => return,
-        };
-        let bits = u32::from_be_bytes(bytes);
-        for (place, (character, shift)) in group.iter_mut().zip([18, 12, 6, 0]).enumerate() {
-            *character = if place < used { digit(bits >> shift) } else { b'=' };
-        }
+    let triples = raw.chunks_exact(3);
+    let last = triples.remainder();
+    let mut groups = out.chunks_exact_mut(4);
+    for (triple, group) in triples.zip(groups.by_ref()) {
+        let &[a, b, c] = triple else { return };
+        let bits = u32::from_be_bytes([0, a, b, c]);
+        group.copy_from_slice(&[digit(bits >> 18), digit(bits >> 12), digit(bits >> 6), digit(bits)]);
+    }
+    let (bits, is_pair) = match *last {
+        [a, b] => (u32::from_be_bytes([0, a, b, 0]), true),
+        [a] => (u32::from_be_bytes([0, a, 0, 0]), false),
+        _ => return,
+    };
+    if let Some(group) = groups.next() {
+        let third = if is_pair { digit(bits >> 6) } else { b'=' };
+        group.copy_from_slice(&[digit(bits >> 18), digit(bits >> 12), third, b'=']);
     }
 }
 

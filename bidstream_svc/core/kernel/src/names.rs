@@ -122,7 +122,8 @@ fn is_normal(name: &[u8]) -> bool {
 }
 
 fn has_a_label(name: &[u8]) -> bool {
-    name.windows(A_LABEL_PREFIX.len()).any(|part| part.eq_ignore_ascii_case(A_LABEL_PREFIX))
+    let has_two_hyphens = name.windows(2).any(|pair| pair == b"--"); // rare, and cheaper to look for
+    has_two_hyphens && name.windows(A_LABEL_PREFIX.len()).any(|part| part.eq_ignore_ascii_case(A_LABEL_PREFIX))
 }
 
 #[cfg(test)]
