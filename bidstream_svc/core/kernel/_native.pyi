@@ -43,7 +43,7 @@ class KernelBuilder:
         """
 
     def add_sites(self, sites: list[tuple[int, bytes]]) -> None:
-        """Add sites as (id, JSON of `domain_names`). Ids are distinct."""
+        """Add sites as (id, JSON of `domain_names`), without the GIL. Ids are distinct."""
 
     def build(self) -> Kernel:
         """Build the kernel. The builder cannot be used afterwards; RuntimeError if it is."""

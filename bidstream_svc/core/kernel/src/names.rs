@@ -1,10 +1,8 @@
 //! The domain and app names that a site has registered.
 //!
-//! They stay raw JSON until a token needs them. A name that is not ASCII, its IDNA form, and a name written with an
-//! escape are left out: Python decides about those.
+//! A name that is not ASCII, its IDNA form, and a name written with an escape are left out: Python decides about those.
 
 use std::ops::Range;
-use std::sync::OnceLock;
 
 use memchr::memchr;
 
@@ -13,32 +11,24 @@ use crate::json::{Reader, is_plain};
 const MAX_CHARACTERS: usize = 255;
 const A_LABEL_PREFIX: &[u8] = b"xn--";
 
-/// The names of one site.
-pub struct Names {
-    raw: Box<[u8]>,
-    parsed: OnceLock<Parsed>,
-}
-
-/// Normalised names, one behind the other, and where each one stands, in the order of the names.
+/// The normalised names of one site, one behind the other, and where each one stands, in the order of the names.
 #[derive(Default)]
-struct Parsed {
+pub struct Names {
     text: Box<[u8]>,
     places: Box<[Range<u32>]>,
 }
 
 impl Names {
-    /// `raw` is the JSON of `domain_names`.
+    /// `raw` is the JSON of `domain_names`. There are no names if it is not a list of strings.
     pub fn new(raw: &[u8]) -> Self {
-        Self { raw: raw.into(), parsed: OnceLock::new() }
+        Self::read(raw).unwrap_or_default()
     }
 
-    /// Whether `name`, as it is given, is one of the names after their normalisation.
+    /// Whether `name`, as it is given, is one of the names.
     pub fn contain(&self, name: &[u8]) -> bool {
-        is_normal(name) && self.parsed.get_or_init(|| Parsed::read(&self.raw).unwrap_or_default()).contain(name)
+        is_normal(name) && self.places.binary_search_by(|place| at(&self.text, place).cmp(name)).is_ok()
     }
-}
 
-impl Parsed {
     /// Reads a JSON list of strings; None for any other JSON.
     fn read(raw: &[u8]) -> Option<Self> {
         let mut text = Vec::with_capacity(raw.len());
@@ -60,10 +50,6 @@ impl Parsed {
         }
         places.sort_unstable_by(|one, other| at(&text, one).cmp(at(&text, other)));
         Some(Self { text: text.into(), places: places.into() })
-    }
-
-    fn contain(&self, name: &[u8]) -> bool {
-        self.places.binary_search_by(|place| at(&self.text, place).cmp(name)).is_ok()
     }
 }
 

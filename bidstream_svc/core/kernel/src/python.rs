@@ -81,11 +81,12 @@ impl PyBuilder {
             .ok_or_else(|| PyValueError::new_err("AES key is not 16, 24 or 32 bytes long"))
     }
 
-    fn add_sites(&mut self, sites: Vec<(i64, Bound<'_, PyBytes>)>) -> PyResult<()> {
+    #[allow(clippy::needless_pass_by_value)] // a list cannot be borrowed
+    fn add_sites(&mut self, py: Python<'_>, sites: Vec<(i64, Bound<'_, PyBytes>)>) -> PyResult<()> {
         let builder = self.get()?;
-        for (id, raw_names) in sites {
-            builder.add_site(id, raw_names.as_bytes());
-        }
+        let sites: Vec<_> = sites.iter().map(|(id, raw_names)| (*id, raw_names.as_bytes())).collect();
+        // A site may have any number of names.
+        py.detach(|| sites.into_iter().for_each(|(id, raw_names)| builder.add_site(id, raw_names)));
         Ok(())
     }
 
