@@ -103,8 +103,9 @@ fn normalised(name: &[u8]) -> Option<&[u8]> {
 
 /// Whether normalisation leaves a name as it is, and it is ASCII and not empty.
 fn is_normal(name: &[u8]) -> bool {
-    let is_usual = |byte: &u8| matches!(byte, b' '..=b'@' | b'['..=b'~');
-    !name.is_empty() && name.iter().all(is_usual) && normalised(name) == Some(name)
+    let is_usual = |byte: u8| u8::from(matches!(byte, b' '..=b'@')) | u8::from(matches!(byte, b'['..=b'~'));
+    let are_usual = name.iter().fold(1, |all, byte| all & is_usual(*byte)) == 1; // no branch, so that it is fast
+    !name.is_empty() && are_usual && normalised(name) == Some(name)
 }
 
 fn has_a_label(name: &[u8]) -> bool {
