@@ -6,11 +6,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALL_LOCKED := $(PIP) install --no-deps --require-hashes --only-binary :all:
 HELM := helm.sh/helm/v3/cmd/helm@v3.22.0
+# What cargo builds is kept between builds.
+export CARGO_TARGET_DIR ?= $(abspath $(VENV))/cargo
+KERNEL := bidstream_svc/core/kernel
+CARGO_ARGUMENTS := --locked --release --manifest-path $(KERNEL)/Cargo.toml
 KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-compiled sanitize coverage lint format bench costliest figures manifests deploy-check \
-  faults attacks soak fuzz mutants lock clean
+.PHONY: help run kernel check test test-kernel test-compiled sanitize coverage lint format bench costliest figures manifests deploy-check \
+  faults attacks soak fuzz fuzz-kernel mutants lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -18,14 +22,19 @@ help:  ## list the targets
 run: $(VENV)/run.installed  ## serve on an embedded operator and print a ready-to-paste curl
 	@$(BIN)/bidstream-svc serve --dev
 
+kernel: $(VENV)/kernel.built  ## build the native kernel for this checkout, or say what is missing for it
+
 # While you edit: about 6 seconds on two cores once mypy has its cache.
-check: $(VENV)/dev.installed  ## ruff, mypy --strict and the tests of the core and the architecture, in a few seconds
+check: $(VENV)/kernel.built  ## ruff, mypy --strict and the tests of the core and the architecture, in a few seconds
 	$(MAKE) --no-print-directory lint & \
 	$(BIN)/python -m pytest --quiet tests/core tests/test_architecture.py; tests=$$?; \
 	wait $$! && exit $$tests
 
-test: $(VENV)/dev.installed  ## run all tests, except those of compiled code and those that make deploy-check adds
+test: $(VENV)/kernel.built  ## run all tests, except those of compiled code and those that make deploy-check adds
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-kernel:  ## run the tests of the kernel's crate; needs cargo
+	cargo test $(CARGO_ARGUMENTS) --no-default-features  # without PyO3, which needs an interpreter around it
 
 # What the image runs: the same source with its hot path compiled, installed beside the checkout and imported from there.
 IMPORT_FROM = PYTHONSAFEPATH=1 PYTHONPATH="$(abspath $(VENV))/$(1):$(CURDIR)" COMPILE_HOT_PATH=1
@@ -40,21 +49,25 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
 sanitize: $(VENV)/sanitized.installed  ## run the tests of the core on native code that checks what it reads and writes
 	grep -q __asan_init $(VENV)/sanitized/bidstream_svc/core/token/native.*.so
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-	$(call IMPORT_FROM,sanitized) $(BIN)/python -m pytest --override-ini pythonpath= --timeout 300 tests/core tests/test_compiled.py
+	BUILD_KERNEL=0 $(call IMPORT_FROM,sanitized) $(BIN)/python -m pytest --override-ini pythonpath= --timeout 300 tests/core tests/test_compiled.py
 
 coverage: $(VENV)/dev.installed  ## every branch of the core is tested, and nine in ten of the rest
 	$(BIN)/python -m pytest --cov --cov-report=
 	$(BIN)/coverage report --include='bidstream_svc/core/*' --fail-under=100
 	$(BIN)/coverage report --omit='bidstream_svc/core/*' --fail-under=90
 
-lint: $(VENV)/dev.installed  ## ruff and mypy --strict
+lint: $(VENV)/dev.installed  ## ruff and mypy --strict; where cargo is, clippy and rustfmt
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	if command -v cargo; then \
+	  cargo fmt --check --manifest-path $(KERNEL)/Cargo.toml && cargo clippy $(CARGO_ARGUMENTS) --all-targets -- --deny warnings; \
+	fi
 
 format: $(VENV)/dev.installed  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	if command -v cargo; then cargo fmt --manifest-path $(KERNEL)/Cargo.toml; fi
 
 bench: $(VENV)/compiled.installed  ## measure; see benchmarks/README.md
 	$(call IMPORT_FROM,compiled) $(BIN)/python -m benchmarks
@@ -83,6 +96,15 @@ fuzz: $(VENV)/fuzz.installed  ## fuzz each of FUZZ_TARGETS for FUZZ_SECONDS, gui
 	for target in $(FUZZ_TARGETS); do \
 	  $(BIN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 || exit 1; \
 	done
+
+# The flags are those of cargo-fuzz. With a target, build scripts are compiled without them.
+FUZZ_FLAGS := -Zsanitizer=address -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing
+fuzz-kernel:  ## fuzz the kernel's crate for FUZZ_SECONDS under the address sanitizer; needs a nightly Rust
+	host=$$(rustc +nightly --version --verbose | sed -n 's/^host: //p') && \
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo +nightly run --locked --release --target "$$host" --manifest-path $(KERNEL)/fuzz/Cargo.toml -- \
+	  -max_total_time=$(FUZZ_SECONDS) -max_len=1024 -timeout=10
 
 MUTANTS ?= core
 mutants: $(VENV)/mutants.installed  ## list small changes of MUTANTS that no test notices; ENDING=37 tries a fifth; see tests/mutants.py
@@ -120,6 +142,7 @@ lock: $(VENV)/lock.installed  ## renew requirements/*.txt from pyproject.toml; U
 
 clean:  ## remove what the other targets made
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -f $(KERNEL)/_native.*.so
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* mutants
 
 $(VENV)/bin/python:
@@ -128,7 +151,7 @@ $(VENV)/bin/python:
 
 $(VENV)/run.installed: requirements/run.txt requirements/build.txt pyproject.toml | $(VENV)/bin/python
 	$(INSTALL_LOCKED) -r requirements/run.txt -r requirements/build.txt
-	COMPILE_HOT_PATH=0 $(PIP) install --no-deps --no-build-isolation --editable .
+	COMPILE_HOT_PATH=0 BUILD_KERNEL=0 $(PIP) install --no-deps --no-build-isolation --editable .
 	$(PIP) check
 	@touch $@
 
@@ -137,13 +160,19 @@ $(VENV)/dev.installed: requirements/dev.txt $(VENV)/run.installed
 	$(PIP) check
 	@touch $@
 
+# Without cargo there is nothing to keep: the next `make` tries again.
+$(VENV)/kernel.built: setup.py $(KERNEL)/Cargo.toml $(KERNEL)/Cargo.lock $(wildcard $(KERNEL)/src/*.rs) $(VENV)/dev.installed
+	rm -f $(KERNEL)/_native.*.so
+	$(BIN)/python -W ignore setup.py --quiet build_rust --inplace
+	@if ls $(KERNEL)/_native.*.so; then touch $@; fi >/dev/null 2>&1
+
 # Directories are among what these depend on, so that a deleted module counts. `build` would hand on to the next wheel
 # what was made for this one.
 .NOTPARALLEL:
 $(VENV)/compiled.installed $(VENV)/sanitized.installed: $(VENV)/%.installed: setup.py \
-  $(shell find bidstream_svc -not -name '*.pyc' -not -name __pycache__) $(VENV)/dev.installed
+  $(shell find bidstream_svc -not -name '*.pyc' -not -name '*.so' -not -name __pycache__) $(VENV)/dev.installed
 	rm -rf build $(VENV)/$*
-	COMPILE_HOT_PATH=1 $(if $(filter sanitized,$*),CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)") \
+	COMPILE_HOT_PATH=1 $(if $(filter sanitized,$*),BUILD_KERNEL=0 CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)") \
 	$(PIP) install --no-deps --no-build-isolation --target $(VENV)/$* .
 	rm -rf build
 	@touch $@

@@ -32,7 +32,7 @@ CORE_LAYERS = (
     {"crypto", "domains", "identity"},
     {"token"},
     {"keys"},
-    {"decrypt", "key_response", "sharing", "token_details"},
+    {"decrypt", "kernel", "key_response", "sharing", "token_details"},
 )
 
 # Bytes and numbers in, a value out: no clock, environment, files, randomness, logging or event loop.

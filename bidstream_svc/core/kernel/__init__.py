@@ -1,0 +1,48 @@
+"""The native kernel: answers a request for a good token without a step in Python.
+
+It is written in Rust (`src/`, see `lib.rs` for its specification) and exists where it was built; see setup.py. It knows
+only SUCCESS. Where it returns None, `decrypt` decides.
+"""
+
+from collections.abc import Generator
+
+from bidstream_svc.core.keys import KeySnapshot, split_into_steps
+from bidstream_svc.core.token import v3
+
+try:
+    from bidstream_svc.core.kernel._native import Kernel, KernelBuilder
+except ModuleNotFoundError:  # pragma: no cover - where it was not built
+    IS_NATIVE = False
+else:
+    IS_NATIVE = True
+
+__all__ = ["IS_NATIVE", "Kernel", "build_in_steps", "build_kernel"]
+
+
+def build_kernel(keys: KeySnapshot) -> "Kernel":
+    """Build the kernel of a snapshot. Only where IS_NATIVE."""
+    steps = build_in_steps(keys)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            kernel: Kernel = end.value
+            return kernel
+
+
+def build_in_steps(keys: KeySnapshot) -> "Generator[None, None, Kernel]":
+    """`build_kernel` as a generator: it yields between steps of about 0.1 ms."""
+    builder = KernelBuilder(
+        scope_bit=v3.scope_bit(keys.scope),
+        checks_domains=keys.checks_domains,
+        max_lifetime_ms=keys.max_lifetime_ms,
+        clock_skew_ms=keys.clock_skew_ms,
+        last_expiry_ms=keys.last_expiry_ms,
+    )
+    for key_step in split_into_steps(tuple(keys.keys.values())):
+        builder.add_keys([(key.key_id, key.secret) for key in key_step])
+        yield
+    for site_step in split_into_steps(tuple(keys.sites.values())):
+        builder.add_sites([(site.site_id, bytes(site.raw_domain_names)) for site in site_step])
+        yield
+    return builder.build()

@@ -1,0 +1,49 @@
+class Kernel:
+    """The keys of one snapshot, without a reference to it. Any thread may use it. Times are Unix milliseconds.
+
+    Each method returns None unless it is certain of what Python would give. No bytes and no text raise.
+    """
+
+    def answer(self, body: bytes, now_ms: int) -> bytes | None:
+        """Return the body of the answer to `POST /decrypt` if the status is SUCCESS."""
+
+    def answer_batch(self, body: bytes, now_ms: int) -> tuple[bytes, int, list[tuple[int, int, int]]] | None:
+        """Answer `POST /decrypt/batch`, without the GIL, as far as the status is SUCCESS.
+
+        Returns:
+            (body of the answer, number of verdicts in it, rest). The rest is a list of (gap, start, end): at the offset
+            `gap` of the answer, the verdict on the request in `body[start:end]` is missing. The offsets ascend.
+        """
+
+    def decrypt(self, token: object, domain: object, now_ms: int) -> tuple[str, int] | None:
+        """Return (raw uid, established in Unix ms) if the status is SUCCESS."""
+
+class KernelBuilder:
+    """Collects what a kernel is built from.
+
+    Args:
+        scope_bit: as of `v3.scope_bit`.
+        checks_domains, max_lifetime_ms, clock_skew_ms, last_expiry_ms: as of a KeySnapshot.
+    """
+
+    def __init__(
+        self,
+        *,
+        scope_bit: int,
+        checks_domains: bool,
+        max_lifetime_ms: int | None,
+        clock_skew_ms: int,
+        last_expiry_ms: int,
+    ) -> None: ...
+    def add_keys(self, keys: list[tuple[int, bytes]]) -> None:
+        """Add keys as (id, secret). Ids are distinct.
+
+        Raises:
+            ValueError: a secret does not have 16, 24 or 32 bytes.
+        """
+
+    def add_sites(self, sites: list[tuple[int, bytes]]) -> None:
+        """Add sites as (id, JSON of `domain_names`), without the GIL. Ids are distinct."""
+
+    def build(self) -> Kernel:
+        """Build the kernel. The builder cannot be used afterwards; RuntimeError if it is."""

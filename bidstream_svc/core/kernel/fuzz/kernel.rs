@@ -1,0 +1,113 @@
+//! Whatever a body, a layer of a token or a list of names contains, the kernel answers or does not: it does not panic.
+//! Run by `make fuzz-kernel`.
+
+#![no_main]
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
+use aws_lc_rs::iv::FixedLength;
+use bidstream_kernel::{Builder, Kernel, Rules};
+use libfuzzer_sys::fuzz_target;
+
+const NOW_MS: i64 = 1_700_000_000_000;
+const SECRET: [u8; 32] = [7; 32];
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+fuzz_target!(|data: &[u8]| {
+    let Some((kind, data)) = data.split_first() else { return };
+    match kind % 8 {
+        0 => use_body(data),
+        1 => use_names(data),
+        2 => use_body(&body(&[&[3, 128][..], data].concat())),
+        3 => use_body(&body(&v3(data))),
+        4 => use_body(&body(&v3(&[&[0x7F; 16][..], &[0; 13], &sealed(data)].concat()))),
+        5 => use_body(&body(&[&[2, 0, 0, 0, 0][..], &blocks(data)].concat())),
+        6 => use_body(&body(&[&[2, 0, 0, 0, 0][..], &padded_blocks(data)].concat())),
+        _ => {
+            let master = [&[0x7F; 8][..], &[0; 4], &padded_blocks(data)].concat();
+            use_body(&body(&[&[2, 0, 0, 0, 0][..], &padded_blocks(&master)].concat()));
+        }
+    }
+});
+
+fn kernel(names: &[u8]) -> Kernel {
+    let mut builder = Builder::new(Rules {
+        scope_bit: 0,
+        checks_domains: true,
+        max_lifetime_ms: None,
+        clock_skew_ms: i128::MAX,
+        last_expiry_ms: i128::MAX,
+    });
+    builder.add_key(0, &SECRET).unwrap();
+    builder.add_site(0, names);
+    builder.build()
+}
+
+fn use_body(body: &[u8]) {
+    let kernel = kernel(br#"["example.com","a"]"#);
+    let answer = kernel.answer(body, NOW_MS, |success| {
+        success.encode(|length, write| {
+            let mut out = vec![0; length];
+            write(&mut out).map(|()| out)
+        })
+    });
+    // It is JSON text, whatever the token contains.
+    assert!(answer.is_none_or(|answer| answer.iter().all(|byte| matches!(byte, b' '..=b'~'))));
+    let batch = [&b"{\"requests\":["[..], body, b"]}"].concat();
+    for body in [body, &batch] {
+        if let Some(answer) = kernel.answer_batch(body, NOW_MS) {
+            assert!(answer.left.iter().all(|left| left.gap < answer.json.len() && left.request.end <= body.len()));
+        }
+    }
+}
+
+fn use_names(data: &[u8]) {
+    let (name, names) = data.split_at(data.len() / 2);
+    let site = [&[0; 16][..], &2_u32.to_be_bytes(), &[0; 48]].concat();
+    let token = v3(&[&[0x7F; 16][..], &[0; 13], &sealed(&site)].concat());
+    let body = [&br#"{"domain":""#[..], name, br#"","token":""#, base64(&token).as_bytes(), br#""}"#].concat();
+    for names in [names, &[&b"[\""[..], name, b"\"]"].concat()] {
+        let _ = kernel(names).answer(&body, NOW_MS, |_| Some(()));
+    }
+}
+
+fn body(token: &[u8]) -> Vec<u8> {
+    format!(r#"{{"token":"{}","domain":"example.com"}}"#, base64(token)).into_bytes()
+}
+
+fn v3(master_layer: &[u8]) -> Vec<u8> {
+    [&[3, 128][..], &sealed(master_layer)].concat()
+}
+
+/// Key id, iv, ciphertext and tag.
+fn sealed(plaintext: &[u8]) -> Vec<u8> {
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &SECRET).unwrap());
+    let mut sealed = plaintext.to_vec();
+    key.seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::empty(), &mut sealed).unwrap();
+    [&[0; 4 + 12][..], &sealed].concat()
+}
+
+fn padded_blocks(plaintext: &[u8]) -> Vec<u8> {
+    let padding = 16 - plaintext.len() % 16;
+    blocks(&[plaintext, &vec![padding as u8; padding]].concat())
+}
+
+/// iv and ciphertext of the whole blocks of a text.
+fn blocks(plaintext: &[u8]) -> Vec<u8> {
+    let key = EncryptingKey::cbc(UnboundCipherKey::new(&AES_256, &SECRET).unwrap()).unwrap();
+    let mut blocks = plaintext[..plaintext.len() / 16 * 16].to_vec();
+    key.less_safe_encrypt(&mut blocks, EncryptionContext::Iv128(FixedLength::from(&[0; 16]))).unwrap();
+    [&[0; 16][..], &blocks].concat()
+}
+
+fn base64(raw: &[u8]) -> String {
+    let mut text = String::new();
+    for group in raw.chunks(3) {
+        let bits = group.iter().fold(0, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        for place in 0..4 {
+            let digit = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize];
+            text.push(if place <= group.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}

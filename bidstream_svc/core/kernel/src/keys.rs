@@ -1,0 +1,160 @@
+//! Keys and their ciphers, which are made on first use.
+
+use std::sync::OnceLock;
+
+use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::cipher::{self, DecryptingKey, DecryptionContext, UnboundCipherKey};
+use aws_lc_rs::iv::FixedLength;
+use zeroize::Zeroizing;
+
+pub const GCM_IV_LENGTH: usize = 12;
+const CBC_BLOCK_LENGTH: usize = 16;
+
+/// An AES key. It is overwritten when it is dropped, and so are its ciphers.
+pub struct Key {
+    secret: Zeroizing<Box<[u8]>>,
+    gcm: OnceLock<LessSafeKey>,
+    cbc: OnceLock<Box<DecryptingKey>>,
+}
+
+impl Key {
+    /// None if it does not have 16, 24 or 32 bytes.
+    pub fn new(secret: &[u8]) -> Option<Self> {
+        let secret = matches!(secret.len(), 16 | 24 | 32).then(|| Zeroizing::new(secret.into()))?;
+        Some(Self { secret, gcm: OnceLock::new(), cbc: OnceLock::new() })
+    }
+
+    /// Decrypts `ciphertext | tag` in its place; None if the tag does not match.
+    pub fn open_gcm<'data>(&self, iv: &[u8; GCM_IV_LENGTH], sealed: &'data mut [u8]) -> Option<&'data mut [u8]> {
+        let cipher = get_or_make(&self.gcm, || make_gcm(&self.secret))?;
+        cipher.open_in_place(Nonce::assume_unique_for_key(*iv), Aad::empty(), sealed).ok()
+    }
+
+    /// Decrypts `iv | ciphertext` in its place; None if that is not whole blocks, or the padding is wrong.
+    pub fn open_cbc<'data>(&self, sealed: &'data mut [u8]) -> Option<&'data mut [u8]> {
+        let (iv, ciphertext) = sealed.split_first_chunk_mut::<CBC_BLOCK_LENGTH>()?;
+        let cipher = get_or_make(&self.cbc, || make_cbc(&self.secret).map(Box::new))?;
+        let padded = cipher.decrypt(ciphertext, DecryptionContext::Iv128(FixedLength::from(&*iv))).ok()?;
+        let padding = usize::from(*padded.last()?);
+        let (plaintext, found) = padded.split_at_mut_checked(padded.len().checked_sub(padding)?)?;
+        let is_right =
+            (1..=CBC_BLOCK_LENGTH).contains(&padding) && found.iter().all(|byte| usize::from(*byte) == padding);
+        is_right.then_some(plaintext)
+    }
+}
+
+fn get_or_make<T>(cache: &OnceLock<T>, make: impl FnOnce() -> Option<T>) -> Option<&T> {
+    match cache.get() {
+        None => make().map(|made| cache.get_or_init(|| made)),
+        found => found,
+    }
+}
+
+fn make_gcm(secret: &[u8]) -> Option<LessSafeKey> {
+    let algorithm = match secret.len() {
+        16 => &aead::AES_128_GCM,
+        24 => &aead::AES_192_GCM,
+        _ => &aead::AES_256_GCM,
+    };
+    UnboundKey::new(algorithm, secret).ok().map(LessSafeKey::new)
+}
+
+fn make_cbc(secret: &[u8]) -> Option<DecryptingKey> {
+    let algorithm = match secret.len() {
+        16 => &cipher::AES_128,
+        24 => &cipher::AES_192,
+        _ => &cipher::AES_256,
+    };
+    DecryptingKey::cbc(UnboundCipherKey::new(algorithm, secret).ok()?).ok()
+}
+
+/// A map from ids that never changes.
+pub struct ById<T> {
+    ids: Box<[u32]>,
+    values: Box<[T]>,
+}
+
+impl<T> ById<T> {
+    /// The ids are distinct.
+    pub fn new(mut items: Vec<(u32, T)>) -> Self {
+        items.sort_unstable_by_key(|(id, _)| *id);
+        let (ids, values): (Vec<_>, Vec<_>) = items.into_iter().unzip();
+        Self { ids: ids.into(), values: values.into() }
+    }
+
+    pub fn get(&self, id: u32) -> Option<&T> {
+        self.values.get(self.ids.binary_search(&id).ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{seal_cbc, seal_gcm};
+
+    const LENGTHS: [usize; 3] = [16, 24, 32];
+
+    #[test]
+    fn a_key_has_16_24_or_32_bytes() {
+        for length in 0..100 {
+            assert_eq!(Key::new(&vec![0; length]).is_some(), LENGTHS.contains(&length));
+        }
+    }
+
+    #[test]
+    fn gcm_of_every_length_and_with_every_bit_changed() {
+        for secret in LENGTHS.map(|length| vec![7; length]) {
+            let key = Key::new(&secret).unwrap();
+            for length in 0..80 {
+                let good = seal_gcm(&secret, &[3; 12], &vec![9; length]);
+                assert_eq!(key.open_gcm(&[3; 12], &mut good.clone()).unwrap(), vec![9; length]);
+                assert!(key.open_gcm(&[4; 12], &mut good.clone()).is_none());
+                for bit in 0..good.len() * 8 {
+                    let mut bad = good.clone();
+                    bad[bit / 8] ^= 1 << (bit % 8);
+                    assert!(key.open_gcm(&[3; 12], &mut bad).is_none());
+                }
+            }
+            for length in 0..16 {
+                assert!(key.open_gcm(&[3; 12], &mut vec![0; length]).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn cbc_of_every_length() {
+        for secret in LENGTHS.map(|length| vec![7; length]) {
+            let key = Key::new(&secret).unwrap();
+            for length in 0..80 {
+                let plaintext: Vec<u8> = (0..length).collect();
+                assert_eq!(key.open_cbc(&mut seal_cbc(&secret, &plaintext)).unwrap(), plaintext);
+                if length % 16 != 0 || length < 32 {
+                    assert!(key.open_cbc(&mut vec![0; usize::from(length)]).is_none());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn cbc_padding_is_strict() {
+        let (secret, iv) = ([7; 16], [0; 16]);
+        let key = Key::new(&secret).unwrap();
+        for last in 0..=255_u8 {
+            for count in 0..=16_u8 {
+                let mut padded = [0xAA; 32];
+                padded[32 - usize::from(count)..].fill(last);
+                padded[31] = last;
+                let mut sealed = iv.to_vec();
+                sealed.extend(crate::tests::cbc_blocks(&secret, &iv, &padded));
+                let is_right = (1..=16).contains(&last) && (last <= count || last == 1);
+                assert_eq!(key.open_cbc(&mut sealed).is_some(), is_right, "{last} {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn ids() {
+        let map = ById::new(vec![(7, 'a'), (u32::MAX, 'b'), (0, 'c')]);
+        assert_eq!([7, u32::MAX, 0, 1].map(|id| map.get(id).copied()), [Some('a'), Some('b'), Some('c'), None]);
+    }
+}

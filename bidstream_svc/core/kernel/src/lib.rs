@@ -1,0 +1,162 @@
+//! The native kernel: the answer to a request for a good token, from the bytes of the body to those of the answer.
+//!
+//! Two sentences specify it:
+//!
+//! 1. **Whenever it answers, Python gives the same bytes.**
+//! 2. **Every SUCCESS in the plain spelling is answered by it.** The spelling is described in [`json`]. The exceptions:
+//!    the domain of a token that was generated on the client side has to be normalised, or is an IDNA form, or the key
+//!    response spells the name with an escape ([`names`]); the id in a version 2 token is not printable ASCII or has to
+//!    be escaped ([`token`]); a batch is longer than [`MAX_BATCH_BYTES`](batch::MAX_BATCH_BYTES).
+//!
+//! It gives no other answer. Every failure and every doubtful input is decided in Python (`core/decrypt.py`,
+//! `server/handlers.py`), and so the rules here are a conjunction, whose order does not matter.
+//!
+//! The keys never change, so that any number of threads share a kernel. It holds no reference to a Python object.
+
+#![forbid(unsafe_code)]
+#![warn(clippy::pedantic)]
+#![allow(clippy::option_option)] // not there, there and empty, there
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
+
+mod answer;
+mod base64;
+mod batch;
+mod json;
+mod keys;
+mod names;
+mod token;
+
+#[cfg(feature = "python")]
+mod python;
+#[cfg(test)]
+mod tests;
+
+use answer::Success;
+use keys::{ById, Key};
+use names::Names;
+
+/// A panic is a fault of this crate. It is no answer, and Python decides.
+#[cfg(any(feature = "python", test))]
+fn unless_it_panics<T>(work: impl FnOnce() -> Option<T>) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok().flatten()
+}
+
+/// What a key response says about all tokens. Times are Unix milliseconds.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    /// The bit that the first byte of a version 3 or 4 token must have: 0 or [`token::SCOPE_BIT`].
+    pub scope_bit: u8,
+    /// Whether a token that was generated on the client side needs a registered name.
+    pub checks_domains: bool,
+    /// None for no limit.
+    pub max_lifetime_ms: Option<i128>,
+    pub clock_skew_ms: i128,
+    /// When the last key expires.
+    pub last_expiry_ms: i128,
+}
+
+/// Collects keys and sites for a [`Kernel`].
+pub struct Builder {
+    rules: Rules,
+    keys: Vec<(u32, Key)>,
+    sites: Vec<(u32, Names)>,
+}
+
+impl Builder {
+    #[must_use]
+    pub const fn new(rules: Rules) -> Self {
+        Self { rules, keys: Vec::new(), sites: Vec::new() }
+    }
+
+    /// Adds a key; None if it does not have 16, 24 or 32 bytes. Ids are distinct; no token has one beyond 32 bits.
+    #[must_use]
+    pub fn add_key(&mut self, id: i64, secret: &[u8]) -> Option<()> {
+        let key = Key::new(secret)?;
+        self.keys.extend(u32::try_from(id).ok().map(|id| (id, key)));
+        Some(())
+    }
+
+    /// Adds a site and the JSON of its names. Ids are distinct; no token has one beyond 32 bits.
+    pub fn add_site(&mut self, id: i64, raw_names: &[u8]) {
+        self.sites.extend(u32::try_from(id).ok().map(|id| (id, Names::new(raw_names))));
+    }
+
+    #[must_use]
+    pub fn build(self) -> Kernel {
+        Kernel { rules: self.rules, keys: ById::new(self.keys), sites: ById::new(self.sites) }
+    }
+}
+
+/// The keys of one key response, and the rules of their use.
+pub struct Kernel {
+    rules: Rules,
+    keys: ById<Key>,
+    sites: ById<Names>,
+}
+
+impl Kernel {
+    /// Calls `use_success` if the body of a request is in the plain spelling and its token is good at `now_ms`.
+    pub fn answer<T>(
+        &self,
+        body: &[u8],
+        now_ms: i64,
+        use_success: impl FnOnce(&Success<'_>) -> Option<T>,
+    ) -> Option<T> {
+        let request = json::read_request(body)?;
+        self.decrypt(request.token, request.domain, now_ms, use_success)
+    }
+
+    /// Calls `use_success` if a token is good at `now_ms`. `domain` is the name on which it is used.
+    pub fn decrypt<T>(
+        &self,
+        token: &[u8],
+        domain: Option<&[u8]>,
+        now_ms: i64,
+        use_success: impl FnOnce(&Success<'_>) -> Option<T>,
+    ) -> Option<T> {
+        if self.rules.last_expiry_ms <= i128::from(now_ms) {
+            return None;
+        }
+        with_buffer(base64::max_decoded_length(token.len()), |buffer| {
+            let opened = token::open(token, buffer, &self.keys, self.rules.scope_bit, now_ms)?;
+            if self.is_usable(&opened, domain, now_ms) { use_success(&opened.success) } else { None }
+        })
+    }
+
+    fn is_usable(&self, token: &token::Opened<'_>, domain: Option<&[u8]>, now_ms: i64) -> bool {
+        let lifetime_ms = i128::from(token.expires_ms).saturating_sub(i128::from(token.generated_ms));
+        let ahead_ms = i128::from(token.generated_ms).saturating_sub(i128::from(now_ms));
+        token.expires_ms >= now_ms
+            && self.rules.max_lifetime_ms.is_none_or(|max_ms| lifetime_ms <= max_ms)
+            && (token.is_v2 || ahead_ms <= self.rules.clock_skew_ms)
+            && token.privacy_bits & token::OPTED_OUT == 0
+            && (token.privacy_bits & token::CLIENT_SIDE_GENERATED == 0
+                || !self.rules.checks_domains
+                || domain.is_some_and(|name| self.is_registered(name, token.site_id)))
+    }
+
+    fn is_registered(&self, name: &[u8], site_id: u32) -> bool {
+        self.sites.get(site_id).is_some_and(|names| names.contain(name))
+    }
+}
+
+/// Longer than any token of an operator, in bytes.
+const STACK_BUFFER_LENGTH: usize = 512;
+
+/// Calls `use_buffer` with a buffer of a length, on the stack unless it is long.
+fn with_buffer<T>(length: usize, use_buffer: impl FnOnce(&mut [u8]) -> T) -> T {
+    let mut on_stack = [0; STACK_BUFFER_LENGTH];
+    match on_stack.get_mut(..length) {
+        Some(buffer) => use_buffer(buffer),
+        None => use_buffer(&mut vec![0; length]),
+    }
+}

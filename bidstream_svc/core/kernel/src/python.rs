@@ -1,0 +1,114 @@
+//! The Python module. Its description is in `_native.pyi`.
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+use crate::answer::Success;
+use crate::{Builder, Kernel, Rules, unless_it_panics};
+
+#[pyclass(name = "Kernel", module = "bidstream_svc.core.kernel._native", frozen)]
+struct PyKernel(Kernel);
+
+/// (answer, number of verdicts in it, the rest as (gap in the answer, start and end in the body))
+type PyBatchAnswer<'py> = (Bound<'py, PyBytes>, usize, Vec<(usize, usize, usize)>);
+
+#[pymethods]
+impl PyKernel {
+    fn answer<'py>(&self, py: Python<'py>, body: &[u8], now_ms: i64) -> Option<Bound<'py, PyBytes>> {
+        unless_it_panics(|| self.0.answer(body, now_ms, |success| encode(py, success)))
+    }
+
+    fn answer_batch<'py>(&self, py: Python<'py>, body: &[u8], now_ms: i64) -> Option<PyBatchAnswer<'py>> {
+        let answer = py.detach(|| unless_it_panics(|| self.0.answer_batch(body, now_ms)))?;
+        let left = answer.left.into_iter().map(|left| (left.gap, left.request.start, left.request.end)).collect();
+        Some((PyBytes::new(py, &answer.json), answer.answered, left))
+    }
+
+    fn decrypt<'py>(
+        &self,
+        py: Python<'py>,
+        token: &Bound<'py, PyAny>,
+        domain: &Bound<'py, PyAny>,
+        now_ms: i64,
+    ) -> Option<(Bound<'py, PyString>, i64)> {
+        let token = text(token)?;
+        let domain = text(domain).map(str::as_bytes);
+        unless_it_panics(|| {
+            self.0.decrypt(token.as_bytes(), domain, now_ms, |success| {
+                let uid = crate::with_buffer(success.uid.length(), |buffer| {
+                    success.uid.write(buffer);
+                    std::str::from_utf8(buffer).ok().map(|uid| PyString::new(py, uid))
+                });
+                Some((uid?, success.established_ms))
+            })
+        })
+    }
+}
+
+fn encode<'py>(py: Python<'py>, success: &Success<'_>) -> Option<Bound<'py, PyBytes>> {
+    success.encode(|length, write| {
+        PyBytes::new_with(py, length, |out| write(out).ok_or_else(|| PyRuntimeError::new_err("length"))).ok()
+    })
+}
+
+/// None if it is not a string, or not one that is UTF-8.
+fn text<'object>(object: &'object Bound<'_, PyAny>) -> Option<&'object str> {
+    object.cast::<PyString>().ok()?.to_str().ok()
+}
+
+#[pyclass(name = "KernelBuilder", module = "bidstream_svc.core.kernel._native")]
+struct PyBuilder(Option<Builder>);
+
+#[pymethods]
+impl PyBuilder {
+    #[new]
+    #[pyo3(signature = (*, scope_bit, checks_domains, max_lifetime_ms, clock_skew_ms, last_expiry_ms))]
+    fn new(
+        scope_bit: u8,
+        checks_domains: bool,
+        max_lifetime_ms: Option<i128>,
+        clock_skew_ms: i128,
+        last_expiry_ms: i128,
+    ) -> Self {
+        Self(Some(Builder::new(Rules { scope_bit, checks_domains, max_lifetime_ms, clock_skew_ms, last_expiry_ms })))
+    }
+
+    fn add_keys(&mut self, keys: Vec<(i64, Bound<'_, PyBytes>)>) -> PyResult<()> {
+        let builder = self.get()?;
+        keys.into_iter()
+            .try_for_each(|(id, secret)| builder.add_key(id, secret.as_bytes()))
+            .ok_or_else(|| PyValueError::new_err("AES key is not 16, 24 or 32 bytes long"))
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // a list cannot be borrowed
+    fn add_sites(&mut self, py: Python<'_>, sites: Vec<(i64, Bound<'_, PyBytes>)>) -> PyResult<()> {
+        let builder = self.get()?;
+        let sites: Vec<_> = sites.iter().map(|(id, raw_names)| (*id, raw_names.as_bytes())).collect();
+        // A site may have any number of names.
+        py.detach(|| sites.into_iter().for_each(|(id, raw_names)| builder.add_site(id, raw_names)));
+        Ok(())
+    }
+
+    fn build(&mut self, py: Python<'_>) -> PyResult<PyKernel> {
+        self.get()?;
+        let kernel = py.detach(|| self.0.take().map(Builder::build));
+        kernel.map(PyKernel).ok_or_else(is_built)
+    }
+}
+
+impl PyBuilder {
+    fn get(&mut self) -> PyResult<&mut Builder> {
+        self.0.as_mut().ok_or_else(is_built)
+    }
+}
+
+fn is_built() -> PyErr {
+    PyRuntimeError::new_err("the kernel is built")
+}
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::{PyBuilder, PyKernel};
+}

@@ -1,0 +1,150 @@
+"""The kernel's specification as a property; `python -m tests.core.kernel_property --inputs N` runs it at length.
+
+1. Whenever the kernel answers, Python gives the same bytes.
+2. Every SUCCESS in the plain spelling is answered by the kernel.
+"""
+
+import argparse
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Generator
+from multiprocessing import Pool
+
+import msgspec
+
+from bidstream_svc.core.decrypt import BoundDecrypt
+from bidstream_svc.core.domains import normalise_domain
+from bidstream_svc.core.kernel import Kernel
+from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.token_details import read_details
+from bidstream_svc.server.answers import Answer, verdict_body
+from bidstream_svc.server.batch_body import TokenRequest
+from bidstream_svc.server.handlers import DecryptToJson, answer_batch, answer_decrypt
+from tests.core.kernel_inputs import Input, Inputs
+
+INPUTS_BEFORE_RENEWAL = 50_000
+INPUTS_A_BATCH = 20  # every so many inputs, one is put into a batch
+
+_STRING = rb'"([^"\\\x00-\x1f]*)"'
+_TOKEN, _DOMAIN = rb'"token"\s*:\s*' + _STRING, rb'"domain"\s*:\s*(?:null|' + _STRING + rb")"
+# Of what JSON decodes, all that `\s` matches are the blanks of JSON.
+_PLAIN = re.compile(rb"\s*\{\s*(?:%b(?:\s*,\s*%b)?|%b\s*,\s*%b)\s*\}\s*" % (_TOKEN, _DOMAIN, _DOMAIN, _TOKEN))
+_UID = re.compile(rb'\{"status":"SUCCESS","uid":"[ !#-\[\]-~]*","established":-?\d+\}')
+_decode = msgspec.json.Decoder(TokenRequest).decode
+_IS_SUCCESS = b'{"status":"SUCCESS",'
+
+
+def bound(decrypt: BoundDecrypt) -> DecryptToJson:
+    """As the server binds it, without counters."""
+    return lambda token, domain, now_ms: verdict_body(decrypt(token, domain, now_ms))
+
+
+def check(input_: Input) -> str:
+    """Check both sentences; returns what became of the input."""
+    scenario, body, now_ms = input_.scenario, input_.body, input_.now_ms
+    answer = answer_decrypt(bound(scenario.decrypt), body, now_ms)
+    assert isinstance(answer, tuple)
+    given = scenario.kernel.answer(body, now_ms)
+    if given is not None:
+        assert answer == (200, given), (input_.kind, body, now_ms)
+        return "answered"
+    status, expected = answer
+    if status != 200:
+        return "bad request"
+    if not expected.startswith(_IS_SUCCESS):
+        return "failure"
+    assert may_be_left(body, expected, scenario.snapshot), (input_.kind, body, now_ms)
+    return "success, left to Python"
+
+
+def may_be_left(body: bytes, expected: bytes, keys: KeySnapshot) -> bool:
+    """Whether the second sentence leaves this SUCCESS to Python."""
+    match = _PLAIN.fullmatch(body)
+    if match is None or not _UID.fullmatch(expected):
+        return True
+    token, domain = (match[1] or match[4]).decode(), match[2] or match[3]
+    details = read_details(token, keys)
+    assert details is not None
+    if not details.is_client_side_generated or not keys.checks_domains:
+        return False
+    name = domain.decode()
+    return not is_listed_as_given(name, keys.domain_names[details.site_id or 0])
+
+
+def is_listed_as_given(name: str, names: frozenset[str]) -> bool:
+    """Whether a name is among those of a site, without normalisation."""
+    is_ours = name.isascii() and name.isprintable() and "xn--" not in name
+    return is_ours and normalise_domain(name) == name and name in names
+
+
+def check_batch(kernel: Kernel, decrypt: BoundDecrypt, body: bytes, now_ms: int) -> str:
+    """Check the first sentence for a batch: with the gaps filled, the answer is Python's."""
+    decrypt_to_json = bound(decrypt)
+    expected = finish(answer_batch(decrypt_to_json, body, now_ms))
+    answer = kernel.answer_batch(body, now_ms)
+    if answer is None:
+        return "batch, left to Python" if expected[0] == 200 else "bad batch"
+    json, answered, left = answer
+    pieces, behind = [], 0
+    for gap, start, end in left:
+        request = _decode(body[start:end])
+        verdict = decrypt_to_json(request.token, request.domain, now_ms)
+        pieces += [json[behind:gap], verdict]
+        behind = gap
+    assert expected == (200, b"".join([*pieces, json[behind:]])), (body, now_ms)
+    assert answered + len(left) == expected[1].count(b'{"status"')
+    return "batch, answered" if not left else "batch, answered in part"
+
+
+def finish(answer: Answer | Generator[None, None, Answer]) -> Answer:
+    """Run the steps of an answer."""
+    while not isinstance(answer, tuple):
+        try:
+            next(answer)
+        except StopIteration as end:
+            answer = end.value
+    return answer
+
+
+def run(seed: int, count: int) -> Counter[str]:
+    """Check so many inputs from a seed; returns counts by kind and outcome."""
+    inputs, counts = Inputs(seed), Counter[str]()
+    for number in range(count):
+        if number % INPUTS_BEFORE_RENEWAL == INPUTS_BEFORE_RENEWAL - 1:
+            inputs.renew()
+        input_ = inputs.input()
+        counts[f"{input_.kind}: {check(input_)}"] += 1
+        if number % INPUTS_A_BATCH == 0:
+            scenario = input_.scenario
+            counts[check_batch(scenario.kernel, scenario.decrypt, inputs.batch(input_), input_.now_ms)] += 1
+    return counts
+
+
+def _run_part(part: tuple[int, int]) -> Counter[str]:
+    return run(*part)
+
+
+def main() -> None:
+    """Run it, and print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    parts = [
+        (options.seed + number, INPUTS_BEFORE_RENEWAL) for number in range(-(-options.inputs // INPUTS_BEFORE_RENEWAL))
+    ]
+    counts, began = Counter[str](), time.monotonic()
+    with Pool(options.processes) as pool:
+        for part in pool.imap_unordered(_run_part, parts):
+            counts += part
+    for outcome, number in sorted(counts.items()):
+        print(f"{number:>12,}  {outcome}")  # noqa: T201
+    total = sum(number for outcome, number in counts.items() if "batch" not in outcome)
+    print(f"{total:>12,}  inputs in {time.monotonic() - began:.0f} s, no disagreement")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
