@@ -115,7 +115,10 @@ class Sidecar:
         return [json.loads(line) for line in self.stderr.splitlines(keepends=True) if line.endswith("}\n")]
 
     def has_logged(self, event: str) -> bool:
-        return any(line["event"] == event for line in self.log)
+        return self.times_logged(event) > 0
+
+    def times_logged(self, event: str) -> int:
+        return sum(line["event"] == event for line in self.log)
 
     def wait_ready(self) -> Self:
         wait_until(lambda: ask(self.admin, "/readyz", method="GET").status == 200, "/readyz")

@@ -49,13 +49,9 @@ def sidecar_of(directory: Path, operator: DevOperator, **settings: Any) -> Itera
     options = {"workers": WORKERS, **operator_settings(operator), **settings}
     program = options.pop("program", PROGRAM)
     with Sidecar(directory, program=program, **options) as sidecar:
-        wait_until(lambda: logged(sidecar, "listening") == options["workers"], "all workers to listen")
-        wait_until(lambda: logged(sidecar, "keys loaded") == options["workers"], "all workers to have keys")
+        wait_until(lambda: sidecar.times_logged("listening") == options["workers"], "all workers to listen")
+        wait_until(lambda: sidecar.times_logged("keys loaded") == options["workers"], "all workers to have keys")
         yield sidecar
-
-
-def logged(sidecar: Sidecar, event: str) -> int:
-    return sum(line["event"] == event for line in sidecar.log)
 
 
 def restarts(page: Scrape) -> float:
@@ -146,7 +142,7 @@ def wait_for_answers(loads: list[Load], more: int) -> None:
 
 
 def has_listened(sidecar: Sidecar, times: int) -> bool:
-    return logged(sidecar, "listening") == times
+    return sidecar.times_logged("listening") == times
 
 
 def test_a_killed_worker_is_replaced_and_no_counter_goes_down(sidecar: Sidecar, operator: DevOperator) -> None:
@@ -282,7 +278,7 @@ def test_after_sigterm_every_worker_finishes_its_requests(operator: DevOperator,
         assert sidecar.process.wait(DEADLINE_S) == 0
     assert not unix.exists()
     for event in ("draining", "stopped"):
-        assert logged(sidecar, event) == WORKERS
+        assert sidecar.times_logged(event) == WORKERS
     exits = [line for line in sidecar.log if line["event"] == "worker ended"]
     assert [(line["exit_code"], line["level"]) for line in exits] == [(0, "info")] * WORKERS
     assert sidecar.stdout == ""
@@ -307,7 +303,7 @@ def test_a_second_sigterm_ends_all_at_once(operator: DevOperator, tmp_path: Path
         wait_until(lambda: scrape(sidecar.admin).value("bidstream_connections") == 1, "the connection")
         workers = children(sidecar.process.pid)
         sidecar.signal(signal.SIGTERM)
-        wait_until(lambda: logged(sidecar, "draining") == WORKERS, "the first signal")
+        wait_until(lambda: sidecar.times_logged("draining") == WORKERS, "the first signal")
         assert sidecar.stop() == 0
         assert begun.is_closed_by_peer()
         assert all(ended(worker) for worker in workers)
@@ -319,11 +315,11 @@ def test_ctrl_c_reaches_all_processes_and_drains_once(operator: DevOperator, tmp
         begun.send(HALF)
         wait_until(lambda: scrape(sidecar.admin).value("bidstream_connections") == 1, "the connection")
         os.killpg(sidecar.process.pid, signal.SIGINT)
-        wait_until(lambda: logged(sidecar, "draining") == WORKERS, "the drain")
+        wait_until(lambda: sidecar.times_logged("draining") == WORKERS, "the drain")
         begun.send(OTHER_HALF)
         assert begun.receive().status == 200
         assert sidecar.process.wait(DEADLINE_S) == 0
-    assert logged(sidecar, "draining") == logged(sidecar, "stopped") == WORKERS
+    assert sidecar.times_logged("draining") == sidecar.times_logged("stopped") == WORKERS
     assert "Traceback" not in sidecar.stderr
 
 
@@ -334,7 +330,7 @@ def test_workers_end_with_their_parent(operator: DevOperator, tmp_path: Path) ->
         sidecar.process.wait(DEADLINE_S)
         wait_until(lambda: all(ended(worker) for worker in workers), "the workers to end")
         assert refuses(sidecar.data)
-    assert logged(sidecar, "stopped") == WORKERS
+    assert sidecar.times_logged("stopped") == WORKERS
 
 
 def test_sighup_to_the_parent_makes_every_worker_serve_a_new_certificate(operator: DevOperator, tmp_path: Path) -> None:
@@ -345,7 +341,7 @@ def test_sighup_to_the_parent_makes_every_worker_serve_a_new_certificate(operato
     with sidecar_of(tmp_path, operator, **files.settings) as sidecar:
         new = files.renew(files.issue(lasts=timedelta(days=3)))
         sidecar.signal(signal.SIGHUP)
-        wait_until(lambda: logged(sidecar, "certificate reloaded") == WORKERS, "all workers to reload")
+        wait_until(lambda: sidecar.times_logged("certificate reloaded") == WORKERS, "all workers to reload")
         assert {served_serial(sidecar.data, client) for _ in range(MANY)} == {new}
         expiry_s = scrape(sidecar.admin).value("bidstream_tls_certificate_expiry_timestamp_seconds")
         assert 0 < expiry_s - time.time() <= timedelta(days=3).total_seconds()
