@@ -10,7 +10,15 @@ from typing import Protocol
 from bidstream_svc.server.answers import HEAD_TOO_LARGE, MALFORMED_HTTP, OVERLOADED, REQUEST_TIMEOUT, Answer
 from bidstream_svc.server.base_connection import Connection, Phase
 from bidstream_svc.server.connections import Connections
-from bidstream_svc.server.framing import BETWEEN, HEAD, UNKNOWN, HeadTooLargeError, RequestFramer, TooManyChunksError
+from bidstream_svc.server.framing import (
+    BETWEEN,
+    HEAD,
+    UNKNOWN,
+    HeadTooLargeError,
+    RequestFramer,
+    TooManyChunksError,
+    parse_length,
+)
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.response_writer import closing_response
 
@@ -235,7 +243,7 @@ class AiohttpConnection(Connection):
         head = self.guest.begin_body()
         if head is not None and self._framer.has_head:
             self._is_answering = True
-            self._framer.begin_body(None if head.chunked else int(head.headers.get("Content-Length", "0")))
+            self._framer.begin_body(None if head.chunked else parse_length(head.headers.get("Content-Length", "0")))
         elif self.guest.has_parsed or self._framer.has_head:
             self._is_answering = self.guest.has_parsed  # a 400
             self._framer.give_up()
