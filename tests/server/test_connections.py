@@ -226,10 +226,26 @@ async def test_a_drain_closes_a_connection_between_two_requests(side: Side, befo
     if before:
         transport.feed(before)
         await settle()
+    await sweep(side)
     side.drain()
     side.close_idle()
     await settle()
     assert transport.is_lost
+
+
+async def test_a_drain_leaves_a_new_connection_time_for_its_first_request(side: Side) -> None:
+    transport, silent = side.connect(), side.connect()
+    await settle()
+    side.drain()
+    side.close_idle()
+    await sweep(side)
+    assert not transport.is_closing()
+    transport.feed(GOOD)
+    await settle()
+    assert transport.statuses == [200]
+    assert transport.is_lost
+    await sweep(side)
+    assert silent.is_lost
 
 
 @pytest.mark.parametrize(("before", "size"), UNDER_WAY.values(), ids=UNDER_WAY)
