@@ -181,6 +181,12 @@ class AiohttpConnection(Connection):
         """Answer a request that aiohttp could not parse, and close the connection."""
         self._answer_last(MALFORMED_HTTP)
 
+    def pause_behind_request(self) -> None:
+        """Read nothing further if a complete request is not answered. Also called after aiohttp has resumed reading."""
+        has_request = self._is_answering and self._framer.state is BETWEEN
+        if has_request and self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
     def request_is_answered(self) -> None:
         """Go on with the next request, after the rest of this loop iteration."""
         asyncio.get_running_loop().call_soon(self._continue)
@@ -234,9 +240,7 @@ class AiohttpConnection(Connection):
                 self._look_at_head()
         if self._start == len(data):
             self._rest, self._start = b"", 0
-        if transport is not None and self._is_answering and framer.state is BETWEEN:
-            # Again after each read, because aiohttp resumes reading while it reads a body.
-            transport.pause_reading()
+        self.pause_behind_request()
 
     def _look_at_head(self) -> None:
         """Begin the body if the head is complete."""

@@ -214,6 +214,20 @@ async def test_a_close_by_a_deadline_that_does_not_end_is_aborted_by_the_next_sw
     assert transport.is_aborted
 
 
+@pytest.mark.parametrize("request_", [GOOD, CHUNKED], ids=["plain", "chunked"])
+async def test_what_is_pipelined_waits_in_the_kernel(side: Side, request_: bytes) -> None:
+    """Otherwise each answer lets a further read in, and the whole rest is copied at each."""
+    piece, pieces = request_ * 4, 50
+    transport = side.connect()
+    for _ in range(pieces):
+        transport.feed(piece)
+    held = [0]
+    while transport.sent.count(b"HTTP/1.1 200") < 4 * pieces:
+        await asyncio.sleep(0)
+        held += [connection.input_bytes for connection in side.connections]
+    assert max(held) <= 2 * len(piece)
+
+
 # Drain.
 
 UNDER_WAY = {"head": (b"", 20), "body": (b"", -3), "later head": (GOOD, 20), "later body": (GOOD, -3)}
