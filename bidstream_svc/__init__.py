@@ -111,3 +111,7 @@ if not TYPE_CHECKING:  # with a `__getattr__`, a type checker accepts any name
                 globals()[name] = value = getattr(module, name)
                 return value
         raise AssertionError(name)
+
+    def __dir__() -> list[str]:
+        """List what is public, for `help` and for completion in a shell, whether it has been imported or not."""
+        return sorted({*globals(), *__all__})

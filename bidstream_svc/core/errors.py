@@ -10,6 +10,10 @@ No message contains a key, a secret, a token, a raw uid, a domain or personal da
 class BidstreamError(Exception):
     """Base class of this package's exceptions."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle without `__init__`: some subclasses make the message themselves, or have more parameters."""
+        return type(self).__new__, (type(self), *self.args), self.__dict__
+
 
 class ConfigurationError(BidstreamError):
     """A setting is invalid or missing. The message names it, and never contains a secret's value."""

@@ -182,7 +182,7 @@ class AdminConnection(Connection):
 
     def time_out(self, phase: Phase) -> None:
         """Close the connection; an incomplete head is answered with 408 first."""
-        if phase is Phase.REQUEST and self._framer.state in {HEAD, UNKNOWN}:
+        if phase is Phase.REQUEST and self._framer.state is HEAD:
             self._answer_last(REQUEST_TIMEOUT)
         super().time_out(phase)
 
@@ -285,6 +285,8 @@ class AdminConnection(Connection):
             except (HeadTooLargeError, TooManyChunksError):
                 self._close()
                 return
+        if self._framer.state is UNKNOWN:  # a malformed chunk: where the next request begins is not known
+            self._close()
 
     def _hold(self) -> None:
         held_bytes = len(self._rest) - self._start + self._head.received_bytes

@@ -2,6 +2,8 @@
 
 import httptools
 
+from bidstream_svc.server.framing import parse_length
+
 _VERSIONS = frozenset({"1.0", "1.1"})
 
 
@@ -59,7 +61,7 @@ class AdminHead:
         self.host = hosts[0] if hosts else None
         self.accept = ",".join(fields.get(b"accept", []))
         is_chunked = b"transfer-encoding" in fields
-        self.body_bytes = None if is_chunked else int(fields.get(b"content-length", ["0"])[0])
+        self.body_bytes = None if is_chunked else parse_length(fields.get(b"content-length", ["0"])[0])
         self.closes = (
             version != "1.1"
             or self._is_upgrade

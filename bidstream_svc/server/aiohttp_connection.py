@@ -10,7 +10,15 @@ from typing import Protocol
 from bidstream_svc.server.answers import HEAD_TOO_LARGE, MALFORMED_HTTP, OVERLOADED, REQUEST_TIMEOUT, Answer
 from bidstream_svc.server.base_connection import Connection, Phase
 from bidstream_svc.server.connections import Connections
-from bidstream_svc.server.framing import BETWEEN, HEAD, UNKNOWN, HeadTooLargeError, RequestFramer, TooManyChunksError
+from bidstream_svc.server.framing import (
+    BETWEEN,
+    HEAD,
+    UNKNOWN,
+    HeadTooLargeError,
+    RequestFramer,
+    TooManyChunksError,
+    parse_length,
+)
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.response_writer import closing_response
 
@@ -173,6 +181,12 @@ class AiohttpConnection(Connection):
         """Answer a request that aiohttp could not parse, and close the connection."""
         self._answer_last(MALFORMED_HTTP)
 
+    def pause_behind_request(self) -> None:
+        """Read nothing further if a complete request is not answered. Also called after aiohttp has resumed reading."""
+        has_request = self._is_answering and self._framer.state is BETWEEN
+        if has_request and self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
     def request_is_answered(self) -> None:
         """Go on with the next request, after the rest of this loop iteration."""
         asyncio.get_running_loop().call_soon(self._continue)
@@ -226,16 +240,14 @@ class AiohttpConnection(Connection):
                 self._look_at_head()
         if self._start == len(data):
             self._rest, self._start = b"", 0
-        if transport is not None and self._is_answering and framer.state is BETWEEN:
-            # Again after each read, because aiohttp resumes reading while it reads a body.
-            transport.pause_reading()
+        self.pause_behind_request()
 
     def _look_at_head(self) -> None:
         """Begin the body if the head is complete."""
         head = self.guest.begin_body()
         if head is not None and self._framer.has_head:
             self._is_answering = True
-            self._framer.begin_body(None if head.chunked else int(head.headers.get("Content-Length", "0")))
+            self._framer.begin_body(None if head.chunked else parse_length(head.headers.get("Content-Length", "0")))
         elif self.guest.has_parsed or self._framer.has_head:
             self._is_answering = self.guest.has_parsed  # a 400
             self._framer.give_up()

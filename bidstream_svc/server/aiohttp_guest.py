@@ -121,6 +121,11 @@ class AiohttpGuest(web.RequestHandler):
         if len(self._messages) > parsed:
             self.end_body(None if self._head is None else web.RequestPayloadError())
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's parameter
+        """Do what aiohttp does whenever it has read a part of a body, but do not let further requests pile up."""
+        super().resume_reading(resume_parser)
+        self.connection.pause_behind_request()
+
     def answer_now(self) -> bool:
         """Answer the request that has been parsed and is not started, without waiting for anything.
 

@@ -158,8 +158,11 @@ class Connection(asyncio.Protocol):
         self.abort()
 
     def close_if_idle(self) -> None:
-        """Close the connection if no request is in flight."""
-        if self.transport is not None and self.request_phase() is Phase.IDLE and not self._has_unread_input():
+        """Close the connection if no request is in flight, unless it is new: then the first one may be on its way."""
+        is_new = self._last_phase is Phase.HANDSHAKE  # no sweep has seen it open
+        if self.transport is None or is_new:
+            return
+        if self.request_phase() is Phase.IDLE and not self._has_unread_input():
             self.transport.close()
 
     def _has_unread_input(self) -> bool:

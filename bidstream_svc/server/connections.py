@@ -172,7 +172,8 @@ class Connections:
     def close_idle(self) -> None:
         """Close the connections that have no request in flight; those that become idle later, at a sweep.
 
-        A connection whose handshake ends later has a sweep's time for its first request.
+        A connection that is new, or whose handshake ends later, has a sweep's time for its first request: a client that
+        loses it would not send it again, as most do if the connection has served one.
         """
         self._max_sweeps[Phase.IDLE] = 1
         for connection in self:

@@ -17,6 +17,7 @@ from bidstream_svc.server.aiohttp_guest import SERVER, GuestServer, TooManyChunk
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import Connections
+from bidstream_svc.server.framing import parse_length
 from bidstream_svc.server.handlers import LongAnswer, TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON, is_json
@@ -171,7 +172,7 @@ class DataPlane:
             return answers.UNAUTHORIZED
         if not is_json(request.headers.get("Content-Type")) or "Content-Encoding" in request.headers:
             return answers.UNSUPPORTED_MEDIA_TYPE
-        if (request.content_length or 0) > route.max_body_bytes:
+        if parse_length(request.headers.get("Content-Length", "0")) > route.max_body_bytes:
             return answers.too_large(route.max_body_bytes)
         if any(value.lower() != "100-continue" for value in request.headers.getall("Expect", ())):
             return answers.EXPECTATION_FAILED

@@ -136,8 +136,8 @@ class DataServer:
     async def drain(self) -> None:
         """Finish the requests in flight.
 
-        Every response now closes its connection. After `SHUTDOWN_DELAY_S` no connection is accepted and idle ones are
-        closed. Returns when none is open, or after `drain_timeout` seconds in all.
+        Every response now closes its connection. After `SHUTDOWN_DELAY_S` no connection is accepted, and idle ones are
+        closed, new ones a little later. Returns when none is open, or after `drain_timeout` seconds in all.
         """
         timeout_s = self._settings.drain_timeout
         started_s = time.monotonic()

@@ -37,6 +37,14 @@ _BYTES_PER_CHUNK = 64
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 
+def parse_length(content_length: str) -> int:
+    """Return the value of a Content-Length that an HTTP library has found valid.
+
+    `int` refuses thousands of digits, even if they are zeros.
+    """
+    return int(content_length.strip().lstrip("0") or "0")
+
+
 class HeadTooLargeError(Exception):
     """A head, a trailer or the line before a chunk exceeds the limits."""
 

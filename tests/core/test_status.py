@@ -5,6 +5,8 @@ import pickle
 
 from bidstream_svc.core import errors
 from bidstream_svc.core.errors import (
+    BidstreamError,
+    InsufficientUserConsentError,
     OperatorHttpError,
     OperatorNetworkError,
     OperatorRateLimitedError,
@@ -64,3 +66,18 @@ def test_operator_errors_carry_what_the_operator_said() -> None:
 def test_every_error_has_the_common_base() -> None:
     raised = [each for each in vars(errors).values() if isinstance(each, type)]
     assert all(issubclass(each, errors.BidstreamError) for each in raised)
+
+
+def test_every_error_can_be_sent_to_another_process() -> None:
+    """A pool of processes breaks down if an exception of one cannot be unpickled."""
+    classes = {each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, BidstreamError)}
+    special = {
+        InsufficientUserConsentError: InsufficientUserConsentError(),
+        OperatorNetworkError: OperatorNetworkError("no", may_have_arrived=False),
+        OperatorRateLimitedError: OperatorRateLimitedError("no", 429, "limited", retry_after_s=1.5),
+    }
+    for each in classes:
+        usual = each("no", 402, "client_error") if issubclass(each, OperatorHttpError) else None
+        error = special.get(each) or usual or each("no")
+        for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):  # noqa: S301 - our own
+            assert (type(again), str(again), again.args, vars(again)) == (each, str(error), error.args, vars(error))

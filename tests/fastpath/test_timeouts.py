@@ -196,6 +196,7 @@ async def test_answers_carry_the_time_of_the_last_renewal(side: FastPathSide, mo
 async def test_a_drain_closes_each_connection_behind_its_next_answer(side: FastPathSide) -> None:
     names = {"idle": b"", "head": GOOD[:9], "body": GOOD[:-2], "turn": GOOD + GOOD, "batch": LARGE_BATCH + GOOD}
     transports = {name: side.connect() for name in names}
+    await sweep(side)
     for name, data in names.items():
         if data:
             transports[name].feed(data)

@@ -40,6 +40,7 @@ def check(when):
     assert after == before, (when, [name for name in before if after[name] != before[name]])
 
 import bidstream_svc, bidstream_svc.sdk
+assert {*bidstream_svc.__all__} <= {*dir(bidstream_svc)}, "names that have not been imported"
 for name in bidstream_svc.__all__:
     getattr(bidstream_svc, name)
 assert threading.enumerate() == threads

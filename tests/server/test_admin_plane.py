@@ -11,7 +11,7 @@ from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.faults import Fault
 from tests.support.metrics_page import OPENMETRICS, scrape
 from tests.support.operator import operator_in_thread
-from tests.support.raw_http import Connection, ask
+from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import RunningService, operator_settings, service_in_thread, wait_until
 
 PAGES = ["/livez", "/startupz", "/readyz", "/info", "/metrics"]
@@ -129,6 +129,23 @@ def test_garbage_does_not_harm_it(service: RunningService) -> None:
         connection.send(b"\x00garbage\r\n\r\n")
         assert connection.receive().status == 400
     assert service.get("/livez").status == 200
+
+
+def test_a_content_length_may_have_thousands_of_zeros(service: RunningService) -> None:
+    request = make_request("/livez", method="GET", headers={"Content-Length": "0" * 5_000 + "3"})
+    with Connection(service.admin) as connection:
+        for _ in range(2):
+            connection.send(request + b"abc")
+            assert connection.receive().status == 200
+
+
+def test_a_malformed_chunk_behind_an_answer_ends_the_connection(service: RunningService) -> None:
+    request = make_request("/livez", method="GET", headers={"Content-Length": None, "Transfer-Encoding": "chunked"})
+    with Connection(service.admin) as connection:
+        connection.send(request)
+        assert connection.receive().status == 200
+        connection.send(b"3\r\nabc\r\nx\r\n" + request)
+        assert connection.is_closed_by_peer()
 
 
 @pytest.mark.parametrize(

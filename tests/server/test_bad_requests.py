@@ -248,6 +248,13 @@ def test_a_chunked_body_is_counted_while_it_comes(service: RunningService, path:
         assert connection.is_closed_by_peer()
 
 
+def test_a_content_length_may_have_thousands_of_zeros(connection: Connection) -> None:
+    body = b'{"token": "abcd"}'
+    for path, status in (("/decrypt", 200), ("/elsewhere", 404)):
+        connection.send(make_request(path, headers={"Content-Length": f"{'0' * 5_000}{len(body)}"}) + body)
+        assert connection.receive().status == status
+
+
 def test_a_length_beyond_all_bounds_is_just_too_large(service: RunningService) -> None:
     with service.connect() as connection:
         connection.send(make_request("/decrypt", headers={"Content-Length": "9" * 18}))

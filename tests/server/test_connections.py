@@ -214,6 +214,20 @@ async def test_a_close_by_a_deadline_that_does_not_end_is_aborted_by_the_next_sw
     assert transport.is_aborted
 
 
+@pytest.mark.parametrize("request_", [GOOD, CHUNKED], ids=["plain", "chunked"])
+async def test_what_is_pipelined_waits_in_the_kernel(side: Side, request_: bytes) -> None:
+    """Otherwise each answer lets a further read in, and the whole rest is copied at each."""
+    piece, pieces = request_ * 4, 50
+    transport = side.connect()
+    for _ in range(pieces):
+        transport.feed(piece)
+    held = [0]
+    while transport.sent.count(b"HTTP/1.1 200") < 4 * pieces:
+        await asyncio.sleep(0)
+        held += [connection.input_bytes for connection in side.connections]
+    assert max(held) <= 2 * len(piece)
+
+
 # Drain.
 
 UNDER_WAY = {"head": (b"", 20), "body": (b"", -3), "later head": (GOOD, 20), "later body": (GOOD, -3)}
@@ -226,10 +240,26 @@ async def test_a_drain_closes_a_connection_between_two_requests(side: Side, befo
     if before:
         transport.feed(before)
         await settle()
+    await sweep(side)
     side.drain()
     side.close_idle()
     await settle()
     assert transport.is_lost
+
+
+async def test_a_drain_leaves_a_new_connection_time_for_its_first_request(side: Side) -> None:
+    transport, silent = side.connect(), side.connect()
+    await settle()
+    side.drain()
+    side.close_idle()
+    await sweep(side)
+    assert not transport.is_closing()
+    transport.feed(GOOD)
+    await settle()
+    assert transport.statuses == [200]
+    assert transport.is_lost
+    await sweep(side)
+    assert silent.is_lost
 
 
 @pytest.mark.parametrize(("before", "size"), UNDER_WAY.values(), ids=UNDER_WAY)
