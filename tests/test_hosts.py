@@ -45,6 +45,8 @@ def test_names_of_this_host_are_allowed(host: str | None) -> None:
         "127.0.0.1:80:80",
         "[fe80::1]:8080",
         "a b/@:c",
+        "localhost\xa0",
+        "\x85localhost",
     ],
 )
 def test_other_names_are_refused_on_loopback(host: str) -> None:

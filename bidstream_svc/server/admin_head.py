@@ -5,6 +5,7 @@ import httptools
 from bidstream_svc.server.framing import parse_length
 
 _VERSIONS = frozenset({"1.0", "1.1"})
+_CODINGS: tuple[list[str], ...] = ([], ["chunked"])
 
 
 class AdminHead:
@@ -54,14 +55,18 @@ class AdminHead:
 
     def _interpret(self) -> None:
         fields, version = self._fields, self._parser.get_http_version()
-        hosts = fields.get(b"host", [])
-        self.is_malformed = version not in _VERSIONS or len(hosts) > 1
+        hosts, codings = fields.get(b"host", []), fields.get(b"transfer-encoding", [])
+        self.is_malformed = (
+            version not in _VERSIONS
+            or len(hosts) > 1
+            or (version == "1.1" and not hosts)  # RFC 9112, section 3.2
+            or [coding.lower() for coding in codings] not in _CODINGS
+        )
         self.method = self._parser.get_method().decode("latin-1")
         self.path = _path_of(self._target)
         self.host = hosts[0] if hosts else None
         self.accept = ",".join(fields.get(b"accept", []))
-        is_chunked = b"transfer-encoding" in fields
-        self.body_bytes = None if is_chunked else parse_length(fields.get(b"content-length", ["0"])[0])
+        self.body_bytes = None if codings else parse_length(fields.get(b"content-length", ["0"])[0])
         self.closes = (
             version != "1.1"
             or self._is_upgrade

@@ -26,8 +26,9 @@ class HostCheck:
         """Return whether a `Host` header (None if absent) is allowed. Its port is ignored."""
         if self._accepts_all or host is None:
             return True
-        name, colon, port = host.strip().lower().rpartition(":")
+        host = host.strip(" \t").lower()
+        name, colon, port = host.rpartition(":")
         if not colon or not port.isdecimal():
-            name = host.strip().lower()
+            name = host
         name = name.removeprefix("[").removesuffix("]").removesuffix(".")
         return is_loopback_host(name) or name in self._allowed

@@ -124,10 +124,21 @@ def test_a_host_header_that_names_another_host_is_refused(service: RunningServic
                 assert connection.is_closed_by_peer()
 
 
-def test_garbage_does_not_harm_it(service: RunningService) -> None:
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"\x00garbage",
+        b"GET /livez HTTP/1.1",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: localhost",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked",
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    ],
+)
+def test_a_malformed_head_is_refused(service: RunningService, request_head: bytes) -> None:
     with Connection(service.admin) as connection:
-        connection.send(b"\x00garbage\r\n\r\n")
+        connection.send(request_head + b"\r\n\r\n")
         assert connection.receive().status == 400
+        assert connection.is_closed_by_peer()
     assert service.get("/livez").status == 200
 
 
