@@ -88,8 +88,9 @@ class _Quotes:
 
     def __init__(self, delimiter: str) -> None:
         edge = re.escape(delimiter)
-        self._quote = re.compile(rf'(?P<start>(?:^|{edge}) *)?"(?P<end>(?= *(?:{edge}|$)))?')
-        self._last_quote = re.compile(rf'{edge} *"$')
+        padding = "" if delimiter == " " else " *"  # between spaces that delimit, searching it takes quadratic time
+        self._quote = re.compile(rf'(?P<start>(?:^|{edge}){padding})?"(?P<end>(?={padding}(?:{edge}|$)))?')
+        self._last_quote = re.compile(rf'{edge}{padding}"$')
 
     def classify(self, line: str, *, is_inside: bool) -> list[bool]:
         """For each quote that can only open or close a cell, in their order: whether it opens one.

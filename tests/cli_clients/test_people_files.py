@@ -79,6 +79,13 @@ def test_the_format_is_detected_and_told(cli: Cli, state: OperatorState, name: s
     assert notices == ([] if told is None else [f"bidstream-svc: reading {told}; --input-format overrides this"])
 
 
+def test_a_duplicate_field_is_found_however_its_name_is_escaped(cli: Cli, state: OperatorState) -> None:
+    stdin = f'{{"e/mail": "{A}", "e\\/mail": "{B}"}}\n{{"e\\/mail": "{C}"}}\n'
+    assert people_of(cli("identity", "map", "--column", "e/mail", stdin=stdin), state) == {1: None, 2: C}
+    stdin = f'{{"e\\"mail": "{A}", "e\\"mail": "{B}"}}\n'
+    assert people_of(cli("identity", "map", "--column", 'e"mail', stdin=stdin), state) == {1: None}
+
+
 # Names and contents of files with one person, and what is told of the format. With `.gz` the content is compressed.
 NAMED_FILES = [
     ("people.csv", f"id;email\n1;{A}\n", "CSV with ';' between cells"),
@@ -230,6 +237,16 @@ def test_a_damaged_row_of_csv_takes_no_other_along(cli: Cli, state: OperatorStat
         line.split(":")[1].split()[1] for line in outcome.err.splitlines() if line.startswith("bidstream-svc: row")
     ]
     assert named == [str(number) for number, person in expected.items() if person is None]
+
+
+def test_spaces_around_quotes_take_linear_time_whatever_the_delimiter(cli: Cli) -> None:
+    # In quadratic time, these two rows would take a quarter of an hour.
+    spaces = " " * 200_000
+    for delimiter in " ,;\t|":
+        stdin = delimiter.join(["id", "email", "note\n"]) + f'"a"b{spaces}"\n"a\nb"c{spaces}x\n'
+        outcome = cli("identity", "map", "--input-format", "csv", "--delimiter", delimiter, stdin=stdin)
+        assert outcome.status == 0
+        assert outcome.err.endswith("3 of 3 rows are invalid and were not looked up\n")
 
 
 def test_the_line_of_a_row_is_told_where_it_does_not_follow_from_the_number(cli: Cli) -> None:
