@@ -239,6 +239,15 @@ def test_a_damaged_row_of_csv_takes_no_other_along(cli: Cli, state: OperatorStat
     assert named == [str(number) for number, person in expected.items() if person is None]
 
 
+def test_a_second_header_in_another_order_ends_the_run(cli: Cli, state: OperatorState) -> None:
+    first = f"Email,Partner_Email\n{A},{B}\n"
+    outcome = cli("identity", "map", stdin=f"{first}Partner_Email,Email\n{B},{A}\n")
+    assert (outcome.status, people_of(outcome, state)) == (2, {1: A})
+    assert "row 2 is another header, with the columns in another order" in outcome.err
+    outcome = cli("identity", "map", stdin=f"{first}partner_email,x\n{first}")
+    assert (outcome.status, people_of(outcome, state)) == (0, {1: A, 2: None, 3: None, 4: A})
+
+
 def test_spaces_around_quotes_take_linear_time_whatever_the_delimiter(cli: Cli) -> None:
     # In quadratic time, these two rows would take a quarter of an hour.
     spaces = " " * 200_000
