@@ -178,7 +178,9 @@ class Settings:
         _addresses,
     )
     admin_listen: tuple[ListenAddress, ...] = _setting(
-        "127.0.0.1:9464", "addresses of the admin plane, as above; empty turns it off", _addresses
+        "127.0.0.1:9464",
+        "addresses of the admin plane: HOST:PORT, unix:/path or systemd:NAME, comma-separated; empty turns it off",
+        _addresses,
     )
     refresh_interval: float = _setting(
         "3600", "mean seconds between key refreshes; each interval varies by up to 10 %", _positive

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_RECORD_LINES = 100  # so that time is linear in the input, whatever its quotes
 _QUOTE_PROBLEM = "not CSV: a quote is not closed, or not doubled within quotes"
+_NEVER_OPENED = "not CSV: a quote closes a cell and none opens it; lines before it may be of that cell"
 _TOO_LONG = f"not CSV: a quote is not closed within {MAX_RECORD_LINES} lines or {MAX_LINE_LENGTH} characters"
 
 
@@ -88,8 +89,9 @@ class _Quotes:
 
     def __init__(self, delimiter: str) -> None:
         edge = re.escape(delimiter)
-        self._quote = re.compile(rf'(?P<start>(?:^|{edge}) *)?"(?P<end>(?= *(?:{edge}|$)))?')
-        self._last_quote = re.compile(rf'{edge} *"$')
+        padding = "" if delimiter == " " else " *"  # between spaces that delimit, searching it takes quadratic time
+        self._quote = re.compile(rf'(?P<start>(?:^|{edge}){padding})?"(?P<end>(?={padding}(?:{edge}|$)))?')
+        self._last_quote = re.compile(rf'{edge}{padding}"$')
 
     def classify(self, line: str, *, is_inside: bool) -> list[bool]:
         """For each quote that can only open or close a cell, in their order: whether it opens one.
@@ -150,7 +152,7 @@ class _Lines:
             csv.Error: the record cannot go on. The lines that end it need not be in `record`.
         """
         if len(self.record) == 1 and self.quotes.begins_inside(self.record[0]):
-            raise csv.Error(_QUOTE_PROBLEM)
+            raise csv.Error(_NEVER_OPENED)
         if len(self.record) == MAX_RECORD_LINES:
             raise csv.Error(_TOO_LONG)
         line = self._ahead.popleft() if self._ahead else next(self._lines)
@@ -172,7 +174,7 @@ class _Lines:
         """The problem of a record that the reader accepts, or None."""
         line, *others = self.record
         is_damaged = not others and _has_odd_quotes(line) and self.quotes.begins_inside(line)
-        return _QUOTE_PROBLEM if is_damaged else None
+        return _NEVER_OPENED if is_damaged else None
 
     def extend_doubtful(self) -> None:
         """Add the lines of a note to a record that may end with the quote which opens the note."""
@@ -181,7 +183,7 @@ class _Lines:
 
     def end_damaged_record(self, error: str) -> str:
         """Leave in `record` the lines of a damaged record, and return its problem. The others are read again."""
-        problem = error if error in {LINE_TOO_LONG, _TOO_LONG} else _QUOTE_PROBLEM
+        problem = error if error in {LINE_TOO_LONG, _NEVER_OPENED, _TOO_LONG} else _QUOTE_PROBLEM
         may_go_on = problem is _QUOTE_PROBLEM and self.quotes.may_end_inside(self.record[0])
         self._set_count((self._find_end(1) if may_go_on else None) or 1)
         return problem

@@ -25,14 +25,15 @@ def read_csv_rows(
         mentions_person: whether a text may contain something like the texts of the column.
 
     Raises:
-        ConfigurationError: while iterating, if the header does not have exactly one such column.
+        ConfigurationError: while iterating, if the header does not have exactly one such column, or another header with
+            the columns in another order follows.
         InputError: while iterating, if the header is not CSV.
     """
     records = Records(lines, delimiter)
     header = _read_header(records, mentions_person)
     if not header:
         return
-    expected = _Expected(_find_column(header, column), len(header), delimiter, mentions_person)
+    expected = _Expected(_find_column(header, column), tuple(header), delimiter, mentions_person)
     for number, record in enumerate(records, 1):
         problem = record.problem or expected.find_problem(record)
         place = _place_of(record, number)
@@ -41,6 +42,7 @@ def read_csv_rows(
                 place = records.extend_doubtful()
             yield Row(number, problem=problem, lines=place)
         elif len(record.cells) == expected.width and (text := record.cells[expected.index].strip()):
+            expected.check_order(record, number)
             yield Row(number, text, lines=place)
         elif not _is_empty(record.cells):
             yield Row(number, lines=place)  # other cells are filled in
@@ -76,8 +78,12 @@ def _read_header(records: Iterator[Record], mentions_person: Callable[[str], boo
         if any(record.cells) and separator_of(record.lines[0]) is None:
             if any(mentions_person(cell) for cell in record.cells if "\n" in cell):
                 raise InputError(f"header: {_HIDDEN_ROWS}")
-            return [name.strip().casefold() for name in record.cells]
+            return _names_of(record.cells)
     return []
+
+
+def _names_of(cells: Iterable[str]) -> list[str]:
+    return [name.strip().casefold() for name in cells]
 
 
 def _find_column(header: Sequence[str], column: str) -> int:
@@ -100,15 +106,33 @@ class _Expected:
 
     Attributes:
         index: of the cell to read.
-        width: number of cells.
+        header: the names of all cells.
         delimiter: between cells.
         mentions_person: whether a text may contain something like the texts of the column.
     """
 
     index: int
-    width: int
+    header: tuple[str, ...]
     delimiter: str
     mentions_person: Callable[[str], bool]
+
+    @property
+    def width(self) -> int:
+        """Number of cells."""
+        return len(self.header)
+
+    def check_order(self, record: Record, number: int) -> None:
+        """Raise ConfigurationError for another header, of an export put behind the first, in another order.
+
+        Of the rows behind it, the cell to read is that of another column, and may hold other people.
+        """
+        name = record.cells[self.index].strip().casefold()
+        if name not in self.header or name == self.header[self.index]:
+            return
+        if sorted(_names_of(record.cells)) == sorted(self.header):
+            raise ConfigurationError(
+                f"row {number} is another header, with the columns in another order; map what begins there by itself"
+            )
 
     def find_problem(self, record: Record) -> str | None:
         """The problem of a record that is valid CSV, or None. An empty record has none.

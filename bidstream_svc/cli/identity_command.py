@@ -245,6 +245,11 @@ def _write_all(windows: Generator[list[Row]], writer: RowWriter, lines: LineRead
             tell(f"bidstream-svc: no identities in the input{from_row}")
     finally:
         writer.report_invalid()
+        if lines is not None and lines.has_mixed_line_ends:
+            tell(
+                "bidstream-svc: some lines of the input end with CR and others with LF; each CR counts as a line end, "
+                "so rows may have other numbers than elsewhere"
+            )
 
 
 def _progress_bar(lines: LineReader | None) -> Any:

@@ -202,7 +202,7 @@ def read_refresh_pair(path: Path | None) -> RefreshPair:
             token, key = fields.refresh_token, fields.refresh_response_key or ""
         else:
             token, key = text.split()
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         raise InputError(
             f"{_name(path)} holds neither an identity in JSON nor two lines, a refresh token and its "
             "refresh_response_key"
@@ -224,7 +224,7 @@ def _unwrap(text: str) -> bytes:
     """The `body` of an operator's answer, or the text itself."""
     try:
         return bytes(msgspec.json.decode(text, type=_Wrapped).body)
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return text.encode()
 
 

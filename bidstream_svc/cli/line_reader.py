@@ -60,8 +60,15 @@ class LineReader:
 
     def __init__(self, file: BinaryIO) -> None:
         self._raw = _CountedInput(file)
+        self._text: TextIO | None = None
         self.encoding = "utf-8"
         self.is_gzip = False
+
+    @property
+    def has_mixed_line_ends(self) -> bool:
+        """Whether some lines read so far end with CR alone, and others do not."""
+        line_ends = None if self._text is None else self._text.newlines
+        return isinstance(line_ends, tuple) and "\r" in line_ends
 
     @property
     def size_bytes(self) -> int | None:
@@ -105,7 +112,8 @@ class LineReader:
             buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered), _BUFFER_BYTES)  # type: ignore[arg-type]
             head = buffered.peek(_HEAD_BYTES)[:_HEAD_BYTES]
         self.encoding = _encoding_of(head)
-        return io.TextIOWrapper(buffered, self.encoding, "replace")
+        self._text = io.TextIOWrapper(buffered, self.encoding, "replace")
+        return self._text
 
 
 @contextmanager

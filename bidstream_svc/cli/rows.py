@@ -76,7 +76,7 @@ def read_ndjson_rows(lines: Iterable[str], field_name: str) -> Iterator[Row]:
     quoted_name = f'"{field_name}"'
     for row in read_text_rows(lines):
         if row.problem is None:
-            _read_json(row, field_name, is_doubtful=row.text.count(quoted_name) > 1 or "\\u" in row.text)
+            _read_json(row, field_name, is_doubtful=row.text.count(quoted_name) > 1 or "\\" in row.text)
         yield row
 
 

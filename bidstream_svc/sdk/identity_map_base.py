@@ -12,12 +12,18 @@ _Result = TypeVar("_Result")
 _Mapped = TypeVar("_Mapped")
 _Unmapped = TypeVar("_Unmapped")
 
+
+def _take_hash(kind: IdentityKind, text: str) -> Identity:
+    """A hash as it is. JSON cannot hold a lone surrogate; a question mark makes the hash as invalid as that."""
+    return Identity(kind, text.encode(errors="replace").decode())
+
+
 _IDENTIFY: dict[IdentityKind, Callable[[str], Identity]] = {
     IdentityKind.EMAIL: Identity.from_email,
     IdentityKind.PHONE: Identity.from_phone,
     # Hashes are not checked here: the operator says which are invalid, and the rest of the list is mapped.
-    IdentityKind.EMAIL_HASH: partial(Identity, IdentityKind.EMAIL_HASH),
-    IdentityKind.PHONE_HASH: partial(Identity, IdentityKind.PHONE_HASH),
+    IdentityKind.EMAIL_HASH: partial(_take_hash, IdentityKind.EMAIL_HASH),
+    IdentityKind.PHONE_HASH: partial(_take_hash, IdentityKind.PHONE_HASH),
 }
 
 

@@ -79,6 +79,13 @@ def test_the_format_is_detected_and_told(cli: Cli, state: OperatorState, name: s
     assert notices == ([] if told is None else [f"bidstream-svc: reading {told}; --input-format overrides this"])
 
 
+def test_a_duplicate_field_is_found_however_its_name_is_escaped(cli: Cli, state: OperatorState) -> None:
+    stdin = f'{{"e/mail": "{A}", "e\\/mail": "{B}"}}\n{{"e\\/mail": "{C}"}}\n'
+    assert people_of(cli("identity", "map", "--column", "e/mail", stdin=stdin), state) == {1: None, 2: C}
+    stdin = f'{{"e\\"mail": "{A}", "e\\"mail": "{B}"}}\n'
+    assert people_of(cli("identity", "map", "--column", 'e"mail', stdin=stdin), state) == {1: None}
+
+
 # Names and contents of files with one person, and what is told of the format. With `.gz` the content is compressed.
 NAMED_FILES = [
     ("people.csv", f"id;email\n1;{A}\n", "CSV with ';' between cells"),
@@ -160,9 +167,9 @@ def test_csv_without_a_header_holds_any_kind(
     ("stdin", "problem"),
     [
         (f'{{\n  "email": "{A}"\n}}\n', "the input is JSON with line breaks; one object a line is needed"),
-        (f'sep="\nid,email\n1,{A}\n', "header: not CSV: a quote is not closed"),
+        (f'sep="\nid,email\n1,{A}\n', "header: not CSV: a quote closes a cell and none opens it"),
         (f'email,"name\n{A},Bob\n{B},Al"\n', "header: a quoted cell contains what may be other rows"),
-        (f'name",email\nBob,{A}\n', "header: not CSV: a quote is not closed"),
+        (f'name",email\nBob,{A}\n', "header: not CSV: a quote closes a cell and none opens it"),
         (gzip.compress(f"{A}\n".encode(), mtime=0)[:12], "the gzip data is damaged or incomplete"),
         (gzip.compress(f"{A}\n".encode(), mtime=0)[:2], "the gzip data is damaged or incomplete"),
     ],
@@ -232,6 +239,31 @@ def test_a_damaged_row_of_csv_takes_no_other_along(cli: Cli, state: OperatorStat
     assert named == [str(number) for number, person in expected.items() if person is None]
 
 
+def test_a_quote_that_none_opened_casts_doubt_on_the_lines_before(cli: Cli, state: OperatorState) -> None:
+    outcome = cli("identity", "map", stdin=f'id,email,note\n1,{A},hi\ncc,{B},y\nbye"\n2,{C},\n')
+    assert people_of(outcome, state) == {1: A, 2: B, 3: None, 4: C}
+    assert "row 3: not CSV: a quote closes a cell and none opens it; lines before it may be" in outcome.err
+
+
+def test_a_second_header_in_another_order_ends_the_run(cli: Cli, state: OperatorState) -> None:
+    first = f"Email,Partner_Email\n{A},{B}\n"
+    outcome = cli("identity", "map", stdin=f"{first}Partner_Email,Email\n{B},{A}\n")
+    assert (outcome.status, people_of(outcome, state)) == (2, {1: A})
+    assert "row 2 is another header, with the columns in another order" in outcome.err
+    outcome = cli("identity", "map", stdin=f"{first}partner_email,x\n{first}")
+    assert (outcome.status, people_of(outcome, state)) == (0, {1: A, 2: None, 3: None, 4: A})
+
+
+def test_spaces_around_quotes_take_linear_time_whatever_the_delimiter(cli: Cli) -> None:
+    # In quadratic time, these two rows would take a quarter of an hour.
+    spaces = " " * 200_000
+    for delimiter in " ,;\t|":
+        stdin = delimiter.join(["id", "email", "note\n"]) + f'"a"b{spaces}"\n"a\nb"c{spaces}x\n'
+        outcome = cli("identity", "map", "--input-format", "csv", "--delimiter", delimiter, stdin=stdin)
+        assert outcome.status == 0
+        assert outcome.err.endswith("3 of 3 rows are invalid and were not looked up\n")
+
+
 def test_the_line_of_a_row_is_told_where_it_does_not_follow_from_the_number(cli: Cli) -> None:
     outcome = cli("identity", "map", "--input-format", "csv", stdin=f'name,email\nx,bad\n"1\n2",{A}\nx,bad\n')
     first, second, _ = outcome.err.splitlines()
@@ -254,6 +286,22 @@ def test_strict_stops_at_the_first_invalid_row_and_prints_those_before(cli: Cli,
 def test_strict_names_the_row_behind_empty_ones(cli: Cli) -> None:
     complaint = cli("identity", "map", "--strict", stdin="\n\nbad\n").complaint
     assert complaint.endswith("; mend it and go on with --start-row 3, or skip it with --start-row 4")
+
+
+@pytest.mark.parametrize(
+    ("stdin", "expected"),
+    [
+        (f"{A}\r\r\n{B}\r\r\n", {1: A, 3: B}),  # CSV and text written on Windows, with line ends translated twice
+        (f"id,email,note\n1,{A},x\ry\n2,{B},z\n", {1: A, 2: None, 3: B}),
+    ],
+)
+def test_mixed_line_ends_are_told(cli: Cli, state: OperatorState, stdin: str, expected: dict[int, str | None]) -> None:
+    outcome = cli("identity", "map", stdin=stdin.encode())
+    assert (outcome.status, people_of(outcome, state)) == (0, expected)
+    assert outcome.err.endswith("so rows may have other numbers than elsewhere\n")
+    for line_end in ("\n", "\r", "\r\n"):
+        assert cli("identity", "map", stdin=f"{A}{line_end}{B}{line_end}".encode()).err == ""
+    assert cli("identity", "map", stdin=f"{A}\r\n{B}\n".encode()).err == ""
 
 
 def test_a_start_behind_the_last_row_is_told(cli: Cli) -> None:

@@ -231,6 +231,7 @@ def test_an_opted_out_user_gets_no_token(cli: Cli) -> None:
         (("refresh",), '{"advertising_token": "hidden"}', 1, "tokens have no refresh token"),
         (("validate",), "", 1, "stdin is empty; an advertising token is needed"),
         (("validate",), '{"hidden": 1}', 1, "stdin does not hold an identity in JSON"),
+        (("refresh",), "[" * 100_000, 1, "stdin does not hold an identity in JSON"),
     ],
 )
 def test_wrong_input_is_one_line_that_does_not_repeat_it(

@@ -66,8 +66,10 @@ def test_v2_spellings_of_one_address_and_reasons(client: IdentityMapClient) -> N
     one, other = (response.mapped_identities[spelling].get_raw_uid() for spelling in spellings)
     assert one == other
     assert response.unmapped_identities["optout@example.com"].get_reason() == "optout"
-    hashes = client.generate_identity_map(IdentityMapInput.from_hashed_emails(["no hash"]))
+    hashes = client.generate_identity_map(IdentityMapInput.from_hashed_emails(["no hash", "\ud800", EMAIL_HASH]))
     assert hashes.unmapped_identities["no hash"].get_reason() == "invalid identifier"
+    assert hashes.unmapped_identities["\ud800"].get_reason() == "invalid identifier"
+    assert set(hashes.mapped_identities) == {EMAIL_HASH}
 
 
 def test_list_of_any_length(client: IdentityMapClient, operator: DevOperator) -> None:
@@ -95,7 +97,7 @@ def test_v3_mixture(client_v3: IdentityMapV3Client, operator: DevOperator) -> No
         .with_phone(PHONE)
         .with_hashed_email(EMAIL_HASH)
         .with_hashed_phone(PHONE_HASH)
-        .with_hashed_phones(["no hash"])
+        .with_hashed_phones(["no hash", "\ud800"])
     )
     response = client_v3.generate_identity_map(wanted)
     assert response.is_success()
@@ -110,6 +112,7 @@ def test_v3_mixture(client_v3: IdentityMapV3Client, operator: DevOperator) -> No
     assert reasons == {
         "optout@example.com": UnmappedIdentityReason.OPTOUT,
         "no hash": UnmappedIdentityReason.INVALID_IDENTIFIER,
+        "\ud800": UnmappedIdentityReason.INVALID_IDENTIFIER,
     }
     assert response.unmapped_identities["no hash"].raw_reason == "invalid identifier"
 
