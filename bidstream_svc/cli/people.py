@@ -15,8 +15,9 @@ _MAX_ADDRESS_LENGTH = 254  # RFC 5321, 4.5.3.1.3, without the angle brackets
 # accepted than there, because of what exports and templates leave: marks at the start, `{{`, bars, `%40`, `email=`.
 _ATEXT = r"A-Za-z0-9!#$%&'*+\-/=?^_`~."
 _PERCENT_ENCODED = re.compile("%[0-9A-Fa-f]{2}")
+_ESCAPED_BRACKET = re.compile("u003[CEce]")  # of JSON's `\u003c` and `\u003e`, without the backslash
 _ADDRESS = re.compile(
-    rf"(?![^@+]*=)(?![^@]*{_PERCENT_ENCODED.pattern})[A-Za-z0-9_+\-.][{_ATEXT}]*@"
+    rf"(?!{_ESCAPED_BRACKET.pattern})(?![^@+]*=)(?![^@]*{_PERCENT_ENCODED.pattern})[A-Za-z0-9_+\-.][{_ATEXT}]*@"
     r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?\.)+"  # RFC 1035, 2.3.1, and underscores, which some hosts have
     r"(?:[A-Za-z]{2,}|[Xx][Nn]--[A-Za-z0-9-]*[A-Za-z0-9])",  # RFC 3696, 2: no top-level domain is of digits
     re.ASCII,
@@ -91,6 +92,8 @@ def _explain(text: str) -> None:
     if text[0] in _BAD_STARTS:
         raise IdentityError(f"not an e-mail address: begins with {_describe(text[0])}")
     local = text.partition("@")[0]
+    if _ESCAPED_BRACKET.match(local):
+        raise IdentityError("not an e-mail address: begins with an escaped angle bracket")
     if "=" in local.partition("+")[0]:
         raise IdentityError("not an e-mail address: has = before any +, as `email=` has")
     if _PERCENT_ENCODED.search(local):

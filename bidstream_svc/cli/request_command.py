@@ -70,7 +70,7 @@ def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: boo
     opened = read_plain_answer(answer, prepared) if is_refresh else read_answer(answer, prepared)
     try:
         value = json.loads(opened)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise OperatorAnswerError("operator's decrypted answer is not JSON") from None
     emit(json.dumps(value) if only_json else "Response JSON:\n" + json.dumps(value, indent=4))
 

@@ -351,6 +351,7 @@ NOT_ADDRESSES = {
     f"{{{{{A}": "U+007B",
     f"1|{A}": "U+007C",
     "%75@example.com": "begins with U+0025",
+    "u003ea@example.com": "begins with an escaped angle bracket",
     "b%2Bc@example.com": "percent-encoded",
     f"Bob {A}": "U+0020",
     "a b@example.com": "U+0020",
