@@ -28,8 +28,8 @@ from bidstream_svc.server.heap import trim
 _log = get_logger(__name__)
 
 _MAX_SWEEP_PERIOD_S = 1.0
-# What uvloop and OpenSSL keep, for each connection with TLS, of what it has sent: two buffers of up to 256 KiB.
-_MAX_TLS_BUFFER_BYTES = 512 * 1024
+# What uvloop and OpenSSL keep at most, for each connection with TLS, of what it has sent; see `acceptor`.
+_MAX_TLS_BUFFER_BYTES = 64 * 1024
 # How long a client with TLS has to receive a refusal.
 _TLS_REFUSAL_S = 0.1
 # What a connection may leave in the heap, mostly by a TLS handshake.

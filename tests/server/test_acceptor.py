@@ -263,6 +263,25 @@ async def test_an_acceptor_that_is_closed_ends_its_handshakes(tls_files: dict[st
     door.close()
 
 
+async def test_little_is_received_of_what_a_client_with_tls_sends_at_once(tls_files: dict[str, str]) -> None:
+    """uvloop keeps a buffer as long as the longest read for each connection with TLS, for as long as it is open."""
+    context = load_tls(TlsFiles(Path(tls_files["tls_cert"]), Path(tls_files["tls_key"]))).context
+    received = []
+    for door in (Door(tls=context), Door()):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            client.connect(door.listening.getsockname())
+            client.setblocking(False)
+            sent = 0
+            with suppress(BlockingIOError):
+                while sent < 1024 * 1024:
+                    sent += client.send(bytes(1024))
+            received.append(sent)
+        door.close()
+    of_tls, plain = received
+    assert of_tls < min(32 * 1024, plain)
+
+
 async def test_an_acceptor_that_is_closed_ends_connections_that_it_has_just_accepted() -> None:
     door = Door(on_connect=lambda: asyncio.get_running_loop().call_soon(door.acceptor.close))
     with Client(door.address) as client:
