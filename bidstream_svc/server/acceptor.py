@@ -26,8 +26,10 @@ _MAX_ACCEPTED_PER_ITERATION = 64
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # The pause in accepting when there is no spare descriptor.
 PAUSE_S = 0.1
-# For each connection with TLS, uvloop and OpenSSL keep two buffers that are as long as the longest read was, and the
-# kernel's receive buffer bounds a read. Linux doubles this value.
+# The kernel's receive buffer of each connection; Linux doubles it. All of them together count as memory of the process's
+# container. A read is no longer than this buffer, and with TLS, uvloop and OpenSSL keep two buffers that are as long as
+# the longest read was, for as long as the connection is open.
+_RECEIVE_BYTES = 32 * 1024
 _TLS_RECEIVE_BYTES = 8 * 1024
 # How long TLS handshakes in progress may still take when no further connections are accepted.
 LAST_HANDSHAKES_S = 0.5
@@ -121,8 +123,9 @@ class Acceptor:
         """Accept connections from now on, or after a pause if there is no spare descriptor."""
         if self._listening.fileno() < 0:
             return
-        if self.tls is not None:  # before the handshakes: a window that a client has been offered never shrinks
-            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _TLS_RECEIVE_BYTES)
+        # On the listening socket, because the window that a client has been offered never shrinks.
+        receive_bytes = _RECEIVE_BYTES if self.tls is None else _TLS_RECEIVE_BYTES
+        self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self._spare.close()  # after a pause, there may be one again
         try:
             self._spare.enter_context(socket.socket())

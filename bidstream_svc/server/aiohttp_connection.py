@@ -73,6 +73,9 @@ class Guest(Protocol):
     def refuse_chunks(self) -> None:
         """Await no more of the last request's body, because its chunks are too many for its length."""
 
+    def drop_body(self) -> None:
+        """Free what has been received of the last request's body and not been read."""
+
     def count_refusal(self, answer: Answer) -> None:
         """Count the request that is being received as refused."""
 
@@ -218,6 +221,9 @@ class AiohttpConnection(Connection):
             self._rest, self._start, self._last_answer = b"", 0, OVERLOADED  # after the answer that is in progress
         else:
             self._answer_last(OVERLOADED)
+            # Now, because hundreds of connections may be refused before the loop tells them that they are closed.
+            self._is_discarding, self._rest, self._start = True, b"", 0
+            self.guest.drop_body()
 
     def _pass_on(self) -> None:
         """Pass on what has been received, up to the end of a request that is not answered yet."""

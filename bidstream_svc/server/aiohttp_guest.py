@@ -14,6 +14,7 @@ tests/server/test_aiohttp_guest.py has a test for each member that is used:
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from aiohttp import HttpVersion11, web
@@ -168,12 +169,19 @@ class AiohttpGuest(web.RequestHandler):
         self.end_body(TooManyChunks())
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Close the connection and drop the requests that have not been started."""
+        """Close the connection, drop the requests that have not been started and what is left of a body."""
         task = self._task_handler if self._current_request is None else None
+        self.drop_body()
         super().connection_lost(exc)
         # The task would otherwise start the next request and fail, because the transport is gone.
         if task is not None:
             task.cancel()
+
+    def drop_body(self) -> None:
+        """Free what is received of the last body and not read. It would be kept until the next garbage collection."""
+        if self._body is not None and self._body.exception() is None:
+            with suppress(RuntimeError):  # its reader waits, so there is nothing to free
+                self._body.read_nowait()
 
     def count_refusal(self, answer: Answer) -> None:
         """Count the request that is being received as refused."""

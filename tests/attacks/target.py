@@ -31,6 +31,8 @@ class Stream(NamedTuple):
     landed: Callable[[], None]
 
     async def send(self, data: bytes) -> None:
+        if self.writer.is_closing():  # uvloop would raise RuntimeError
+            raise ConnectionResetError
         self.writer.write(data)
         await self.writer.drain()
 
