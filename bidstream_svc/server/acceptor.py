@@ -26,8 +26,8 @@ _MAX_ACCEPTED_PER_ITERATION = 64
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # The pause in accepting when there is no spare descriptor.
 PAUSE_S = 0.1
-# The kernel's receive buffer of each connection; Linux doubles it. The container pays for all of them. No read is longer,
-# and with TLS, uvloop and OpenSSL keep two buffers as long as the longest read for as long as the connection is open.
+# The kernel's receive buffer of each connection; Linux doubles it. It counts as memory of the container. No read is
+# longer, and with TLS, uvloop and OpenSSL keep two buffers as long as the longest read while the connection is open.
 _RECEIVE_BYTES = 32 * 1024
 _TLS_RECEIVE_BYTES = 8 * 1024
 # How long TLS handshakes in progress may still take when no further connections are accepted.
