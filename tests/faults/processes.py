@@ -103,7 +103,7 @@ def try_worker_hang(directory: Path, effort: Effort) -> Outcome:
         running_clients(sidecar.data, exchanges(operator.state), connections=8) as lasting,
         running_clients(sidecar.data, exchanges(operator.state), connections=8, reconnects=True) as coming,
     ):
-        wait_until(lambda: sum(line["event"] == "listening" for line in sidecar.log) == 2, "two workers")
+        wait_until(lambda: sidecar.times_logged("listening") == 2, "two workers")
         lasting.wait_for(_MIN_REQUESTS)
         coming.wait_for(_MIN_REQUESTS)
         before = lasting.tally + coming.tally
@@ -111,7 +111,7 @@ def try_worker_hang(directory: Path, effort: Effort) -> Outcome:
         os.kill(victim, signal.SIGSTOP)
         stopped_s = time.monotonic()
         wait_until(lambda: victim not in children(sidecar.process.pid), "the worker to be replaced", 60)
-        wait_until(lambda: sum(line["event"] == "listening" for line in sidecar.log) == 3, "its successor")
+        wait_until(lambda: sidecar.times_logged("listening") == 3, "its successor")
         recovery_s = time.monotonic() - stopped_s
         lasting.wait_for(_MIN_REQUESTS)
         coming.wait_for(_MIN_REQUESTS)

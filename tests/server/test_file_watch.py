@@ -167,7 +167,7 @@ def test_a_bearer_file_that_becomes_a_fifo_is_logged_once_and_the_token_stays(
         token.write_text("another")
         other = {"Authorization": "Bearer another"}
         wait_until(lambda: ask(sidecar.data, "/decrypt", GOOD, headers=other).status == 200, "the new token")
-        assert sum(line["event"] == "bearer token not reloaded" for line in sidecar.log) == 1
+        assert sidecar.times_logged("bearer token not reloaded") == 1
         assert sidecar.stop() == 0
 
 
