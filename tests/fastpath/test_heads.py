@@ -153,6 +153,17 @@ def test_the_memory_is_bounded(memo: PlainHeads) -> None:
     assert len(memo._changing) <= heads._MAX_CHANGING
 
 
+def test_a_head_with_another_length_adds_no_line(memo: PlainHeads) -> None:
+    memo.find(head_of(GOOD))
+    kept = len(memo._lines)
+    for length in range(1_000):
+        head = memo.find(head_of(make(b" " * length)))
+        assert meaning(head) == (ROUTES[0], length)
+    assert len(memo._lines) == kept
+    too_long = head_of(make(length="Content-Length: " + "1" * 30))
+    assert memo.find(too_long) is None
+
+
 def test_heads_that_never_come_again_push_none_out(memo: PlainHeads) -> None:
     kept = memo.find(head_of(GOOD))
     for number in range(2 * heads._MAX_REMEMBERED):

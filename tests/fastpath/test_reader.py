@@ -163,6 +163,36 @@ def test_a_forgotten_head_is_judged_anew(tmp_path: Path) -> None:
     assert reader.state is FOREIGN
 
 
+def test_a_head_is_known_with_every_length_that_it_has_had(tmp_path: Path) -> None:
+    path = tmp_path / "bearer"
+    path.write_text("first")
+    bearer = BearerToken(path)
+    heads = PlainHeads(ROUTES, bearer, HOSTS)
+    reader, other = make_reader(heads), make_reader(heads)
+    bodies = [b"x" * length for length in range(120)]
+    requests = [make(body, "Authorization: Bearer first") for body in bodies]
+    assert [reader.match(request) for request in requests] == [(DECRYPT, body) for body in bodies]
+    assert other.match(requests[0])
+    path.write_text("second")
+    assert bearer.reload()
+    heads.forget()  # from here on, no head is plain but those that a reader knows
+    for each in (reader, other):
+        assert [each.match(request) for request in requests] == [(DECRYPT, body) for body in bodies]
+        assert each.match(make(b"x" * 120, "Authorization: Bearer first")) is None
+        each.forget_head()
+        assert [each.match(request) for request in requests] == [None] * 120
+
+
+def test_the_place_of_content_length_matters() -> None:
+    reader = make_reader()
+    before, after = make(b"{}", "Accept: */*"), make(b"{}", "Accept: */*").replace(b"Accept: */*\r\n", b"")
+    after = after.replace(b"\r\n\r\n", b"\r\nAccept: */*\r\n\r\n")
+    assert (len(before), before != after) == (len(after), True)
+    for request in (before, after, after, before):
+        assert reader.match(request) == (DECRYPT, b"{}")
+    assert reader.match(before.replace(b": 2", b": 3")) is None
+
+
 def test_forgetting_a_head_does_not_harm_the_body_that_is_under_way() -> None:
     reader = make_reader()
     reader.feed(GOOD[:-3])

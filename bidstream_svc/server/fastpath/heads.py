@@ -4,11 +4,13 @@ A head is plain if its request is `POST` to a route over HTTP/1.1 with exactly o
 request passes all checks (Host, bearer token, content type, length of the body), and if no header changes how the
 request is framed or continued. Every other head is left to aiohttp, also to refuse it.
 
-Most clients send the same head with every request. Three ways to recognise one, the fastest first:
+Most clients send the same head with every request, but for Content-Length. Four ways to recognise one, the fastest
+first:
 
-1. The whole head is in the memo.
-2. Headers that have had several values, such as `traceparent`, are cut out, and the rest is in the memo.
-3. Each line is in the memo of lines, or is a header that is ignored here.
+1. The reader knows it: heads that differ in Content-Length only are its alternatives, by the length of the request.
+2. The whole head is in the memo.
+3. Headers that have had several values, such as `traceparent`, are cut out, and the rest is in the memo.
+4. Each line is in the memo of lines, or is a Content-Length or a header that is ignored here.
 
 Otherwise httptools parses the head, and the memos keep the result if it is plain.
 """
@@ -36,6 +38,8 @@ _REQUEST_LINE = b"POST %b HTTP/1.1"
 _LINE_END = b"\r\n"
 _TRACEPARENT = TRACEPARENT.encode()
 _PRINTABLE = bytes(range(ord(" "), ord("~") + 1))
+_DIGITS = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
+_LENGTH_LINE = re.compile(rb"content-length: ([0-9]{1,10})", re.IGNORECASE)
 _PLAIN_LINE = re.compile(rb"([A-Za-z0-9-]+): ([!-~](?:[ -~]*[!-~])?)")
 
 
@@ -50,9 +54,10 @@ class Head:
         route: the route of the request.
         body_length: the value of Content-Length.
         request_length: the length of head and body.
+        alternatives: this head, and those that differ from it in Content-Length only, by `request_length`.
     """
 
-    __slots__ = ("body_length", "length", "raw", "request_length", "route")
+    __slots__ = ("alternatives", "body_length", "length", "raw", "request_length", "route")
 
     def __init__(self, raw: bytes, route: Route, body_length: int) -> None:
         self.raw = raw
@@ -60,9 +65,10 @@ class Head:
         self.route = route
         self.body_length = body_length
         self.request_length = self.length + body_length
+        self.alternatives: dict[int, Head] = {}
 
 
-# The last head of a new connection. It matches no request, because the request length of -1 never occurs.
+# The last head of a new connection. No request has its length.
 NO_HEAD = Head(b"", ROUTES[0], -1)
 
 
@@ -115,6 +121,7 @@ class PlainHeads:
         self._is_traced = is_traced
         self._is_harmless = _is_harmless_if_traced if is_traced else _is_harmless
         self._heads: dict[bytes, Head] = {}
+        self._alternatives: dict[bytes, dict[int, Head]] = {}  # by the head without the digits of Content-Length
         self._lines: dict[bytes, _Line] = {}
         self._names: set[bytes] = set()  # of ignored headers that have occurred, each as CRLF, name, colon, space
         self._changing: list[bytes] = []  # those of them that have had several values
@@ -145,7 +152,7 @@ class PlainHeads:
 
     def forget(self) -> None:
         """Clear the memos, because the bearer token has changed."""
-        self._heads.clear()
+        self._forget_heads()
         self._lines.clear()
         self._names.clear()
         self._changing.clear()
@@ -180,7 +187,7 @@ class PlainHeads:
         is_repeatable = True
         known = self._lines
         for line in lines[1:-2]:
-            found = known.get(line)
+            found = known.get(line) or _read_length(line)
             if found is None:
                 if not self._is_harmless(line):
                     return None
@@ -248,8 +255,14 @@ class PlainHeads:
 
     def _keep(self, head: Head) -> None:
         if len(self._heads) >= _MAX_REMEMBERED:
-            self._heads.clear()
+            self._forget_heads()
         self._heads[head.raw] = head
+        head.alternatives = self._alternatives.setdefault(_DIGITS.sub(b"", head.raw), head.alternatives)
+        head.alternatives[head.request_length] = head
+
+    def _forget_heads(self) -> None:
+        self._heads.clear()
+        self._alternatives.clear()
 
     def _keep_line(self, name: bytes, value: bytes, line: _Line) -> None:
         if len(self._lines) >= _MAX_REMEMBERED:
@@ -276,6 +289,11 @@ class PlainHeads:
                 self._changing.clear()
             self._changing.append(marked_name)
         return True
+
+
+def _read_length(line: bytes) -> _Line | None:
+    match = _LENGTH_LINE.fullmatch(line)
+    return None if match is None else _Line(_LENGTH, int(match[1]))
 
 
 def _is_harmless(line: bytes) -> bool:
