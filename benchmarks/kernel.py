@@ -22,7 +22,7 @@ from bidstream_svc import parse_key_response
 from bidstream_svc.core.decrypt import bind_decrypt
 from bidstream_svc.core.kernel import Kernel, build_in_steps, build_kernel
 from bidstream_svc.server.answers import verdict_body
-from bidstream_svc.server.handlers import DecryptToJson, answer_batch, answer_decrypt
+from bidstream_svc.server.handlers import BoundKeys, answer_batch, answer_decrypt
 
 _PASS_NS = 20_000_000
 _BATCH = 64
@@ -43,8 +43,7 @@ def _measure_tokens(rounds: int) -> dict[str, Any]:
     client = BidstreamClient("", "", CLIENT_SECRET_BASE64)
     client._refresh_json(response)
 
-    def decrypt_to_json(token: str, domain: str | None, now_ms: int) -> bytes:
-        return verdict_body(decrypt(token, domain, now_ms))
+    keys = BoundKeys(lambda token, domain, now_ms: verdict_body(decrypt(token, domain, now_ms)))
 
     kinds = {version: make_samples(key_set, _TOKENS, version, client_side_every=None) for version in VERSIONS}
     kinds["v4, domain checked"] = make_samples(key_set, _TOKENS, client_side_every=1)
@@ -54,15 +53,15 @@ def _measure_tokens(rounds: int) -> dict[str, Any]:
         batches, expected_of_batches = _bodies(batch_requests(samples, _BATCH))
         for body, answer in zip(bodies, expected, strict=True):
             _check(kernel.answer(body, _now_ms()), answer)
-            _check(answer_decrypt(decrypt_to_json, body, _now_ms()), (200, answer))
+            _check(answer_decrypt(keys, body, _now_ms()), (200, answer))
         for body, answer in zip(batches, expected_of_batches, strict=True):
             _check(kernel.answer_batch(body, _now_ms()), (answer, _BATCH, []))
         passes |= {
             f"{kind} kernel": _timed(partial(_pass_kernel, kernel, bodies)),
-            f"{kind} python": _timed(partial(_pass_python, decrypt_to_json, bodies)),
+            f"{kind} python": _timed(partial(_pass_python, keys, bodies)),
             f"{kind} uid2_client": _timed(partial(_pass_client, client, samples)),
             f"{kind} kernel, batch": _timed(partial(_pass_kernel_batch, kernel, batches)),
-            f"{kind} python, batch": _timed(partial(_pass_python_batch, decrypt_to_json, batches)),
+            f"{kind} python, batch": _timed(partial(_pass_python_batch, keys, batches)),
         }
     timed = interleave(passes, rounds)
     return {
@@ -124,10 +123,10 @@ def _pass_kernel(kernel: Kernel, bodies: Sequence[bytes]) -> None:
         answer(body, now_ms)
 
 
-def _pass_python(decrypt_to_json: DecryptToJson, bodies: Sequence[bytes]) -> None:
+def _pass_python(keys: BoundKeys, bodies: Sequence[bytes]) -> None:
     now_ms = _now_ms()
     for body in bodies:
-        answer_decrypt(decrypt_to_json, body, now_ms)
+        answer_decrypt(keys, body, now_ms)
 
 
 def _pass_client(client: BidstreamClient, samples: Sequence[Sample]) -> None:
@@ -141,10 +140,10 @@ def _pass_kernel_batch(kernel: Kernel, batches: Sequence[bytes]) -> None:
         kernel.answer_batch(body, now_ms)
 
 
-def _pass_python_batch(decrypt_to_json: DecryptToJson, batches: Sequence[bytes]) -> None:
+def _pass_python_batch(keys: BoundKeys, batches: Sequence[bytes]) -> None:
     now_ms = _now_ms()
     for body in batches:
-        answer_batch(decrypt_to_json, body, now_ms)
+        answer_batch(keys, body, now_ms)
 
 
 if __name__ == "__main__":

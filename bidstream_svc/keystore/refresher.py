@@ -8,6 +8,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.errors import (
@@ -18,11 +19,12 @@ from bidstream_svc.core.errors import (
     OperatorNetworkError,
     OperatorUnauthorizedError,
 )
+from bidstream_svc.core.kernel import IS_NATIVE, build_in_steps
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.shared_keys import SharedKeys
-from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.keystore.store import KeysInUse, KeyStore
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells, RefreshResult
 from bidstream_svc.metrics.cells import (
@@ -37,8 +39,11 @@ from bidstream_svc.metrics.cells import (
     SITES,
     CacheWriteResult,
 )
-from bidstream_svc.operator.key_fetch import FetchedKeys
+from bidstream_svc.operator.key_fetch import FetchedKeys, run_steps
 from bidstream_svc.tracing import Tracer
+
+if TYPE_CHECKING:  # it is not there where it was not built
+    from bidstream_svc.core.kernel import Kernel
 
 _log = get_logger(__name__)
 
@@ -58,6 +63,7 @@ class KeyRefresher:
         tracer: records a span for each refresh; None for no tracing.
         interval_s: mean interval between two refreshes; each is drawn from ±10 % of it.
         now_ms: the wall clock, Unix ms.
+        has_kernel: whether snapshots get a native kernel.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class KeyRefresher:
         tracer: Tracer | None = None,
         interval_s: float,
         now_ms: Callable[[], int] = wall_clock_ms,
+        has_kernel: bool = IS_NATIVE,
     ) -> None:
         self._fetch = fetch
         self._store = store
@@ -80,11 +87,12 @@ class KeyRefresher:
         self._tracer = tracer
         self._interval_s = interval_s
         self._now_ms = now_ms
+        self._has_kernel = has_kernel
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
         """Load what another worker left or the cache, then refresh until cancelled."""
-        self._load_cache()
+        await self._load_cache()
         self._store.is_cache_read = True
         failures = 0
         while True:
@@ -103,11 +111,12 @@ class KeyRefresher:
         try:
             fetched = await self._fetch()
             self._reject_worse(fetched.snapshot)
+            kernel = await self._build_kernel(fetched.snapshot)
         except Exception as error:  # noqa: BLE001 - any failure keeps the keys, and is retried
             result = self._record_failure(error)
         else:
             result = RefreshResult.SUCCESS
-            self._use(fetched.snapshot)
+            self._use(fetched.snapshot, kernel)
             self._store.last_success_ms = self._now_ms()
             self._store.last_error = None
             self._metrics.set(LAST_REFRESH_SUCCESS_MS, self._store.last_success_ms)
@@ -121,7 +130,7 @@ class KeyRefresher:
 
     def _reject_worse(self, snapshot: KeySnapshot) -> None:
         """Raise KeyResponseError for a response worse than the keys in use."""
-        held = self._store.snapshot
+        held, kernel = self._store.keys
         if not snapshot.keys:
             raise KeyResponseError("key response rejected: it has no keys")
         if snapshot.last_expiry_ms <= self._now_ms():
@@ -131,18 +140,23 @@ class KeyRefresher:
         if snapshot.scope is not held.scope:
             raise KeyResponseError("key response rejected: its identity scope differs from that of the keys in use")
         now_s = self._now_ms() / MS_PER_S
-        masters = [key_id for key_id in tuple(held.master_gcm_ciphers) if held.keys[key_id].expires_s > now_s]
+        used = (*held.master_gcm_ciphers, *(() if kernel is None else kernel.used_master_keys()))
+        masters = [key_id for key_id in used if held.keys[key_id].expires_s > now_s]
         if masters and snapshot.keys.keys().isdisjoint(masters):
             raise KeyResponseError("key response rejected: it has none of the master keys that recent tokens use")
 
-    def _load_cache(self) -> None:
+    async def _build_kernel(self, snapshot: KeySnapshot) -> "Kernel | None":
+        """Build the kernel of a snapshot, as slowly as keys are parsed."""
+        return await run_steps(build_in_steps(snapshot), self._store.parsing_pause_s) if self._has_kernel else None
+
+    async def _load_cache(self) -> None:
         """Use the keys that another worker left, or else those of the key cache."""
         for cache in (self._shared, self._cache):
             cached = None if cache is None else cache.load()
             if cached is None:
                 continue
             if cached.snapshot.last_expiry_ms > self._now_ms():
-                self._use(cached.snapshot, is_from_cache=True)
+                self._use(cached.snapshot, await self._build_kernel(cached.snapshot), is_from_cache=True)
                 if self._shared is not None:
                     self._shared.save(cached.wire)
                 return
@@ -155,9 +169,9 @@ class KeyRefresher:
             result = CacheWriteResult.SUCCESS if self._cache.save(wire) else CacheWriteResult.FAILURE
             self._metrics.add(KEY_CACHE_WRITES[result])
 
-    def _use(self, snapshot: KeySnapshot, *, is_from_cache: bool = False) -> None:
+    def _use(self, snapshot: KeySnapshot, kernel: "Kernel | None", *, is_from_cache: bool = False) -> None:
         is_first = self._store.snapshot is None or self._store.is_from_cache
-        self._store.snapshot = snapshot
+        self._store.keys = KeysInUse(snapshot, kernel)
         self._store.is_from_cache = is_from_cache
         self._metrics.set(KEYS, len(snapshot.keys))
         self._metrics.set(KEYS_SKIPPED, snapshot.skipped_keys.count)

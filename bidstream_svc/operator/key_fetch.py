@@ -1,13 +1,16 @@
 """Fetching keys from an operator, and decrypting a stored answer."""
 
 import asyncio
-from typing import NamedTuple
+from collections.abc import Generator
+from typing import NamedTuple, TypeVar
 
 from bidstream_svc.core.crypto import open_response
 from bidstream_svc.core.key_response import parse_in_steps, parse_key_response
 from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.operator.messages import Endpoint
 from bidstream_svc.operator.transport import OperatorTransport
+
+_T = TypeVar("_T")
 
 _ENDPOINTS = {
     KeyPurpose.BIDSTREAM: Endpoint("/v2/key/bidstream"),
@@ -46,14 +49,18 @@ async def fetch_keys(
         KeyResponseError: the decrypted answer is not a valid key response.
     """
     answer = await transport.call(_ENDPOINTS[purpose])
-    steps = parse_in_steps(answer.json, purpose, previous)
+    return FetchedKeys(await run_steps(parse_in_steps(answer.json, purpose, previous), pause_s), answer.wire)
+
+
+async def run_steps(steps: Generator[None, None, _T], pause_s: float) -> _T:
+    """Run the short steps of a generator with a pause before each, also before the first; return its result."""
     while True:
-        # Decrypting the answer was one long call, so pause before the first step, too.
         await asyncio.sleep(pause_s)
         try:
             next(steps)
         except StopIteration as end:
-            return FetchedKeys(end.value, answer.wire)
+            result: _T = end.value
+            return result
 
 
 def open_cached_keys(wire: bytes, client_secret: bytes, purpose: KeyPurpose = KeyPurpose.BIDSTREAM) -> KeySnapshot:

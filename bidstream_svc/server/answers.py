@@ -1,6 +1,6 @@
 """HTTP status and JSON body of every answer. Constant bodies are encoded once, at import."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -39,6 +39,13 @@ def verdict_body(verdict: Verdict) -> bytes:
 def batch_body(verdict_bodies: list[bytes]) -> bytes:
     """Combine bodies made by `verdict_body` into `{"results": [...]}`."""
     return b'{"results":[' + b",".join(verdict_bodies) + b"]}"
+
+
+def fill_gaps(body: bytes, gaps: Sequence[int], verdict_bodies: Sequence[bytes]) -> bytes:
+    """Insert bodies made by `verdict_body` into one like that of `batch_body` that lacks them at these offsets."""
+    starts, ends = (0, *gaps), (*gaps, len(body))
+    parts = [body[start:end] for start, end in zip(starts, ends, strict=True)]
+    return parts[0] + b"".join([part for pair in zip(verdict_bodies, parts[1:], strict=True) for part in pair])
 
 
 class _Verdict(msgspec.Struct):

@@ -11,7 +11,7 @@ most MAX_FIELDS fields.
 """
 
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Annotated, NoReturn, TypeAlias
 
 import msgspec
@@ -40,7 +40,7 @@ class _Batch(msgspec.Struct, gc=False):
 
 _decode_whole = msgspec.json.Decoder(_Batch).decode
 _decode_list = msgspec.json.Decoder(list[TokenRequest]).decode
-_decode_element = msgspec.json.Decoder(TokenRequest).decode
+decode_request: Callable[[bytes], TokenRequest] = msgspec.json.Decoder(TokenRequest).decode
 _decode_name = msgspec.json.Decoder(str).decode
 _skip_value = msgspec.json.Decoder(msgspec.Raw).decode
 
@@ -153,7 +153,7 @@ class _ValueReader:
                 _refuse_length()
             element = yield from self._read_value(f"$.requests[{index}]")
             try:
-                parts[-1].append(_decode_element(element))
+                parts[-1].append(decode_request(element))
             except msgspec.ValidationError as error:
                 raise _with_path(error, index) from None
             self._count += 1

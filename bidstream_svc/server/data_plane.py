@@ -144,13 +144,13 @@ class DataPlane:
     async def _complete(self, steps: LongAnswer, *, is_urgent: bool) -> Answer:
         """Run all steps of a long answer, each in a turn of its own unless it is urgent."""
         while True:
+            if not is_urgent:
+                await self.turns.wait()
             try:
                 next(steps)
             except StopIteration as end:
                 answer: Answer = end.value
                 return answer
-            if not is_urgent:
-                await self.turns.wait()
 
     @staticmethod
     def _refuse_suspicious(request: web.BaseRequest) -> Answer | None:

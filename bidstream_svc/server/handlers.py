@@ -3,22 +3,29 @@
 A handler that needs long returns a generator instead of an answer. The generator yields at points where other
 connections may be served, and returns the answer. The fast path and aiohttp call the same handlers, so that their
 answers are the same.
+
+Where there is a native kernel, it is asked first. What it does not answer is decided by the Python code, as it is where
+there is none.
 """
 
-from collections.abc import Callable, Generator, Iterator
-from typing import TypeAlias
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from bidstream_svc.core.decrypt import BoundDecrypt, bind_decrypt, decrypt_without_keys
-from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
-from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.keystore.store import NO_KEYS, KeysInUse, KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import DECRYPTIONS
-from bidstream_svc.server.answers import Answer, batch_body, error_answer, verdict_body
-from bidstream_svc.server.batch_body import STEP_BYTES, Parts, TokenRequest, decode_batch, read_batch
+from bidstream_svc.server.answers import Answer, batch_body, error_answer, fill_gaps, verdict_body
+from bidstream_svc.server.batch_body import STEP_BYTES, TokenRequest, decode_batch, decode_request, read_batch
 from bidstream_svc.server.json_repair import repair
+
+if TYPE_CHECKING:  # it is not there where it was not built
+    from bidstream_svc.core.kernel import Kernel
 
 TOKENS_PER_ITERATION = 64
 _SLOW_PER_ITERATION = 4  # with names that take up to 0.3 ms each to normalise
@@ -29,30 +36,98 @@ _SUCCESS_CELL = DECRYPTIONS[DecryptionStatus.SUCCESS]
 # (token, domain, now_ms) -> the verdict as JSON, after counting it.
 DecryptToJson: TypeAlias = Callable[[str, str | None, int], bytes]
 LongAnswer: TypeAlias = Generator[None, None, Answer]
-# (decrypt_to_json, body, now_ms) -> answer
-Handler: TypeAlias = Callable[[DecryptToJson, bytes, int], Answer | LongAnswer]
 
 
-_decode_request = msgspec.json.Decoder(TokenRequest).decode
+@dataclass(slots=True)  # not frozen, because that is slower to make
+class BoundKeys:
+    """Decryption with one snapshot, bound to the counters.
+
+    Attributes:
+        decrypt_to_json: decrypts any token and counts the verdict.
+        kernel: the native kernel of the snapshot, which does not count; None if there is none.
+        count_successes: counts the verdicts of the kernel.
+    """
+
+    decrypt_to_json: DecryptToJson
+    kernel: "Kernel | None" = None
+    count_successes: Callable[[int], None] = lambda _count: None
+
+
+# (keys, body, now_ms) -> answer
+Handler: TypeAlias = Callable[[BoundKeys, bytes, int], Answer | LongAnswer]
+
 _NOT_DECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
-def answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int, *, is_repaired: bool = False) -> Answer:
+def answer_decrypt(keys: BoundKeys, body: bytes, now_ms: int) -> Answer:
     """Answer `POST /decrypt`; `now_ms` is the current time in Unix milliseconds."""
+    if keys.kernel is not None:
+        success = keys.kernel.answer(body, now_ms)
+        if success is not None:
+            keys.count_successes(1)
+            return 200, success
+    return _answer_decrypt(keys.decrypt_to_json, body, now_ms)
+
+
+def _answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int, *, is_repaired: bool = False) -> Answer:
     try:
-        request = _decode_request(body)
+        request = decode_request(body)
     except _NOT_DECODABLE as error:
         repaired = None if is_repaired else _repair_short(body, error)
         if repaired is None:
             return _bad_request(error)
-        return answer_decrypt(decrypt_to_json, repaired, now_ms, is_repaired=True)
+        return _answer_decrypt(decrypt_to_json, repaired, now_ms, is_repaired=True)
     return 200, decrypt_to_json(request.token, request.domain, now_ms)
 
 
-def answer_batch(
+def answer_batch(keys: BoundKeys, body: bytes, now_ms: int) -> Answer | LongAnswer:
+    """Answer `POST /decrypt/batch`; one snapshot and one time apply to all of its tokens."""
+    if len(body) > STEP_BYTES:
+        return _answer_long_batch(keys, body, now_ms)
+    return _answer_by_kernel(keys, body, now_ms) or _answer_batch(keys.decrypt_to_json, body, now_ms)
+
+
+def _answer_long_batch(keys: BoundKeys, body: bytes, now_ms: int) -> LongAnswer:
+    answer = _answer_by_kernel(keys, body, now_ms) or _read_and_answer(keys.decrypt_to_json, body, now_ms)
+    if isinstance(answer, tuple):
+        return answer
+    if keys.kernel is not None:
+        yield
+    return (yield from answer)
+
+
+def _answer_by_kernel(keys: BoundKeys, body: bytes, now_ms: int) -> Answer | LongAnswer | None:
+    """Let the kernel answer a batch, which takes it less than a millisecond, and decrypt here what it leaves."""
+    answer = None if keys.kernel is None else keys.kernel.answer_batch(body, now_ms)
+    if answer is None:
+        return None
+    json, successes, left = answer
+    keys.count_successes(successes)
+    if not left:
+        return 200, json
+    parts = _decode_left(body, left)
+    join = partial(fill_gaps, json, [gap for gap, _, _ in left])
+    if len(body) > STEP_BYTES or len(left) > TOKENS_PER_ITERATION:
+        return _answer_in_steps(keys.decrypt_to_json, parts, now_ms, join)
+    return _answer_few(keys.decrypt_to_json, next(parts), now_ms, join)
+
+
+def _decode_left(body: bytes, left: list[tuple[int, int, int]]) -> Iterator[list[TokenRequest]]:
+    """Decode what the kernel has left, as much at a time as is decrypted in one iteration."""
+    step: list[TokenRequest] = []
+    step_bytes = 0
+    for _, start, end in left:
+        step_bytes += end - start
+        if step and (len(step) == TOKENS_PER_ITERATION or step_bytes > STEP_BYTES):
+            yield step
+            step, step_bytes = [], end - start
+        step.append(decode_request(body[start:end]))
+    yield step
+
+
+def _answer_batch(
     decrypt_to_json: DecryptToJson, body: bytes, now_ms: int, *, is_repaired: bool = False
 ) -> Answer | LongAnswer:
-    """Answer `POST /decrypt/batch`; one snapshot and one time apply to all of its tokens."""
     if len(body) > STEP_BYTES:
         return _read_and_answer(decrypt_to_json, body, now_ms, is_repaired=is_repaired)
     try:
@@ -61,10 +136,8 @@ def answer_batch(
         repaired = None if is_repaired else _repair_short(body, error)
         if repaired is None:
             return _bad_request(error)
-        return answer_batch(decrypt_to_json, repaired, now_ms, is_repaired=True)
-    if len(requests) > TOKENS_PER_ITERATION or _has_slow_name(requests):
-        return _answer_in_steps(decrypt_to_json, [requests], now_ms)
-    return 200, batch_body([decrypt_to_json(request.token, request.domain, now_ms) for request in requests])
+        return _answer_batch(decrypt_to_json, repaired, now_ms, is_repaired=True)
+    return _answer_few(decrypt_to_json, requests, now_ms, batch_body)
 
 
 def _read_and_answer(
@@ -78,19 +151,36 @@ def _read_and_answer(
             return _bad_request(error)
         yield
         return (yield from _read_and_answer(decrypt_to_json, repaired, now_ms, is_repaired=True))
-    return (yield from _answer_in_steps(decrypt_to_json, parts, now_ms))
+    return (yield from _answer_in_steps(decrypt_to_json, parts, now_ms, batch_body))
 
 
-def _answer_in_steps(decrypt_to_json: DecryptToJson, parts: Parts, now_ms: int) -> LongAnswer:
+# `join` makes the body of the answer from those of the verdicts.
+
+
+def _answer_few(
+    decrypt_to_json: DecryptToJson, requests: list[TokenRequest], now_ms: int, join: Callable[[list[bytes]], bytes]
+) -> Answer | LongAnswer:
+    """Answer requests that were decoded together, at once if they are few."""
+    if len(requests) > TOKENS_PER_ITERATION or _has_slow_name(requests):
+        return _answer_in_steps(decrypt_to_json, [requests], now_ms, join)
+    return 200, join([decrypt_to_json(request.token, request.domain, now_ms) for request in requests])
+
+
+def _answer_in_steps(
+    decrypt_to_json: DecryptToJson,
+    parts: Iterable[list[TokenRequest]],
+    now_ms: int,
+    join: Callable[[list[bytes]], bytes],
+) -> LongAnswer:
     bodies: list[bytes] = []
     for step in _split(parts):
         if bodies:
             yield
         bodies += [decrypt_to_json(request.token, request.domain, now_ms) for request in step]
-    return 200, batch_body(bodies)
+    return 200, join(bodies)
 
 
-def _split(parts: Parts) -> Iterator[list[TokenRequest]]:
+def _split(parts: Iterable[list[TokenRequest]]) -> Iterator[list[TokenRequest]]:
     """Split what was decoded together into what is decrypted in one iteration."""
     for part in parts:
         for start in range(0, len(part), TOKENS_PER_ITERATION):
@@ -149,18 +239,19 @@ class TokenDecryptor:
         self._store = store
         self._metrics = metrics
         self._on_unknown_key = on_unknown_key
-        self._keys: KeySnapshot | None = None
-        self._decrypt_to_json = self._bind(decrypt_without_keys)
+        self._keys = NO_KEYS
+        self._bound = self._bind(NO_KEYS)
 
-    def bind(self) -> DecryptToJson:
-        """Return a function that decrypts with the current snapshot."""
-        keys = self._store.snapshot
+    def bind(self) -> BoundKeys:
+        """Bind the current snapshot."""
+        keys = self._store.keys
         if keys is not self._keys:
             self._keys = keys
-            self._decrypt_to_json = self._bind(decrypt_without_keys if keys is None else bind_decrypt(keys))
-        return self._decrypt_to_json
+            self._bound = self._bind(keys)
+        return self._bound
 
-    def _bind(self, decrypt_token: BoundDecrypt) -> DecryptToJson:
+    def _bind(self, keys: KeysInUse) -> BoundKeys:
+        decrypt_token: BoundDecrypt = decrypt_without_keys if keys.snapshot is None else bind_decrypt(keys.snapshot)
         row, success_cell, count_failure = self._metrics.row, _SUCCESS_CELL, self._count_failure
 
         def decrypt_to_json(token: str, domain: str | None, now_ms: int) -> bytes:
@@ -172,7 +263,10 @@ class TokenDecryptor:
                 count_failure(reason)
             return verdict_body(verdict)
 
-        return decrypt_to_json
+        def count_successes(count: int) -> None:
+            row[success_cell] += count
+
+        return BoundKeys(decrypt_to_json, keys.kernel, count_successes)
 
     def _count_failure(self, reason: FailureReason) -> None:
         self._metrics.count_failure(reason)

@@ -17,6 +17,7 @@ from bidstream_svc.addresses import BoundAddress
 from bidstream_svc.config import Settings
 from bidstream_svc.core.domains import load_public_suffixes
 from bidstream_svc.core.errors import ThreadFailedError
+from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.refresh_thread import RefreshThread
 from bidstream_svc.keystore.refresher import KeyRefresher
@@ -139,6 +140,7 @@ class Service:
             "listening",
             version=__version__,
             compiled=is_compiled(),
+            kernel=IS_NATIVE,
             data=[str(address) for address in self.data_addresses],
             admin=[str(address) for address in self.admin_addresses],
         )

@@ -139,7 +139,8 @@ class Inputs:
         """Make a batch around an input."""
         random = self._random
         plain = [
-            _plain(random, random.choice(input_.scenario.tokens)) for _ in range(random.choice((0, 1, 2, 2, 5, 70)))
+            _plain(random, random.choice(input_.scenario.tokens))
+            for _ in range(random.choice((0, 1, 2, 2, 5, 70, 200)))
         ]
         elements = [*plain, input_.body]
         random.shuffle(elements)

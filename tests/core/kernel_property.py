@@ -12,16 +12,14 @@ from collections import Counter
 from collections.abc import Generator
 from multiprocessing import Pool
 
-import msgspec
-
 from bidstream_svc.core.decrypt import BoundDecrypt
 from bidstream_svc.core.domains import normalise_domain
 from bidstream_svc.core.kernel import Kernel
 from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.core.token_details import read_details
 from bidstream_svc.server.answers import Answer, verdict_body
-from bidstream_svc.server.batch_body import TokenRequest
-from bidstream_svc.server.handlers import DecryptToJson, answer_batch, answer_decrypt
+from bidstream_svc.server.handlers import BoundKeys, answer_batch, answer_decrypt
 from tests.core.kernel_inputs import Input, Inputs
 
 INPUTS_BEFORE_RENEWAL = 50_000
@@ -32,21 +30,35 @@ _TOKEN, _DOMAIN = rb'"token"\s*:\s*' + _STRING, rb'"domain"\s*:\s*(?:null|' + _S
 # Of what JSON decodes, all that `\s` matches are the blanks of JSON.
 _PLAIN = re.compile(rb"\s*\{\s*(?:%b(?:\s*,\s*%b)?|%b\s*,\s*%b)\s*\}\s*" % (_TOKEN, _DOMAIN, _DOMAIN, _TOKEN))
 _UID = re.compile(rb'\{"status":"SUCCESS","uid":"[ !#-\[\]-~]*","established":-?\d+\}')
-_decode = msgspec.json.Decoder(TokenRequest).decode
 _IS_SUCCESS = b'{"status":"SUCCESS",'
 
 
-def bound(decrypt: BoundDecrypt) -> DecryptToJson:
-    """As the server binds it, without counters."""
-    return lambda token, domain, now_ms: verdict_body(decrypt(token, domain, now_ms))
+class Counted:
+    """Decryption as the server binds it: `keys`, and `counts` of the verdicts by status."""
+
+    def __init__(self, decrypt: BoundDecrypt, kernel: Kernel | None = None) -> None:
+        self.keys = BoundKeys(self._decrypt_to_json, kernel, self._count_successes)
+        self.counts = Counter[str]()
+        self._decrypt = decrypt
+
+    def _decrypt_to_json(self, token: str, domain: str | None, now_ms: int) -> bytes:
+        verdict = self._decrypt(token, domain, now_ms)
+        self.counts[verdict[0]] += 1
+        return verdict_body(verdict)
+
+    def _count_successes(self, count: int) -> None:
+        self.counts[DecryptionStatus.SUCCESS] += count
 
 
 def check(input_: Input) -> str:
     """Check both sentences; returns what became of the input."""
     scenario, body, now_ms = input_.scenario, input_.body, input_.now_ms
-    answer = answer_decrypt(bound(scenario.decrypt), body, now_ms)
+    python, both = Counted(scenario.decrypt), Counted(scenario.decrypt, scenario.kernel)
+    answer = answer_decrypt(python.keys, body, now_ms)
     assert isinstance(answer, tuple)
     given = scenario.kernel.answer(body, now_ms)
+    assert answer_decrypt(both.keys, body, now_ms) == answer
+    assert both.counts == python.counts
     if given is not None:
         assert answer == (200, given), (input_.kind, body, now_ms)
         return "answered"
@@ -81,19 +93,15 @@ def is_listed_as_given(name: str, names: frozenset[str]) -> bool:
 
 def check_batch(kernel: Kernel, decrypt: BoundDecrypt, body: bytes, now_ms: int) -> str:
     """Check the first sentence for a batch: with the gaps filled, the answer is Python's."""
-    decrypt_to_json = bound(decrypt)
-    expected = finish(answer_batch(decrypt_to_json, body, now_ms))
+    python, both = Counted(decrypt), Counted(decrypt, kernel)
+    expected = finish(answer_batch(python.keys, body, now_ms))
+    assert finish(answer_batch(both.keys, body, now_ms)) == expected, (body, now_ms)
+    assert both.counts == python.counts
     answer = kernel.answer_batch(body, now_ms)
     if answer is None:
         return "batch, left to Python" if expected[0] == 200 else "bad batch"
-    json, answered, left = answer
-    pieces, behind = [], 0
-    for gap, start, end in left:
-        request = _decode(body[start:end])
-        verdict = decrypt_to_json(request.token, request.domain, now_ms)
-        pieces += [json[behind:gap], verdict]
-        behind = gap
-    assert expected == (200, b"".join([*pieces, json[behind:]])), (body, now_ms)
+    _, answered, left = answer
+    assert expected[0] == 200
     assert answered + len(left) == expected[1].count(b'{"status"')
     return "batch, answered" if not left else "batch, answered in part"
 

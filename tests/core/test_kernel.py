@@ -18,6 +18,7 @@ from bidstream_svc.core.kernel import build_kernel
 from bidstream_svc.core.keys import Key, KeySnapshot, Site
 from bidstream_svc.core.token import BUILDERS, CLIENT_SIDE_GENERATED, OPTED_OUT, decode_text
 from bidstream_svc.server.answers import verdict_body
+from bidstream_svc.server.batch_body import STEP_BYTES
 from tests.core.assemble import pkcs7, spellings
 from tests.core.kernel_inputs import Input, Scenario
 from tests.core.kernel_property import check, check_batch, run
@@ -248,6 +249,18 @@ def test_threads_share_a_kernel() -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("size", [STEP_BYTES - 1, STEP_BYTES, STEP_BYTES + 1, 2 * STEP_BYTES])
+def test_an_element_longer_than_python_reads_is_left_to_it(size: int) -> None:
+    """Python refuses the whole batch then."""
+    good = body_of(build(4).token)
+    long = b'{"token":"' + b"A" * (size - 12) + b'"}'
+    assert len(long) == size
+    for elements in ([long], [long, good], [good, long], [good, long, good]):
+        body = b'{"requests":[' + b",".join(elements) + b"]}"
+        expected = "batch, answered in part" if size <= STEP_BYTES else "bad batch"
+        assert check_batch(KERNEL, bind_decrypt(UID2), body, NOW_MS) == expected
+
+
 def test_ids_beyond_32_bits_are_those_of_no_token() -> None:
     sites = {2**32 + LISTED_SITE: Site(2**32 + LISTED_SITE, msgspec.Raw(b'["example.com"]')), -1: Site(-1)}
     others = {key_id: Key(key_id, bytes(32), 2**40) for key_id in (2**32 + MASTER, -(2**63), 2**63 - 1)}
@@ -287,7 +300,8 @@ def test_it_takes_bytes_only_and_numbers_of_64_bits() -> None:
 
 def test_it_cannot_be_copied_or_pickled_and_its_repr_shows_no_key() -> None:
     assert "Kernel object" in repr(KERNEL)
-    assert not [name for name in vars(type(KERNEL)) if not name.startswith("__")][3:]
+    public = {name for name in vars(type(KERNEL)) if not name.startswith("__")}
+    assert public == {"answer", "answer_batch", "decrypt", "used_master_keys"}
     for leave in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError):
             leave(KERNEL)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from bidstream_svc.addresses import TcpAddress
+from bidstream_svc.core.kernel import IS_NATIVE, build_kernel
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
-from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.keystore.store import KeysInUse, KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import CONNECTIONS, DECRYPTIONS, REQUEST_DURATION_NS
 from bidstream_svc.server.auth import BearerToken
@@ -160,9 +161,12 @@ class Side:
         bearer: BearerToken | None = None,
         limits: ConnectionLimits = LIMITS,
         routes: tuple[Route, ...] = ROUTES,
+        *,
+        has_kernel: bool = IS_NATIVE,
     ) -> None:
         self.metrics = MetricCells(labels_of(routes))
-        self.store = KeyStore(parse_key_response(orjson.dumps(bidstream_keys(STATE, {}))))
+        snapshot = parse_key_response(orjson.dumps(bidstream_keys(STATE, {})))
+        self.store = KeyStore(KeysInUse(snapshot, build_kernel(snapshot) if has_kernel else None))
         self.on_unknown_key: Callable[[], None] = lambda: None  # fails where a test wants the handler to fail
         self.decryptor = TokenDecryptor(self.store, self.metrics, on_unknown_key=self._call_on_unknown_key)
         self.connections = Connections(limits, self.metrics)
@@ -214,8 +218,10 @@ class FastPathSide(Side):
         bearer: BearerToken | None = None,
         limits: ConnectionLimits = LIMITS,
         routes: tuple[Route, ...] = ROUTES,
+        *,
+        has_kernel: bool = IS_NATIVE,
     ) -> None:
-        super().__init__(bearer, limits, routes)
+        super().__init__(bearer, limits, routes, has_kernel=has_kernel)
         self.fast_path = FastPath(
             self.connections,
             routes,

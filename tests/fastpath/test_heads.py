@@ -147,10 +147,23 @@ def test_the_memory_is_bounded(memo: PlainHeads) -> None:
         # New lines and new heads; lines that are not in the plainest spelling, or that matter, are kept.
         assert memo.find(head_of(make(BODY, f"User-Agent: {number}", f"X:{number}"))) is not None
         assert memo.find(head_of(make(b" " * (number % 5000)))) is not None
+        assert memo.find(changing_head("a" * (1 + number % 3000), number)) is not None
     assert len(memo._heads) <= heads._MAX_REMEMBERED
+    assert sum(map(len, memo._alternatives.values())) <= 2 * heads._MAX_REMEMBERED
     assert len(memo._lines) <= heads._MAX_REMEMBERED
     assert len(memo._names) <= heads._MAX_REMEMBERED
     assert len(memo._changing) <= heads._MAX_CHANGING
+
+
+def test_a_head_with_another_length_adds_no_line(memo: PlainHeads) -> None:
+    memo.find(head_of(GOOD))
+    kept = len(memo._lines)
+    for length in range(1_000):
+        head = memo.find(head_of(make(b" " * length)))
+        assert meaning(head) == (ROUTES[0], length)
+    assert len(memo._lines) == kept
+    too_long = head_of(make(length="Content-Length: " + "1" * 30))
+    assert memo.find(too_long) is None
 
 
 def test_heads_that_never_come_again_push_none_out(memo: PlainHeads) -> None:

@@ -145,28 +145,78 @@ def test_a_head_of_the_same_length_is_another_head() -> None:
     assert reader.state is FOREIGN
 
 
-def test_a_forgotten_head_is_judged_anew(tmp_path: Path) -> None:
+def test_a_head_is_known_with_every_length_that_it_has_had(tmp_path: Path) -> None:
+    path = tmp_path / "bearer"
+    path.write_text("first")
+    bearer = BearerToken(path)
+    heads = PlainHeads(ROUTES, bearer, HOSTS)
+    reader, other = make_reader(heads), make_reader(heads)
+    bodies = [b"x" * length for length in range(120)]
+    requests = [make(body, "Authorization: Bearer first") for body in bodies]
+    assert [reader.match(request) for request in requests] == [(DECRYPT, body) for body in bodies]
+    assert other.match(requests[0])
+    path.write_text("second")
+    assert bearer.reload()  # from here on, no head is plain but those that are known
+    for each in (reader, other):
+        assert [each.match(request) for request in requests] == [(DECRYPT, body) for body in bodies]
+        assert each.match(make(b"x" * 120, "Authorization: Bearer second")) == (DECRYPT, b"x" * 120)
+    heads.forget()
+    for each in (reader, other):
+        assert [each.match(request) for request in requests] == [None] * 120
+        assert each.feed(requests[0]) == []
+        assert each.state is FOREIGN
+
+
+def test_the_place_of_content_length_matters() -> None:
+    reader = make_reader()
+    before, after = make(b"{}", "Accept: */*"), make(b"{}", "Accept: */*").replace(b"Accept: */*\r\n", b"")
+    after = after.replace(b"\r\n\r\n", b"\r\nAccept: */*\r\n\r\n")
+    assert (len(before), before != after) == (len(after), True)
+    for request in (before, after, after, before):
+        assert reader.match(request) == (DECRYPT, b"{}")
+    assert reader.match(before.replace(b": 2", b": 3")) is None
+
+
+TRACED = make(GOOD_BODY, "traceparent: 00-0af7", "Accept: */*", "X-Request-Id: 7d01-b")
+
+
+def test_what_is_known_of_values_that_change_is_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "bearer"
     path.write_text("first")
     bearer = BearerToken(path)
     heads = PlainHeads(ROUTES, bearer, HOSTS)
     reader = make_reader(heads)
-    request = make(GOOD_BODY, "Authorization: Bearer first")
-    assert reader.match(request) == (DECRYPT, GOOD_BODY)
+
+    def is_matched(number: int) -> bool:
+        lines = (f"traceparent: 00-{number:04x}", "Authorization: Bearer first", f"X-Request-Id: {number:08x}")
+        return reader.match(make(GOOD_BODY, *lines)) == (DECRYPT, GOOD_BODY)
+
+    assert all(map(is_matched, range(6)))
+    assert any(head.holes for head in reader._head.alternatives.values())
     path.write_text("second")
     assert bearer.reload()
+    assert is_matched(6)
     heads.forget()
-    assert reader.match(request) == (DECRYPT, GOOD_BODY)
-    reader.forget_head()
-    assert reader.match(request) is None
-    assert reader.feed(request) == []
-    assert reader.state is FOREIGN
+    assert not any(map(is_matched, range(7)))
+
+
+def test_any_changed_byte_of_a_known_head_with_values_that_change() -> None:
+    warm = make_reader()
+    for value in ("00-0af7", "00-0af8", "00-0af9", "00-0af7", "00-0af8", "00-0af9"):
+        assert warm.match(TRACED.replace(b"00-0af7", value.encode()).replace(b"7d01-b", value[1:].encode()))
+    assert any(head.holes for head in warm._head.alternatives.values())
+    for place in range(len(TRACED) - len(GOOD_BODY)):
+        for byte in (b"\r", b"\n", b"\0", b"\t", b" ", b":", b"\x7f", b"\xe9", b"x", b"8"):
+            changed = TRACED[:place] + byte + TRACED[place + 1 :]
+            assert warm.match(changed) == make_reader().match(changed), changed
+            assert warm.match(TRACED) == (DECRYPT, GOOD_BODY)
 
 
 def test_forgetting_a_head_does_not_harm_the_body_that_is_under_way() -> None:
-    reader = make_reader()
+    heads = PlainHeads(ROUTES, None, HOSTS)
+    reader = make_reader(heads)
     reader.feed(GOOD[:-3])
-    reader.forget_head()
+    heads.forget()
     assert reader.feed(GOOD[-3:]) == [(DECRYPT, GOOD_BODY)]
 
 

@@ -19,7 +19,7 @@ from bidstream_svc.server.answers import Answer, statuses_in_answer
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import ConnectionLimits
 from bidstream_svc.server.data_server import DataServer
-from bidstream_svc.server.handlers import DecryptToJson, Handler, LongAnswer, TokenDecryptor, answer_decrypt
+from bidstream_svc.server.handlers import BoundKeys, Handler, LongAnswer, TokenDecryptor, answer_decrypt
 from bidstream_svc.server.routes import ROUTES, Route, labels_of
 from bidstream_svc.server.sockets import open_listeners
 from bidstream_svc.tracing import Tracer
@@ -31,24 +31,24 @@ PATH = "/another"
 MARK = b'{"another":true,'
 
 
-def answer_another(decrypt: DecryptToJson, body: bytes, now_ms: int) -> Answer:
+def answer_another(keys: BoundKeys, body: bytes, now_ms: int) -> Answer:
     """The answer of /decrypt, marked."""
-    code, content = answer_decrypt(decrypt, body, now_ms)
+    code, content = answer_decrypt(keys, body, now_ms)
     return code, MARK + content[1:]
 
 
-def answer_over_iterations(decrypt: DecryptToJson, body: bytes, now_ms: int) -> LongAnswer:
+def answer_over_iterations(keys: BoundKeys, body: bytes, now_ms: int) -> LongAnswer:
     yield
     yield
-    answer = answer_another(decrypt, body, now_ms)
+    answer = answer_another(keys, body, now_ms)
     yield
     return answer
 
 
-def answer_in_one_step(decrypt: DecryptToJson, body: bytes, now_ms: int) -> LongAnswer:
+def answer_in_one_step(keys: BoundKeys, body: bytes, now_ms: int) -> LongAnswer:
     """A generator that does not yield."""
     yield from ()
-    return answer_another(decrypt, body, now_ms)
+    return answer_another(keys, body, now_ms)
 
 
 HANDLERS: dict[str, Handler] = {

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from bidstream_svc.core.crypto import Envelope, seal_response
 from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.devoperator.state import Lifetimes
@@ -101,8 +102,10 @@ async def test_keys_are_used_until_the_last_expires(cache: KeyCache, wire: bytes
     loaded, store = cache.load(), KeyStore()
     assert loaded is not None
     now_ms = loaded.snapshot.last_expiry_ms - left_ms
-    KeyRefresher(asyncio.Future, store, MetricCells(), cache=cache, interval_s=1, now_ms=lambda: now_ms)._load_cache()
+    refresher = KeyRefresher(asyncio.Future, store, MetricCells(), cache=cache, interval_s=1, now_ms=lambda: now_ms)
+    await refresher._load_cache()
     assert (store.snapshot is not None) == store.is_from_cache == is_used
+    assert (store.keys.kernel is not None) == (is_used and IS_NATIVE)
 
 
 def is_ignored(cache: KeyCache, level: str = "warning") -> str:

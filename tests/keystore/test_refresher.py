@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.faults import Fault
@@ -27,6 +28,7 @@ from bidstream_svc.metrics.cells import KEY_CACHE_WRITES, KEY_REFRESHES, KEYS_SK
 from bidstream_svc.operator.credentials import Credentials
 from bidstream_svc.operator.key_fetch import FetchedKeys, fetch_keys
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
+from bidstream_svc.server.handlers import TokenDecryptor, answer_decrypt
 from tests.support.operator import Clock, operator_in_thread, running_operator
 from tests.support.sidecar import operator_settings, service_in_thread, wait_until
 
@@ -198,20 +200,29 @@ async def test_writes_of_the_cache_are_counted(
     assert writes() == (1, 1)
 
 
+@pytest.mark.parametrize("has_kernel", {False, IS_NATIVE})
 async def test_keys_without_a_master_key_that_is_in_use_are_refused(
-    refresher: KeyRefresher, store: KeyStore, operator: DevOperator
+    fetch: Fetch, store: KeyStore, operator: DevOperator, *, has_kernel: bool
 ) -> None:
+    refresher = KeyRefresher(fetch, store, MetricCells(), interval_s=3600, has_kernel=has_kernel)
+    keys = TokenDecryptor(store, MetricCells(), on_unknown_key=lambda: None)
     state = operator.state
+
+    def is_decrypted() -> bool:
+        body = orjson.dumps({"token": state.mint_token()})
+        return b"SUCCESS" in answer_decrypt(keys.bind(), body, state.now_ms())[1]
+
     assert await refresher.refresh()
     state.expire_keys()
     state.rotate_keys()
     assert await refresher.refresh()  # none of the old ones has opened a token
-    held = store.snapshot
-    assert decrypt(state.mint_token(), None, held, state.now_ms())[0] == "SUCCESS"
+    held = store.keys
+    assert is_decrypted()
     state.expire_keys()
     state.rotate_keys()
     assert not await refresher.refresh()
-    assert store.snapshot is held
+    assert store.keys is held
+    assert (held.kernel is not None) == has_kernel
     assert "none of the master keys" in (store.last_error or "")
 
 

@@ -11,6 +11,7 @@ import pybase64
 import pytest
 from structlog.testing import capture_logs
 
+from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.refresher import KeyRefresher
@@ -112,19 +113,20 @@ async def test_a_refresher_leaves_each_response_and_begins_with_what_was_left(
     )
     assert await first.refresh()
     assert content_of(shared) == fetched.wire
-    second._load_cache()
+    await second._load_cache()
     assert second._store.snapshot is not None
+    assert (second._store.keys.kernel is not None) == IS_NATIVE
     assert second._store.is_from_cache
 
 
-def test_the_key_cache_is_read_where_nothing_good_was_left(
+async def test_the_key_cache_is_read_where_nothing_good_was_left(
     shared: SharedKeys, fetched: FetchedKeys, secret: bytes, tmp_path: Path
 ) -> None:
     cache, store = KeyCache(tmp_path / "keys", lambda: secret), KeyStore()
     assert cache.save(fetched.wire)
     shared.save(fetched.wire[:-9])
     with capture_logs():
-        KeyRefresher(_no_fetch, store, MetricCells(), cache=cache, shared=shared, interval_s=3600)._load_cache()
+        await KeyRefresher(_no_fetch, store, MetricCells(), cache=cache, shared=shared, interval_s=3600)._load_cache()
     assert store.snapshot is not None
     assert content_of(shared) == fetched.wire, "what the others read is there for the next, too"
 

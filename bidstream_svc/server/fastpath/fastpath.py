@@ -68,9 +68,6 @@ class FastPath:
         """Clear all memos of heads, because the bearer token has changed."""
         for heads in self._heads.values():
             heads.forget()
-        for connection in self._shared.connections:
-            if isinstance(connection, FastPathConnection):
-                connection.reader.forget_head()
 
     def drain(self) -> None:
         """Close each connection after its next response."""

@@ -4,17 +4,20 @@ A head is plain if its request is `POST` to a route over HTTP/1.1 with exactly o
 request passes all checks (Host, bearer token, content type, length of the body), and if no header changes how the
 request is framed or continued. Every other head is left to aiohttp, also to refuse it.
 
-Most clients send the same head with every request. Three ways to recognise one, the fastest first:
+Most clients send the same head with every request, but for Content-Length. Four ways to recognise one, the fastest
+first:
 
-1. The whole head is in the memo.
-2. Headers that have had several values, such as `traceparent`, are cut out, and the rest is in the memo.
-3. Each line is in the memo of lines, or is a header that is ignored here.
+1. The reader knows it, by the length of the request: it is an alternative of the head before, from which it differs in
+   Content-Length only, or in values of headers that have had several, such as `traceparent`.
+2. The whole head is in the memo.
+3. Headers that have had several values are cut out, and the rest is in the memo.
+4. Each line is in the memo of lines, or is a Content-Length or a header that is ignored here.
 
 Otherwise httptools parses the head, and the memos keep the result if it is plain.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import httptools
@@ -36,6 +39,8 @@ _REQUEST_LINE = b"POST %b HTTP/1.1"
 _LINE_END = b"\r\n"
 _TRACEPARENT = TRACEPARENT.encode()
 _PRINTABLE = bytes(range(ord(" "), ord("~") + 1))
+_DIGITS = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
+_LENGTH_LINE = re.compile(rb"content-length: ([0-9]{1,10})", re.IGNORECASE)
 _PLAIN_LINE = re.compile(rb"([A-Za-z0-9-]+): ([!-~](?:[ -~]*[!-~])?)")
 
 
@@ -45,24 +50,36 @@ class Head:
     Not a frozen dataclass or a tuple, because access to their fields is slower in the hot path.
 
     Attributes:
-        raw: the bytes of the head, including the empty line.
-        length: the length of `raw`.
+        raw: the bytes of the head, including the empty line; only those before the first hole, if there is one.
+        length: the length of the head.
         route: the route of the request.
         body_length: the value of Content-Length.
         request_length: the length of head and body.
+        alternatives: this head, and those that differ from it in Content-Length or have holes, by `request_length`.
+        holes: (start, end, what follows up to the next one) of each value that may be any text.
     """
 
-    __slots__ = ("body_length", "length", "raw", "request_length", "route")
+    __slots__ = ("alternatives", "body_length", "holes", "length", "raw", "request_length", "route")
 
-    def __init__(self, raw: bytes, route: Route, body_length: int) -> None:
-        self.raw = raw
+    def __init__(self, raw: bytes, route: Route, body_length: int, places: Sequence[tuple[int, int]] = ()) -> None:
+        ends_of_fixed = [*(start for start, _ in places[1:]), len(raw)]
+        self.raw = raw[: places[0][0]] if places else raw
+        self.holes = tuple((*place, raw[place[1] : end]) for place, end in zip(places, ends_of_fixed, strict=False))
         self.length = len(raw)
         self.route = route
         self.body_length = body_length
         self.request_length = self.length + body_length
+        self.alternatives: dict[int, Head] = {}
+
+    def fits_holes(self, data: bytes) -> bool:
+        """Return whether the values in the holes are printable, and what is between and behind them is the same."""
+        for start, end, fixed in self.holes:
+            if data[start:end].translate(None, _PRINTABLE) or not data.startswith(fixed, end):
+                return False
+        return True
 
 
-# The last head of a new connection. It matches no request, because the request length of -1 never occurs.
+# The last head of a new connection. No request has its length.
 NO_HEAD = Head(b"", ROUTES[0], -1)
 
 
@@ -115,6 +132,8 @@ class PlainHeads:
         self._is_traced = is_traced
         self._is_harmless = _is_harmless_if_traced if is_traced else _is_harmless
         self._heads: dict[bytes, Head] = {}
+        self._alternatives: dict[bytes, dict[int, Head]] = {}  # by the head without Content-Length
+        self._kept_with_holes = 0
         self._lines: dict[bytes, _Line] = {}
         self._names: set[bytes] = set()  # of ignored headers that have occurred, each as CRLF, name, colon, space
         self._changing: list[bytes] = []  # those of them that have had several values
@@ -123,8 +142,8 @@ class PlainHeads:
     def find(self, raw: bytes) -> Head | None:
         """Return the head with these bytes, which include the empty line; None if it is not plain.
 
-        The result may lack lines of ignored headers. Its `route` and `body_length` are right; its `raw`, `length` and
-        `request_length` may be those of the shorter head.
+        The result may lack lines of ignored headers. Its `route`, `body_length` and `alternatives` are right; its
+        `raw`, `length` and `request_length` may be those of the shorter head.
         """
         known = self._heads.get(raw)
         if known is not None or len(raw) > MAX_HEAD_BYTES:
@@ -145,7 +164,7 @@ class PlainHeads:
 
     def forget(self) -> None:
         """Clear the memos, because the bearer token has changed."""
-        self._heads.clear()
+        self._forget_heads()
         self._lines.clear()
         self._names.clear()
         self._changing.clear()
@@ -155,19 +174,30 @@ class PlainHeads:
 
         None if it has none of them, if a value is empty or not printable ASCII, or if the rest is not recognised.
         """
-        rest = raw
+        places: list[tuple[int, int]] = []
         for name in self._changing:
-            start = rest.find(name)
-            if start >= 0:
-                value_start = start + len(name)
-                end = rest.find(_LINE_END, value_start)
-                if value_start == end or rest[value_start:end].translate(None, _PRINTABLE):
+            found = raw.find(name)
+            if found >= 0:
+                start = found + len(name)
+                end = raw.find(_LINE_END, start)
+                if start == end or raw[start:end].translate(None, _PRINTABLE):
                     return None
-                rest = rest[:start] + rest[end:]
+                places.append((start, end))
         # Besides one per header, there are two line ends: after the request line, and the empty line.
-        if rest is raw or raw.count(_LINE_END) > _MAX_HEADERS + 2:
+        if not places or raw.count(_LINE_END) > _MAX_HEADERS + 2:
             return None
-        return self._heads.get(rest) or self._assemble(rest)
+        places.sort()
+        rest = b""
+        behind = 0
+        for start, end in places:
+            rest += raw[behind : raw.rindex(_LINE_END, 0, start)]
+            behind = end
+        rest += raw[behind:]
+        head = self._heads.get(rest)
+        if head is None:
+            return self._assemble(rest)
+        self._keep_with_holes(Head(raw, head.route, head.body_length, places), head.alternatives)
+        return head
 
     def _assemble(self, raw: bytes) -> Head | None:
         """Return the head if each of its lines is known or ignored; None otherwise."""
@@ -180,7 +210,7 @@ class PlainHeads:
         is_repeatable = True
         known = self._lines
         for line in lines[1:-2]:
-            found = known.get(line)
+            found = known.get(line) or _read_length(line)
             if found is None:
                 if not self._is_harmless(line):
                     return None
@@ -248,8 +278,25 @@ class PlainHeads:
 
     def _keep(self, head: Head) -> None:
         if len(self._heads) >= _MAX_REMEMBERED:
-            self._heads.clear()
+            self._forget_heads()
         self._heads[head.raw] = head
+        head.alternatives = self._alternatives.setdefault(_DIGITS.sub(b"", head.raw), head.alternatives)
+        head.alternatives[head.request_length] = head
+
+    def _keep_with_holes(self, head: Head, alternatives: dict[int, Head]) -> None:
+        if head.request_length not in alternatives:
+            self._kept_with_holes += 1
+            if self._kept_with_holes > _MAX_REMEMBERED:
+                self._forget_heads()
+                return
+        alternatives[head.request_length] = head
+
+    def _forget_heads(self) -> None:
+        for alternatives in self._alternatives.values():
+            alternatives.clear()  # readers refer to them
+        self._alternatives.clear()
+        self._heads.clear()
+        self._kept_with_holes = 0
 
     def _keep_line(self, name: bytes, value: bytes, line: _Line) -> None:
         if len(self._lines) >= _MAX_REMEMBERED:
@@ -276,6 +323,11 @@ class PlainHeads:
                 self._changing.clear()
             self._changing.append(marked_name)
         return True
+
+
+def _read_length(line: bytes) -> _Line | None:
+    match = _LENGTH_LINE.fullmatch(line)
+    return None if match is None else _Line(_LENGTH, int(match[1]))
 
 
 def _is_harmless(line: bytes) -> bool:

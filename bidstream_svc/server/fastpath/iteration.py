@@ -83,7 +83,7 @@ class Iteration:
         is_pipelined, self._is_pipelined = self._is_pipelined, False
         if not requests:
             return
-        now_ms, decrypt_to_json = wall_clock_ms(), self._decryptor.bind()
+        now_ms, keys = wall_clock_ms(), self._decryptor.bind()
         write = self._writer.write
         usual_route, usual = requests[0][1][0], 0  # answers of this route with status 200 are counted together
         # A write runs kernel code, which evicts ours from the caches. So all answers are made before the first write.
@@ -95,7 +95,7 @@ class Iteration:
                 continue
             route, body = request
             try:
-                answer = route.handle(decrypt_to_json, body, now_ms)
+                answer = route.handle(keys, body, now_ms)
             except Exception:  # noqa: BLE001 - a bug in one request must not affect others
                 _log.exception("request failed")
                 answer = INTERNAL_ERROR

@@ -65,8 +65,8 @@ class RequestReader:
         """Return the request if these bytes are exactly one plain request, the usual case; if None, call `feed`."""
         if self.state is not IDLE:
             return None
-        head = self._head
-        if len(data) == head.request_length and data.startswith(head.raw):
+        head = self._head.alternatives.get(len(data))
+        if head is not None and data.startswith(head.raw) and (not head.holes or head.fits_holes(data)):
             return head.route, data[head.length :]
         body_start = data.find(HEAD_END, 0, MAX_HEAD_BYTES) + len(HEAD_END)
         found = self._heads.find(data[:body_start])
@@ -115,10 +115,6 @@ class RequestReader:
         """In state FOREIGN, return the bytes received since the start of the request that is not plain."""
         kept, self._kept = self._kept, b""
         return kept
-
-    def forget_head(self) -> None:
-        """Check the next head again, because the bearer token has changed."""
-        self._head = NO_HEAD
 
     # One method per state. It reads `data` from `start` on and returns where it stopped.
 

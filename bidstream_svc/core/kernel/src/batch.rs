@@ -9,6 +9,8 @@ use crate::json::{Reader, is_plain};
 /// A longer body is not read. This one takes less than a millisecond, whatever it contains.
 pub const MAX_BATCH_BYTES: usize = 512 * 1024;
 const MAX_REQUESTS: usize = 1_000;
+/// Python refuses a batch with a longer one; `STEP_BYTES` of `server/batch_body.py`.
+const MAX_REQUEST_BYTES: usize = 32 * 1024;
 
 /// A request whose token is not known to be good.
 pub struct Left {
@@ -45,6 +47,9 @@ impl Kernel {
             let start = body.len().checked_sub(reader.left())?;
             let request = reader.request()?;
             let end = body.len().checked_sub(reader.left())?;
+            if end.checked_sub(start)? > MAX_REQUEST_BYTES {
+                return None;
+            }
             let written =
                 self.decrypt(request.token, request.domain, now_ms, |success| append(success, &mut answer.json));
             if written.is_some() {

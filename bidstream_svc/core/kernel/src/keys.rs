@@ -1,6 +1,7 @@
 //! Keys and their ciphers, which are made on first use.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{self, DecryptingKey, DecryptionContext, UnboundCipherKey};
@@ -15,13 +16,25 @@ pub struct Key {
     secret: Zeroizing<Box<[u8]>>,
     gcm: OnceLock<LessSafeKey>,
     cbc: OnceLock<Box<DecryptingKey>>,
+    is_used_as_master: AtomicBool,
 }
 
 impl Key {
     /// None if it does not have 16, 24 or 32 bytes.
     pub fn new(secret: &[u8]) -> Option<Self> {
         let secret = matches!(secret.len(), 16 | 24 | 32).then(|| Zeroizing::new(secret.into()))?;
-        Some(Self { secret, gcm: OnceLock::new(), cbc: OnceLock::new() })
+        Some(Self { secret, gcm: OnceLock::new(), cbc: OnceLock::new(), is_used_as_master: AtomicBool::new(false) })
+    }
+
+    /// Remembers that it has opened the outer layer of a token.
+    pub fn note_use_as_master(&self) {
+        if !self.is_used_as_master() {
+            self.is_used_as_master.store(true, Ordering::Relaxed); // only once, because threads share it
+        }
+    }
+
+    pub fn is_used_as_master(&self) -> bool {
+        self.is_used_as_master.load(Ordering::Relaxed)
     }
 
     /// Decrypts `ciphertext | tag` in its place; None if the tag does not match.
@@ -84,6 +97,10 @@ impl<T> ById<T> {
 
     pub fn get(&self, id: u32) -> Option<&T> {
         self.values.get(self.ids.binary_search(&id).ok()?)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.ids.iter().copied().zip(&self.values)
     }
 }
 
@@ -155,6 +172,7 @@ mod tests {
     #[test]
     fn ids() {
         let map = ById::new(vec![(7, 'a'), (u32::MAX, 'b'), (0, 'c')]);
+        assert_eq!(map.iter().collect::<Vec<_>>(), [(0, &'c'), (7, &'a'), (u32::MAX, &'b')]);
         assert_eq!([7, u32::MAX, 0, 1].map(|id| map.get(id).copied()), [Some('a'), Some('b'), Some('c'), None]);
     }
 }

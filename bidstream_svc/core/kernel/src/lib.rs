@@ -132,6 +132,11 @@ impl Kernel {
         })
     }
 
+    /// The ids of the keys that have opened the outer layer of a version 3 or 4 token.
+    pub fn used_master_keys(&self) -> impl Iterator<Item = u32> {
+        self.keys.iter().filter(|(_, key)| key.is_used_as_master()).map(|(id, _)| id)
+    }
+
     fn is_usable(&self, token: &token::Opened<'_>, domain: Option<&[u8]>, now_ms: i64) -> bool {
         let lifetime_ms = i128::from(token.expires_ms).saturating_sub(i128::from(token.generated_ms));
         let ahead_ms = i128::from(token.generated_ms).saturating_sub(i128::from(now_ms));

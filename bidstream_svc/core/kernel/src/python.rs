@@ -1,5 +1,7 @@
 //! The Python module. Its description is in `_native.pyi`.
 
+use std::thread;
+
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -7,8 +9,19 @@ use pyo3::types::{PyBytes, PyString};
 use crate::answer::Success;
 use crate::{Builder, Kernel, Rules, unless_it_panics};
 
+/// It has its kernel until it is dropped.
 #[pyclass(name = "Kernel", module = "bidstream_svc.core.kernel._native", frozen)]
-struct PyKernel(Kernel);
+struct PyKernel(Option<Kernel>);
+
+impl Drop for PyKernel {
+    /// Frees the kernel in a thread of its own. With thousands of keys that takes milliseconds, and the thread that
+    /// gives up the last reference may be the one that serves.
+    fn drop(&mut self) {
+        let kernel = self.0.take();
+        // Where no thread can be started, the closure is dropped here, and the kernel with it.
+        drop(thread::Builder::new().stack_size(64 * 1024).spawn(move || drop(kernel)));
+    }
+}
 
 /// (answer, number of verdicts in it, the rest as (gap in the answer, start and end in the body))
 type PyBatchAnswer<'py> = (Bound<'py, PyBytes>, usize, Vec<(usize, usize, usize)>);
@@ -16,11 +29,13 @@ type PyBatchAnswer<'py> = (Bound<'py, PyBytes>, usize, Vec<(usize, usize, usize)
 #[pymethods]
 impl PyKernel {
     fn answer<'py>(&self, py: Python<'py>, body: &[u8], now_ms: i64) -> Option<Bound<'py, PyBytes>> {
-        unless_it_panics(|| self.0.answer(body, now_ms, |success| encode(py, success)))
+        let kernel = self.0.as_ref()?;
+        unless_it_panics(|| kernel.answer(body, now_ms, |success| encode(py, success)))
     }
 
     fn answer_batch<'py>(&self, py: Python<'py>, body: &[u8], now_ms: i64) -> Option<PyBatchAnswer<'py>> {
-        let answer = py.detach(|| unless_it_panics(|| self.0.answer_batch(body, now_ms)))?;
+        let kernel = self.0.as_ref()?;
+        let answer = py.detach(|| unless_it_panics(|| kernel.answer_batch(body, now_ms)))?;
         let left = answer.left.into_iter().map(|left| (left.gap, left.request.start, left.request.end)).collect();
         Some((PyBytes::new(py, &answer.json), answer.answered, left))
     }
@@ -32,10 +47,11 @@ impl PyKernel {
         domain: &Bound<'py, PyAny>,
         now_ms: i64,
     ) -> Option<(Bound<'py, PyString>, i64)> {
+        let kernel = self.0.as_ref()?;
         let token = text(token)?;
         let domain = text(domain).map(str::as_bytes);
         unless_it_panics(|| {
-            self.0.decrypt(token.as_bytes(), domain, now_ms, |success| {
+            kernel.decrypt(token.as_bytes(), domain, now_ms, |success| {
                 let uid = crate::with_buffer(success.uid.length(), |buffer| {
                     success.uid.write(buffer);
                     std::str::from_utf8(buffer).ok().map(|uid| PyString::new(py, uid))
@@ -43,6 +59,10 @@ impl PyKernel {
                 Some((uid?, success.established_ms))
             })
         })
+    }
+
+    fn used_master_keys(&self) -> Vec<u32> {
+        self.0.as_ref().map(|kernel| kernel.used_master_keys().collect()).unwrap_or_default()
     }
 }
 
@@ -93,7 +113,7 @@ impl PyBuilder {
     fn build(&mut self, py: Python<'_>) -> PyResult<PyKernel> {
         self.get()?;
         let kernel = py.detach(|| self.0.take().map(Builder::build));
-        kernel.map(PyKernel).ok_or_else(is_built)
+        kernel.map(|kernel| PyKernel(Some(kernel))).ok_or_else(is_built)
     }
 }
 

@@ -116,6 +116,21 @@ fn good_tokens_of_every_version() {
 }
 
 #[test]
+fn keys_that_have_opened_the_outer_layer() {
+    let used = |content: Content| {
+        let kernel = kernel();
+        assert_eq!(kernel.used_master_keys().count(), 0);
+        answer(&kernel, &format!(r#"{{"token":"{}"}}"#, text(content)), NOW_MS);
+        kernel.used_master_keys().collect::<Vec<_>>()
+    };
+    for version in [128, 112] {
+        assert_eq!(used(Content { version, ..GOOD }), [1]);
+        assert_eq!(used(Content { version, expires_ms: 0, ..GOOD }), [1]);
+    }
+    assert_eq!(used(Content { version: 2, ..GOOD }), [0; 0]);
+}
+
+#[test]
 fn every_rule() {
     for version in [128, 112, 2] {
         let good = Content { version, ..GOOD };
@@ -172,6 +187,7 @@ fn bodies_that_are_no_plain_batch() {
     let of = |count: usize| format!(r#"{{"requests":[{}]}}"#, vec![one.as_str(); count].join(","));
     assert!(is_read(of(1)) && is_read(of(1_000)));
     assert!(!is_read(of(0)) && !is_read(of(1_001)));
+    assert!(is_read(format!(r#"{{"requests":[{one},{{"token":"{}"}}]}}"#, "A".repeat(32 * 1024 - 12))));
     for body in [
         one.clone(),
         of(2) + "x",
@@ -181,6 +197,7 @@ fn bodies_that_are_no_plain_batch() {
         format!(r#"{{"requests":[{one},{{"token":"\u0061"}}]}}"#),
         format!(r#"{{"requests":[{one},{{"token":"a{}"}}]}}"#, "\u{1}"),
         format!(r#"{{"requests":[{one},{{"token":1}}]}}"#),
+        format!(r#"{{"requests":[{one},{{"token":"{}"}}]}}"#, "A".repeat(32 * 1024 - 11)),
         format!("{}{}", of(1), " ".repeat(512 * 1024)),
     ] {
         assert!(!is_read(body));

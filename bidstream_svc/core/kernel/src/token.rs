@@ -53,7 +53,9 @@ fn open_v3<'token>(raw: &'token mut [u8], keys: &ById<Key>) -> Option<Opened<'to
     const ESTABLISHED: usize = 20;
     const RAW_UID: usize = 36;
     let (fields, sealed) = raw.split_at_mut_checked(MASTER_IV + GCM_IV_LENGTH)?;
-    let master_layer = keys.get(u32_at(fields, MASTER_KEY_ID)?)?.open_gcm(array_at(fields, MASTER_IV)?, sealed)?;
+    let master_key = keys.get(u32_at(fields, MASTER_KEY_ID)?)?;
+    let master_layer = master_key.open_gcm(array_at(fields, MASTER_IV)?, sealed)?;
+    master_key.note_use_as_master();
     let (fields, sealed) = master_layer.split_at_mut_checked(SITE_IV + GCM_IV_LENGTH)?;
     let site_layer = keys.get(u32_at(fields, SITE_KEY_ID)?)?.open_gcm(array_at(fields, SITE_IV)?, sealed)?;
     let uid = site_layer.get(RAW_UID..).filter(|uid| uid.len() >= MIN_RAW_UID_LENGTH)?;
