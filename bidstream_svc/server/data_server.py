@@ -147,8 +147,6 @@ class DataServer:
         await asyncio.sleep(min(SHUTDOWN_DELAY_S, timeout_s))
         for acceptor in self._acceptors:
             acceptor.stop()
-        if self._fast_path is not None:
-            self._fast_path.answer_now()
         self._connections.close_idle()
         try:
             async with asyncio.timeout(timeout_s - (time.monotonic() - started_s)):

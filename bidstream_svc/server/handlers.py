@@ -233,10 +233,13 @@ class TokenDecryptor:
         store: holds the current snapshot.
         metrics: counts verdicts by status and reason.
         on_unknown_key: called for every token whose key is unknown; must return quickly.
+
+    Attributes:
+        store: as given.
     """
 
     def __init__(self, store: KeyStore, metrics: MetricCells, *, on_unknown_key: Callable[[], None]) -> None:
-        self._store = store
+        self.store = store
         self._metrics = metrics
         self._on_unknown_key = on_unknown_key
         self._keys = NO_KEYS
@@ -244,7 +247,7 @@ class TokenDecryptor:
 
     def bind(self) -> BoundKeys:
         """Bind the current snapshot."""
-        keys = self._store.keys
+        keys = self.store.keys
         if keys is not self._keys:
             self._keys = keys
             self._bound = self._bind(keys)

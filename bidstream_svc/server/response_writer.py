@@ -23,6 +23,7 @@ class ResponseWriter:
 
     Attributes:
         closes: whether responses carry `Connection: close`; takes effect with the next `renew`.
+        start_of_ok: the head of a response with status 200, up to the value of Content-Length.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,8 @@ class ResponseWriter:
     def renew(self) -> None:
         """Rebuild the heads with the current date and `closes`. The owner must call it every second."""
         self._starts = _Starts(formatdate(usegmt=True), closes=self.closes)
-        self._heads_of_ok = _Heads(self._starts[_OK])
+        self.start_of_ok = self._starts[_OK]
+        self._heads_of_ok = _Heads(self.start_of_ok)
 
     def write(self, answer: Answer) -> bytes:
         """Return a complete response."""

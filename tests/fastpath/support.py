@@ -237,10 +237,6 @@ class FastPathSide(Side):
         super().drain()
         self.fast_path.drain()
 
-    def close_idle(self) -> None:
-        self.fast_path.answer_now()
-        super().close_idle()
-
     def close(self) -> None:
         super().close()
         self.fast_path.close()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bidstream_svc.addresses import TcpAddress, UnixAddress
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.fastpath import heads
-from bidstream_svc.server.fastpath.heads import NO_HEAD, Head, PlainHeads
+from bidstream_svc.server.fastpath.heads import PlainHeads
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.routes import ROUTES
 from tests.fastpath.corpus import BODY, CORPUS, GOOD, TYPED, make
@@ -27,27 +27,21 @@ def memo() -> PlainHeads:
     return PlainHeads(ROUTES, None, LOOPBACK)
 
 
-def meaning(head: Head | None) -> tuple[object, ...] | None:
-    return None if head is None else (head.route, head.body_length)
-
-
 @pytest.mark.parametrize("request_bytes", [GOOD, TYPED], ids=["good", "typed"])
-def test_a_plain_head_is_measured_and_remembered(memo: PlainHeads, request_bytes: bytes) -> None:
+def test_a_plain_head_is_measured_and_its_shape_is_remembered(memo: PlainHeads, request_bytes: bytes) -> None:
     raw = head_of(request_bytes)
-    head = memo.find(raw)
-    assert head is not None
-    assert meaning(head) == (ROUTES[0], len(BODY))
-    assert (head.raw, head.length, head.request_length) == (raw, len(raw), len(request_bytes))
-    assert memo.find(bytes(bytearray(raw))) is head
+    assert memo.find(raw) == (ROUTES[0], len(BODY))
+    (shape,) = memo.shapes
+    assert memo.find(bytes(bytearray(raw))) == (ROUTES[0], len(BODY))
+    assert memo.shapes == [shape]
 
 
 def test_routes_and_their_limits(memo: PlainHeads) -> None:
     for target, route, limit in [("/decrypt", ROUTES[0], 16 * 1024), ("/decrypt/batch", ROUTES[1], 4 * 1024**2)]:
         for length in (0, 1, limit):
-            head = memo.find(head_of(make(b"", target=target, length=f"Content-Length: {length}")))
-            assert head is not None
-            assert (head.route, head.body_length) == (route, length)
+            assert memo.find(head_of(make(b"", target=target, length=f"Content-Length: {length}"))) == (route, length)
         assert memo.find(head_of(make(b"", target=target, length=f"Content-Length: {limit + 1}"))) is None
+    assert len(memo.shapes) == 2
 
 
 PLAIN = ["good", "ten", "empty body", "length with zeros", "keep-alive", "charset", "two accepts", "header not ASCII"]
@@ -70,9 +64,9 @@ def test_what_was_seen_before_makes_no_difference(before: list[bytes], raw: byte
     warm = PlainHeads(ROUTES, None, LOOPBACK)
     for other in before:
         warm.find(other)
-    expected = meaning(PlainHeads(ROUTES, None, LOOPBACK).find(raw))
-    assert meaning(warm.find(raw)) == expected
-    assert meaning(warm.find(raw)) == expected
+    expected = PlainHeads(ROUTES, None, LOOPBACK).find(raw)
+    assert warm.find(raw) == expected
+    assert warm.find(raw) == expected
 
 
 @given(st.lists(st.sampled_from([line for line in LINES if len(line) < 100]), max_size=4))
@@ -82,7 +76,7 @@ def test_lines_that_are_known_make_no_plain_head_out_of_an_odd_one(lines: list[b
     for line in LINES:
         warm.find(head_of(make(BODY, line)))
     raw = head_of(make(BODY, *lines))
-    assert meaning(warm.find(raw)) == meaning(PlainHeads(ROUTES, None, LOOPBACK).find(raw))
+    assert warm.find(raw) == PlainHeads(ROUTES, None, LOOPBACK).find(raw)
 
 
 @given(st.binary(max_size=200))
@@ -101,23 +95,22 @@ def changing_head(traceparent: object, request_id: object, *lines: str | bytes) 
     return head_of(make(BODY, f"{CHANGING[0]}: {traceparent}", *lines, f"{CHANGING[1]}: {request_id}"))
 
 
-def test_headers_that_change_every_time_are_looked_past(memo: PlainHeads) -> None:
-    for number in range(3):
-        memo.find(changing_head(number, number))
-    first, second = memo.find(changing_head(4, 4)), memo.find(changing_head(55, "x"))
-    assert first is second is not None
-    assert meaning(first) == (ROUTES[0], len(BODY))
-    kept = len(memo._heads)
-    other = memo.find(changing_head(6, 6, "Accept: text/plain"))
-    assert other is memo.find(changing_head(7, 7, "Accept: text/plain"))
-    assert len(memo._heads) == kept + 1
+def test_values_of_ignored_headers_make_no_new_shape(memo: PlainHeads) -> None:
+    for number, value in enumerate(["a", "b", "a longer value", "~", " "]):
+        assert memo.find(changing_head(number, value)) == (ROUTES[0], len(BODY))
+    assert len(memo.shapes) == 1
+    assert memo.find(changing_head(6, 6, "Accept: text/plain")) is not None
+    assert memo.find(changing_head(7, 7, "Accept: text/html")) is not None
+    assert len(memo.shapes) == 2
 
 
-def test_headers_that_differ_between_clients_do_not_keep_out_those_that_change(memo: PlainHeads) -> None:
-    for client in ("a", "b"):
-        for number in range(heads._MAX_CHANGING):
-            memo.find(changing_head(0, 0, f"X-Client-{number}: {client}"))
-    test_headers_that_change_every_time_are_looked_past(memo)
+def test_the_shape_that_was_used_last_comes_first(memo: PlainHeads) -> None:
+    other = changing_head(1, 1)
+    memo.find(head_of(GOOD))
+    memo.find(other)
+    first, second = memo.shapes
+    memo.find(head_of(GOOD))
+    assert memo.shapes == [second, first]
 
 
 def test_no_header_too_many_is_looked_past(memo: PlainHeads) -> None:
@@ -139,40 +132,22 @@ def test_a_header_that_changed_before_makes_no_plain_head_out_of_an_odd_one(line
     for number in range(3):
         warm.find(changing_head(number, number))
     raw = head_of(make(BODY, *(line.encode("latin-1") if isinstance(line, str) else line for line in lines)))
-    assert meaning(warm.find(raw)) == meaning(PlainHeads(ROUTES, None, LOOPBACK).find(raw))
+    assert warm.find(raw) == PlainHeads(ROUTES, None, LOOPBACK).find(raw)
 
 
 def test_the_memory_is_bounded(memo: PlainHeads) -> None:
-    for number in range(3 * heads._MAX_REMEMBERED):
-        # New lines and new heads; lines that are not in the plainest spelling, or that matter, are kept.
-        assert memo.find(head_of(make(BODY, f"User-Agent: {number}", f"X:{number}"))) is not None
-        assert memo.find(head_of(make(b" " * (number % 5000)))) is not None
-        assert memo.find(changing_head("a" * (1 + number % 3000), number)) is not None
-    assert len(memo._heads) <= heads._MAX_REMEMBERED
-    assert sum(map(len, memo._alternatives.values())) <= 2 * heads._MAX_REMEMBERED
-    assert len(memo._lines) <= heads._MAX_REMEMBERED
-    assert len(memo._names) <= heads._MAX_REMEMBERED
-    assert len(memo._changing) <= heads._MAX_CHANGING
+    for number in range(3 * heads.MAX_SHAPES):
+        assert memo.find(head_of(make(BODY, f"User-Agent: {number}", f"X-{number}: 1"))) is not None
+        assert memo.find(head_of(make(BODY, f"X:{number}"))) is not None
+    assert len(memo.shapes) == heads.MAX_SHAPES
 
 
-def test_a_head_with_another_length_adds_no_line(memo: PlainHeads) -> None:
-    memo.find(head_of(GOOD))
-    kept = len(memo._lines)
-    for length in range(1_000):
-        head = memo.find(head_of(make(b" " * length)))
-        assert meaning(head) == (ROUTES[0], length)
-    assert len(memo._lines) == kept
-    too_long = head_of(make(length="Content-Length: " + "1" * 30))
-    assert memo.find(too_long) is None
-
-
-def test_heads_that_never_come_again_push_none_out(memo: PlainHeads) -> None:
-    kept = memo.find(head_of(GOOD))
-    for number in range(2 * heads._MAX_REMEMBERED):
-        head = memo.find(head_of(make(BODY, f"traceparent: 00-{number:032x}-{number:016x}-01")))
-        assert head is not None
-        assert head.body_length == len(BODY)
-    assert memo.find(head_of(GOOD)) is kept
+def test_lengths_that_no_shape_has_add_none(memo: PlainHeads) -> None:
+    for _ in range(3):
+        for length in ("Content-Length:2", "Content-Length:  2", "Content-Length: " + "0" * 20 + "2"):
+            assert memo.find(head_of(make(b"{}", length=length))) == (ROUTES[0], 2)
+    assert memo.find(head_of(make(length="Content-Length: " + "1" * 30))) is None
+    assert memo.shapes == []
 
 
 def test_what_is_longer_than_a_head_may_be_is_not_plain(memo: PlainHeads) -> None:
@@ -207,10 +182,6 @@ def test_a_bearer_token_is_asked_for_and_forgotten(tmp_path: Path) -> None:
     assert bearer.reload()
     memo.forget()
     assert [memo.find(raw) is not None for raw in (first, second, head_of(GOOD))] == [False, True, False]
-
-
-def test_no_bytes_look_like_no_head() -> None:
-    assert all(len(data) != NO_HEAD.request_length for data in (b"", b"\0"))
 
 
 def test_sampled_requests_are_left_to_aiohttp_where_there_is_a_tracer(memo: PlainHeads) -> None:

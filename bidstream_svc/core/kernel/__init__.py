@@ -5,18 +5,36 @@ only SUCCESS. Where it returns None, `decrypt` decides.
 """
 
 from collections.abc import Generator
+from typing import NamedTuple
 
 from bidstream_svc.core.keys import KeySnapshot, split_into_steps
 from bidstream_svc.core.token import v3
 
 try:
-    from bidstream_svc.core.kernel._native import Kernel, KernelBuilder
+    from bidstream_svc.core.kernel._native import Kernel, KernelBuilder, Lane
 except ModuleNotFoundError:  # pragma: no cover - where it was not built
     IS_NATIVE = False
 else:
     IS_NATIVE = True
 
-__all__ = ["IS_NATIVE", "Kernel", "build_in_steps", "build_kernel"]
+__all__ = ["IS_NATIVE", "Kernel", "Lane", "LaneCells", "build_in_steps", "build_kernel"]
+
+
+class LaneCells(NamedTuple):
+    """The places of the counters that a `Lane` adds to.
+
+    Attributes:
+        success: counts verdicts.
+        request: counts answered requests.
+        first_bucket, last_bucket: of the duration's histogram; see `HistogramCells`.
+        sum_ns: adds up the durations.
+    """
+
+    success: int
+    request: int
+    first_bucket: int
+    last_bucket: int
+    sum_ns: int
 
 
 def build_kernel(keys: KeySnapshot) -> "Kernel":

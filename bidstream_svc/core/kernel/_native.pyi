@@ -1,3 +1,10 @@
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from bidstream_svc.core.kernel import LaneCells
+
+_Route = TypeVar("_Route")
+
 class Kernel:
     """The keys of one snapshot, without a reference to it. Any thread may use it. Times are Unix milliseconds.
 
@@ -20,6 +27,50 @@ class Kernel:
 
     def used_master_keys(self) -> list[int]:
         """Return the ids of the keys that have opened the outer layer of a version 3 or 4 token."""
+
+class Lane(Generic[_Route]):
+    """The fast path for the plain case: a request for a good token, in one call.
+
+    It recognises heads by shapes that Python has checked, and lets a kernel answer the body. It counts what it answers.
+    Only one thread may use it.
+
+    Args:
+        row: the counters, a writable buffer of 64-bit integers.
+        cells: the places of the counters in it.
+    """
+
+    def __init__(self, row: memoryview, cells: LaneCells) -> None: ...
+    def set_response_start(self, start: bytes) -> None:
+        """Set the head of responses up to the value of Content-Length; if it is empty, nothing is answered here."""
+
+    def learn(
+        self,
+        route: _Route,
+        parts: Sequence[tuple[bytes, int]],
+        end: bytes,
+        max_body_length: int,
+        is_answered_here: bool,
+    ) -> None:
+        """Recognise heads of a shape (see `server/fastpath/shapes.py`) from now on.
+
+        Args:
+            route: returned for requests that are not answered here.
+            parts: as of the Shape.
+            end: as of the Shape.
+            max_body_length: a longer body makes the head unknown.
+            is_answered_here: whether the kernel answers the body.
+        """
+
+    def forget(self) -> None:
+        """Forget all shapes."""
+
+    def take(self, data: bytes, kernel: Kernel | None) -> bytes | tuple[_Route, bytes] | None:
+        """Take what has been received between two requests, which usually is one request.
+
+        Returns:
+            The response; or, if Python must answer, the route and the body; or None, if these bytes are not exactly one
+            request with a known head.
+        """
 
 class KernelBuilder:
     """Collects what a kernel is built from.

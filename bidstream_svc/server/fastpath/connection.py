@@ -1,17 +1,18 @@
-"""A connection of the fast path: it feeds a `RequestReader`, passes requests to `Iteration` and writes the responses.
+"""A connection of the fast path: it feeds a `RequestReader`, answers the requests and writes the responses.
 
-While a long answer (a large batch) is in progress, the connection is busy: reading is paused, and requests received
-already wait in a queue. Reading is also paused while more requests have been received than one loop iteration answers,
-and while the client does not read its answers; what has been received waits in the reader. When the reader finds a
-request that is not plain, the requests before it are answered and the connection is handed over to the HTTP library for
-the rest of its life.
+The usual request is answered by one call of the native lane, where there is one. While a long answer (a large batch) is
+in progress, the connection is busy: reading is paused, and requests received already wait in a queue. Reading is also
+paused while more requests have been received than are answered at once, and while the client does not read its answers;
+what has been received waits in the reader. When the reader finds a request that is not plain, the requests before it
+are answered and the connection is handed over to the HTTP library for the rest of its life.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
@@ -19,9 +20,9 @@ from bidstream_svc.server.answers import INTERNAL_ERROR, OVERLOADED, REQUEST_TIM
 from bidstream_svc.server.base_connection import Connection, Phase
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.fastpath.heads import PlainHeads
-from bidstream_svc.server.fastpath.iteration import Iteration
+from bidstream_svc.server.fastpath.lane import NativeLane, teach
 from bidstream_svc.server.fastpath.reader import FOREIGN, IDLE, MORE, Request, RequestReader
-from bidstream_svc.server.handlers import LongAnswer
+from bidstream_svc.server.handlers import LongAnswer, TokenDecryptor
 from bidstream_svc.server.response_writer import ResponseWriter
 from bidstream_svc.server.routes import OTHER_LABEL, Route
 from bidstream_svc.server.turns import Turns
@@ -29,12 +30,17 @@ from bidstream_svc.server.turns import Turns
 _log = get_logger(__name__)
 
 
+# Of pipelined requests, so many are answered as soon as they are received, and in each turn of the connection.
+_MAX_AT_ONCE = 2
+_MAX_IN_TURN = 32
+
+
 @dataclass(slots=True)
 class Shared:
     """Objects shared by all connections of the fast path."""
 
     connections: Connections
-    iteration: Iteration
+    decryptor: TokenDecryptor
     turns: Turns
     metrics: MetricCells
     writer: ResponseWriter
@@ -46,6 +52,7 @@ class FastPathConnection(Connection):
     Args:
         shared: objects shared by all connections.
         heads: recognises plain heads; shared by the connections of a listener.
+        lane: answers the usual requests; shared by the connections of a listener. None if there is no native kernel.
         make_fallback: returns the connection that answers a request that is not plain, and all later ones.
 
     Attributes:
@@ -58,8 +65,10 @@ class FastPathConnection(Connection):
         "_began_ns",
         "_busy_bytes",
         "_has_eof",
+        "_heads",
         "_is_reading_paused",
-        "_iteration",
+        "_keys",
+        "_lane",
         "_long_answer",
         "_long_route",
         "_make_fallback",
@@ -69,10 +78,18 @@ class FastPathConnection(Connection):
         "reader",
     )
 
-    def __init__(self, shared: Shared, heads: PlainHeads, make_fallback: Callable[[], Connection]) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        heads: PlainHeads,
+        lane: NativeLane,
+        make_fallback: Callable[[], Connection],
+    ) -> None:
         super().__init__(shared.connections)
         self._shared = shared
-        self._iteration = shared.iteration
+        self._keys = shared.decryptor.store
+        self._heads = heads
+        self._lane = lane
         self._make_fallback = make_fallback
         self.reader = RequestReader(heads)
         self.is_busy = False
@@ -88,17 +105,29 @@ class FastPathConnection(Connection):
     # Called by the transport.
 
     def data_received(self, data: bytes) -> None:
-        """Pass the requests that are complete to the iteration."""
-        request = self.reader.match(data)
-        if request is None:
-            self._read(data)
-        else:
-            self._iteration.add(self, request)
+        """Answer the requests that are complete."""
+        reader = self.reader
+        if reader.state is not IDLE or self.is_busy:
+            self._take(reader.feed(data, _MAX_AT_ONCE))
+            return
+        lane = self._lane
+        found = None if lane is None else lane.take(data, self._keys.keys.kernel)
+        if isinstance(found, bytes):
             self.quiet_sweeps = 0
+            transport = self.transport
+            assert transport is not None
+            transport.write(found)
+            return
+        request = found or reader.match(data)
+        if request is None:
+            self._take(reader.feed(data, _MAX_AT_ONCE))
+            return
+        if found is None and lane is not None:
+            teach(lane, self._heads.shapes)
+        self._answer([request])
 
     def eof_received(self) -> bool:
-        """Answer the complete requests. Return True if the connection must stay open for that."""
-        self._iteration.answer()
+        """Return True if the connection must stay open, because complete requests are not answered."""
         self._has_eof = True
         if self.transport is not None and not self.transport.can_write_eof():
             # With TLS, uvloop closes the connection in any case.
@@ -106,8 +135,7 @@ class FastPathConnection(Connection):
                 if self.is_busy:
                     self._continue_long_answer()
                 else:
-                    self._take(self.reader.read_on(self._iteration.limit))
-                    self._iteration.answer()
+                    self._take(self.reader.read_on(_MAX_IN_TURN))
         return self._has_requests
 
     def pause_writing(self) -> None:
@@ -120,44 +148,17 @@ class FastPathConnection(Connection):
         super().resume_writing()
         self._go_on()
 
-    # Called by Iteration.
-
-    def send(self, response: bytes) -> None:
-        """Write a response, unless the connection is closed."""
-        transport = self.transport
-        if transport is not None and not transport.is_closing():
-            transport.write(response)
-            if self._shared.writer.closes:
-                transport.close()
-
-    def queue(self, request: Request) -> None:
-        """Queue a request until the long answer is sent."""
-        self._queue.append(request)
-        self._busy_bytes += len(request[1])
-        self.hold_input(self._busy_bytes + self.reader.unfinished_bytes)
-
-    def start_long_answer(self, route: Route, steps: LongAnswer, body_bytes: int) -> None:
-        """Run the steps of an answer, each in a turn of its own, and send it."""
-        self.is_busy = True
-        self._busy_bytes = body_bytes
-        self._long_route, self._long_answer = route, steps
-        self._began_ns = time.perf_counter_ns()
-        self._go_on()
-        # No step at once: the last one may hand the connection over, with requests of this iteration open.
-        self._await_turn()
-        self.hold_input(body_bytes + self.reader.unfinished_bytes)
-
     # Called by Turns.
 
     def take_turn(self) -> None:
-        """Go on with the long answer, or else pass the next requests to the iteration."""
+        """Go on with the long answer, or else answer the next requests."""
         self._awaits_turn = False
         if not self._is_open:
             return
         if self.is_busy:
             self._continue_long_answer()
         elif self.reader.state is MORE and not self.is_writing_paused:
-            self._take(self.reader.read_on(self._iteration.limit))
+            self._take(self.reader.read_on(_MAX_IN_TURN))
 
     # Called by Connections.
 
@@ -178,20 +179,61 @@ class FastPathConnection(Connection):
         if self.is_busy or self.is_writing_paused:
             self.abort()  # there is an answer to send before
             return
-        self._iteration.answer()  # the complete requests before it are answered first
         self._send_counted(self.reader.route, OVERLOADED)
         if self.transport is not None:
             self.transport.close()
 
-    # Requests that are incomplete, pipelined or not plain.
+    # Answers.
 
-    def _read(self, data: bytes) -> None:
-        self._take(self.reader.feed(data, self._iteration.limit))
+    def _answer(self, requests: Iterable[Request]) -> None:
+        """Answer requests, in order; those behind a long answer are queued."""
+        began_ns, now_ms = time.perf_counter_ns(), wall_clock_ms()
+        self.quiet_sweeps = 0
+        responses: list[bytes] = []
+        for request in requests:
+            if self.is_busy:
+                self._queue.append(request)
+                self._busy_bytes += len(request[1])
+                continue
+            route, body = request
+            try:
+                answer = route.handle(self._shared.decryptor.bind(), body, now_ms)
+            except Exception:  # noqa: BLE001 - a bug in one request must not affect others
+                _log.exception("request failed")
+                answer = INTERNAL_ERROR
+            if isinstance(answer, tuple):
+                self._shared.metrics.count_request(route.path, answer[0])
+                responses.append(self._shared.writer.write(answer))
+            else:
+                self.is_busy = True
+                self._busy_bytes = len(body)
+                self._long_route, self._long_answer = route, answer
+                self._began_ns = time.perf_counter_ns()
+        if responses:
+            self._send(responses)
+            self._shared.metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - began_ns, len(responses))
+        if self.is_busy:
+            self._go_on()
+            # No step at once: the last one may hand the connection over, with requests of this call open.
+            self._await_turn()
+            self.hold_input(self._busy_bytes + self.reader.unfinished_bytes)
+
+    def _send(self, responses: list[bytes]) -> None:
+        """Write responses, unless the connection is closed."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if self._shared.writer.closes:
+            transport.write(responses[0])
+            transport.close()
+        else:
+            # One by one, unsent responses would take several times their length in the transport's buffer.
+            transport.write(b"".join(responses) if len(responses) > 1 else responses[0])
 
     def _take(self, requests: list[Request]) -> None:
+        """Answer what the reader has returned, and prepare for what comes next."""
         if requests:
-            self._iteration.add_pipelined(self, requests)
-            self.quiet_sweeps = 0
+            self._answer(requests)
         state = self.reader.state
         if state is FOREIGN:
             self._hand_over()
@@ -207,12 +249,11 @@ class FastPathConnection(Connection):
 
     @property
     def _has_requests(self) -> bool:
-        """Whether requests are waiting or are being answered, besides those that the iteration has."""
+        """Whether requests are waiting or are being answered."""
         return self.is_busy or self.reader.state is MORE
 
     def _hand_over(self) -> None:
         """Hand over to the fallback once all requests before the one that is not plain are answered."""
-        self._iteration.answer()
         transport = self.transport
         if self.is_busy or transport is None or transport.is_closing():
             return
@@ -247,15 +288,14 @@ class FastPathConnection(Connection):
 
     def _answer_queued(self) -> None:
         queued, self._queue = self._queue, deque()
-        for request in queued:
-            self._iteration.add(self, request)
-        self._iteration.answer()  # requests after another long answer are queued again
+        if queued:
+            self._answer(queued)  # requests behind another long answer are queued again
         if self.reader.state is FOREIGN:
             self._hand_over()
 
     def _send_counted(self, route: Route | None, answer: Answer) -> None:
         self._shared.metrics.count_request(OTHER_LABEL if route is None else route.path, answer[0])
-        self.send(self._shared.writer.write(answer))
+        self._send([self._shared.writer.write(answer)])
 
     # What is next.
 
@@ -276,9 +316,7 @@ class FastPathConnection(Connection):
         if self.reader.state is MORE:
             self._await_turn()
         elif self._has_eof:
-            self._iteration.answer()
-            if not self.is_busy:
-                transport.close()
+            transport.close()
 
     def _await_turn(self) -> None:
         if not self._awaits_turn:

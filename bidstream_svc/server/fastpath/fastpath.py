@@ -9,7 +9,7 @@ from bidstream_svc.server.base_connection import Connection
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.fastpath.connection import FastPathConnection, Shared
 from bidstream_svc.server.fastpath.heads import PlainHeads
-from bidstream_svc.server.fastpath.iteration import Iteration
+from bidstream_svc.server.fastpath.lane import NativeLane, make_lane
 from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.response_writer import ResponseWriter
@@ -46,37 +46,37 @@ class FastPath:
         is_traced: bool = False,
     ) -> None:
         self._writer = ResponseWriter()
-        self._iteration = Iteration(decryptor, metrics, self._writer)
-        self._shared = Shared(connections, self._iteration, turns, metrics, self._writer)
+        self._metrics = metrics
+        self._shared = Shared(connections, decryptor, turns, metrics, self._writer)
         self._routes = tuple(routes)
         self._bearer = bearer
         self._fallback = fallback
         self._is_traced = is_traced
-        self._heads: dict[HostCheck, PlainHeads] = {}
+        self._of_hosts: dict[HostCheck, tuple[PlainHeads, NativeLane]] = {}
         self._loop = asyncio.get_running_loop()
         self._renewal = self._loop.call_later(_RENEWAL_PERIOD_S, self.renew)
 
     def connect(self, hosts: HostCheck) -> FastPathConnection:
         """Return a protocol for a new connection; `hosts` checks its `Host` headers."""
-        heads = self._heads.get(hosts)
-        if heads is None:
+        known = self._of_hosts.get(hosts)
+        if known is None:
             heads = PlainHeads(self._routes, self._bearer, hosts, is_traced=self._is_traced)
-            self._heads[hosts] = heads
-        return FastPathConnection(self._shared, heads, lambda: self._fallback(hosts))
+            known = self._of_hosts[hosts] = heads, make_lane(self._metrics)
+            self._renew_lanes()
+        return FastPathConnection(self._shared, *known, lambda: self._fallback(hosts))
 
     def forget_heads(self) -> None:
-        """Clear all memos of heads, because the bearer token has changed."""
-        for heads in self._heads.values():
+        """Forget all heads, because the bearer token has changed."""
+        for heads, lane in self._of_hosts.values():
             heads.forget()
+            if lane is not None:
+                lane.forget()
 
     def drain(self) -> None:
         """Close each connection after its next response."""
         self._writer.closes = True
         self._writer.renew()
-
-    def answer_now(self) -> None:
-        """Answer the complete requests now instead of at the end of the loop iteration."""
-        self._iteration.answer()
+        self._renew_lanes()
 
     def close(self) -> None:
         """Stop the timer that renews the date."""
@@ -87,3 +87,10 @@ class FastPath:
         self._renewal.cancel()
         self._renewal = self._loop.call_later(_RENEWAL_PERIOD_S, self.renew)
         self._writer.renew()
+        self._renew_lanes()
+
+    def _renew_lanes(self) -> None:
+        start = b"" if self._writer.closes else self._writer.start_of_ok
+        for _, lane in self._of_hosts.values():
+            if lane is not None:
+                lane.set_response_start(start)

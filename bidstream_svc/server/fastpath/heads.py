@@ -1,86 +1,35 @@
-"""Request heads: which ones are plain, and a memo of the plain ones.
+"""Request heads: which ones are plain.
 
 A head is plain if its request is `POST` to a route over HTTP/1.1 with exactly one Host and one Content-Length, if the
 request passes all checks (Host, bearer token, content type, length of the body), and if no header changes how the
 request is framed or continued. Every other head is left to aiohttp, also to refuse it.
 
-Most clients send the same head with every request, but for Content-Length. Four ways to recognise one, the fastest
-first:
-
-1. The reader knows it, by the length of the request: it is an alternative of the head before, from which it differs in
-   Content-Length only, or in values of headers that have had several, such as `traceparent`.
-2. The whole head is in the memo.
-3. Headers that have had several values are cut out, and the rest is in the memo.
-4. Each line is in the memo of lines, or is a Content-Length or a header that is ignored here.
-
-Otherwise httptools parses the head, and the memos keep the result if it is plain.
+httptools parses a head and the rules here are applied to it once. The next heads of the client are recognised by its
+shape (see `shapes`).
 """
 
-import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
 
 import httptools
 
 from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.fastpath.shapes import LENGTH, TEXT, UNSAMPLED, Shape, Value, shape_of
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import is_json
-from bidstream_svc.server.routes import ROUTES, Route
+from bidstream_svc.server.routes import Route
 from bidstream_svc.tracing import TRACEPARENT, is_sampled
 
 HEAD_END = b"\r\n\r\n"
 # Below every limit of aiohttp for one line, so that aiohttp accepts every plain head.
 MAX_HEAD_BYTES = 4096
 _MAX_HEADERS = 32
-_MAX_REMEMBERED = 1024
-_MAX_CHANGING = 8
+MAX_SHAPES = 16
 
-_REQUEST_LINE = b"POST %b HTTP/1.1"
-_LINE_END = b"\r\n"
 _TRACEPARENT = TRACEPARENT.encode()
-_PRINTABLE = bytes(range(ord(" "), ord("~") + 1))
-_DIGITS = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
-_LENGTH_LINE = re.compile(rb"content-length: ([0-9]{1,10})", re.IGNORECASE)
-_PLAIN_LINE = re.compile(rb"([A-Za-z0-9-]+): ([!-~](?:[ -~]*[!-~])?)")
 
-
-class Head:
-    """A plain head.
-
-    Not a frozen dataclass or a tuple, because access to their fields is slower in the hot path.
-
-    Attributes:
-        raw: the bytes of the head, including the empty line; only those before the first hole, if there is one.
-        length: the length of the head.
-        route: the route of the request.
-        body_length: the value of Content-Length.
-        request_length: the length of head and body.
-        alternatives: this head, and those that differ from it in Content-Length or have holes, by `request_length`.
-        holes: (start, end, what follows up to the next one) of each value that may be any text.
-    """
-
-    __slots__ = ("alternatives", "body_length", "holes", "length", "raw", "request_length", "route")
-
-    def __init__(self, raw: bytes, route: Route, body_length: int, places: Sequence[tuple[int, int]] = ()) -> None:
-        ends_of_fixed = [*(start for start, _ in places[1:]), len(raw)]
-        self.raw = raw[: places[0][0]] if places else raw
-        self.holes = tuple((*place, raw[place[1] : end]) for place, end in zip(places, ends_of_fixed, strict=False))
-        self.length = len(raw)
-        self.route = route
-        self.body_length = body_length
-        self.request_length = self.length + body_length
-        self.alternatives: dict[int, Head] = {}
-
-    def fits_holes(self, data: bytes) -> bool:
-        """Return whether the values in the holes are printable, and what is between and behind them is the same."""
-        for start, end, fixed in self.holes:
-            if data[start:end].translate(None, _PRINTABLE) or not data.startswith(fixed, end):
-                return False
-        return True
-
-
-# The last head of a new connection. No request has its length.
-NO_HEAD = Head(b"", ROUTES[0], -1)
+# The route of a request, and the length of its body.
+Head: TypeAlias = tuple[Route, int]
 
 
 # The headers that are checked; each may occur once. Plain ints, because the operators of IntFlag are far slower.
@@ -93,6 +42,8 @@ _KINDS = {
     b"connection": _CONNECTION,
     b"user-agent": _USER_AGENT,
 }
+# Those whose value may be another one in the next request.
+_FREE = frozenset({_NONE, _LENGTH, _USER_AGENT})
 # Headers that make a head not plain. Those in the first line change how a request is framed or continued. Those in the
 # second line have no meaning in a request, and aiohttp refuses some of them if they are repeated.
 _NEVER_PLAIN = frozenset(
@@ -112,43 +63,45 @@ _HARMLESS = _Line(_NONE, 0)
 
 
 class PlainHeads:
-    """Recognises plain heads; one for each listener. Its memos are bounded and cleared when they are full.
+    """Recognises plain heads; one for each listener. It remembers some shapes.
 
     Args:
         routes: the route table.
         bearer: the bearer token that requests must carry; None for none.
         hosts: checks the `Host` header.
         is_traced: if True, the heads of sampled requests are not plain.
+
+    Attributes:
+        shapes: the shapes of the last heads, the last one first.
     """
 
     def __init__(
         self, routes: Iterable[Route], bearer: BearerToken | None, hosts: HostCheck, *, is_traced: bool = False
     ) -> None:
         self._routes = {route.path.encode(): route for route in routes}
-        self._route_of_line = {_REQUEST_LINE % path: route for path, route in self._routes.items()}
         self._starts = tuple(b"POST " + path for path in self._routes)
         self._bearer = bearer
         self._hosts = hosts
         self._is_traced = is_traced
-        self._is_harmless = _is_harmless_if_traced if is_traced else _is_harmless
-        self._heads: dict[bytes, Head] = {}
-        self._alternatives: dict[bytes, dict[int, Head]] = {}  # by the head without Content-Length
-        self._kept_with_holes = 0
-        self._lines: dict[bytes, _Line] = {}
-        self._names: set[bytes] = set()  # of ignored headers that have occurred, each as CRLF, name, colon, space
-        self._changing: list[bytes] = []  # those of them that have had several values
+        self.shapes: list[Shape] = []
         self._needed = _HOST | _LENGTH | (_NONE if bearer is None else _AUTHORIZATION)
 
     def find(self, raw: bytes) -> Head | None:
-        """Return the head with these bytes, which include the empty line; None if it is not plain.
+        """Return the route and the length of the body; None if the head with these bytes is not plain.
 
-        The result may lack lines of ignored headers. Its `route`, `body_length` and `alternatives` are right; its
-        `raw`, `length` and `request_length` may be those of the shorter head.
+        Args:
+            raw: the head, from its first byte to the empty line.
         """
-        known = self._heads.get(raw)
-        if known is not None or len(raw) > MAX_HEAD_BYTES:
-            return known
-        return self._find_rest(raw) or self._assemble(raw) or self._read(raw)
+        if len(raw) > MAX_HEAD_BYTES:
+            return None
+        shapes = self.shapes
+        for place, shape in enumerate(shapes):
+            body_length = shape.body_length(raw)
+            if body_length >= 0:
+                if place:
+                    shapes.insert(0, shapes.pop(place))
+                return shape.route, body_length
+        return self._read(raw)
 
     def may_begin(self, beginning: bytes) -> bool:
         """Return whether these bytes, an incomplete head, may be the beginning of a plain head."""
@@ -163,73 +116,11 @@ class PlainHeads:
         return True
 
     def forget(self) -> None:
-        """Clear the memos, because the bearer token has changed."""
-        self._forget_heads()
-        self._lines.clear()
-        self._names.clear()
-        self._changing.clear()
-
-    def _find_rest(self, raw: bytes) -> Head | None:
-        """Return the head without the headers that vary.
-
-        None if it has none of them, if a value is empty or not printable ASCII, or if the rest is not recognised.
-        """
-        places: list[tuple[int, int]] = []
-        for name in self._changing:
-            found = raw.find(name)
-            if found >= 0:
-                start = found + len(name)
-                end = raw.find(_LINE_END, start)
-                if start == end or raw[start:end].translate(None, _PRINTABLE):
-                    return None
-                places.append((start, end))
-        # Besides one per header, there are two line ends: after the request line, and the empty line.
-        if not places or raw.count(_LINE_END) > _MAX_HEADERS + 2:
-            return None
-        places.sort()
-        rest = b""
-        behind = 0
-        for start, end in places:
-            rest += raw[behind : raw.rindex(_LINE_END, 0, start)]
-            behind = end
-        rest += raw[behind:]
-        head = self._heads.get(rest)
-        if head is None:
-            return self._assemble(rest)
-        self._keep_with_holes(Head(raw, head.route, head.body_length, places), head.alternatives)
-        return head
-
-    def _assemble(self, raw: bytes) -> Head | None:
-        """Return the head if each of its lines is known or ignored; None otherwise."""
-        lines = raw.split(_LINE_END)
-        route = self._route_of_line.get(lines[0])
-        # Besides the headers: the request line, the empty line, and the empty string after it.
-        if route is None or len(lines) > _MAX_HEADERS + 3:
-            return None
-        seen = body_length = 0
-        is_repeatable = True
-        known = self._lines
-        for line in lines[1:-2]:
-            found = known.get(line) or _read_length(line)
-            if found is None:
-                if not self._is_harmless(line):
-                    return None
-                is_repeatable = is_repeatable and not self._is_changing(line)
-            elif found is not _HARMLESS:
-                kind, length = found
-                if seen & kind:
-                    return None
-                seen |= kind
-                body_length += length
-        if seen & self._needed != self._needed or body_length > route.max_body_bytes:
-            return None
-        head = Head(raw, route, body_length)
-        if is_repeatable:
-            self._keep(head)
-        return head
+        """Forget all shapes, because the bearer token has changed."""
+        self.shapes.clear()
 
     def _read(self, raw: bytes) -> Head | None:
-        """Return the head as httptools parses it; None if it is not plain."""
+        """Return the head as httptools parses it, and remember its shape; None if it is not plain."""
         if not raw.startswith(self._starts):
             return None
         found = _Fields()
@@ -242,18 +133,28 @@ class PlainHeads:
         if route is None or parser.get_http_version() != "1.1" or len(found.fields) > _MAX_HEADERS:
             return None
         seen = body_length = 0
+        values: list[tuple[bytes, bytes, Value]] = []
         for name, value in found.fields:
             line = self._classify(name.lower(), value)
             if line is None or seen & line.kind:
                 return None
             seen |= line.kind
             body_length += line.body_length
-            self._keep_line(name, value, line)
+            if line.kind in _FREE:
+                values.append((name, value, self._value(name, line)))
         if seen & self._needed != self._needed or body_length > route.max_body_bytes:
             return None
-        head = Head(raw, route, body_length)
-        self._keep(head)
-        return head
+        shape = shape_of(route, raw, values)
+        if shape is not None and shape.body_length(raw) == body_length:
+            self.shapes.insert(0, shape)
+            del self.shapes[MAX_SHAPES:]
+        return route, body_length
+
+    def _value(self, name: bytes, line: _Line) -> Value:
+        """Return what may stand in place of the value of a header."""
+        if line.kind == _LENGTH:
+            return LENGTH
+        return UNSAMPLED if self._is_traced and name.lower() == _TRACEPARENT else TEXT
 
     def _classify(self, name: bytes, value: bytes) -> _Line | None:
         """Return the meaning of a header; None if it makes the head not plain."""
@@ -275,73 +176,6 @@ class PlainHeads:
         if not passes:
             return None
         return _Line(kind, 0) if kind else _HARMLESS
-
-    def _keep(self, head: Head) -> None:
-        if len(self._heads) >= _MAX_REMEMBERED:
-            self._forget_heads()
-        self._heads[head.raw] = head
-        head.alternatives = self._alternatives.setdefault(_DIGITS.sub(b"", head.raw), head.alternatives)
-        head.alternatives[head.request_length] = head
-
-    def _keep_with_holes(self, head: Head, alternatives: dict[int, Head]) -> None:
-        if head.request_length not in alternatives:
-            self._kept_with_holes += 1
-            if self._kept_with_holes > _MAX_REMEMBERED:
-                self._forget_heads()
-                return
-        alternatives[head.request_length] = head
-
-    def _forget_heads(self) -> None:
-        for alternatives in self._alternatives.values():
-            alternatives.clear()  # readers refer to them
-        self._alternatives.clear()
-        self._heads.clear()
-        self._kept_with_holes = 0
-
-    def _keep_line(self, name: bytes, value: bytes, line: _Line) -> None:
-        if len(self._lines) >= _MAX_REMEMBERED:
-            self._lines.clear()
-            self._names.clear()
-            self._changing.clear()
-        self._lines[b"%b: %b" % (name, value)] = line
-        if line is _HARMLESS:
-            self._names.add(b"\r\n%b: " % name)
-
-    def _is_changing(self, harmless_line: bytes) -> bool:
-        """Return whether this header has had another value before.
-
-        If so, its name is remembered as changing, unless tracing has to read it. If not, the line is remembered.
-        """
-        name, _, value = harmless_line.partition(b": ")
-        marked_name = b"\r\n%b: " % name
-        if marked_name not in self._names:
-            self._keep_line(name, value, _HARMLESS)
-            return False
-        must_be_read = self._is_traced and name.lower() == _TRACEPARENT
-        if not must_be_read and marked_name not in self._changing:
-            if len(self._changing) >= _MAX_CHANGING:
-                self._changing.clear()
-            self._changing.append(marked_name)
-        return True
-
-
-def _read_length(line: bytes) -> _Line | None:
-    match = _LENGTH_LINE.fullmatch(line)
-    return None if match is None else _Line(_LENGTH, int(match[1]))
-
-
-def _is_harmless(line: bytes) -> bool:
-    """Return whether a line is an ignored header in a spelling that every HTTP parser reads alike."""
-    match = _PLAIN_LINE.fullmatch(line)
-    if match is None:
-        return False
-    name = match[1].lower()
-    return name not in _KINDS and name not in _NEVER_PLAIN
-
-
-def _is_harmless_if_traced(line: bytes) -> bool:
-    name, _, value = line.partition(b": ")
-    return _is_harmless(line) and not _is_to_be_traced(name.lower(), value)
 
 
 def _is_to_be_traced(name: bytes, value: bytes) -> bool:

@@ -18,7 +18,7 @@ import sys
 from enum import IntEnum, auto
 from typing import ClassVar, TypeAlias
 
-from bidstream_svc.server.fastpath.heads import HEAD_END, MAX_HEAD_BYTES, NO_HEAD, PlainHeads
+from bidstream_svc.server.fastpath.heads import HEAD_END, MAX_HEAD_BYTES, PlainHeads
 from bidstream_svc.server.routes import Route
 
 # The route of a request, and its body.
@@ -46,34 +46,32 @@ class RequestReader:
 
     Attributes:
         state: see the table above.
+        route: the route of the incomplete request in state BODY; None in other states.
     """
 
-    __slots__ = ("_body", "_head", "_head_of_body", "_heads", "_kept", "_missing_bytes", "_start", "state")
+    __slots__ = ("_body", "_body_length", "_heads", "_kept", "_missing_bytes", "_start", "route", "state")
 
     def __init__(self, heads: PlainHeads) -> None:
         self.state = IDLE
+        self.route: Route | None = None
         self._heads = heads
-        self._head = NO_HEAD  # the last head; most clients repeat it
         self._kept = b""  # in HEAD and FOREIGN: the bytes received of the request; in MORE: those that are not read
         self._start = 0  # of the latter, in `_kept`
-        self._head_of_body = NO_HEAD  # in BODY
-        # Not a list of what was received: pieces of two bytes would take many times their length.
+        # In BODY. Not a list of what was received: pieces of two bytes would take many times their length.
         self._body = bytearray()
+        self._body_length = 0
         self._missing_bytes = 0
 
     def match(self, data: bytes) -> Request | None:
         """Return the request if these bytes are exactly one plain request, the usual case; if None, call `feed`."""
         if self.state is not IDLE:
             return None
-        head = self._head.alternatives.get(len(data))
-        if head is not None and data.startswith(head.raw) and (not head.holes or head.fits_holes(data)):
-            return head.route, data[head.length :]
         body_start = data.find(HEAD_END, 0, MAX_HEAD_BYTES) + len(HEAD_END)
-        found = self._heads.find(data[:body_start])
-        if found is None or body_start + found.body_length != len(data):
+        head = self._heads.find(data[:body_start])
+        if head is None:
             return None
-        self._head = found
-        return found.route, data[body_start:]
+        route, body_length = head
+        return (route, data[body_start:]) if body_start + body_length == len(data) else None
 
     def feed(self, data: bytes, limit: int = sys.maxsize) -> list[Request]:
         """Return the requests that these bytes complete, in order, at most `limit`; in state MORE, keep the bytes."""
@@ -100,15 +98,10 @@ class RequestReader:
         return requests
 
     @property
-    def route(self) -> Route | None:
-        """The route of the incomplete request in state BODY; None in other states."""
-        return self._head_of_body.route if self.state is BODY else None
-
-    @property
     def unfinished_bytes(self) -> int:
         """How many bytes are kept, of an incomplete request or in state MORE."""
         if self.state is BODY:
-            return self._head_of_body.body_length - self._missing_bytes
+            return self._body_length - self._missing_bytes
         return len(self._kept)
 
     def take_foreign(self) -> bytes:
@@ -130,15 +123,15 @@ class RequestReader:
             self._kept = data[start:]
             self.state = FOREIGN
             return len(data)
-        self._head = head
-        body_end = body_start + head.body_length
+        route, body_length = head
+        body_end = body_start + body_length
         if body_end > len(data):
-            self._head_of_body = head
+            self.route, self._body_length = head
             self._body += data[body_start:]
             self._missing_bytes = body_end - len(data)
             self.state = BODY
             return len(data)
-        requests.append((head.route, data[body_start:body_end]))
+        requests.append((route, data[body_start:body_end]))
         return body_end
 
     def _read_body(self, data: bytes, start: int, requests: list[Request]) -> int:
@@ -146,9 +139,9 @@ class RequestReader:
         self._body += part
         self._missing_bytes -= len(part)
         if not self._missing_bytes:
-            requests.append((self._head_of_body.route, bytes(self._body)))
-            self._body = bytearray()
-            self.state = IDLE
+            assert self.route is not None
+            requests.append((self.route, bytes(self._body)))
+            self._body, self.route, self.state = bytearray(), None, IDLE
         return start + len(part)
 
     def _keep_foreign(self, data: bytes, start: int, _requests: list[Request]) -> int:

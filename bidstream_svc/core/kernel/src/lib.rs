@@ -13,7 +13,7 @@
 //!
 //! The keys never change, so that any number of threads share a kernel. It holds no reference to a Python object.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // allowed in `row`
 #![warn(clippy::pedantic)]
 #![allow(clippy::option_option)] // not there, there and empty, there
 #![cfg_attr(
@@ -33,10 +33,15 @@ mod batch;
 mod json;
 mod keys;
 mod names;
+mod shape;
 mod token;
 
 #[cfg(feature = "python")]
+mod lane;
+#[cfg(feature = "python")]
 mod python;
+#[cfg(feature = "python")]
+mod row;
 #[cfg(test)]
 mod tests;
 

@@ -11,7 +11,13 @@ use crate::{Builder, Kernel, Rules, unless_it_panics};
 
 /// It has its kernel until it is dropped.
 #[pyclass(name = "Kernel", module = "bidstream_svc.core.kernel._native", frozen)]
-struct PyKernel(Option<Kernel>);
+pub struct PyKernel(Option<Kernel>);
+
+impl PyKernel {
+    pub const fn kernel(&self) -> Option<&Kernel> {
+        self.0.as_ref()
+    }
+}
 
 impl Drop for PyKernel {
     /// Frees the kernel in a thread of its own. With thousands of keys that takes milliseconds, and the thread that
@@ -29,12 +35,12 @@ type PyBatchAnswer<'py> = (Bound<'py, PyBytes>, usize, Vec<(usize, usize, usize)
 #[pymethods]
 impl PyKernel {
     fn answer<'py>(&self, py: Python<'py>, body: &[u8], now_ms: i64) -> Option<Bound<'py, PyBytes>> {
-        let kernel = self.0.as_ref()?;
+        let kernel = self.kernel()?;
         unless_it_panics(|| kernel.answer(body, now_ms, |success| encode(py, success)))
     }
 
     fn answer_batch<'py>(&self, py: Python<'py>, body: &[u8], now_ms: i64) -> Option<PyBatchAnswer<'py>> {
-        let kernel = self.0.as_ref()?;
+        let kernel = self.kernel()?;
         let answer = py.detach(|| unless_it_panics(|| kernel.answer_batch(body, now_ms)))?;
         let left = answer.left.into_iter().map(|left| (left.gap, left.request.start, left.request.end)).collect();
         Some((PyBytes::new(py, &answer.json), answer.answered, left))
@@ -47,7 +53,7 @@ impl PyKernel {
         domain: &Bound<'py, PyAny>,
         now_ms: i64,
     ) -> Option<(Bound<'py, PyString>, i64)> {
-        let kernel = self.0.as_ref()?;
+        let kernel = self.kernel()?;
         let token = text(token)?;
         let domain = text(domain).map(str::as_bytes);
         unless_it_panics(|| {
@@ -62,7 +68,7 @@ impl PyKernel {
     }
 
     fn used_master_keys(&self) -> Vec<u32> {
-        self.0.as_ref().map(|kernel| kernel.used_master_keys().collect()).unwrap_or_default()
+        self.kernel().map(|kernel| kernel.used_master_keys().collect()).unwrap_or_default()
     }
 }
 
@@ -131,4 +137,6 @@ fn is_built() -> PyErr {
 mod _native {
     #[pymodule_export]
     use super::{PyBuilder, PyKernel};
+    #[pymodule_export]
+    use crate::lane::PyLane;
 }

@@ -1,0 +1,40 @@
+"""The native lane of the fast path: makes it, and teaches it heads that Python has checked."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from bidstream_svc.core.kernel import IS_NATIVE, LaneCells
+from bidstream_svc.core.status import DecryptionStatus
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.cells import DECRYPTIONS, REQUEST_DURATION_NS
+from bidstream_svc.server.fastpath.shapes import Shape
+from bidstream_svc.server.routes import ROUTES, Route
+
+if IS_NATIVE or TYPE_CHECKING:
+    from bidstream_svc.core.kernel import Lane
+
+# None if there is no native kernel.
+NativeLane: TypeAlias = "Lane[Route] | None"
+
+_DECRYPT = ROUTES[0]  # the route whose bodies the kernel answers
+
+
+def make_lane(metrics: MetricCells) -> NativeLane:
+    """Return a lane that knows no heads; None if there is no native kernel."""
+    if not IS_NATIVE:
+        return None
+    cells = LaneCells(
+        success=DECRYPTIONS[DecryptionStatus.SUCCESS],
+        request=metrics.http_requests[_DECRYPT.path, 200],
+        first_bucket=REQUEST_DURATION_NS.first,
+        last_bucket=REQUEST_DURATION_NS.first + REQUEST_DURATION_NS.BUCKETS - 1,
+        sum_ns=REQUEST_DURATION_NS.sum,
+    )
+    return Lane(metrics.row, cells)
+
+
+def teach(lane: "Lane[Route]", shapes: Sequence[Shape]) -> None:
+    """Let the lane recognise heads like the one that was found last; `shapes` are those of `PlainHeads`."""
+    if shapes:
+        shape = shapes[0]
+        lane.learn(shape.route, shape.parts, shape.end, shape.route.max_body_bytes, shape.route is _DECRYPT)
