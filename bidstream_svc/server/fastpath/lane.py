@@ -1,6 +1,7 @@
 """The native lane of the fast path: makes it, and teaches it heads that Python has checked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from bidstream_svc.core.kernel import IS_NATIVE, LaneCells
@@ -8,6 +9,7 @@ from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import DECRYPTIONS, REQUEST_DURATION_NS
 from bidstream_svc.server.fastpath.shapes import Shape
+from bidstream_svc.server.handlers import answer_decrypt_in_python
 from bidstream_svc.server.routes import ROUTES, Route
 
 if IS_NATIVE or TYPE_CHECKING:
@@ -17,6 +19,7 @@ if IS_NATIVE or TYPE_CHECKING:
 NativeLane: TypeAlias = "Lane[Route] | None"
 
 _DECRYPT = ROUTES[0]  # the route whose bodies the kernel answers
+_REST_OF_DECRYPT = replace(_DECRYPT, handle=answer_decrypt_in_python)
 
 
 def make_lane(metrics: MetricCells) -> NativeLane:
@@ -37,4 +40,6 @@ def teach(lane: "Lane[Route]", shapes: Sequence[Shape]) -> None:
     """Let the lane recognise heads like the one that was found last; `shapes` are those of `PlainHeads`."""
     if shapes:
         shape = shapes[0]
-        lane.learn(shape.route, shape.parts, shape.end, shape.route.max_body_bytes, shape.route is _DECRYPT)
+        is_decrypt = shape.route is _DECRYPT
+        route = _REST_OF_DECRYPT if is_decrypt else shape.route
+        lane.learn(route, shape.parts, shape.end, route.max_body_bytes, is_decrypt)

@@ -1,0 +1,206 @@
+"""The native lane: whenever it answers, the Python code gives the same bytes; and it answers what it should."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from mmap import mmap
+from pathlib import Path
+from random import Random
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bidstream_svc.core.kernel import IS_NATIVE, LaneCells
+from bidstream_svc.core.status import DecryptionStatus
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.cells import DECRYPTIONS
+from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.fastpath.connection import FastPathConnection
+from bidstream_svc.server.fastpath.heads import MAX_HEAD_BYTES, MAX_SHAPES, PlainHeads
+from bidstream_svc.server.fastpath.lane import make_lane, teach
+from bidstream_svc.server.routes import ROUTES, labels_of
+from tests.fastpath.corpus import CORPUS, GUARDED_CORPUS, STATE, make
+from tests.fastpath.support import HOSTS, FakeTransport, FastPathSide, settle, split_answers
+from tests.fastpath.test_any_requests import LINES
+
+if IS_NATIVE:
+    from bidstream_svc.core.kernel import Lane
+
+pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="there is no native kernel")
+
+TOKENS = [STATE.mint_token(version=version) for version in (2, 3, 4)]
+SUCCESSES = DECRYPTIONS[DecryptionStatus.SUCCESS]
+BATCH_OF_GOOD = make({"requests": [{"token": token} for token in TOKENS]}, target="/decrypt/batch")
+
+
+def successes_of_lane(side: FastPathSide, transport: FakeTransport, data: bytes) -> int:
+    """Send a request; return how many answers the lane gave, which never binds keys."""
+    before = side.metrics.row[SUCCESSES]
+    with patch.object(side.decryptor, "bind", wraps=side.decryptor.bind) as bind:
+        transport.feed(data)
+    return 0 if bind.called else side.metrics.row[SUCCESSES] - before
+
+
+@pytest.mark.parametrize("token", TOKENS, ids=["v2", "v3", "v4"])
+@pytest.mark.parametrize("lines", [[], ["traceparent: 00-{}", "Cookie: a={}"], ["User-Agent: a {}"]], ids=str)
+async def test_every_good_token_behind_a_known_head_is_answered_and_counted(
+    side: FastPathSide, token: str, lines: list[str]
+) -> None:
+    transport = side.connect()
+    for number in range(4):
+        domain = None if number == 0 else "x" * 7**number + ".com"
+        request = make({"token": token, "domain": domain}, *(line.format("v" * number) for line in lines))
+        # The first one is checked in Python.
+        assert successes_of_lane(side, transport, request) == (number > 0)
+    assert [b"SUCCESS" in answer.body for answer in split_answers(transport.sent)] == [True] * 4
+    assert side.counted[0] == side.metrics.row[side.metrics.http_requests["/decrypt", 200]] == 4
+    assert side.metrics.row[SUCCESSES] == 4
+
+
+async def test_what_is_not_a_success_is_decided_in_python(side: FastPathSide) -> None:
+    transport = side.connect()
+    bad: list[bytes | dict[str, object]] = [
+        {"token": "abcd"},
+        {"token": TOKENS[0][:-4]},
+        {"token": 7},
+        {"token": TOKENS[2], "more": 1},
+        b"{",
+        b"",
+    ]
+    requests = [make({"token": TOKENS[0]}), *(make(body) for body in bad), BATCH_OF_GOOD, BATCH_OF_GOOD]
+    assert [successes_of_lane(side, transport, request) for request in requests] == [0] * len(requests)
+    assert transport.statuses == [200, 200, 200, 400, 200, 400, 400, 200, 200]
+
+
+async def test_without_keys_and_while_draining_python_answers(side: FastPathSide) -> None:
+    transport, other = side.connect(), side.connect()
+    good = make({"token": TOKENS[0]})
+    keys, side.store.keys = side.store.keys, type(side.store.keys)()
+    assert [successes_of_lane(side, transport, good) for _ in range(3)] == [0] * 3
+    assert all(b"NOT_INITIALIZED" in answer.body for answer in split_answers(transport.sent))
+    side.store.keys = keys
+    assert successes_of_lane(side, transport, good) == 1
+    side.drain()
+    assert successes_of_lane(side, other, good) == 0
+    assert other.is_closing()
+    assert b"Connection: close\r\n" in other.sent
+
+
+async def test_a_new_bearer_token_is_asked_for_at_once(tmp_path: Path) -> None:
+    path = await _write(tmp_path / "bearer", "first")
+    bearer = BearerToken(path)
+    side = FastPathSide(bearer)
+    transport = side.connect()
+    good = make({"token": TOKENS[0]}, "Authorization: Bearer first")
+    assert [successes_of_lane(side, transport, good) for _ in range(2)] == [0, 1]
+    await _write(path, "second")
+    assert bearer.reload()
+    side.fast_path.forget_heads()
+    assert successes_of_lane(side, transport, good) == 0
+    await settle()
+    assert transport.statuses == [200, 200, 401]
+    side.close()
+
+
+async def _write(path: Path, text: str) -> Path:
+    await asyncio.to_thread(path.write_text, text)
+    return path
+
+
+# Heads: the lane recognises none that Python does not.
+
+
+def answers(connection_side: FastPathSide, requests: list[bytes]) -> bytes:
+    transport = connection_side.connect()
+    for request in requests:
+        transport.feed(request)
+    transport.lose()
+    return re.sub(rb"Date: [^\r]*", b"", transport.sent)
+
+
+@pytest.fixture
+async def sides() -> AsyncIterator[tuple[FastPathSide, FastPathSide]]:
+    both = FastPathSide(), FastPathSide()
+    both[1].fast_path.connect(HOSTS)
+    both[1].fast_path._of_hosts = {HOSTS: (both[1].fast_path._of_hosts[HOSTS][0], None)}  # the lane is off
+    yield both
+    for each in both:
+        each.close()
+
+
+@pytest.mark.parametrize("name", [*CORPUS, *GUARDED_CORPUS])
+def test_no_head_is_known_that_is_not_plain(name: str) -> None:
+    metrics, heads = MetricCells(labels_of(ROUTES)), PlainHeads(ROUTES, None, HOSTS)
+    lane = make_lane(metrics)
+    assert lane is not None
+    for line in LINES:
+        heads.find(make({"token": TOKENS[0]}, line).partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+        teach(lane, heads.shapes)
+    for request in {**CORPUS, **GUARDED_CORPUS}[name].requests:
+        taken = lane.take(request, None)
+        if taken is not None:
+            assert not isinstance(taken, bytes)
+            route, body = taken
+            head, _, rest = request.partition(b"\r\n\r\n")
+            assert body == rest
+            found = PlainHeads(ROUTES, None, HOSTS).find(head + b"\r\n\r\n")
+            assert found is not None
+            assert (found[0].path, found[1]) == (route.path, len(body))
+
+
+async def test_any_changed_byte_gives_the_same_answer(sides: tuple[FastPathSide, FastPathSide]) -> None:
+    native, interpreted = sides
+    request = make({"token": TOKENS[2]}, "traceparent: 00-0af7", "Accept: */*", "Content-Type: application/json")
+    random = Random(1)  # noqa: S311 - to be repeatable
+    for place in range(len(request)):
+        byte = random.choice([b"\r", b"\n", b"\0", b"\t", b" ", b":", b"\x7f", b"\xe9", b"x", b"8", b""])
+        changed = [request, request, request[:place] + byte + request[place + 1 :]]
+        assert answers(native, changed) == answers(interpreted, changed), changed[2]
+        await settle()
+    assert native.counted[1:] == interpreted.counted[1:]
+
+
+async def test_the_longest_head(sides: tuple[FastPathSide, FastPathSide]) -> None:
+    native, interpreted = sides
+    empty = make({"token": TOKENS[2]}, "X: ")
+    room = MAX_HEAD_BYTES - empty.index(b"\r\n\r\n") - 4
+    requests = [make({"token": TOKENS[2]}, "X: " + "x" * size) for size in (0, 1, room - 1, room, room + 1)]
+    for request in requests:
+        assert answers(native, [requests[0], request]) == answers(interpreted, [requests[0], request])
+        await settle()
+
+
+@given(data=st.data())
+def test_a_lane_never_raises_and_forgets_the_oldest(data: st.DataObject) -> None:
+    metrics = MetricCells(labels_of(ROUTES))
+    lane, heads = make_lane(metrics), PlainHeads(ROUTES, None, HOSTS)
+    assert lane is not None
+    requests = [make({"token": TOKENS[0]}, f"X-{number}: x") for number in range(MAX_SHAPES + 1)]
+    for request in requests:
+        heads.find(request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+        teach(lane, heads.shapes)
+        teach(lane, heads.shapes)  # makes no difference
+    assert [lane.take(request, None) is not None for request in requests] == [False] + [True] * MAX_SHAPES
+    lane.take(data.draw(st.binary(max_size=300)), None)
+    cut = data.draw(st.integers(0, len(requests[1])))
+    lane.take(requests[1][:cut] + data.draw(st.binary(max_size=20)), None)
+
+
+def test_a_row_that_cannot_be_written_to_is_refused() -> None:
+    cells = LaneCells(0, 1, 2, 3, 4)
+    for row in (memoryview(bytes(80)).cast("q"), memoryview(mmap(-1, 160)).cast("q")[::2]):
+        with pytest.raises(ValueError, match="row"):
+            Lane(row, cells)
+    lane: Lane[str] = Lane(MetricCells(labels_of(ROUTES)).row, cells)
+    with pytest.raises(ValueError, match="value"):
+        lane.learn("route", [(b"x", 3)], b"", 0, False)
+
+
+async def test_a_duration_is_in_the_histogram(side: FastPathSide) -> None:
+    transport = side.connect()
+    assert isinstance(transport.get_protocol(), FastPathConnection)
+    good = make({"token": TOKENS[0]})
+    assert [successes_of_lane(side, transport, good) for _ in range(3)] == [0, 1, 1]
+    assert side.counted[0] == 3
