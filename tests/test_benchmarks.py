@@ -5,9 +5,21 @@ import pytest
 
 from benchmarks.heads import PLAIN, TRACED, stock_heads, with_body
 from benchmarks.material import NOW_S, KeySet
-from benchmarks.traffic import FAILURES, make_failing, make_traffic, spell_bodies, traffic_batches, traffic_requests
+from benchmarks.traffic import (
+    CLIENT_SIDE_SHARE,
+    FAILURES,
+    VERSION_SHARES,
+    make_failing,
+    make_traffic,
+    spell_bodies,
+    traffic_batches,
+    traffic_requests,
+)
 from bidstream_svc import DecryptionStatus, decrypt, parse_key_response
 from bidstream_svc.server.batch_body import decode_batch, decode_request
+from tests.docs.markdown import ROOT, section, table
+
+README = ROOT / "benchmarks" / "README.md"
 
 KEY_SET = KeySet(10)
 KEYS = parse_key_response(KEY_SET.response())
@@ -40,6 +52,13 @@ def test_a_batch_has_the_spellings_of_its_requests() -> None:
     body = request.partition(b"\r\n\r\n")[2]
     assert [each.token for each in decode_batch(body)] == [sample.token for sample in TRAFFIC[:64]]
     assert answer.count(b'"status"') == 64
+
+
+def test_the_documented_shares_are_those_of_the_code() -> None:
+    rows = dict(table(section(README, "Traffic"), "what"))
+    assert rows["version"].startswith(", ".join(f"{name} {share} %" for name, share in VERSION_SHARES.items()))
+    assert f"on the client side {CLIENT_SIDE_SHARE} %" in rows["generated"]
+    assert rows["failing tokens"].endswith(f"{', '.join(FAILURES)}; all of them v4")
 
 
 class _Request:
