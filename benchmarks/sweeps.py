@@ -100,7 +100,7 @@ def _batches(directory: Path, server: Server, effort: Effort) -> dict[str, Any]:
     samples = make_traffic(_KEY_SETS[_PLAIN], effort.samples)
     aims = {"single": _aim(directory / "single", server, samples)}
     for size in _BATCH_SIZES:
-        requests = write_requests(directory / f"batch-{size}", traffic_batches(samples, min(size, len(samples))))
+        requests = write_requests(directory / f"batch-{size}", traffic_batches(samples, size))
         aims[str(size)] = Aim(server, server.tcp, requests)
     shots = _shoot_all(aims, effort)
     singles = rates(shots.pop("single"))

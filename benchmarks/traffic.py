@@ -58,14 +58,18 @@ def traffic_requests(samples: Sequence[Sample], heads: Sequence[bytes] = (PLAIN,
 
 
 def traffic_batches(samples: Sequence[Sample], size: int) -> list[tuple[bytes, bytes]]:
-    """Return (request, expected body of the answer) for /decrypt/batch, with `size` tokens in each."""
-    bodies, batches = spell_bodies(samples), []
-    for start in range(0, len(samples) - size + 1, size):
-        part = slice(start, start + size)
-        body = b'{"requests":[' + b",".join(bodies[part]) + b"]}"
-        answer = b'{"results":[' + b",".join(each.answer() for each in samples[part]) + b"]}"
-        batches.append((with_body(PLAIN, body, b"/decrypt/batch"), answer))
-    return batches
+    """Return (request, expected body of the answer) for /decrypt/batch, with `size` tokens in each.
+
+    Every token is in one; the last is filled up with the first tokens.
+    """
+    bodies, answers = spell_bodies(samples) * 2, [each.answer() for each in samples] * 2
+    return [
+        (
+            with_body(PLAIN, b'{"requests":[%b]}' % b",".join(bodies[start : start + size]), b"/decrypt/batch"),
+            b'{"results":[%b]}' % b",".join(answers[start : start + size]),
+        )
+        for start in range(0, len(samples), size)
+    ]
 
 
 def _choose(random: Random, shares: Mapping[Choice, int]) -> Choice:
