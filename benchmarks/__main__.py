@@ -54,7 +54,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--package", type=Path, metavar="DIR", help="http: measure an installed wheel as well")
     parser.add_argument("--quick", action="store_true", help="a check of the benchmarks, not a measurement")
     parser.add_argument("--keys", type=int, default=5_000, help="stall: keys in the response")
-    parser.add_argument("--domains", type=int, nargs="+", default=[20_000, 60_000], help="stall: site domains in it")
+    parser.add_argument("--domains", type=int, nargs="+", default=[60_000], help="stall: site domains in it")
     return parser.parse_args()
 
 

@@ -26,7 +26,7 @@ _MARKED = re.compile(r"(?<=<!-- figures: )(\w+)( -->\n).*?(?=<!-- end of figures
 _SUMMARY_ROWS = {
     "service, Unix socket": "bidstream-svc, Unix socket",
     "service, TCP": "bidstream-svc, TCP",
-    "service, TCP, interpreted": "bidstream-svc, TCP, without its native kernel",
+    "service, TCP, interpreted": "bidstream-svc, TCP, without the native kernel",
     "aiohttp application": "bidstream-svc, TCP, without the fast path (aiohttp answers every request)",
     "FastAPI + uid2-client": "FastAPI application on the published SDK (uid2-client), TCP",
     "nginx": "nginx, static answer of the same size, TCP",

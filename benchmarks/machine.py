@@ -53,7 +53,7 @@ def describe() -> dict[str, str]:
         "load before": f"{os.getloadavg()[0]:.2f} processes in the last minute; more than 0.2 is other work",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_version()} ({platform.python_compiler()}; {_python_build()})",
-        "bidstream_svc": "with its native kernel" if IS_NATIVE else "without its native kernel",
+        "bidstream_svc": "with the native kernel" if IS_NATIVE else "without the native kernel",
         "nginx": _nginx_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
     }

@@ -20,7 +20,7 @@ class Effort:
     Attributes:
         rounds: the number of rounds for results that have a goal.
         sweep_rounds: the number of rounds in sweeps.
-        head_rounds: the number of rounds with the heads of clients.
+        head_rounds: the number of rounds with the heads of clients, in shots of half the length.
         seconds: the length of a shot without its warm-up.
         samples: the number of distinct tokens.
         only_ends: whether sweeps use only their first and last value.
@@ -40,7 +40,7 @@ class Effort:
 
 
 # Prime numbers of tokens, so that each of 16 connections sends all of them, and not always the same few.
-FULL = Effort(rounds=11, sweep_rounds=5, head_rounds=9, seconds=0.5, samples=1_999, only_ends=False)
+FULL = Effort(rounds=11, sweep_rounds=5, head_rounds=14, seconds=0.5, samples=1_999, only_ends=False)
 QUICK = Effort(rounds=3, sweep_rounds=1, head_rounds=1, seconds=0.3, samples=1_009, only_ends=True)
 
 
