@@ -69,12 +69,13 @@ format: $(VENV)/dev.installed  ## let ruff mend what it can
 	$(BIN)/ruff format .
 	if command -v cargo; then cargo fmt --manifest-path $(KERNEL)/Cargo.toml; fi
 
-bench: $(VENV)/compiled.installed  ## measure; see benchmarks/README.md
-	$(call IMPORT_FROM,compiled) $(BIN)/python -m benchmarks
+# With PACKAGE=DIR, the package that `pip install --no-deps --target DIR` put there is measured as well.
+bench: $(VENV)/kernel.built  ## measure; see benchmarks/README.md
+	$(BIN)/python -m benchmarks $(if $(PACKAGE),--package $(PACKAGE))
 
 SEARCH_SECONDS ?= 60
-costliest: $(VENV)/compiled.installed  ## search for the most expensive request, three times for SEARCH_SECONDS
-	$(call IMPORT_FROM,compiled) $(BIN)/python -m benchmarks.costliest --seconds $(SEARCH_SECONDS)
+costliest: $(VENV)/kernel.built  ## search for the most expensive request, three times for SEARCH_SECONDS
+	$(BIN)/python -m benchmarks.costliest --seconds $(SEARCH_SECONDS)
 
 figures: $(VENV)/dev.installed  ## write the kept results of `make bench` into the documents
 	$(BIN)/python -m benchmarks.figures

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [SECTION|all] [--against DIR] [--quick]`; `make bench` measures all sections."""
+"""`python -m benchmarks [SECTION|all] [--quick] [--package DIR | --against DIR]`; `make bench` measures everything."""
 
 import argparse
 import json
@@ -10,8 +10,9 @@ from typing import Any
 
 from benchmarks.admin import measure_admin
 from benchmarks.against import measure_against
-from benchmarks.core import measure_core
+from benchmarks.client_heads import measure_heads
 from benchmarks.figures import KEPT
+from benchmarks.kernel import measure_kernel
 from benchmarks.machine import describe, raise_file_limit
 from benchmarks.memory import measure_memory
 from benchmarks.plot import plot
@@ -20,12 +21,15 @@ from benchmarks.serving import measure_serving
 from benchmarks.shots import FULL, QUICK
 from benchmarks.stall import measure_stall
 from benchmarks.sweeps import measure_sweeps
+from bidstream_svc.core.kernel import IS_NATIVE
 
 _CACHE = Path(__file__).parent / ".cache" / "results"  # of incomplete and quick runs
 
 
 def main() -> None:
     arguments = _parse_arguments()
+    if not IS_NATIVE:
+        sys.exit("the native kernel is not built: `make kernel` says what is missing")
     raise_file_limit()
     results: dict[str, Any] = {"machine": describe()}
     failed = False
@@ -44,14 +48,13 @@ def main() -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure; see benchmarks/README.md.")
-    sections = ["core", "stall", "http", "sweep", "memory", "admin", "all"]
+    sections = ["http", "heads", "kernel", "sweeps", "stall", "memory", "admin", "all"]
     parser.add_argument("what", nargs="?", default="all", choices=sections)
     parser.add_argument("--against", type=Path, metavar="DIR", help="compare with another build of the package, only")
-    parser.add_argument(
-        "--quick", action="store_true", help="less than a minute; a check of the benchmarks, not a measurement"
-    )
+    parser.add_argument("--package", type=Path, metavar="DIR", help="http: measure an installed wheel as well")
+    parser.add_argument("--quick", action="store_true", help="a check of the benchmarks, not a measurement")
     parser.add_argument("--keys", type=int, default=5_000, help="stall: keys in the response")
-    parser.add_argument("--domains", type=int, nargs="+", default=[20_000, 60_000], help="stall: site domains in it")
+    parser.add_argument("--domains", type=int, nargs="+", default=[60_000], help="stall: site domains in it")
     return parser.parse_args()
 
 
@@ -61,15 +64,15 @@ def _sections(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         return {"against": lambda: measure_against(arguments.against, effort)}
     repeats = 2 if arguments.quick else 10
     sections = {
-        "core": lambda: measure_core(effort.rounds, 512),
-        "stall": lambda: [measure_stall(arguments.keys, domains, repeats) for domains in arguments.domains],
-        "http": lambda: measure_serving(effort),
+        "http": lambda: measure_serving(effort, arguments.package),
+        "heads": lambda: measure_heads(effort),
+        "kernel": lambda: measure_kernel(effort.rounds),
         "sweeps": lambda: measure_sweeps(effort),
+        "stall": lambda: [measure_stall(arguments.keys, domains, repeats) for domains in arguments.domains],
         "memory": lambda: measure_memory(1.0 if arguments.quick else 4.0),
         "admin": lambda: measure_admin(effort),
     }
-    what = "sweeps" if arguments.what == "sweep" else arguments.what
-    return sections if what == "all" else {what: sections[what]}
+    return sections if arguments.what == "all" else {arguments.what: sections[arguments.what]}
 
 
 def _keep(results: dict[str, Any], directory: Path) -> None:

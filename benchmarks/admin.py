@@ -6,11 +6,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.material import KeySet, decrypt_requests, make_samples, write_requests
+from benchmarks.material import KeySet, write_requests
 from benchmarks.rounds import interleave
 from benchmarks.scrapers import scraping
 from benchmarks.shots import Aim, Effort, Shot, shoot, summarise
 from benchmarks.targets import key_server, service
+from benchmarks.traffic import make_traffic, traffic_requests
 
 SCRAPERS = {"0": 0, "1": 1, "4": 4, "100": 100}
 _KEY_SET = KeySet(100)
@@ -24,8 +25,8 @@ def measure_admin(effort: Effort) -> dict[str, Any]:
     """Measure latency by the number of scrapers, interleaved."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        samples = make_samples(_KEY_SET, effort.samples)
-        requests = write_requests(directory / "requests", decrypt_requests(samples))
+        samples = make_traffic(_KEY_SET, effort.samples)
+        requests = write_requests(directory / "requests", traffic_requests(samples))
         with (
             key_server(directory, {_API_KEY: _KEY_SET}) as url,
             service(directory, url, _API_KEY) as server,
@@ -39,7 +40,7 @@ def measure_admin(effort: Effort) -> dict[str, Any]:
 def _measure(aim: Aim, rate: float, effort: Effort) -> dict[str, Any]:
     shots = interleave(
         effort.some({name: partial(_shoot, aim, count, rate, effort) for name, count in SCRAPERS.items()}),
-        effort.rounds,
+        effort.sweep_rounds,
     )
     return {
         name: {**summarise(of_count), **{f"more_{q}_us": _growth(of_count, shots["0"], q) for q in ("p50", "p99")}}

@@ -8,23 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.material import (
-    TRACE_HEADER,
-    KeySet,
-    Sample,
-    batch_requests,
-    decrypt_requests,
-    make_samples,
-    write_requests,
-)
+from benchmarks.heads import TRACED
+from benchmarks.material import KeySet, write_requests
 from benchmarks.rounds import interleave, median_ratio
-from benchmarks.shots import Aim, Effort, Shot, rates, shoot, summarise
+from benchmarks.shots import Aim, Effort, Shot, quantiles, rates, shoot, summarise
 from benchmarks.targets import key_server, service
 from benchmarks.targets.process import Server
+from benchmarks.traffic import make_traffic, traffic_batches, traffic_requests
 
 _KEY_SET = KeySet(100)
 _API_KEY = "against"
-_LENGTHS = 40
 _BATCH_SIZE = 64
 
 
@@ -59,27 +52,20 @@ def measure_against(package: Path, effort: Effort) -> dict[str, Any]:
 
 def _kinds(directory: Path, effort: Effort, server: Server) -> dict[str, Aim]:
     """Return the workloads by name, all for one server."""
-    samples = make_samples(_KEY_SET, effort.samples)
-    # Whitespace around a domain is ignored.
-    varied = [replace(sample, domain=" " * (n % _LENGTHS) + sample.domain) for n, sample in enumerate(samples)]
-    plain, traced = _write(directory / "plain", samples), _write(directory / "traced", samples, [TRACE_HEADER])
-    batches = write_requests(directory / "batches", batch_requests(samples, _BATCH_SIZE))
+    samples = make_traffic(_KEY_SET, effort.samples)
+    plain = write_requests(directory / "plain", traffic_requests(samples))
+    traced = write_requests(directory / "traced", traffic_requests(samples, [TRACED]))
+    batches = write_requests(directory / "batches", traffic_batches(samples, _BATCH_SIZE))
     return {
         "TCP": Aim(server, server.tcp, plain),
         "Unix socket": Aim(server, server.unix, plain),
-        "varied lengths": Aim(server, server.tcp, _write(directory / "varied", varied)),
         "traceparent": Aim(server, server.tcp, traced, vary_trace=True),
         "batches": Aim(server, server.tcp, batches),
         "one connection": Aim(server, server.tcp, plain, connections=1),
     }
 
 
-def _write(path: Path, samples: Sequence[Sample], extra_heads: Sequence[str] = ("",)) -> Path:
-    return write_requests(path, decrypt_requests(samples, extra_heads))
-
-
 def _compare(kind: str, this: Sequence[Shot], other: Sequence[Shot]) -> float:
     if kind == "one connection":
-        ours, theirs = ([shot.load.quantiles_us["p50"] for shot in shots] for shots in (this, other))
-        return median_ratio(theirs, ours)
+        return median_ratio(quantiles(other, "p50"), quantiles(this, "p50"))
     return median_ratio(rates(this), rates(other))

@@ -26,10 +26,11 @@ _MARKED = re.compile(r"(?<=<!-- figures: )(\w+)( -->\n).*?(?=<!-- end of figures
 _SUMMARY_ROWS = {
     "service, Unix socket": "bidstream-svc, Unix socket",
     "service, TCP": "bidstream-svc, TCP",
-    "service, TCP, interpreted": "bidstream-svc, TCP, hot path not compiled",
+    "service, TCP, interpreted": "bidstream-svc, TCP, without the native kernel",
     "aiohttp application": "bidstream-svc, TCP, without the fast path (aiohttp answers every request)",
     "FastAPI + uid2-client": "FastAPI application on the published SDK (uid2-client), TCP",
     "nginx": "nginx, static answer of the same size, TCP",
+    "uvloop, fixed answer": "uvloop, fixed answer, nothing read (the limit), TCP",
 }
 
 
@@ -82,6 +83,7 @@ def _sizing(results: Results) -> str:
         (f"requests/s over a Unix socket, {http['connections']} connections", unix["rps"]),
         ("tokens/s in batches of 64", batch["tokens_per_s"]),
         ("processor time of a request over TCP, µs", tcp["cpu_us"]),
+        *((f"of it {name}, µs", tcp[f"{name}_us"]) for name in ("user", "system") if f"{name}_us" in tcp),
         ("processor time of a request over a Unix socket, µs", unix["cpu_us"]),
         ("processor time of a batch of 64, µs", batch["cpu_us"]),
         ("resident memory with 5,000 keys, each of them used, MB", results["memory"]["service"]["used"]["rss"]),

@@ -10,24 +10,19 @@ from random import Random
 
 import pybase64
 
+from benchmarks.heads import PLAIN, with_body
+from bidstream_svc import DecryptionStatus
 from bidstream_svc.core.token import BUILDERS, CLIENT_SIDE_GENERATED, TokenContent, TokenKey
 
 VERSIONS = {f"v{version}": build for version, build in BUILDERS.items()}
 _IV_LENGTH = {"v2": 16, "v3": 12, "v4": 12}
 
-_DAY_S = 24 * 3600
-_MASTER_KEY_ID = 1
-_NOW_S = int(time.time())
+DAY_S = 24 * 3600
+MASTER_KEY_ID = 1
+NOW_S = int(time.time())
 
-# The requests of a tracing client; the load generator can replace the digits of the traceparent in each request.
-_HEAD = (
-    "POST {path} HTTP/1.1\r\n"
-    "Host: 127.0.0.1:8080\r\n"
-    "Content-Type: application/json\r\n"
-    "{extra}"
-    "Content-Length: {length}\r\n\r\n"
-)
-TRACE_HEADER = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
+# For names of several lengths, directly below a public suffix, as those of publishers are.
+_WORDS = ("news", "shop-and-save", "weather", "a-publisher-with-a-long-name", "tv")
 
 
 @dataclass(frozen=True)
@@ -53,11 +48,12 @@ class KeySet:
         return self._names(site_id)[-1]
 
     def _names(self, site_id: int) -> list[str]:
-        return [f"site-{site_id}-{number}.example.com" for number in range(self.domains_a_site)]
+        word = _WORDS[site_id % len(_WORDS)]
+        return [f"{word}-{site_id}-{number}.com" for number in range(self.domains_a_site)]
 
     def key_id(self, index: int) -> int:
         """Return the id of a key. Ids start at 1; key 1 is the master key."""
-        return _MASTER_KEY_ID + index
+        return MASTER_KEY_ID + index
 
     def response(self) -> bytes:
         """Return the key response as the JSON of /v2/key/bidstream."""
@@ -67,14 +63,14 @@ class KeySet:
                     "keys": [
                         {
                             "id": self.key_id(index),
-                            "created": _NOW_S - _DAY_S,
-                            "activates": _NOW_S - _DAY_S,
-                            "expires": _NOW_S + 30 * _DAY_S,
+                            "created": NOW_S - DAY_S,
+                            "activates": NOW_S - DAY_S,
+                            "expires": NOW_S + 30 * DAY_S,
                             "secret": pybase64.b64encode_as_string(secret),
                         }
                         for index, secret in enumerate(self.secrets)
                     ],
-                    "max_bidstream_lifetime_seconds": 30 * _DAY_S,
+                    "max_bidstream_lifetime_seconds": 30 * DAY_S,
                     "identity_scope": "UID2",
                     "allow_clock_skew_seconds": 1800,
                     "site_data": [{"id": site, "domain_names": self._names(site)} for site in range(1, self.sites + 1)],
@@ -89,74 +85,75 @@ class Sample:
     """A token, the domain on which it is used, and the expected verdict."""
 
     token: str
-    domain: str
-    raw_uid: str
-    established_ms: int
+    domain: str | None
+    raw_uid: str | None
+    established_ms: int | None
+    status: DecryptionStatus = DecryptionStatus.SUCCESS
+
+    def answer(self) -> bytes:
+        """Return the verdict as the service sends it."""
+        return to_json({"status": self.status, "uid": self.raw_uid, "established": self.established_ms})
+
+
+class Mint:
+    """Makes `count` tokens under the master key of a key set, with site keys and sites spread over the whole set."""
+
+    def __init__(self, key_set: KeySet, count: int) -> None:
+        self.key_set = key_set
+        self._count = count
+        self._random = Random(count)
+
+    def content(self, number: int, *, is_client_side: bool) -> TokenContent:
+        """Return the content of the good token with this number; the domain of a client-side one is checked."""
+        return TokenContent(
+            raw_uid=pybase64.b64encode_as_string(self._random.randbytes(32)),
+            site_id=1 + number * self.key_set.sites // self._count,
+            expires_ms=(NOW_S + 7 * DAY_S) * 1000,
+            generated_ms=(NOW_S - 600) * 1000,
+            established_ms=(NOW_S - DAY_S) * 1000 + number,
+            refreshed_ms=(NOW_S - 600) * 1000,
+            privacy_bits=CLIENT_SIDE_GENERATED if is_client_side else 0,
+        )
+
+    def token(self, number: int, version: str, content: TokenContent, *, knows_site_key: bool = True) -> str:
+        """Return a token; its site key may be one that is not in the key set."""
+        keys = self.key_set
+        index = 1 + number * (keys.keys - 1) // self._count
+        master = TokenKey(MASTER_KEY_ID, keys.secrets[0], self._random.randbytes(_IV_LENGTH[version]))
+        key_id = keys.key_id(index if knows_site_key else index + keys.keys)
+        return VERSIONS[version](
+            content, master, TokenKey(key_id, keys.secrets[index], self._random.randbytes(_IV_LENGTH[version]))
+        )
+
+    def good(self, number: int, version: str, *, is_client_side: bool) -> Sample:
+        """Return a valid token on a domain that its site has registered."""
+        content = self.content(number, is_client_side=is_client_side)
+        token = self.token(number, version, content)
+        return Sample(token, self.key_set.domain(content.site_id), content.raw_uid, content.established_ms)
 
 
 def make_samples(
     key_set: KeySet, count: int, version: str = "v4", *, client_side_every: int | None = 4
 ) -> list[Sample]:
-    """Make distinct valid tokens under one master key, with site keys and sites spread over the whole key set.
+    """Make distinct valid tokens of one version.
 
     Every `client_side_every`-th token is generated on the client side, so that its domain is checked; None for none.
     """
-    random = Random(count)
-    samples = []
-    for number in range(count):
-        index = 1 + number * (key_set.keys - 1) // count
-        site_id = 1 + number * key_set.sites // count
-        checked = client_side_every is not None and number % client_side_every == 0
-        content = TokenContent(
-            raw_uid=pybase64.b64encode_as_string(random.randbytes(32)),
-            site_id=site_id,
-            expires_ms=(_NOW_S + 7 * _DAY_S) * 1000,
-            generated_ms=(_NOW_S - 600) * 1000,
-            established_ms=(_NOW_S - _DAY_S) * 1000 + number,
-            refreshed_ms=(_NOW_S - 600) * 1000,
-            privacy_bits=CLIENT_SIDE_GENERATED if checked else 0,
-        )
-        master = TokenKey(_MASTER_KEY_ID, key_set.secrets[0], random.randbytes(_IV_LENGTH[version]))
-        site = TokenKey(key_set.key_id(index), key_set.secrets[index], random.randbytes(_IV_LENGTH[version]))
-        token = VERSIONS[version](content, master, site)
-        samples.append(Sample(token, key_set.domain(site_id), content.raw_uid, content.established_ms))
-    return samples
-
-
-def _to_json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
-
-
-def _answer(sample: Sample) -> dict[str, object]:
-    return {"status": "SUCCESS", "uid": sample.raw_uid, "established": sample.established_ms}
-
-
-def decrypt_requests(samples: Sequence[Sample], extra_heads: Sequence[str] = ("",)) -> list[tuple[bytes, bytes]]:
-    """Return (request, expected body of the answer) for /decrypt, one per sample; the extra heads alternate."""
+    mint = Mint(key_set, count)
     return [
-        (
-            _request("/decrypt", {"token": sample.token, "domain": sample.domain}, extra_heads[n % len(extra_heads)]),
-            _to_json(_answer(sample)).encode(),
-        )
-        for n, sample in enumerate(samples)
+        mint.good(number, version, is_client_side=client_side_every is not None and number % client_side_every == 0)
+        for number in range(count)
     ]
 
 
-def batch_requests(samples: Sequence[Sample], size: int) -> list[tuple[bytes, bytes]]:
-    """Return (request, expected body of the answer) for /decrypt/batch, with `size` tokens in each."""
-    batches = [samples[start : start + size] for start in range(0, len(samples) - size + 1, size)]
-    return [
-        (
-            _request("/decrypt/batch", {"requests": [{"token": s.token, "domain": s.domain} for s in batch]}),
-            _to_json({"results": [_answer(sample) for sample in batch]}).encode(),
-        )
-        for batch in batches
-    ]
+def to_json(value: object) -> bytes:
+    """Return JSON without blanks."""
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _request(path: str, content: object, extra: str = "") -> bytes:
-    body = _to_json(content).encode()
-    return _HEAD.format(path=path, extra=extra, length=len(body)).encode() + body
+def decrypt_requests(samples: Sequence[Sample], head: bytes = PLAIN) -> list[tuple[bytes, bytes]]:
+    """Return (request, expected body of the answer) for /decrypt, all in one spelling; `traffic` has others."""
+    return [(with_body(head, to_json({"token": each.token, "domain": each.domain})), each.answer()) for each in samples]
 
 
 def write_requests(path: Path, requests: Sequence[tuple[bytes, bytes]]) -> Path:

@@ -12,10 +12,11 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 _COLOURS = {
+    "uvloop, fixed answer": "#cccccc",
     "nginx": "#999999",
     "service, TCP": "#0072b2",
     "service, Unix socket": "#56b4e9",
-    "aiohttp application": "#e69f00",
+    "service, TCP, interpreted": "#e69f00",
     "FastAPI + uid2-client": "#d55e00",
 }
 _LINES = {"p50": "-", "p99": "--", "p99.9": ":"}

@@ -9,9 +9,10 @@ from benchmarks.goals import GOALS
 def render(results: Mapping[str, Any]) -> str:
     """Return all tables; a section that was not measured is left out."""
     parts: dict[str, Callable[[Any], Iterator[str]]] = {
-        "core": _core,
-        "stall": _stall,
         "http": _http,
+        "heads": _heads,
+        "kernel": _kernel,
+        "stall": _stall,
         "sweeps": _sweeps,
         "memory": _memory,
         "admin": _admin,
@@ -57,18 +58,35 @@ def _goals(results: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
             yield goal.name, value, goal.at_least, goal.aim, goal.verdict(value)
 
 
-def _core(core: Mapping[str, Any]) -> Iterator[str]:
-    rows = [(kind, row["ours_us"], row["uid2_client_us"], row["ratio"]) for kind, row in core["decrypt"].items()]
-    yield _table("In-process decryption of a token", ("token", "service, µs", "uid2-client, µs", "ratio"), rows)
-    for key, title in (("by_keys", "keys"), ("by_domains", "site domains, every domain checked")):
-        costs = [(int(size), row["ours_us"], row["cost_to_first"]) for size, row in core[key].items()]
-        yield _table(f"In-process, v4, by {title}", (title.partition(",")[0], "µs", "relative to the first"), costs)
+def _kernel(kernel: Mapping[str, Any]) -> Iterator[str]:
+    names = ("kernel", "python", "uid2_client", "python / kernel", "uid2_client / kernel")
+    head = ("with the kernel, µs", "without, µs", "uid2-client, µs", "without / with", "uid2-client / with")
+    for part, title in (("tokens", "good"), ("failing", "failing")):
+        rows = [(kind, *(row[name] for name in names)) for kind, row in kernel[part].items()]
+        yield _table(f"Within a process, from body to answer: {title} tokens", ("token", *head), rows)
+    rows = [
+        ("token of a batch of 64 with the kernel, µs", kernel["batch"]["kernel"]),
+        ("token of a batch of 64 without, µs", kernel["batch"]["python"]),
+        ("building the kernel of 5,000 keys and 60,000 domains, ms", kernel["build"]["total_ms"]),
+        ("longest step of that, ms", kernel["build"]["longest_step_ms"]),
+    ]
+    yield _table("Within a process: batches, and building the kernel", ("what", "measured"), rows)
 
 
 def _stall(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    head = ("keys", "domains", "response, MB", "refresh: median, ms", "max, ms", "no refresh: median, ms", "max, ms")
+    head = (
+        "keys",
+        "domains",
+        "response, MB",
+        "refresh: median, ms",
+        "max, ms",
+        "no refresh: median, ms",
+        "max, ms",
+        "beyond, ms",
+    )
     names = ("keys", "domains", "response_mb", "refresh_median_ms", "refresh_max_ms", "idle_median_ms", "idle_max_ms")
-    yield _table("Longest stall of the loop in a window", head, [[row[name] for name in names] for row in rows])
+    table = [(*(row[name] for name in names), row.get("beyond_idle_ms", "not measured")) for row in rows]
+    yield _table("Longest stall of the loop in a window", head, table)
 
 
 _QUANTILES = ("p50", "p90", "p99", "p99.9", "max")
@@ -76,6 +94,8 @@ _SUMMARY_HEAD = (
     "requests/s",
     *(f"{name}, µs" for name in _QUANTILES),
     "CPU per request, µs",
+    "user",
+    "system",
     "server core",
     "generator core",
 )
@@ -83,7 +103,8 @@ _SUMMARY_HEAD = (
 
 def _summary(row: Mapping[str, Any]) -> tuple[object, ...]:
     quantiles = [row["quantiles_us"][name] for name in _QUANTILES]
-    return row["rps"], *quantiles, row["cpu_us"], f"{row['server_cpu']:.0%}", f"{row['generator_cpu']:.0%}"
+    cpu = [row.get(name, "not measured") for name in ("cpu_us", "user_us", "system_us")]
+    return row["rps"], *quantiles, *cpu, f"{row['server_cpu']:.0%}", f"{row['generator_cpu']:.0%}"
 
 
 def _http(http: Mapping[str, Any]) -> Iterator[str]:
@@ -92,10 +113,19 @@ def _http(http: Mapping[str, Any]) -> Iterator[str]:
     yield _table("Ratios of requests/s, medians of pairs", ("ratio", "value"), list(http["ratios"].items()))
     rows = [(name, *_summary(row)) for name, row in http["one_connection"].items()]
     yield _table("Closed loop, 1 connection", ("server", *_SUMMARY_HEAD), rows)
+    if "half_load" in http:
+        rows = [(name, *_summary(row)) for name, row in http["half_load"].items()]
+        title = "Open loop at half of the service's throughput"
+        yield _table(f"{title}, {http['half_load_rate']:,.0f} requests/s", ("server", *_SUMMARY_HEAD), rows)
     for name, points in http["curve"].items():
         rows = [(point["rate"], *(point["quantiles_us"][q] for q in _QUANTILES)) for point in points]
         head = ("offered/s", *(f"{q}, µs" for q in _QUANTILES))
         yield _table(f"Open loop, latency from the due time: {name}", head, rows)
+
+
+def _heads(heads: Mapping[str, Any]) -> Iterator[str]:
+    rows = [(name, row["rps_to_plain"], *_summary(row)) for name, row in heads.items()]
+    yield _table("Service by the head of the client", ("client", "relative to the plain head", *_SUMMARY_HEAD), rows)
 
 
 def _sweeps(sweeps: Mapping[str, Any]) -> Iterator[str]:
@@ -111,7 +141,7 @@ def _sweeps(sweeps: Mapping[str, Any]) -> Iterator[str]:
 def _memory(memory: Mapping[str, Any]) -> Iterator[str]:
     head = ("server", "RSS at start, MB", "PSS", "RSS with every key used, MB", "PSS")
     rows = [(name, *row["start"].values(), *row["used"].values()) for name, row in memory.items()]
-    yield _table("Memory with 5,000 keys and 20,000 site domains", head, rows)
+    yield _table("Memory of one process with 5,000 keys and 20,000 site domains", head, rows)
 
 
 def _admin(admin: Mapping[str, Any]) -> Iterator[str]:

@@ -140,4 +140,6 @@ def measure_stall(keys: int, domains: int, repeats: int) -> dict[str, Any]:
         "refresh_max_ms": max(refreshing),
         "idle_median_ms": median(idle),
         "idle_max_ms": max(idle),
+        # Other work stalls the loop in both windows of a pair alike.
+        "beyond_idle_ms": median(stall - own for stall, own in zip(refreshing, idle, strict=True)),
     }

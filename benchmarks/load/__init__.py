@@ -95,7 +95,7 @@ def _command(address: str, requests: Path, options: Mapping[str, float], log: Pa
 
 def _report(address: str, status: int, stdout: str, stderr: str) -> LoadReport:
     if status:
-        raise RuntimeError(f"load generator: {stderr.strip()}")
+        raise RuntimeError(f"load generator, {address}: {stderr.strip()}")
     report = json.loads(stdout)
     if report["wrong"] or report["errors"] or report["closes"]:
         raise RuntimeError(f"{address}: not every answer was right: {stdout.strip()} {stderr.strip()}")

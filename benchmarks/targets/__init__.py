@@ -1,7 +1,7 @@
 """The servers that are compared; each is a process on the server's core.
 
-`nginx` sends a static answer. `service` is bidstream-svc, with or without its fast path. `fastapi_client` is an
-application on the published SDK. `key_server` provides the last two with keys.
+`nginx` and `fixed_answer` send a static answer. `service` is bidstream-svc, also without its kernel or its fast path.
+`fastapi_client` is an application on the published SDK. `key_server` provides the last two with keys.
 """
 
 import os
@@ -19,13 +19,17 @@ from benchmarks.machine import LOAD_CPU
 from benchmarks.material import KeySet
 from benchmarks.targets.process import Server, free_port, running, tcp_answers
 
-__all__ = ["CHECKOUT", "fastapi_client", "find_nginx", "key_server", "nginx", "service"]
+__all__ = ["fastapi_client", "find_nginx", "fixed_answer", "key_server", "nginx", "service"]
 
 CHECKOUT = Path(__file__).parents[2]
-# The package of this process, whether compiled or from the checkout, and nothing from the working directory.
+# The package of this process, and nothing from the working directory.
 _SAME_PACKAGE = {"PYTHONSAFEPATH": "1", "PYTHONPATH": f"{Path(bidstream_svc.__file__).parents[1]}:{CHECKOUT}"}
-_WITH_FAST_PATH = [sys.executable, "-m", "bidstream_svc", "serve"]
-_WITHOUT_FAST_PATH = [sys.executable, "-m", "benchmarks.targets.without_fast_path"]
+# By the argument `without` of `service`.
+_PROGRAMS = {
+    "": [sys.executable, "-m", "bidstream_svc", "serve"],
+    "kernel": [sys.executable, str(Path(__file__).with_name("without_kernel.py"))],
+    "fast path": [sys.executable, "-m", "benchmarks.targets.without_fast_path"],
+}
 
 _NGINX_CONFIG = """
 worker_processes 1;
@@ -70,6 +74,15 @@ def nginx(directory: Path, answer: bytes) -> Iterator[Server]:
 
 
 @contextmanager
+def fixed_answer(directory: Path, answer: bytes) -> Iterator[Server]:
+    """Run uvloop with nothing on it: every segment is answered with `answer`, and none is read."""
+    port, path = free_port(), directory / "fixed.sock"
+    command = [sys.executable, "-m", "benchmarks.targets.fixed_answer", str(port), str(path), answer.decode()]
+    with running(command, _SAME_PACKAGE, directory / "fixed.log", lambda: tcp_answers(port) and path.exists()) as pid:
+        yield Server(pid, f"127.0.0.1:{port}", f"unix:{path}")
+
+
+@contextmanager
 def key_server(directory: Path, key_sets: Mapping[str, KeySet]) -> Iterator[str]:
     """Run an operator for several key sets; yields its URL. The API key of a request is the name of a key set."""
     for name, key_set in key_sets.items():
@@ -87,11 +100,14 @@ def service(
     operator_url: str,
     api_key: str,
     *,
-    with_fast_path: bool = True,
+    without: str = "",
     package: Path | None = None,
     refresh_interval_s: float = 3600,
 ) -> Iterator[Server]:
-    """Run the service in one process, on TCP and a Unix socket; `package` is the directory of the package to run."""
+    """Run the service in one process, on TCP and a Unix socket.
+
+    `without` is "kernel", "fast path", or nothing. `package` is the directory of the package to run, if it is another.
+    """
     port, admin_port = free_port(), free_port()
     name = f"{api_key}-{port}"
     socket_path = directory / f"{name}.sock"
@@ -103,9 +119,9 @@ def service(
         "BIDSTREAM_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
         "BIDSTREAM_REFRESH_INTERVAL": str(refresh_interval_s),
     } | (_SAME_PACKAGE if package is None else {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(package.resolve())})
-    command = _WITH_FAST_PATH if with_fast_path else _WITHOUT_FAST_PATH
     ready_url = f"http://127.0.0.1:{admin_port}/readyz"
-    with running(command, environment, directory / f"{name}.log", lambda: _answers_200(ready_url)) as pid:
+    log = directory / f"{name}.log"
+    with running(_PROGRAMS[without], environment, log, lambda: _answers_200(ready_url)) as pid:
         yield Server(pid, f"127.0.0.1:{port}", f"unix:{socket_path}", f"127.0.0.1:{admin_port}")
 
 

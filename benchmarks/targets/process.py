@@ -30,9 +30,10 @@ class Server:
     unix: str = ""
     admin: str = ""
 
-    def cpu_s(self) -> float:
-        """Processor time used so far, children included."""
-        return sum(_cpu_s(pid) for pid in self._pids())
+    def cpu_s(self) -> tuple[float, float]:
+        """User and system time used so far, children included."""
+        times = [_cpu_s(pid) for pid in self._pids()]
+        return sum(user for user, _ in times), sum(system for _, system in times)
 
     def memory_mb(self) -> dict[str, float]:
         """Resident and proportional set size of the process, in MB of 10^6 bytes."""
@@ -47,10 +48,10 @@ class Server:
         return [self.pid, *map(int, children.split())]
 
 
-def _cpu_s(pid: int) -> float:
+def _cpu_s(pid: int) -> tuple[float, float]:
     # Fields 14 and 15, user and system ticks; counted after the name, which may contain spaces.
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    return int(fields[11]) / _TICKS_PER_S, int(fields[12]) / _TICKS_PER_S
 
 
 def free_port() -> int:
