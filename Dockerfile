@@ -1,4 +1,4 @@
-# The program with its hot path compiled, its locked packages and a Python; nothing that builds or installs.
+# The program, its locked packages and a Python; nothing that builds or installs.
 #
 # The bases are pinned by their digests, which have to be given, so that whoever builds decides when they change. Without
 # them the build stops at the first FROM. Digests are not secret: keep those in use beside your build's configuration.
@@ -22,7 +22,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && /build/bin/pip --python /opt/bidstream-svc install --no-deps --require-hashes --only-binary :all: -r requirements/run.txt \
     && /build/bin/pip --python /opt/bidstream-svc check
 COPY . .
-RUN COMPILE_HOT_PATH=1 /build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
+RUN /build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
     && /build/bin/pip --python /opt/bidstream-svc install --no-index --no-deps /wheels/*.whl
 
 FROM python:3.11-slim-bookworm@${PYTHON_DIGEST}

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from bidstream_svc._version import is_compiled
+from bidstream_svc import is_native
 
 _CPUS = sorted(os.sched_getaffinity(0))
 SERVER_CPU = _CPUS[0]
@@ -53,7 +53,7 @@ def describe() -> dict[str, str]:
         "load before": f"{os.getloadavg()[0]:.2f} processes in the last minute; more than 0.2 is other work",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_version()} ({platform.python_compiler()}; {_python_build()})",
-        "bidstream_svc": f"hot path compiled by Cython {version('cython')}" if is_compiled() else "interpreted",
+        "bidstream_svc": "with the native kernel" if is_native else "without the native kernel",
         "nginx": _nginx_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in _PACKAGES),
     }

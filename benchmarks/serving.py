@@ -13,7 +13,7 @@ from benchmarks.material import TRACE_HEADER, KeySet, decrypt_requests, make_sam
 from benchmarks.rounds import interleave, median_ratio
 from benchmarks.shots import Aim, Effort, Shot, rates, shoot, summarise
 from benchmarks.targets import CHECKOUT, fastapi_client, find_nginx, key_server, nginx, service
-from bidstream_svc._version import is_compiled
+from bidstream_svc import is_native
 
 _KEY_SET = KeySet(100)
 _API_KEY = "serving"
@@ -73,7 +73,7 @@ def _targets(directory: Path, effort: Effort) -> Iterator[dict[str, Aim]]:
         url = stack.enter_context(key_server(directory, {_API_KEY: _KEY_SET}))
         ours = stack.enter_context(service(directory, url, _API_KEY))
         servers = {"": ours}
-        if is_compiled():
+        if is_native:
             servers[", interpreted"] = stack.enter_context(service(directory, url, _API_KEY, package=CHECKOUT))
         aims |= {f"service, TCP{kind}": Aim(server, server.tcp, requests) for kind, server in servers.items()}
         aims["service, traceparent"] = Aim(ours, ours.tcp, traced, vary_trace=True)
