@@ -13,13 +13,14 @@ CARGO_ARGUMENTS := --locked --release --manifest-path $(KERNEL)/Cargo.toml
 KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 .DEFAULT_GOAL := help
-.PHONY: help run kernel check test test-kernel test-pure coverage lint format bench costliest figures manifests deploy-check \
+.PHONY: help run kernel check test test-kernel test-pure wheel test-wheel audit coverage lint format bench costliest figures manifests deploy-check \
   faults attacks soak fuzz fuzz-kernel mutants lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
 run: $(VENV)/run.installed  ## serve on an embedded operator and print a ready-to-paste curl
+	@ls $(KERNEL)/_native.*.so >/dev/null 2>&1 || echo "without the native kernel; after \`make kernel\` the next start uses it" >&2
 	@$(BIN)/bidstream-svc serve --dev
 
 kernel: $(VENV)/kernel.built  ## build the native kernel for this checkout, or say what is missing for it
@@ -41,6 +42,36 @@ IMPORT_PURE = BUILD_KERNEL=0 PYTHONSAFEPATH=1 PYTHONPATH="$(abspath $(VENV))/pur
 test-pure: $(VENV)/pure.installed $(VENV)/dev.installed  ## run the tests that the native kernel can affect without it
 	$(IMPORT_PURE) $(BIN)/python -m pytest --override-ini pythonpath= --numprocesses auto --dist loadfile \
 	  tests/test_native.py $(addprefix tests/,core fastpath keystore server)
+
+# cargo gets Zig as its compiler and linker, which know each version of glibc and other processors. For a processor other
+# than this machine's, the target has to be installed (`rustup target add`).
+MACHINE := $(shell uname -m)
+TARGET ?= $(MACHINE)-unknown-linux-gnu
+WHEEL_MACHINE = $(firstword $(subst -, ,$(TARGET)))
+WHEEL_TAG = manylinux_2_17_$(WHEEL_MACHINE)
+ZIG := $(abspath $(VENV))/zig
+wheel: $(VENV)/wheel.installed  ## build a manylinux wheel for every Python from 3.11 on into dist/; needs cargo; TARGET=aarch64-unknown-linux-gnu for Arm
+	rm -rf build && mkdir -p $(ZIG) dist
+	rm -f dist/bidstream_svc-*manylinux*_$(WHEEL_MACHINE).whl
+	printf '#!/bin/sh\nexec "$(abspath $(BIN))/cargo-zigbuild" zig cc -- -target $(WHEEL_MACHINE)-linux-gnu.2.17 "$$@"\n' > $(ZIG)/cc-$(TARGET)
+	printf '#!/bin/sh\nexec "$(abspath $(BIN))/cargo-zigbuild" zig ar -- "$$@"\n' > $(ZIG)/ar
+	chmod +x $(ZIG)/cc-$(TARGET) $(ZIG)/ar
+	PATH="$(abspath $(BIN)):$$PATH" BUILD_KERNEL=1 CARGO_BUILD_TARGET=$(TARGET) _PYTHON_HOST_PLATFORM=linux-$(WHEEL_MACHINE) \
+	CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER=$(ZIG)/cc-$(TARGET) \
+	CC_$(subst -,_,$(TARGET))=$(ZIG)/cc-$(TARGET) AR_$(subst -,_,$(TARGET))=$(ZIG)/ar CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/wheel \
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --plat $(WHEEL_TAG) --wheel-dir dist build/wheel/*.whl
+	rm -rf build
+	$(BIN)/auditwheel show dist/bidstream_svc-*$(WHEEL_TAG).whl | grep -F '"$(WHEEL_TAG)"'
+
+TESTS ?= --numprocesses auto --dist loadfile
+test-wheel:  ## run all tests (or TESTS) on the wheel in dist/, in an empty environment of PYTHON without compiler and Rust; see `make wheel`
+	PYTHON=$(PYTHON) tests/wheel.sh dist/bidstream_svc-*$(MACHINE).whl $(TESTS)
+
+# `cargo install --locked cargo-deny` installs the tool. Without access to the database of advisories, take it out of AUDIT.
+AUDIT ?= advisories bans licenses sources
+audit:  ## check the crates for known vulnerabilities, duplicates, licences and sources; needs cargo-deny
+	cargo deny --locked --manifest-path $(KERNEL)/Cargo.toml check $(AUDIT)
 
 coverage: $(VENV)/dev.installed  ## every branch of the core is tested, and nine in ten of the rest
 	$(BIN)/python -m pytest --cov --cov-report=
@@ -124,6 +155,7 @@ lock: $(VENV)/lock.installed  ## renew requirements/*.txt from pyproject.toml; U
 	$(UV_COMPILE) $(UPGRADE) --group lock --output-file requirements/lock.txt
 	$(UV_COMPILE) $(UPGRADE) --group fuzz --output-file requirements/fuzz.txt
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml --group dev --output-file requirements/dev.txt
+	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) --group wheel --output-file requirements/wheel.txt
 	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) --group mutants --output-file requirements/mutants.txt
 	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) pyproject.toml --group deploy --output-file requirements/deploy.txt
 	rm -f requirements/run.txt requirements/build.txt requirements/otel.txt  # parts of dev.txt, which alone decides
@@ -168,6 +200,11 @@ $(VENV)/pure.installed: setup.py $(shell find bidstream_svc -name '*.py' -o -nam
 
 $(VENV)/lock.installed: requirements/lock.txt | $(VENV)/bin/python
 	$(INSTALL_LOCKED) -r requirements/lock.txt
+	@touch $@
+
+$(VENV)/wheel.installed: requirements/wheel.txt $(VENV)/run.installed
+	$(INSTALL_LOCKED) -r requirements/wheel.txt
+	$(PIP) check
 	@touch $@
 
 $(VENV)/fuzz.installed: requirements/fuzz.txt $(VENV)/dev.installed

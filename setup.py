@@ -53,7 +53,7 @@ class BuildKernel(build_rust):
 
     def be_pure(self) -> None:
         """Let the wheel say that it runs on any platform, as nothing in it is native."""
-        self.distribution.rust_extensions = []
+        self.distribution.has_ext_modules = lambda: False
         wheel = self.distribution.get_command_obj("bdist_wheel", create=False)
         if wheel is not None:
             wheel.root_is_pure = True
