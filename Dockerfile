@@ -1,16 +1,20 @@
-# The program with its hot path compiled, its locked packages and a Python; nothing that builds or installs.
+# The program with its native kernel, its locked packages and a Python; nothing that builds or installs.
 #
 # The bases are pinned by their digests, which have to be given, so that whoever builds decides when they change. Without
 # them the build stops at the first FROM. Digests are not secret: keep those in use beside your build's configuration.
-# Both bases are of one Python; the first has a C compiler and OpenSSL's headers, too.
+# The first has Rust, the second a C compiler; the second and the last are of one Python.
 #
 #   digest() { docker buildx imagetools inspect "$1" --format '{{.Manifest.Digest}}'; }
-#   docker build --build-arg BUILD_DIGEST="$(digest python:3.11-bookworm)" \
+#   docker build --build-arg RUST_DIGEST="$(digest rust:1.95-slim-bookworm)" \
+#     --build-arg BUILD_DIGEST="$(digest python:3.11-bookworm)" \
 #     --build-arg PYTHON_DIGEST="$(digest python:3.11-slim-bookworm)" \
 #     --build-arg REVISION="$(git rev-parse HEAD)" --tag bidstream-svc:0.1.0 .
 #   docker run --read-only --cap-drop ALL --env-file bidstream.env bidstream-svc:0.1.0
+ARG RUST_DIGEST
 ARG BUILD_DIGEST
 ARG PYTHON_DIGEST
+
+FROM rust:1.95-slim-bookworm@${RUST_DIGEST} AS rust
 
 FROM python:3.11-bookworm@${BUILD_DIGEST} AS build
 WORKDIR /src
@@ -21,8 +25,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && python -m venv --without-pip /opt/bidstream-svc \
     && /build/bin/pip --python /opt/bidstream-svc install --no-deps --require-hashes --only-binary :all: -r requirements/run.txt \
     && /build/bin/pip --python /opt/bidstream-svc check
+COPY --from=rust /usr/local/rustup /usr/local/rustup
+COPY --from=rust /usr/local/cargo /usr/local/cargo
+ENV PATH=/usr/local/cargo/bin:/usr/local/bin:/usr/bin:/bin \
+    RUSTUP_HOME=/usr/local/rustup \
+    CARGO_HOME=/usr/local/cargo
 COPY . .
-RUN COMPILE_HOT_PATH=1 /build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    BUILD_KERNEL=1 /build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
     && /build/bin/pip --python /opt/bidstream-svc install --no-index --no-deps /wheels/*.whl
 
 FROM python:3.11-slim-bookworm@${PYTHON_DIGEST}

@@ -13,43 +13,65 @@ CARGO_ARGUMENTS := --locked --release --manifest-path $(KERNEL)/Cargo.toml
 KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 .DEFAULT_GOAL := help
-.PHONY: help run kernel check test test-kernel test-compiled sanitize coverage lint format bench costliest figures manifests deploy-check \
+.PHONY: help run kernel check test test-kernel test-pure wheel test-wheel audit coverage lint format bench costliest figures manifests deploy-check \
   faults attacks soak fuzz fuzz-kernel mutants lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
 run: $(VENV)/run.installed  ## serve on an embedded operator and print a ready-to-paste curl
+	@ls $(KERNEL)/_native.*.so >/dev/null 2>&1 || echo "without the native kernel; after \`make kernel\` the next start uses it" >&2
 	@$(BIN)/bidstream-svc serve --dev
 
 kernel: $(VENV)/kernel.built  ## build the native kernel for this checkout, or say what is missing for it
 
 # While you edit: about 6 seconds on two cores once mypy has its cache.
-check: $(VENV)/kernel.built  ## ruff, mypy --strict and the tests of the core and the architecture, in a few seconds
+check: $(VENV)/dev.installed $(VENV)/kernel.built  ## ruff, mypy --strict and the tests of the core and the architecture, in a few seconds
 	$(MAKE) --no-print-directory lint & \
 	$(BIN)/python -m pytest --quiet tests/core tests/test_architecture.py; tests=$$?; \
 	wait $$! && exit $$tests
 
-test: $(VENV)/kernel.built  ## run all tests, except those of compiled code and those that make deploy-check adds
+test: $(VENV)/dev.installed $(VENV)/kernel.built  ## run all tests, except those that make deploy-check adds
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-kernel:  ## run the tests of the kernel's crate; needs cargo
 	cargo test $(CARGO_ARGUMENTS) --no-default-features  # without PyO3, which needs an interpreter around it
 
-# What the image runs: the same source with its hot path compiled, installed beside the checkout and imported from there.
-IMPORT_FROM = PYTHONSAFEPATH=1 PYTHONPATH="$(abspath $(VENV))/$(1):$(CURDIR)" COMPILE_HOT_PATH=1
-# What compiled modules cannot change is left out.
-test-compiled: $(VENV)/compiled.installed  ## run the tests of compiled code, and those of make test that it can affect, on the package with its hot path compiled; needs a C compiler
-	$(call IMPORT_FROM,compiled) $(BIN)/python -m pytest --override-ini pythonpath= --numprocesses auto --dist loadfile \
-	  $(addprefix --ignore=tests/,deploy devoperator docs cli_clients cli/test_terminal.py)
+# The package without its kernel, installed beside the checkout and imported from there.
+IMPORT_PURE = BUILD_KERNEL=0 PYTHONSAFEPATH=1 PYTHONPATH="$(abspath $(VENV))/pure:$(CURDIR)"
+test-pure: $(VENV)/pure.installed $(VENV)/dev.installed  ## run the tests that the native kernel can affect without it
+	$(IMPORT_PURE) $(BIN)/python -m pytest --override-ini pythonpath= --numprocesses auto --dist loadfile \
+	  tests/test_native.py $(addprefix tests/,core fastpath keystore server)
 
-# With PYTHONMALLOC=malloc every bytes object is a block of its own. The 0 behind its end belongs to it, and what OpenSSL
-# reads and writes is not seen.
-SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
-sanitize: $(VENV)/sanitized.installed  ## run the tests of the core on native code that checks what it reads and writes
-	grep -q __asan_init $(VENV)/sanitized/bidstream_svc/core/token/native.*.so
-	LD_PRELOAD="$$(cc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-	BUILD_KERNEL=0 $(call IMPORT_FROM,sanitized) $(BIN)/python -m pytest --override-ini pythonpath= --timeout 300 tests/core tests/test_compiled.py
+# cargo gets Zig as its compiler and linker, which know each version of glibc and other processors. For a processor other
+# than this machine's, the target has to be installed (`rustup target add`).
+MACHINE := $(shell uname -m)
+TARGET ?= $(MACHINE)-unknown-linux-gnu
+WHEEL_MACHINE = $(firstword $(subst -, ,$(TARGET)))
+WHEEL_TAG = manylinux_2_17_$(WHEEL_MACHINE)
+ZIG := $(abspath $(VENV))/zig
+wheel: $(VENV)/wheel.installed  ## build a manylinux wheel for every Python from 3.11 on into dist/; needs cargo; TARGET=aarch64-unknown-linux-gnu for Arm
+	rm -rf build && mkdir -p $(ZIG) dist
+	rm -f dist/bidstream_svc-*manylinux*_$(WHEEL_MACHINE).whl
+	printf '#!/bin/sh\nexec "$(abspath $(BIN))/cargo-zigbuild" zig cc -- -target $(WHEEL_MACHINE)-linux-gnu.2.17 "$$@"\n' > $(ZIG)/cc-$(TARGET)
+	printf '#!/bin/sh\nexec "$(abspath $(BIN))/cargo-zigbuild" zig ar -- "$$@"\n' > $(ZIG)/ar
+	chmod +x $(ZIG)/cc-$(TARGET) $(ZIG)/ar
+	PATH="$(abspath $(BIN)):$$PATH" BUILD_KERNEL=1 CARGO_BUILD_TARGET=$(TARGET) _PYTHON_HOST_PLATFORM=linux-$(WHEEL_MACHINE) \
+	CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER=$(ZIG)/cc-$(TARGET) \
+	CC_$(subst -,_,$(TARGET))=$(ZIG)/cc-$(TARGET) AR_$(subst -,_,$(TARGET))=$(ZIG)/ar CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/wheel \
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --plat $(WHEEL_TAG) --wheel-dir dist build/wheel/*.whl
+	rm -rf build
+	$(BIN)/auditwheel show dist/bidstream_svc-*$(WHEEL_TAG).whl | grep -F '"$(WHEEL_TAG)"'
+
+TESTS ?= --numprocesses auto --dist loadfile
+test-wheel:  ## run all tests (or TESTS) on the wheel in dist/, in an empty environment of PYTHON without compiler and Rust; see `make wheel`
+	PYTHON=$(PYTHON) tests/wheel.sh dist/bidstream_svc-*$(MACHINE).whl $(TESTS)
+
+# `cargo install --locked cargo-deny` installs the tool. Without access to the database of advisories, take it out of AUDIT.
+AUDIT ?= advisories bans licenses sources
+audit:  ## check the crates for known vulnerabilities, duplicates, licences and sources; needs cargo-deny
+	cargo deny --locked --manifest-path $(KERNEL)/Cargo.toml check $(AUDIT)
 
 coverage: $(VENV)/dev.installed  ## every branch of the core is tested, and nine in ten of the rest
 	$(BIN)/python -m pytest --cov --cov-report=
@@ -70,11 +92,11 @@ format: $(VENV)/dev.installed  ## let ruff mend what it can
 	if command -v cargo; then cargo fmt --manifest-path $(KERNEL)/Cargo.toml; fi
 
 # With PACKAGE=DIR, the package that `pip install --no-deps --target DIR` put there is measured as well.
-bench: $(VENV)/kernel.built  ## measure; see benchmarks/README.md
+bench: $(VENV)/dev.installed $(VENV)/kernel.built  ## measure; see benchmarks/README.md
 	$(BIN)/python -m benchmarks $(if $(PACKAGE),--package $(PACKAGE))
 
 SEARCH_SECONDS ?= 60
-costliest: $(VENV)/kernel.built  ## search for the most expensive request, three times for SEARCH_SECONDS
+costliest: $(VENV)/dev.installed $(VENV)/kernel.built  ## search for the most expensive request, three times for SEARCH_SECONDS
 	$(BIN)/python -m benchmarks.costliest --seconds $(SEARCH_SECONDS)
 
 figures: $(VENV)/dev.installed  ## write the kept results of `make bench` into the documents
@@ -83,8 +105,8 @@ figures: $(VENV)/dev.installed  ## write the kept results of `make bench` into t
 faults: $(VENV)/dev.installed  ## everything that can go wrong, at length; writes docs/reliability.md
 	$(BIN)/python -m tests.faults --write docs/reliability.md
 
-# Needs a C compiler. Without root, or where no memory cgroup can be made, memory is limited by `ulimit -v`.
-attacks: $(VENV)/compiled.installed  ## attack the sidecar in every way that is known, in 256 MiB; writes docs/reliability.md
+# Without root, or where no memory cgroup can be made, memory is limited by `ulimit -v`.
+attacks: $(VENV)/dev.installed $(VENV)/kernel.built $(VENV)/pure.installed  ## attack the sidecar in every way that is known, in 256 MiB; writes docs/reliability.md
 	$(BIN)/python -m tests.attacks --write docs/reliability.md
 
 SOAK_SECONDS ?= 120
@@ -134,6 +156,7 @@ lock: $(VENV)/lock.installed  ## renew requirements/*.txt from pyproject.toml; U
 	$(UV_COMPILE) $(UPGRADE) --group lock --output-file requirements/lock.txt
 	$(UV_COMPILE) $(UPGRADE) --group fuzz --output-file requirements/fuzz.txt
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml --group dev --output-file requirements/dev.txt
+	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) --group wheel --output-file requirements/wheel.txt
 	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) --group mutants --output-file requirements/mutants.txt
 	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) pyproject.toml --group deploy --output-file requirements/deploy.txt
 	rm -f requirements/run.txt requirements/build.txt requirements/otel.txt  # parts of dev.txt, which alone decides
@@ -152,7 +175,7 @@ $(VENV)/bin/python:
 
 $(VENV)/run.installed: requirements/run.txt requirements/build.txt pyproject.toml | $(VENV)/bin/python
 	$(INSTALL_LOCKED) -r requirements/run.txt -r requirements/build.txt
-	COMPILE_HOT_PATH=0 BUILD_KERNEL=0 $(PIP) install --no-deps --no-build-isolation --editable .
+	BUILD_KERNEL=0 $(PIP) install --no-deps --no-build-isolation --editable .
 	$(PIP) check
 	@touch $@
 
@@ -161,25 +184,28 @@ $(VENV)/dev.installed: requirements/dev.txt $(VENV)/run.installed
 	$(PIP) check
 	@touch $@
 
-# Without cargo there is nothing to keep: the next `make` tries again.
-$(VENV)/kernel.built: setup.py $(KERNEL)/Cargo.toml $(KERNEL)/Cargo.lock $(wildcard $(KERNEL)/src/*.rs) $(VENV)/dev.installed
+# Without cargo there is nothing to keep: the next `make` tries again. A running process keeps the file that it has mapped.
+$(VENV)/kernel.built: setup.py $(KERNEL)/Cargo.toml $(KERNEL)/Cargo.lock $(wildcard $(KERNEL)/src/*.rs) $(VENV)/run.installed
 	rm -f $(KERNEL)/_native.*.so
 	$(BIN)/python -W ignore setup.py --quiet build_rust --inplace
 	@if ls $(KERNEL)/_native.*.so; then touch $@; fi >/dev/null 2>&1
 
-# Directories are among what these depend on, so that a deleted module counts. `build` would hand on to the next wheel
+# Directories are among what this depends on, so that a deleted module counts. `build` would hand on to the next wheel
 # what was made for this one.
 .NOTPARALLEL:
-$(VENV)/compiled.installed $(VENV)/sanitized.installed: $(VENV)/%.installed: setup.py \
-  $(shell find bidstream_svc -not -name '*.pyc' -not -name '*.so' -not -name __pycache__) $(VENV)/dev.installed
-	rm -rf build $(VENV)/$*
-	COMPILE_HOT_PATH=1 $(if $(filter sanitized,$*),BUILD_KERNEL=0 CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)") \
-	$(PIP) install --no-deps --no-build-isolation --target $(VENV)/$* .
+$(VENV)/pure.installed: setup.py $(shell find bidstream_svc -name '*.py' -o -name '*.yaml' -o -type d -not -name __pycache__) $(VENV)/run.installed
+	rm -rf build $(VENV)/pure
+	BUILD_KERNEL=0 $(PIP) install --no-deps --no-build-isolation --target $(VENV)/pure .
 	rm -rf build
 	@touch $@
 
 $(VENV)/lock.installed: requirements/lock.txt | $(VENV)/bin/python
 	$(INSTALL_LOCKED) -r requirements/lock.txt
+	@touch $@
+
+$(VENV)/wheel.installed: requirements/wheel.txt $(VENV)/run.installed
+	$(INSTALL_LOCKED) -r requirements/wheel.txt
+	$(PIP) check
 	@touch $@
 
 $(VENV)/fuzz.installed: requirements/fuzz.txt $(VENV)/dev.installed

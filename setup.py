@@ -1,12 +1,9 @@
-"""What is built: the native kernel, and with COMPILE_HOT_PATH=1 a compiled hot path.
+"""What is built besides the Python package: the native kernel, where it can be.
 
 The kernel (bidstream_svc/core/kernel/) is a Rust crate, for one extension module for every Python from 3.11 on. It is
 built where cargo is and has the crates of Cargo.lock or can download them; nothing else is ever downloaded. Elsewhere
-the program runs without it, and one line of the build's output says what is missing. With BUILD_KERNEL=1 that is an
+the package is pure Python, and one line of the build's output says what is missing. With BUILD_KERNEL=1 that is an
 error; with BUILD_KERNEL=0 the kernel is not built.
-
-Cython translates the source of the hot path to C and ignores annotations, so that the behaviour is the interpreter's.
-The `.py` files are installed as well, for tracebacks; Python imports the extension modules first.
 """
 
 import os
@@ -16,33 +13,23 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
-from setuptools import Extension, setup
+from setuptools import setup
+from setuptools.errors import BaseError, CompileError
 from setuptools_rust import RustExtension, build_rust
 
 MANIFEST = "bidstream_svc/core/kernel/Cargo.toml"
 # Neither a toolchain nor a component: `cargo` may be rustup's, which downloads what is missing.
 CARGO_ENVIRONMENT = os.environ | {"RUSTUP_AUTO_INSTALL": "0", "CARGO_NET_RETRY": "1", "CARGO_HTTP_TIMEOUT": "20"}
 CARGO_ENVIRONMENT.setdefault("CARGO_TARGET_DIR", str(Path("build/cargo").absolute()))
-
-NATIVE = "bidstream_svc/core/token/native.pyx"  # the Python versions are in token/text.py and token/v3.py
-FLAGS = ["-O2", "-g0"]
-HOT_PATH = (
-    "bidstream_svc/core/crypto.py",
-    "bidstream_svc/core/decrypt.py",
-    "bidstream_svc/core/domains.py",
-    "bidstream_svc/metrics/cells.py",
-    "bidstream_svc/server/answers.py",
-    "bidstream_svc/server/fastpath/connection.py",
-    "bidstream_svc/server/fastpath/heads.py",
-    "bidstream_svc/server/fastpath/iteration.py",
-    "bidstream_svc/server/fastpath/reader.py",
-    "bidstream_svc/server/batch_body.py",
-    "bidstream_svc/server/handlers.py",
-    "bidstream_svc/server/response_writer.py",
-    "bidstream_svc/core/token/text.py",
-    "bidstream_svc/core/token/v2.py",
+IS_REQUIRED = os.environ.get("BUILD_KERNEL")
+KERNEL = RustExtension(
+    "bidstream_svc.core.kernel._native",
+    MANIFEST,
+    cargo_manifest_args=["--locked"],
+    quiet=True,
+    debug=False,
+    env=CARGO_ENVIRONMENT,
 )
 
 
@@ -55,15 +42,21 @@ class BuildKernel(build_rust):
         if problem is None:
             try:
                 super().run()
-            except Exception as error:
-                problem = "cargo failed"
-                if is_required("BUILD_KERNEL"):
-                    raise SystemExit(f"the native kernel cannot be built: {problem}") from error
+            except (BaseError, CompileError) as error:
+                problem = f"cargo failed: {error}"
             else:
                 return
-        if is_required("BUILD_KERNEL"):
+        if IS_REQUIRED == "1":
             raise SystemExit(f"the native kernel cannot be built: {problem}")
         print(f"built without the native kernel: {problem}", file=sys.stderr)
+        self.be_pure()
+
+    def be_pure(self) -> None:
+        """Let the wheel say that it runs on any platform, as nothing in it is native."""
+        self.distribution.has_ext_modules = lambda: False
+        wheel = self.distribution.get_command_obj("bdist_wheel", create=False)
+        if wheel is not None:
+            wheel.root_is_pure = True
 
 
 def missing_for_kernel() -> str | None:
@@ -93,42 +86,13 @@ def run_cargo(*arguments: str) -> str | None:
         return None
 
 
-def compiled() -> list[Extension]:
-    """Return the extension modules of the hot path."""
-    from Cython.Build import cythonize  # noqa: PLC0415 - installed only for compilation
-
-    extensions = [
-        Extension(path.rpartition(".")[0].replace("/", "."), [path], libraries=libraries, extra_compile_args=FLAGS)
-        for path, libraries in [(NATIVE, ["crypto"]), *((path, []) for path in HOT_PATH)]
-    ]
-    directives = {"language_level": "3", "annotation_typing": False}
-    return cythonize(extensions, build_dir="build/cython", compiler_directives=directives)
-
-
-def is_required(variable: str, default: str | None = None) -> bool | None:
-    """Read a variable that is 0 or 1; None if it is not set."""
-    value = os.environ.get(variable, default)
-    if value not in {"0", "1", None}:
-        raise SystemExit(f"{variable} is neither 0 nor 1")
-    return None if value is None else value == "1"
-
-
-is_compiled = is_required("COMPILE_HOT_PATH", "0")
-arguments: dict[str, Any] = {"ext_modules": compiled() if is_compiled else []}
-if is_required("BUILD_KERNEL") is not False:
-    arguments |= {
-        "rust_extensions": [
-            RustExtension(
-                "bidstream_svc.core.kernel._native",
-                MANIFEST,
-                cargo_manifest_args=["--locked"],
-                quiet=True,
-                debug=False,
-                env=CARGO_ENVIRONMENT,
-            )
-        ],
-        "cmdclass": {"build_rust": BuildKernel},
-        # A module that Cython makes is for one version of Python.
-        "options": {} if is_compiled else {"bdist_wheel": {"py_limited_api": "cp311"}},
-    }
-setup(**arguments)
+if IS_REQUIRED not in {"0", "1", None}:
+    raise SystemExit("BUILD_KERNEL is neither 0 nor 1")
+if IS_REQUIRED == "0":
+    setup()
+else:
+    setup(
+        rust_extensions=[KERNEL],
+        cmdclass={"build_rust": BuildKernel},
+        options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    )

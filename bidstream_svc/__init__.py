@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         OperatorUnauthorizedError,
     )
     from bidstream_svc.core.identity import Identity, IdentityKind
+    from bidstream_svc.core.kernel import IS_NATIVE as is_native  # noqa: N811 - public names are in lower case
     from bidstream_svc.core.key_response import parse_key_response
     from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
     from bidstream_svc.core.sharing import Encryption, EncryptionStatus
@@ -92,6 +93,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "decrypt",
+    "is_native",
     "parse_key_response",
 ]
 
@@ -105,6 +107,8 @@ if not TYPE_CHECKING:  # with a `__getattr__`, a type checker accepts any name
         """Import what is public, on first use."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "is_native":
+            return bool(import_module(f"{__name__}.core.kernel").IS_NATIVE)
         for module_name in (*(f"core.{each}" for each in _MODULES), "operator"):
             module = import_module(f"{__name__}.{module_name}")
             if hasattr(module, name):

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import uvloop
 
-from bidstream_svc._version import __version__, is_compiled
+from bidstream_svc._version import __version__
 from bidstream_svc.addresses import BoundAddress
 from bidstream_svc.config import Settings
 from bidstream_svc.core.domains import load_public_suffixes
@@ -139,8 +139,7 @@ class Service:
         _log.info(
             "listening",
             version=__version__,
-            compiled=is_compiled(),
-            kernel=IS_NATIVE,
+            native=IS_NATIVE,
             data=[str(address) for address in self.data_addresses],
             admin=[str(address) for address in self.admin_addresses],
         )

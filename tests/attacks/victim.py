@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import trustme
 
-from bidstream_svc._version import is_compiled
+from bidstream_svc import is_native
 from bidstream_svc.devoperator import DevOperator
 from tests.attacks.cage import Cage, cage
 from tests.attacks.target import Target
@@ -19,7 +19,7 @@ from tests.support.processes import children, resident_bytes
 from tests.support.raw_http import Response, ask
 from tests.support.sidecar import PROGRAM, Sidecar, operator_settings, wait_until
 
-_COMPILED = Path(sys.prefix) / "compiled"  # `make .venv/compiled.installed`
+_PURE = Path(sys.prefix) / "pure"  # `make .venv/pure.installed`
 
 
 class Variant(NamedTuple):
@@ -27,11 +27,11 @@ class Variant(NamedTuple):
 
     workers: int
     is_tls: bool
-    is_compiled: bool
+    is_native: bool
 
     def __str__(self) -> str:
         workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
-        return f"{workers}, {'TLS' if self.is_tls else 'plain'}, {'compiled' if self.is_compiled else 'interpreted'}"
+        return f"{workers}, {'TLS' if self.is_tls else 'plain'}, {'native' if self.is_native else 'pure Python'}"
 
 
 # Every two values of any two of the three meet.
@@ -40,8 +40,8 @@ ALL = tuple(Variant(*v) for v in ((w, t, c) for w in (1, 2) for t in (False, Tru
 
 
 def as_here(*, is_tls: bool) -> Variant:
-    """With one worker, compiled if this process is."""
-    return Variant(1, is_tls, is_compiled())
+    """With one worker, native if this process is."""
+    return Variant(1, is_tls, is_native)
 
 
 class Victim(NamedTuple):
@@ -76,10 +76,10 @@ class Victim(NamedTuple):
 
 
 def _program(variant: Variant) -> tuple[str, ...]:
-    if variant.is_compiled == is_compiled():
+    if variant.is_native == is_native:
         return PROGRAM
-    assert variant.is_compiled, "interpreted code is attacked by an interpreted harness"
-    return ("env", f"PYTHONPATH={_COMPILED}", "PYTHONSAFEPATH=1", *PROGRAM)
+    assert not variant.is_native, "the kernel is not built"
+    return ("env", f"PYTHONPATH={_PURE}", "PYTHONSAFEPATH=1", *PROGRAM)
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def victim(directory: Path, operator: DevOperator, variant: Variant, max_files: 
         with Sidecar(directory, program=program, **settings) as sidecar:
             sidecar.wait_ready()
             listening = next(line for line in sidecar.log if line["event"] == "listening")
-            assert listening["compiled"] == variant.is_compiled
+            assert listening["native"] == variant.is_native
             wait_until(lambda: variant.workers == 1 or len(children(sidecar.process.pid)) == variant.workers, "workers")
             target = Target(sidecar.data, sidecar.admin, variant.is_tls, operator.state.mint_token(client_side=True))
             yield Victim(sidecar, caged, target, socket if variant.is_tls else sidecar.data, tls)

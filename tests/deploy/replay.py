@@ -1,9 +1,11 @@
 """Builds the image from the Dockerfile without a container engine: by mounts, chroot and copies.
 
 The base image is replaced by this machine's /usr and /etc, mounted read-only, and a virtual environment in /usr/local.
-Mounting and changing the user need root. Mounts disappear with the process that made them.
+That of the stage `rust` gets this machine's Rust. Mounting and changing the user need root. Mounts disappear with the
+process that made them.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,15 +16,22 @@ from pathlib import Path
 
 from tests.deploy.dockerfile import Instruction, Stage
 
+# None where there is no Rust. Asked of rustc, because `cargo` may be rustup's, which starts another.
+_RUSTC = shutil.which("rustc")
+_RUST = (
+    subprocess.run([_RUSTC, "--print=sysroot"], capture_output=True, text=True, check=True).stdout.strip()
+    if _RUSTC
+    else ""
+)
 # Arguments: the root, pairs of directories to mount, the mode, and the arguments of chroot.
 _ENTER = f"""
 root=$1; shift
 mount --bind "$root" "$root"
-for part in /usr /etc /dev /proc {sys.base_prefix}; do
+for part in /usr /etc /dev /proc {sys.base_prefix} {_RUST}; do
     mkdir -p "$root$part"
     mount --rbind "$part" "$root$part"
 done
-for part in /usr /etc {sys.base_prefix}; do mount -o remount,bind,ro "$root$part"; done
+for part in /usr /etc {sys.base_prefix} {_RUST}; do mount -o remount,bind,ro "$root$part"; done
 while [ "$1" != writable ] && [ "$1" != read-only ]; do
     mkdir -p "$1" "$root$2"
     mount --bind "$1" "$root$2"
@@ -98,9 +107,19 @@ def replay(stages: list[Stage], context: Path, directory: Path) -> Container:
     containers: dict[str, Container] = {}
     for stage in stages:
         containers[stage.name] = Container(directory / stage.name, base)
+        if stage.base.startswith("rust:"):
+            _give_rust(containers[stage.name])
         for instruction in stage.instructions:
             _carry_out(instruction, containers[stage.name], containers, context)
     return containers[stages[-1].name]
+
+
+def _give_rust(container: Container) -> None:
+    programs = container.inside("/usr/local/cargo/bin")
+    programs.mkdir(parents=True)
+    container.inside("/usr/local/rustup").mkdir()
+    for name in ("cargo", "rustc"):
+        (programs / name).symlink_to(Path(_RUST, "bin", name))
 
 
 def _carry_out(
@@ -154,8 +173,11 @@ def _context_files(context: Path) -> Iterator[Path]:
 
 
 def _cache_mounts(instruction: Instruction) -> dict[str, str]:
-    """`--mount=type=cache` becomes the pip cache of this machine."""
+    """`--mount=type=cache` becomes the cache of this machine: pip's, or cargo's for its registry."""
     found = re.fullmatch(r"type=cache,target=(\S+)", instruction.flags.get("mount", "type=cache,target=/root/.cache"))
     assert found
+    if found[1].endswith("/cargo/registry"):
+        registry = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo"), "registry")
+        return {found[1]: str(registry)}
     cache = subprocess.run([sys.executable, "-m", "pip", "cache", "dir"], capture_output=True, text=True, check=True)
     return {found[1]: cache.stdout.strip()}

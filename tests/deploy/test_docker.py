@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from tests.support.sidecar import Sidecar, environment, operator_settings
 
 BEFORE, STAGES = read_stages(ROOT / "Dockerfile")
 LAST: Stage = STAGES[-1]
-# The replay installs two environments, with the pip that comes with Python and packages from an index.
-NEEDS_PIP = pytest.mark.needs_tools("pip")
+# The replay installs two environments from an index, with the pip that comes with Python, and builds the kernel.
+NEEDS_PIP = pytest.mark.needs_tools("pip", "cargo")
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting and changing the user need root")
 
 
@@ -44,11 +45,16 @@ def test_hadolint() -> None:
 
 def test_every_base_image_needs_a_digest() -> None:
     assert [(argument.keyword, argument.text) for argument in BEFORE] == [
+        ("ARG", "RUST_DIGEST"),
         ("ARG", "BUILD_DIGEST"),
         ("ARG", "PYTHON_DIGEST"),
     ]
     image = LAST.last("LABEL").pairs["org.opencontainers.image.base.name"]
-    assert [stage.base for stage in STAGES] == [
+    rust = tomllib.loads((ROOT / "bidstream_svc/core/kernel/Cargo.toml").read_text())["package"]["rust-version"]
+    found = re.fullmatch(r"rust:(\d+)\.(\d+)-slim-bookworm@\$\{RUST_DIGEST\}", STAGES[0].base)
+    assert found
+    assert (int(found[1]), int(found[2])) >= tuple(map(int, rust.split(".")))
+    assert [stage.base for stage in STAGES[1:]] == [
         f"{image.replace('-slim', '')}@${{BUILD_DIGEST}}",
         f"{image}@${{PYTHON_DIGEST}}",
     ]
@@ -114,8 +120,12 @@ def test_the_image_holds_the_locked_packages_and_nothing_else(image: Container) 
     needed = [line for line in listed["bidstream-svc"][1] if "extra ==" not in line]
     assert {normalise(line) for line in needed} <= installed.keys()
     assert json.loads(in_image(image, "/usr/local/bin/python", "-c", LIST_PACKAGES).stdout) == {}
-    for module in ("pip", "setuptools", "Cython"):
+    for module in ("pip", "setuptools", "setuptools_rust"):
         assert in_image(image, python, "-c", f"import {module}").returncode == 1
+    for program in ("cc", "gcc", "cargo", "rustc"):
+        assert not image.inside(f"/usr/local/bin/{program}").exists()
+        assert not image.inside(f"/opt/bidstream-svc/bin/{program}").exists()
+    assert not image.inside("/usr/local/cargo").exists()
     where = in_image(image, python, "-c", "import bidstream_svc; print(bidstream_svc.__file__)").stdout
     assert where.startswith("/opt/bidstream-svc/lib/")
     assert sorted(entry.name for entry in image.inside("/opt").iterdir()) == ["bidstream-svc"]
@@ -135,7 +145,7 @@ def test_a_container_serves_with_a_read_only_root_and_not_as_root(
     program = image.command(*LAST.last("ENTRYPOINT").words, read_only=True)
     with Sidecar(tmp_path, *LAST.last("CMD").words, program=program, **operator_settings(operator)) as sidecar:
         sidecar.wait_ready()
-        assert next(line["compiled"] for line in sidecar.log if line["event"] == "listening")
+        assert next(line["native"] for line in sidecar.log if line["event"] == "listening")
         answer = ask(sidecar.data, "/decrypt", {"token": operator.state.mint_token()}).json
         assert answer["uid"] == operator.state.raw_uid("someone@example.com")
         status = Path(f"/proc/{sidecar.process.pid}/status").read_text()

@@ -29,12 +29,12 @@ _OF_OTHERS = {
     "systemctl restart bidstream-svc.socket": "on the host with the problem",
     ".venv/bin/python -m pytest tests/docs -k settings": "a part of these tests",
     ".venv/bin/python -m tests.people_files": "by hand; tests/people_files does it on fewer rows",
-    "rm -rf build; .venv/bin/pip wheel --no-build-isolation --no-deps --wheel-dir dist .": "a release, by hand",
-    "pip install --no-deps --target DIR .": "for comparisons, by hand",
+    "pip install .": "CI installs so",
+    "pip install -v .": "the same, with more output",
+    "pip install --no-deps --target DIR .": "the Makefile installs the package without its kernel so",
     "pip install aiohttp": "tests have it installed",
     "python3 bidder.py": "tests/docs/test_guides.py",
     "python3 bidder.py ADDRESS": "tests/deploy/test_examples.py",
-    "apt-get install gcc libc6-dev python3-dev libssl-dev": "needs root",
     "apt-get install nginx-light gcc libc6-dev": "needs root",
 }
 # The changelog also names what no longer exists.

@@ -1,19 +1,13 @@
 """Wire formats of advertising tokens.
 
-`v2`, `v3` and `v4` parse and build one version each; `text` decodes base64. `native` exists where the hot path was
-compiled (see setup.py) and implements the slowest functions in C.
+`v2`, `v3` and `v4` parse and build one version each; `text` decodes base64.
 """
 
 from bidstream_svc.core.token.content import CLIENT_SIDE_GENERATED, OPTED_OUT, TokenContent, TokenKey
+from bidstream_svc.core.token.text import decode_text
 from bidstream_svc.core.token.v2 import build_v2
-from bidstream_svc.core.token.v3 import build_v3
+from bidstream_svc.core.token.v3 import build_v3, make_gcm_cipher, open_token
 from bidstream_svc.core.token.v4 import build_v4
-
-try:
-    from bidstream_svc.core.token.native import decode_text, make_gcm_cipher, open_token
-except ModuleNotFoundError:
-    from bidstream_svc.core.token.text import decode_text
-    from bidstream_svc.core.token.v3 import make_gcm_cipher, open_token
 
 # Version of a token -> (content, master key, site key) -> its text.
 BUILDERS = {2: build_v2, 3: build_v3, 4: build_v4}

@@ -17,7 +17,7 @@ _FINAL_CHARACTERS = ("", "AQgw", "AEIMQUYcgkosw048")
 
 
 def decode_text(token: str) -> bytes:
-    """Decode a token in either alphabet, padded or not; `native` has a C version.
+    """Decode a token in either alphabet, padded or not.
 
     Raises:
         ValueError: not strict base64.

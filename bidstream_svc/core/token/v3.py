@@ -26,7 +26,7 @@ from bidstream_svc.core.identity import IdentityScope, IdentityType
 from bidstream_svc.core.status import FailureReason
 from bidstream_svc.core.token.content import TokenContent, TokenKey
 
-# Opaque result of `make_gcm_cipher`, for `open_token` of the same implementation. Thread-safe.
+# What `make_gcm_cipher` returns and `open_token` takes. Thread-safe.
 GcmCipher: TypeAlias = Any
 # (expires_ms, generated_ms, site id, privacy bits, established_ms, raw uid)
 OpenedToken: TypeAlias = tuple[int, int, int, int, int, str]
@@ -59,7 +59,7 @@ def scope_bit(scope: IdentityScope) -> int:
 
 
 def make_gcm_cipher(secret: bytes) -> GcmCipher:
-    """Make the cipher of a key of 16, 24 or 32 bytes; `native` has a C version."""
+    """Make the cipher of a key of 16, 24 or 32 bytes."""
     return AESGCM(secret).decrypt
 
 
@@ -71,8 +71,6 @@ def open_token(
     now_ms: int,
 ) -> OpenedToken | FailureReason:
     """Decrypt both layers of a v3 or v4 token: lines 5 to 10 of the verdict in docs/protocol.md.
-
-    `native` has a C version.
 
     Args:
         raw: the token's bytes, at least one.
