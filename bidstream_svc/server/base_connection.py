@@ -182,6 +182,7 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         assert transport is not None
         self.transport = None
+        successor._last_phase = self._last_phase  # so that it is not taken for a new connection
         self.connections.replace(self, successor)
         transport.set_protocol(successor)
         successor.connection_made(transport)

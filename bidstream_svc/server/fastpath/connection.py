@@ -3,8 +3,8 @@
 While a long answer (a large batch) is in progress, the connection is busy: reading is paused, and requests received
 already wait in a queue. Reading is also paused while more requests have been received than one loop iteration answers,
 and while the client does not read its answers; what has been received waits in the reader. When the reader finds a
-request that is not plain, the requests before it are answered and the connection is handed over to the HTTP library for
-the rest of its life.
+request that is not plain, the requests before it are answered and the connection is handed over to the HTTP library,
+which hands it back to a new one at the next plain request.
 """
 
 import time
@@ -46,7 +46,7 @@ class FastPathConnection(Connection):
     Args:
         shared: objects shared by all connections.
         heads: recognises plain heads; shared by the connections of a listener.
-        make_fallback: returns the connection that answers a request that is not plain, and all later ones.
+        make_fallback: returns the connection that answers requests that are not plain, up to the next plain one.
 
     Attributes:
         reader: reads the requests.

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.base_connection import Connection
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.fastpath.connection import FastPathConnection, Shared
-from bidstream_svc.server.fastpath.heads import PlainHeads
+from bidstream_svc.server.fastpath.heads import HEAD_END, MAX_HEAD_BYTES, PlainHeads
 from bidstream_svc.server.fastpath.iteration import Iteration
 from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
@@ -28,7 +29,8 @@ class FastPath:
         decryptor: decrypts the tokens of requests.
         metrics: counts requests and measures their duration.
         bearer: the bearer token that requests must carry; None for none.
-        fallback: returns the connection that answers requests that are not plain, given the check of their `Host`.
+        fallback: returns the connection that answers requests that are not plain, given the check of their `Host`, and
+            a function that returns the connection to hand over to if the bytes received begin with a plain head.
         turns: orders the work that takes several loop iterations; shared with the fallback.
         is_traced: if True, sampled requests are not plain, so that the fallback records their spans.
     """
@@ -41,7 +43,7 @@ class FastPath:
         metrics: MetricCells,
         *,
         bearer: BearerToken | None,
-        fallback: Callable[[HostCheck], Connection],
+        fallback: Callable[[HostCheck, Callable[[bytes], Connection | None]], Connection],
         turns: Turns,
         is_traced: bool = False,
     ) -> None:
@@ -62,7 +64,19 @@ class FastPath:
         if heads is None:
             heads = PlainHeads(self._routes, self._bearer, hosts, is_traced=self._is_traced)
             self._heads[hosts] = heads
-        return FastPathConnection(self._shared, heads, lambda: self._fallback(hosts))
+        return self._connect(hosts, heads)
+
+    def _connect(self, hosts: HostCheck, heads: PlainHeads) -> FastPathConnection:
+        return FastPathConnection(
+            self._shared, heads, lambda: self._fallback(hosts, partial(self._take_back, hosts, heads))
+        )
+
+    def _take_back(self, hosts: HostCheck, heads: PlainHeads, received: bytes) -> FastPathConnection | None:
+        """Return a connection if the bytes received begin with a plain head; None otherwise."""
+        end = received.find(HEAD_END, 0, MAX_HEAD_BYTES)
+        if end < 0 or heads.find(received[: end + len(HEAD_END)]) is None:
+            return None
+        return self._connect(hosts, heads)
 
     def forget_heads(self) -> None:
         """Clear all memos of heads, because the bearer token has changed."""
