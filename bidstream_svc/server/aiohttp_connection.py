@@ -1,11 +1,12 @@
 """A connection whose requests aiohttp answers.
 
 aiohttp gets one request at a time. So every request is answered before the next one is parsed, whatever follows it.
+Between two requests, the connection may be handed back to the fast path.
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias
 
 from bidstream_svc.server.answers import HEAD_TOO_LARGE, MALFORMED_HTTP, OVERLOADED, REQUEST_TIMEOUT, Answer
 from bidstream_svc.server.base_connection import Connection, Phase
@@ -23,6 +24,9 @@ from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.response_writer import closing_response
 
 _BEFORE_BODY = frozenset({BETWEEN, HEAD, UNKNOWN})
+
+# Given what has been received from the beginning of a request on: the connection that answers it, None for aiohttp.
+FindSuccessor: TypeAlias = Callable[[bytes], Connection | None]
 
 
 class RequestHead(Protocol):
@@ -79,6 +83,9 @@ class Guest(Protocol):
     def count_refusal(self, answer: Answer) -> None:
         """Count the request that is being received as refused."""
 
+    def leave(self) -> None:
+        """End without closing the transport; all requests must be answered."""
+
 
 class AiohttpConnection(Connection):
     """A connection whose requests aiohttp answers.
@@ -89,10 +96,13 @@ class AiohttpConnection(Connection):
     Args:
         guest: aiohttp's protocol; it writes to the transport itself.
         hosts: checks the `Host` header of its requests.
+        find_successor: called for each request after the first one; None to leave all of them to aiohttp.
     """
 
     __slots__ = (
+        "_find_successor",
         "_framer",
+        "_has_answered",
         "_has_eof",
         "_input_ends",
         "_is_answering",
@@ -104,12 +114,16 @@ class AiohttpConnection(Connection):
         "hosts",
     )
 
-    def __init__(self, connections: Connections, guest: Guest, hosts: HostCheck) -> None:
+    def __init__(
+        self, connections: Connections, guest: Guest, hosts: HostCheck, find_successor: FindSuccessor | None = None
+    ) -> None:
         super().__init__(connections)
+        self._find_successor = find_successor
         self.guest = guest
         self.hosts = hosts
         self._framer = RequestFramer()
         self._is_answering = False  # a head has been passed on, and its request is not answered
+        self._has_answered = False
         self._is_discarding = False  # what is received is not passed on any more
         self._input_ends = asyncio.Event()
         self._rest = b""  # what has been received and, from `_start` on, not passed on
@@ -175,11 +189,6 @@ class AiohttpConnection(Connection):
 
     # Called by the guest and by the code that answers.
 
-    @property
-    def has_more_requests(self) -> bool:
-        """Whether bytes of further requests have been received."""
-        return self._start < len(self._rest)
-
     def answer_malformed(self) -> None:
         """Answer a request that aiohttp could not parse, and close the connection."""
         self._answer_last(MALFORMED_HTTP)
@@ -229,7 +238,7 @@ class AiohttpConnection(Connection):
         """Pass on what has been received, up to the end of a request that is not answered yet."""
         transport, framer, data = self.transport, self._framer, self._rest
         while self._start < len(data) and not (self._is_answering and framer.state is BETWEEN):
-            if transport is None or transport.is_closing():
+            if transport is None or transport.is_closing() or (framer.state is BETWEEN and self._hand_back()):
                 return
             start = self._start
             try:
@@ -248,6 +257,25 @@ class AiohttpConnection(Connection):
             self._rest, self._start = b"", 0
         self.pause_behind_request()
 
+    def _hand_back(self) -> bool:
+        """Hand the connection over if it has a successor for the request that begins; return whether it has.
+
+        Not before the first answer, so that the bytes of a segment pass from one connection to another at most twice.
+        """
+        if self._find_successor is None or not self._has_answered or self._has_eof:
+            return False
+        unread = self._rest[self._start :]
+        transport, successor = self.transport, self._find_successor(unread)
+        if transport is None or successor is None:
+            return False
+        self._rest, self._start = b"", 0
+        self.guest.leave()
+        if not self.is_tls:
+            transport.set_write_buffer_limits()  # the default
+        transport.resume_reading()
+        self.pass_to(successor, unread)
+        return True
+
     def _look_at_head(self) -> None:
         """Begin the body if the head is complete."""
         head = self.guest.begin_body()
@@ -260,6 +288,7 @@ class AiohttpConnection(Connection):
 
     def _continue(self) -> None:
         self._is_answering = False
+        self._has_answered = True
         self.quiet_sweeps = 0
         transport = self.transport
         if transport is None or transport.is_closing():
@@ -269,7 +298,7 @@ class AiohttpConnection(Connection):
             self._answer_last(self._last_answer)
             return
         self._pass_on()
-        if self._is_pending:
+        if self._is_pending or self.transport is None:
             return
         if self._has_eof:
             transport.close()

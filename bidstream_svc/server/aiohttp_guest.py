@@ -23,7 +23,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from bidstream_svc.logs import get_logger
-from bidstream_svc.server.aiohttp_connection import AiohttpConnection
+from bidstream_svc.server.aiohttp_connection import AiohttpConnection, FindSuccessor
 from bidstream_svc.server.answers import INTERNAL_ERROR, MALFORMED_HTTP, Answer
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.framing import MAX_HEAD_BYTES, MAX_HEADERS
@@ -77,10 +77,12 @@ class GuestServer(web.Server):
         self.respond = respond
         self.count_refusal = count_refusal
 
-    def connect(self, connections: Connections, hosts: HostCheck) -> AiohttpConnection:
-        """Return a protocol for a new connection; `hosts` checks its `Host` headers."""
+    def connect(
+        self, connections: Connections, hosts: HostCheck, find_successor: FindSuccessor | None = None
+    ) -> AiohttpConnection:
+        """Return a protocol for a new connection; see `AiohttpConnection` for the arguments."""
         guest = AiohttpGuest(self, loop=self._loop, **self._kwargs)
-        connection = guest.connection = AiohttpConnection(connections, guest, hosts)
+        connection = guest.connection = AiohttpConnection(connections, guest, hosts, find_successor)
         return connection
 
 
@@ -176,6 +178,11 @@ class AiohttpGuest(web.RequestHandler):
         # The task would otherwise start the next request and fail, because the transport is gone.
         if task is not None:
             task.cancel()
+
+    def leave(self) -> None:
+        """End as if the connection were lost, but leave the transport open. All requests must be answered."""
+        self.transport = None  # aiohttp would close it
+        self.connection_lost(None)
 
     def drop_body(self) -> None:
         """Free what is received of the last body and not read. It would be kept until the next garbage collection."""

@@ -182,6 +182,7 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         assert transport is not None
         self.transport = None
+        successor._last_phase = self._last_phase  # noqa: SLF001 - its own class; a new connection would not count as idle
         self.connections.replace(self, successor)
         transport.set_protocol(successor)
         successor.connection_made(transport)

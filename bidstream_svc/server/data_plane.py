@@ -12,7 +12,7 @@ from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
 from bidstream_svc.server import answers
-from bidstream_svc.server.aiohttp_connection import AiohttpConnection
+from bidstream_svc.server.aiohttp_connection import AiohttpConnection, FindSuccessor
 from bidstream_svc.server.aiohttp_guest import SERVER, GuestServer, TooManyChunks, guest_of, send_continue
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.auth import BearerToken
@@ -74,9 +74,9 @@ class DataPlane:
             count_refusal=lambda path, answer: self._metrics.count_request(self._label(path), answer[0]),
         )
 
-    def connect(self, hosts: HostCheck) -> AiohttpConnection:
-        """Return a protocol for a new connection; `hosts` checks its `Host` headers."""
-        return self._server.connect(self._connections, hosts)
+    def connect(self, hosts: HostCheck, find_successor: FindSuccessor | None = None) -> AiohttpConnection:
+        """Return a protocol for a connection; see `AiohttpConnection` for the arguments."""
+        return self._server.connect(self._connections, hosts, find_successor)
 
     async def close(self) -> None:
         """Cancel the requests in flight."""
@@ -101,9 +101,7 @@ class DataPlane:
         started_ns = time.perf_counter_ns()
         status, statuses = None, []
         try:
-            # Closed after a sampled request, because a connection that was handed over never returns to the fast path.
-            # Few requests of a client are sampled; its next connection begins on the fast path.
-            response = await self._answer(request, is_last=not guest_of(request).connection.has_more_requests)
+            response = await self._answer(request)
             status = response.status
             if status == _OK:
                 assert isinstance(response.body, bytes)
@@ -112,8 +110,7 @@ class DataPlane:
             tracer.record_request(parent, route.path, time.perf_counter_ns() - started_ns, status, statuses)
         return response
 
-    async def _answer(self, request: web.BaseRequest, *, is_last: bool = False) -> web.Response:
-        """Return the response to a request; `is_last` closes the connection after it."""
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
         route = self._routes.get(request.path)
         label = self._label(request.path)
         refusal = self._refuse_suspicious(request)
@@ -135,7 +132,7 @@ class DataPlane:
         answer = route.handle(self._decryptor.bind(), body, wall_clock_ms())
         if not isinstance(answer, tuple):
             answer = await self._complete(answer, is_urgent=guest_of(request).is_urgent)
-        response = self._respond(label, answer, is_last=is_last)
+        response = self._respond(label, answer)
         await response.prepare(request)
         await response.write_eof()
         self._metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - started_ns)

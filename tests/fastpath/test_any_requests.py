@@ -36,6 +36,8 @@ LINES = [
     *(b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"TE: trailers", b"Trailer: X", b"Content-Encoding: br"),
     *(b" folded", b"\tfolded", b"no colon", b": no name", b"Bad Name: x", b"X: a\x00b", b"X: a\rb", b"X: a\nb", b""),
     *(b"Proxy-Connection: close", b"Keep-Alive: 1", b"ETag: x", b"Server: x", b"Sec-WebSocket-Key1: x"),
+    *(b"Connection: TE, Keep-Alive", b"Connection: Upgrade, HTTP2-Settings", b"Connection: keep-alive, close"),
+    *(b"Connection: content-length", b"HTTP2-Settings: x", b"Upgrade: H2C", b"Max-Forwards: 1", b"TE: gzip;q=1"),
     *(b"Content-Length: +16", b"X: " + b"y" * 4096),
 ]
 REQUEST_LINES = [

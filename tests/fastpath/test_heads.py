@@ -44,8 +44,20 @@ def test_routes_and_their_limits(memo: PlainHeads) -> None:
     assert len(memo.shapes) == 2
 
 
-PLAIN = ["good", "ten", "empty body", "length with zeros", "keep-alive", "charset", "two accepts", "header not ASCII"]
-ODD = ["chunked", "expect", "upgrade", "close", "1.0", "query", "33 headers", "no host", "text", "folded", "GET"]
+PLAIN = [
+    *("good", "ten", "empty body", "length with zeros", "keep-alive", "charset", "two accepts", "header not ASCII"),
+    *("Keep-Alive", "connection options", "TE of several", "max forwards", "proxies and traces", "settings only"),
+    *("upgrade", "upgrade with settings", "upgrade with an empty body", "upgrade in capitals"),
+    "connection upgrade only",
+]
+ODD = [
+    *("chunked", "expect", "close", "1.0", "query", "33 headers", "no host", "text", "folded", "GET", "content coding"),
+    *("upgrade to websocket", "upgrade to several", "upgrade to something", "upgrade without connection"),
+    *("upgrade, chunked", "upgrade and close", "close in a list", "close behind keep-alive", "proxy close"),
+    *("connection empty", "connection names a header", "connection names the length", "connection names the host"),
+    *("connection names authorization", "length and chunked", "coding identity", "other coding", "expect something"),
+    *("two content ranges", "two user agents"),
+]
 
 
 @pytest.mark.parametrize("name", PLAIN)

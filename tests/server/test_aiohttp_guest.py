@@ -45,7 +45,7 @@ class Host:
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self.begun.append(request)
         await self.may_answer.wait()
-        self.has_more.append(guest_of(request).connection.has_more_requests)
+        self.has_more.append(bool(guest_of(request).connection._rest))
         return web.Response(body=await request.read())
 
     def connect(self) -> tuple[AiohttpGuest, FakeTransport]:

@@ -4,7 +4,8 @@ The usual request is answered by one call of the native lane, where there is one
 in progress, the connection is busy: reading is paused, and requests received already wait in a queue. Reading is also
 paused while more requests have been received than are answered at once, and while the client does not read its answers;
 what has been received waits in the reader. When the reader finds a request that is not plain, the requests before it
-are answered and the connection is handed over to the HTTP library for the rest of its life.
+are answered and the connection is handed over to the HTTP library, which hands it back to a new one at the next plain
+request.
 """
 
 import time
@@ -53,7 +54,7 @@ class FastPathConnection(Connection):
         shared: objects shared by all connections.
         heads: recognises plain heads; shared by the connections of a listener.
         lane: answers the usual requests; shared by the connections of a listener. None if there is no native kernel.
-        make_fallback: returns the connection that answers a request that is not plain, and all later ones.
+        make_fallback: returns the connection that answers requests that are not plain, up to the next plain one.
 
     Attributes:
         reader: reads the requests.

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.base_connection import Connection
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.fastpath.connection import FastPathConnection, Shared
-from bidstream_svc.server.fastpath.heads import PlainHeads
+from bidstream_svc.server.fastpath.heads import HEAD_END, MAX_HEAD_BYTES, PlainHeads
 from bidstream_svc.server.fastpath.lane import NativeLane, make_lane
 from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
@@ -28,7 +29,8 @@ class FastPath:
         decryptor: decrypts the tokens of requests.
         metrics: counts requests and measures their duration.
         bearer: the bearer token that requests must carry; None for none.
-        fallback: returns the connection that answers requests that are not plain, given the check of their `Host`.
+        fallback: returns the connection that answers requests that are not plain, given the check of their `Host`, and
+            a function that returns the connection to hand over to if the bytes received begin with a plain head.
         turns: orders the work that takes several loop iterations; shared with the fallback.
         is_traced: if True, sampled requests are not plain, so that the fallback records their spans.
     """
@@ -41,7 +43,7 @@ class FastPath:
         metrics: MetricCells,
         *,
         bearer: BearerToken | None,
-        fallback: Callable[[HostCheck], Connection],
+        fallback: Callable[[HostCheck, Callable[[bytes], Connection | None]], Connection],
         turns: Turns,
         is_traced: bool = False,
     ) -> None:
@@ -63,7 +65,21 @@ class FastPath:
             heads = PlainHeads(self._routes, self._bearer, hosts, is_traced=self._is_traced)
             known = self._of_hosts[hosts] = heads, make_lane(self._metrics)
             self._renew_lanes()
-        return FastPathConnection(self._shared, *known, lambda: self._fallback(hosts))
+        return self._connect(hosts, *known)
+
+    def _connect(self, hosts: HostCheck, heads: PlainHeads, lane: NativeLane) -> FastPathConnection:
+        return FastPathConnection(
+            self._shared, heads, lane, lambda: self._fallback(hosts, partial(self._take_back, hosts, heads, lane))
+        )
+
+    def _take_back(
+        self, hosts: HostCheck, heads: PlainHeads, lane: NativeLane, received: bytes
+    ) -> FastPathConnection | None:
+        """Return a connection if the bytes received begin with a plain head; None otherwise."""
+        end = received.find(HEAD_END, 0, MAX_HEAD_BYTES)
+        if end < 0 or heads.find(received[: end + len(HEAD_END)]) is None:
+            return None
+        return self._connect(hosts, heads, lane)
 
     def forget_heads(self) -> None:
         """Forget all heads, because the bearer token has changed."""

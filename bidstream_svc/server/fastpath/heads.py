@@ -33,22 +33,33 @@ Head: TypeAlias = tuple[Route, int]
 
 
 # The headers that are checked; each may occur once. Plain ints, because the operators of IntFlag are far slower.
-_NONE, _HOST, _LENGTH, _TYPE, _AUTHORIZATION, _CONNECTION, _USER_AGENT = 0, 1, 2, 4, 8, 16, 32
+_NONE, _HOST, _LENGTH, _TYPE, _AUTHORIZATION, _CONNECTION, _UPGRADE, _USER_AGENT, _MAX_FORWARDS = (
+    *(0, 1, 2, 4, 8, 16, 32, 64, 128),
+)
 _KINDS = {
     b"host": _HOST,
     b"content-length": _LENGTH,
     b"content-type": _TYPE,
     b"authorization": _AUTHORIZATION,
     b"connection": _CONNECTION,
+    b"upgrade": _UPGRADE,
     b"user-agent": _USER_AGENT,
+    b"max-forwards": _MAX_FORWARDS,
 }
+# Those of which any value will do; they are checked because aiohttp refuses them if they are repeated.
+_ANY_VALUE = frozenset({_NONE, _USER_AGENT, _MAX_FORWARDS})
 # Those whose value may be another one in the next request.
-_FREE = frozenset({_NONE, _LENGTH, _USER_AGENT})
+_FREE = _ANY_VALUE | {_LENGTH}
+# Connection options that change nothing here (RFC 9110, 7.6.1). Any other may be the name of a header that has to be
+# ignored, or `close`.
+_HARMLESS_OPTIONS = frozenset({b"keep-alive", b"te", b"upgrade", b"http2-settings"})
+# An offer to change to another protocol, which may be declined by ignoring it (RFC 9110, 7.8).
+_DECLINED_OFFER = b"h2c"
 # Headers that make a head not plain. Those in the first line change how a request is framed or continued. Those in the
 # second line have no meaning in a request, and aiohttp refuses some of them if they are repeated.
 _NEVER_PLAIN = frozenset(
-    {b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"trailer", b"te", b"proxy-connection"}
-    | {b"content-location", b"content-range", b"etag", b"max-forwards", b"server", b"sec-websocket-key1"}
+    {b"transfer-encoding", b"expect", b"content-encoding", b"trailer", b"proxy-connection"}
+    | {b"content-location", b"content-range", b"etag", b"server", b"sec-websocket-key1"}
 )
 
 
@@ -127,7 +138,9 @@ class PlainHeads:
         parser = httptools.HttpRequestParser(found)
         try:
             parser.feed_data(raw)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except httptools.HttpParserUpgrade:
+            pass  # an offer in a request without a body; `_classify` decides which ones are declined
+        except httptools.HttpParserError:
             return None
         route = self._routes.get(found.target)
         if route is None or parser.get_http_version() != "1.1" or len(found.fields) > _MAX_HEADERS:
@@ -167,15 +180,20 @@ class PlainHeads:
             return None
         text = value.decode("latin-1")
         passes = (
-            kind in {_NONE, _USER_AGENT}
+            kind in _ANY_VALUE
             or (kind == _HOST and self._hosts.allows(text))
             or (kind == _TYPE and is_json(text))
-            or (kind == _CONNECTION and value == b"keep-alive")
+            or (kind == _CONNECTION and _has_only_harmless_options(value))
+            or (kind == _UPGRADE and value.lower() == _DECLINED_OFFER)
             or (kind == _AUTHORIZATION and (self._bearer is None or self._bearer.matches(text)))
         )
         if not passes:
             return None
         return _Line(kind, 0) if kind else _HARMLESS
+
+
+def _has_only_harmless_options(connection: bytes) -> bool:
+    return all(option.strip(b" \t") in _HARMLESS_OPTIONS for option in connection.lower().split(b","))
 
 
 def _is_to_be_traced(name: bytes, value: bytes) -> bool:

@@ -1,0 +1,3 @@
+module bidstream-svc/stock-client
+
+go 1.21
