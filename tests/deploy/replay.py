@@ -42,7 +42,7 @@ shift
 exec chroot "$@"
 """
 _PYTHON = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
-_TIMEOUT_S = 240
+_TIMEOUT_S = 900
 
 
 class Container:

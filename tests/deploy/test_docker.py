@@ -111,7 +111,7 @@ def in_image(image: Container, *words: str, **settings: Any) -> subprocess.Compl
 
 @NEEDS_PIP
 @NEEDS_ROOT
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1800)
 def test_the_image_holds_the_locked_packages_and_nothing_else(image: Container) -> None:
     python = "/opt/bidstream-svc/bin/python"
     listed = json.loads(in_image(image, python, "-c", LIST_PACKAGES).stdout)
@@ -138,7 +138,7 @@ def test_the_image_holds_the_locked_packages_and_nothing_else(image: Container) 
 
 @NEEDS_PIP
 @NEEDS_ROOT
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1800)
 def test_a_container_serves_with_a_read_only_root_and_not_as_root(
     image: Container, operator: DevOperator, tmp_path: Path
 ) -> None:
@@ -164,7 +164,7 @@ def test_a_container_serves_with_a_read_only_root_and_not_as_root(
 
 @NEEDS_PIP
 @NEEDS_ROOT
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1800)
 def test_directories_of_a_container_are_not_writable(image: Container) -> None:
     for directory in ("/", "/tmp", "/opt/bidstream-svc", "/usr/local", "/root"):  # noqa: S108 - shown not to be writable
         assert in_image(image, "touch", f"{directory}/x").returncode == 1
