@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         transport: None before `connection_made` and after `connection_lost`.
+        last_phase: the phase at the last sweep; HANDSHAKE before the first one.
         quiet_sweeps: sweeps since the last progress; a subclass sets it to 0 when a request is complete.
         number: the place in the order in which the connections of the plane were accepted.
         input_bytes: bytes held of requests, as last recorded by `Connections.hold`.
@@ -63,11 +64,11 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_is_overdue",
-        "_last_phase",
         "connections",
         "input_bytes",
         "is_tls",
         "is_writing_paused",
+        "last_phase",
         "number",
         "quiet_sweeps",
         "transport",
@@ -83,7 +84,7 @@ class Connection(asyncio.Protocol):
         self.unread_bytes = 0
         self.is_tls = False
         self.is_writing_paused = False
-        self._last_phase = Phase.HANDSHAKE
+        self.last_phase = Phase.HANDSHAKE
         self._is_overdue = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -138,8 +139,8 @@ class Connection(asyncio.Protocol):
         if self._is_overdue:
             self.abort()  # `close` waits for the write buffer, which a client that does not read never empties
             return
-        if phase is not self._last_phase:
-            self._last_phase = phase
+        if phase is not self.last_phase:
+            self.last_phase = phase
             self.quiet_sweeps = 0
         self.quiet_sweeps += 1
         if self.quiet_sweeps > max_sweeps[phase] and not (phase is Phase.IDLE and self._has_unread_input()):
@@ -159,7 +160,7 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close the connection if no request is in flight, unless it is new: then the first one may be on its way."""
-        is_new = self._last_phase is Phase.HANDSHAKE  # no sweep has seen it open
+        is_new = self.last_phase is Phase.HANDSHAKE  # no sweep has seen it open
         if self.transport is None or is_new:
             return
         if self.request_phase() is Phase.IDLE and not self._has_unread_input():
@@ -182,7 +183,7 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         assert transport is not None
         self.transport = None
-        successor._last_phase = self._last_phase  # noqa: SLF001 - its own class; a new connection would not count as idle
+        successor.last_phase = self.last_phase  # a new connection would not count as idle
         self.connections.replace(self, successor)
         transport.set_protocol(successor)
         successor.connection_made(transport)

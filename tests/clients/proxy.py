@@ -28,6 +28,7 @@ class RecordingProxy:
         self.sent: list[bytearray] = []
         self.answered: list[bytearray] = []
         self._threads: list[Thread] = []
+        self._sockets: list[socket.socket] = []
         self._start(self._accept)
 
     @property
@@ -46,6 +47,8 @@ class RecordingProxy:
         self._listener.close()
         for thread in self._threads:
             thread.join()
+        for end in self._sockets:
+            end.close()
 
     def _start(self, target: object, *args: object) -> None:
         thread = Thread(target=target, args=args)  # type: ignore[arg-type]
@@ -57,6 +60,7 @@ class RecordingProxy:
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(self._server)
+                self._sockets += client, server
                 for source, target, streams in ((client, server, self.sent), (server, client, self.answered)):
                     record = bytearray()
                     streams.append(record)

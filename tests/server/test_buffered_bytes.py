@@ -176,7 +176,7 @@ async def test_bytes_of_a_body_that_is_discarded_do_not_count(side: Side, head: 
 
 async def test_what_follows_a_request_that_is_being_answered_counts(side: Side) -> None:
     transport = side.connect()
-    transport.feed(make(b"x", "Connection: Upgrade") + b"".join([GOOD] * 20))
+    transport.feed(make(b"x", "Upgrade: websocket") + b"".join([GOOD] * 20))
     await settle()
     assert refusals(side) == 1
     assert transport.statuses[-1] == 503
