@@ -14,7 +14,6 @@ TRACED = PLAIN.replace(
 )
 
 _RECORDED = Path(__file__).parents[1] / "tests" / "data" / "stock_heads"
-_DOCUMENTED = Path(__file__).with_name("stock_heads")
 _TARGET = re.compile(rb"\APOST \S+")
 _HOST = re.compile(rb"^(host: ?)[^\r]*", re.IGNORECASE | re.MULTILINE)
 _LENGTH = re.compile(rb"^(content-length: ?)\d+", re.IGNORECASE | re.MULTILINE)
@@ -31,8 +30,7 @@ def stock_heads() -> dict[str, list[bytes]]:
 
     Heads without Content-Length, whose body is chunked, are left out, because the fast path does not read them.
     """
-    directory = _RECORDED if _RECORDED.is_dir() else _DOCUMENTED
-    return {path.stem: _read(path) for path in sorted(directory.glob("*.txt"))}
+    return {path.stem: _read(path) for path in sorted(_RECORDED.glob("*.txt"))}
 
 
 def _read(path: Path) -> list[bytes]:

@@ -18,8 +18,6 @@ from tests.support.raw_http import Connection
 from tests.support.sidecar import Sidecar, operator_settings
 
 REQUESTS = 6
-# httpx is in no lock. Its recorded head is tested in tests/fastpath/test_stock_heads.py.
-LOCKED = [client for client in CLIENTS if client.name != "httpx"]
 SECOND_HEADER = {True: "Date", False: "Content-Type"}  # by whether the fast path has written the response
 
 
@@ -66,7 +64,7 @@ def test_it_shows_in_a_response_who_has_written_it(running: Running) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "client", [pytest.param(each, id=each.name, marks=pytest.mark.needs_tools(*each.tools)) for each in LOCKED]
+    "client", [pytest.param(each, id=each.name, marks=pytest.mark.needs_tools(*each.tools)) for each in CLIENTS]
 )
 def test_a_stock_client_is_answered_by_the_fast_path(
     client: Client, running: Running, directories: dict[tuple[str, ...], Path]

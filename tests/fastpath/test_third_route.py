@@ -246,6 +246,7 @@ async def test_a_sampled_request_is_a_span_of_its_route(handle: Handler, *, has_
         async with server:
             reader, writer = await asyncio.open_connection(address.host, address.port)
             writer.write(request)
+            writer.write_eof()
             (answer,) = split_answers(await reader.read())
             writer.close()
         assert answer.status == 200
