@@ -261,12 +261,15 @@ class TokenDecryptor:
     def _bind(self, keys: KeysInUse) -> BoundKeys:
         decrypt_token: BoundDecrypt = decrypt_without_keys if keys.snapshot is None else bind_decrypt(keys.snapshot)
         row, success_cell, count_failure = self._metrics.row, _SUCCESS_CELL, self._count_failure
+        kernel = keys.kernel
 
         def decrypt_to_json(token: str, domain: str | None, now_ms: int) -> bytes:
             verdict = decrypt_token(token, domain, now_ms)
             reason = verdict[3]
             if reason is None:
                 row[success_cell] += 1
+                if kernel is not None and domain is not None:
+                    kernel.note_success(token, domain, now_ms)
             else:
                 count_failure(reason)
             return verdict_body(verdict)
@@ -274,7 +277,7 @@ class TokenDecryptor:
         def count_successes(count: int) -> None:
             row[success_cell] += count
 
-        return BoundKeys(decrypt_to_json, keys.kernel, count_successes)
+        return BoundKeys(decrypt_to_json, kernel, count_successes)
 
     def _count_failure(self, reason: FailureReason) -> None:
         self._metrics.count_failure(reason)

@@ -120,6 +120,23 @@ def test_a_name_as_it_was_registered_is_answered(version: int) -> None:
         assert outcome(body_of(token, no_name)) == "failure"
 
 
+@pytest.mark.parametrize("version", BUILDERS)
+@pytest.mark.parametrize("name", ["WWW.Example.com", "a.b.example.com", "example.com.", " example.com"])
+def test_a_name_that_python_has_decided_about_is_answered(version: int, name: str) -> None:
+    kernel, decrypt = build_kernel(UID2), bind_decrypt(UID2)
+    token = build(version, privacy_bits=CLIENT_SIDE_GENERATED).token
+    body = body_of(token, name)
+    verdict = decrypt(token, name, NOW_MS)
+    assert kernel.answer(body, NOW_MS) is None
+    kernel.note_success(build(version).token, name, NOW_MS)  # of a token that needs no name
+    kernel.note_success("abcd", name, NOW_MS)
+    kernel.note_success(token, None, NOW_MS)
+    assert kernel.answer(body, NOW_MS) is None
+    kernel.note_success(token, name, NOW_MS)
+    assert kernel.answer(body, NOW_MS) == verdict_body(verdict)
+    assert kernel.answer(body_of(token, "other.example.com"), NOW_MS) is None
+
+
 def test_no_name_is_needed_for_keys_that_do_not_check_it() -> None:
     token = build(4, privacy_bits=CLIENT_SIDE_GENERATED, generated_ms=NOW_MS, expires_ms=NOW_MS + 1000).token
     keys = keys_of("sharing")
@@ -301,19 +318,23 @@ def test_it_takes_bytes_only_and_numbers_of_64_bits() -> None:
 def test_it_cannot_be_copied_or_pickled_and_its_repr_shows_no_key() -> None:
     assert "Kernel object" in repr(KERNEL)
     public = {name for name in vars(type(KERNEL)) if not name.startswith("__")}
-    assert public == {"answer", "answer_batch", "decrypt", "used_master_keys"}
+    assert public == {"answer", "answer_batch", "decrypt", "note_success", "used_master_keys"}
     for leave in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError):
             leave(KERNEL)
 
 
 def test_the_property_notices_a_kernel_that_is_wrong() -> None:
-    class Wrong:
+    class Forgetful:
+        def note_success(self, *_success: object) -> None:
+            """Nothing."""
+
+    class Wrong(Forgetful):
         def answer(self, body: bytes, now_ms: int) -> bytes | None:
             answer = KERNEL.answer(body, now_ms)
             return None if answer is None else answer.replace(b"1", b"2")
 
-    class Lazy:
+    class Lazy(Forgetful):
         def answer(self, _body: bytes, _now_ms: int) -> bytes | None:
             return None
 

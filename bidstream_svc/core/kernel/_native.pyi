@@ -25,6 +25,9 @@ class Kernel:
     def decrypt(self, token: object, domain: object, now_ms: int) -> tuple[str, int] | None:
         """Return (raw uid, established in Unix ms) if the status is SUCCESS."""
 
+    def note_success(self, token: object, domain: object, now_ms: int) -> None:
+        """Remember that a domain passes for the site of a token, because Python has decided SUCCESS at `now_ms`."""
+
     def used_master_keys(self) -> list[int]:
         """Return the ids of the keys that have opened the outer layer of a version 3 or 4 token."""
 

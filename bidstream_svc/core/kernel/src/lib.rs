@@ -5,13 +5,13 @@
 //! 1. **Whenever it answers, Python gives the same bytes.**
 //! 2. **Every SUCCESS in the plain spelling is answered by it.** The spelling is described in [`json`]. The exceptions:
 //!    the domain of a token that was generated on the client side has to be normalised, or is an IDNA form, or the key
-//!    response spells the name with an escape ([`names`]); the id in a version 2 token is not printable ASCII or has to
+//!    response spells the name with an escape ([`names`]), unless Python has decided about it before ([`passed`]); the id in a version 2 token is not printable ASCII or has to
 //!    be escaped ([`token`]); a batch is longer than [`MAX_BATCH_BYTES`](batch::MAX_BATCH_BYTES).
 //!
 //! It gives no other answer. Every failure and every doubtful input is decided in Python (`core/decrypt.py`,
 //! `server/handlers.py`), and so the rules here are a conjunction, whose order does not matter.
 //!
-//! The keys never change, so that any number of threads share a kernel. It holds no reference to a Python object.
+//! Keys and names never change, so that any number of threads share a kernel. It holds no reference to a Python object.
 
 #![deny(unsafe_code)] // allowed in `row`
 #![warn(clippy::pedantic)]
@@ -33,6 +33,7 @@ mod batch;
 mod json;
 mod keys;
 mod names;
+mod passed;
 mod shape;
 mod token;
 
@@ -48,6 +49,7 @@ mod tests;
 use answer::Success;
 use keys::{ById, Key};
 use names::Names;
+use passed::Passed;
 
 /// A panic is a fault of this crate. It is no answer, and Python decides.
 #[cfg(any(feature = "python", test))]
@@ -97,7 +99,8 @@ impl Builder {
 
     #[must_use]
     pub fn build(self) -> Kernel {
-        Kernel { rules: self.rules, keys: ById::new(self.keys), sites: ById::new(self.sites) }
+        let (keys, sites) = (ById::new(self.keys), ById::new(self.sites));
+        Kernel { rules: self.rules, keys, sites, passed: Passed::default() }
     }
 }
 
@@ -106,6 +109,7 @@ pub struct Kernel {
     rules: Rules,
     keys: ById<Key>,
     sites: ById<Names>,
+    passed: Passed,
 }
 
 impl Kernel {
@@ -137,6 +141,17 @@ impl Kernel {
         })
     }
 
+    /// Remembers that `domain` passes for the site of a token, which Python has found good at `now_ms`.
+    pub fn note_success(&self, token: &[u8], domain: &[u8], now_ms: i64) {
+        with_buffer(base64::max_decoded_length(token.len()), |buffer| {
+            let opened = token::open(token, buffer, &self.keys, self.rules.scope_bit, now_ms)?;
+            if self.needs_name(&opened) && !self.is_registered(domain, opened.site_id) {
+                self.passed.add(opened.site_id, domain);
+            }
+            Some(())
+        });
+    }
+
     /// The ids of the keys that have opened the outer layer of a version 3 or 4 token.
     pub fn used_master_keys(&self) -> impl Iterator<Item = u32> {
         self.keys.iter().filter(|(_, key)| key.is_used_as_master()).map(|(id, _)| id)
@@ -149,13 +164,15 @@ impl Kernel {
             && self.rules.max_lifetime_ms.is_none_or(|max_ms| lifetime_ms <= max_ms)
             && (token.is_v2 || ahead_ms <= self.rules.clock_skew_ms)
             && token.privacy_bits & token::OPTED_OUT == 0
-            && (token.privacy_bits & token::CLIENT_SIDE_GENERATED == 0
-                || !self.rules.checks_domains
-                || domain.is_some_and(|name| self.is_registered(name, token.site_id)))
+            && (!self.needs_name(token) || domain.is_some_and(|name| self.is_registered(name, token.site_id)))
+    }
+
+    const fn needs_name(&self, token: &token::Opened<'_>) -> bool {
+        token.privacy_bits & token::CLIENT_SIDE_GENERATED != 0 && self.rules.checks_domains
     }
 
     fn is_registered(&self, name: &[u8], site_id: u32) -> bool {
-        self.sites.get(site_id).is_some_and(|names| names.contain(name))
+        self.sites.get(site_id).is_some_and(|names| names.contain(name)) || self.passed.contain(site_id, name)
     }
 }
 

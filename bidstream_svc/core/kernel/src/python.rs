@@ -67,6 +67,15 @@ impl PyKernel {
         })
     }
 
+    fn note_success(&self, token: &Bound<'_, PyAny>, domain: &Bound<'_, PyAny>, now_ms: i64) {
+        if let (Some(kernel), Some(token), Some(domain)) = (self.kernel(), text(token), text(domain)) {
+            unless_it_panics(|| {
+                kernel.note_success(token.as_bytes(), domain.as_bytes(), now_ms);
+                Some(())
+            });
+        }
+    }
+
     fn used_master_keys(&self) -> Vec<u32> {
         self.kernel().map(|kernel| kernel.used_master_keys().collect()).unwrap_or_default()
     }
