@@ -80,6 +80,7 @@ def corpus(samples: Sequence[Sample]) -> tuple[dict[str, Candidate], dict[str, d
         "32 headers": replace(good, headers=(*_HEADERS, *(b"X-%d: y" % n for n in range(28)))),
         "28 headers, always others": replace(good, new_headers=28),
         "1 header, always another": replace(good, new_headers=1),
+        "27 headers, and always another": replace(good, headers=(*_HEADERS, *[b"X: y"] * 27), new_headers=1),
         "60 headers": replace(good, headers=(*_HEADERS, *(b"X-%d: y" % n for n in range(58)))),
         "long headers": replace(good, headers=(*_HEADERS, b"X: " + b"y" * 8_000)),
         "not a plain request": replace(good, headers=(*_HEADERS, b"TE: trailers")),

@@ -51,10 +51,15 @@ class Guest(Protocol):
 
     Attributes:
         has_parsed: whether a request or an error has been parsed, and is not started.
+        is_between: whether all that was passed on has been parsed, as whole requests.
     """
 
     @property
     def has_parsed(self) -> bool:
+        """See above."""
+
+    @property
+    def is_between(self) -> bool:
         """See above."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -261,8 +266,9 @@ class AiohttpConnection(Connection):
         """Hand the connection over if it has a successor for the request that begins; return whether it has.
 
         Not before the first answer, so that the bytes of a segment pass from one connection to another at most twice.
+        And only if aiohttp agrees that the last request ends here: its body may be malformed, which the framer ignores.
         """
-        if self._find_successor is None or not self._has_answered or self._has_eof:
+        if self._find_successor is None or not self._has_answered or self._has_eof or not self.guest.is_between:
             return False
         unread = self._rest[self._start :]
         transport, successor = self.transport, self._find_successor(unread)

@@ -110,6 +110,11 @@ class AiohttpGuest(web.RequestHandler):
         """Whether a request or an error has been parsed, and is not started."""
         return bool(self._messages)
 
+    @property
+    def is_between(self) -> bool:
+        """Whether all that was passed on has been parsed, as whole requests."""
+        return not self._messages and (self._body is None or self._body.is_eof())
+
     def begin_body(self) -> RawRequestMessage | None:
         """Return the head that has just been parsed; None if it is incomplete or malformed."""
         if self._messages:

@@ -164,6 +164,9 @@ class Connections:
         for number in self._budget.record(connection.number, input_bytes + unread_bytes + of_tls):
             refused = self._open[number]
             refused.input_bytes = refused.unread_bytes = 0
+            if refused.phase is Phase.CLOSING:  # refused already, or its last answer is not read
+                refused.abort()
+                continue
             self.count_refusal(RefusalReason.MEMORY)
             refused.refuse()
             if refused.is_tls:  # its buffers would be kept until the client answers the end of TLS

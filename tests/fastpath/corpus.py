@@ -131,6 +131,12 @@ _FRAMING = {
     "bad chunk of what is not read": Case(
         [chunked(target="/nowhere").replace(b"\r\n5\r\n", b"\r\nz\r\n")], "404 400 close"
     ),
+    "chunk without an end, not read, then good": Case(
+        [chunked(target="/nowhere").replace(b"\r\n4\r\n", b"xx4\r\n"), GOOD], "404 400 close"
+    ),
+    "trailer malformed, not read, then good": Case(
+        [chunked(target="/nowhere", end=b"0\r\nX y\r\n\r\n"), GOOD], "404 400 close"
+    ),
     "chunked, not read, then good": Case([chunked(target="/nowhere"), GOOD], "404 200 wait"),
     "trailer announced only": Case([make(BODY, "Trailer: X"), make(BODY, "TE: trailers"), GOOD], "200 200 200 wait"),
     "chunk size wrong": Case([CHUNKED.replace(b"\r\n5\r\n", b"\r\n4\r\n")], "400 close"),

@@ -61,6 +61,24 @@ async def test_pipelined_requests_are_answered_in_order(side: FastPathSide, odd:
     assert isinstance(together.get_protocol(), FastPathConnection)
 
 
+_LONG_UNREAD = b"".join(b"1000\r\n%b\r\n" % (b"x" * 4096) for _ in range(250))  # more than aiohttp parses at once
+
+
+@pytest.mark.parametrize("before", [b"", _LONG_UNREAD], ids=["short", "long"])
+@pytest.mark.parametrize("end", [b"4\r\nabcdxx0\r\n\r\n", b"4 \r\nabcd\r\n0\r\n\r\n", b"0\r\nX y\r\n\r\n"])
+async def test_a_malformed_body_that_is_not_read_ends_the_connection(
+    side: FastPathSide, before: bytes, end: bytes
+) -> None:
+    head, _, _ = chunked(target="/nowhere").partition(b"\r\n\r\n")
+    transport = side.connect()
+    transport.feed(head + b"\r\n\r\n")
+    await settle()
+    transport.feed(before + end + GOOD)
+    await settle()
+    assert transport.statuses == [404, 400]
+    assert transport.is_lost
+
+
 async def test_thousands_of_hand_overs_in_one_segment_or_one_connection_leave_nothing_behind(
     side: FastPathSide,
 ) -> None:

@@ -154,6 +154,13 @@ def test_the_memory_is_bounded(memo: PlainHeads) -> None:
     assert len(memo.shapes) == heads.MAX_SHAPES
 
 
+def test_heads_that_differ_behind_many_values_are_compared_with_few(memo: PlainHeads) -> None:
+    for number in range(3 * heads.MAX_SHAPES):
+        raw = head_of(make(BODY, *["X: x"] * 28, f"X-{number}: x"))
+        assert memo.find(raw) == memo.find(raw) == (ROUTES[0], len(BODY))
+        assert sum(len(shape.parts) for shape in memo.shapes) <= heads.MAX_PARTS
+
+
 def test_lengths_that_no_shape_has_add_none(memo: PlainHeads) -> None:
     for _ in range(3):
         for length in ("Content-Length:2", "Content-Length:  2", "Content-Length: " + "0" * 20 + "2"):

@@ -4,7 +4,7 @@ import pytest
 
 from bidstream_svc.metrics.cells import CONNECTIONS_REFUSED, RefusalReason
 from bidstream_svc.server.connections import ConnectionLimits
-from tests.fastpath.corpus import GOOD, make
+from tests.fastpath.corpus import GOOD, LARGE_BATCH, make
 from tests.fastpath.support import FastPathSide, Side, cut, settle, split_answers
 from tests.server.test_connections import connection_of
 
@@ -96,6 +96,14 @@ async def test_what_is_complete_is_answered_before_a_refusal(fast_path: FastPath
     large.feed(GOOD + GOOD + make(b"{" + b" " * MAX_BUFFERED_BYTES)[:-1])
     await settle()
     assert (old.statuses, new.statuses, large.statuses) == ([], [200, 503], [200, 200, 503])
+
+
+async def test_a_refusal_counts_once_though_more_requests_wait_behind(fast_path: FastPathSide) -> None:
+    transport = fast_path.connect()
+    transport.feed(LARGE_BATCH + GOOD * 3)
+    await settle()
+    assert transport.is_aborted
+    assert refusals(fast_path) == 1
 
 
 async def test_what_comes_whole_but_is_too_much_is_not_begun_by_aiohttp(aiohttp: Side) -> None:

@@ -192,6 +192,8 @@ class FastPathConnection(Connection):
         self.quiet_sweeps = 0
         responses: list[bytes] = []
         for request in requests:
+            if responses and self._shared.writer.closes:
+                break  # the first response ends the connection
             if self.is_busy:
                 self._queue.append(request)
                 self._busy_bytes += len(request[1])
@@ -289,7 +291,7 @@ class FastPathConnection(Connection):
 
     def _answer_queued(self) -> None:
         queued, self._queue = self._queue, deque()
-        if queued:
+        if queued and self._is_open:
             self._answer(queued)  # requests behind another long answer are queued again
         if self.reader.state is FOREIGN:
             self._hand_over()
