@@ -60,7 +60,7 @@ impl Success<'_> {
 }
 
 /// Copies a text to the beginning of `out`; returns the rest.
-fn put<'out>(out: &'out mut [u8], text: &[u8]) -> Option<&'out mut [u8]> {
+pub fn put<'out>(out: &'out mut [u8], text: &[u8]) -> Option<&'out mut [u8]> {
     let (place, rest) = out.split_at_mut_checked(text.len())?;
     place.copy_from_slice(text);
     Some(rest)

@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use crate::answer::Success;
+use crate::answer::{Success, put};
 use crate::python::PyKernel;
 use crate::row::Row;
 use crate::shape::{Shape, Value};
@@ -131,9 +131,7 @@ fn respond<'py>(py: Python<'py>, start: &[u8], success: &Success<'_>) -> Option<
         let length = head.iter().fold(body_length, |length, part| length.saturating_add(part.len()));
         PyBytes::new_with(py, length, |mut out| {
             for part in head {
-                let (place, rest) = out.split_at_mut_checked(part.len()).ok_or_else(no_room)?;
-                place.copy_from_slice(part);
-                out = rest;
+                out = put(out, part).ok_or_else(no_room)?;
             }
             write_body(out).ok_or_else(no_room)
         })

@@ -5,13 +5,14 @@
 //! 1. **Whenever it answers, Python gives the same bytes.**
 //! 2. **Every SUCCESS in the plain spelling is answered by it.** The spelling is described in [`json`]. The exceptions:
 //!    the domain of a token that was generated on the client side has to be normalised, or is an IDNA form, or the key
-//!    response spells the name with an escape ([`names`]), unless Python has decided about it before ([`passed`]); the id in a version 2 token is not printable ASCII or has to
-//!    be escaped ([`token`]); a batch is longer than [`MAX_BATCH_BYTES`](batch::MAX_BATCH_BYTES).
+//!    response spells the name with an escape ([`names`]), unless Python has decided about it before ([`passed`]); the
+//!    id in a version 2 token is not printable ASCII or has to be escaped ([`token`]); a batch is longer than [`MAX_BATCH_BYTES`](batch::MAX_BATCH_BYTES).
 //!
 //! It gives no other answer. Every failure and every doubtful input is decided in Python (`core/decrypt.py`,
 //! `server/handlers.py`), and so the rules here are a conjunction, whose order does not matter.
 //!
-//! Keys and names never change, so that any number of threads share a kernel. It holds no reference to a Python object.
+//! Keys and registered names never change, and the names of [`passed`] are behind a lock, so that any number of threads
+//! share a kernel. It holds no reference to a Python object.
 
 #![deny(unsafe_code)] // allowed in `row`
 #![warn(clippy::pedantic)]
