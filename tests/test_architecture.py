@@ -33,6 +33,7 @@ CORE_LAYERS = (
     {"token"},
     {"keys"},
     {"decrypt", "kernel", "key_response", "sharing", "token_details"},
+    {"programmes"},
 )
 
 # Bytes and numbers in, a value out: no clock, environment, files, randomness, logging or event loop.
