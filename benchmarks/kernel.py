@@ -43,7 +43,7 @@ def _measure_tokens(rounds: int) -> dict[str, Any]:
     client = BidstreamClient("", "", CLIENT_SECRET_BASE64)
     client._refresh_json(response)
 
-    keys = BoundKeys(lambda token, domain, now_ms: verdict_body(decrypt(token, domain, now_ms)))
+    keys = BoundKeys(lambda token, domain, _scope, now_ms: verdict_body(decrypt(token, domain, now_ms)))
 
     kinds = {version: make_samples(key_set, _TOKENS, version, client_side_every=None) for version in VERSIONS}
     kinds["v4, domain checked"] = make_samples(key_set, _TOKENS, client_side_every=1)

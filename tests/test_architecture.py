@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 LAYERS = (
     {"_version", "clock", "core"},
     {"addresses", "files", "logs", "metrics"},
+    {"operator_settings", "setting_values"},
     {"config", "loop_thread", "tracing"},
     {"operator"},
     {"keystore"},

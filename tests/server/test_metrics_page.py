@@ -191,7 +191,7 @@ def test_refreshes_are_counted_by_what_became_of_them() -> None:
     with operator_in_thread(state) as operator, service_in_thread(**operator_settings(operator)) as service:
 
         def count(result: str) -> float:
-            return scrape(service.admin).value("bidstream_key_refreshes_total", result=result)
+            return scrape(service.admin).total("bidstream_key_refreshes_total", result=result)
 
         def is_counted(result: str) -> bool:
             return count(result) == 1
@@ -205,10 +205,10 @@ def test_refreshes_are_counted_by_what_became_of_them() -> None:
         wait_until(lambda: count("success") > successes, "another good refresh")
         page = scrape(service.admin)
         total = page.total("bidstream_key_refreshes_total")
-        assert total == page.value("bidstream_key_refresh_duration_seconds_count") == state.calls[KEY_PATH] >= 7
-        assert page.value("bidstream_keys") == 4
-        assert page.value("bidstream_sites") == 2
+        assert total == page.total("bidstream_key_refresh_duration_seconds_count") == state.calls[KEY_PATH] >= 7
+        assert page.total("bidstream_keys") == 4
+        assert page.total("bidstream_sites") == 2
         last_expiry_s = max(key.expires_s for key in state.keys.listed(state.now_s()))
-        assert page.value("bidstream_keys_expiry_timestamp_seconds") == last_expiry_s
-        last_s = page.value("bidstream_key_refresh_last_success_timestamp_seconds")
+        assert page.total("bidstream_keys_expiry_timestamp_seconds") == last_expiry_s
+        last_s = page.total("bidstream_key_refresh_last_success_timestamp_seconds")
         assert time.time() - 20 < last_s <= time.time()
