@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from threading import Event, Thread
-from typing import Any
 
 import pytest
 
@@ -12,21 +11,11 @@ from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
 from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
-from tests.support.sidecar import RunningService, service_in_thread, wait_until
+from tests.support.sidecar import RunningService, programme_settings, service_in_thread, wait_until
 
 UID2, EUID = IdentityScope.UID2, IdentityScope.EUID
 KEY_PATH = "/v2/key/bidstream"
 ROUNDS_AFTER_FAULTS = 20
-
-
-def settings_of(operators: dict[IdentityScope, DevOperator]) -> dict[str, Any]:
-    settings = {}
-    for scope, operator in operators.items():
-        prefix = f"{scope.name.lower()}_"
-        settings[f"{prefix}operator_url"] = operator.url
-        settings[f"{prefix}api_key"] = operator.state.api_key
-        settings[f"{prefix}client_secret"] = operator.state.client_secret
-    return settings
 
 
 @pytest.fixture
@@ -40,7 +29,7 @@ def operators() -> Iterator[dict[IdentityScope, DevOperator]]:
 
 @pytest.fixture
 def service(operators: dict[IdentityScope, DevOperator]) -> Iterator[RunningService]:
-    with service_in_thread(**settings_of(operators)) as running:
+    with service_in_thread(**programme_settings(operators.values())) as running:
         wait_until(lambda: all(store.snapshot for store in running.service._stores.all), "keys of both")
         yield running
 
@@ -118,7 +107,7 @@ def test_credentials_go_to_their_own_operator_only(
     page = scrape(service.admin)
     assert page.total("bidstream_key_refreshes_total", result="unauthorized") == 0
     # The test can fail: with the credentials exchanged, both are refused.
-    settings = settings_of(operators)
+    settings = programme_settings(operators.values())
     exchanged = settings | {name: settings["euid" + name[4:]] for name in settings if name.startswith("uid2_a")}
     with service_in_thread(started=False, **exchanged) as wrong:
         wait_until(
@@ -128,7 +117,8 @@ def test_credentials_go_to_their_own_operator_only(
 
 
 def test_keys_of_the_other_programme_are_never_used(operators: dict[IdentityScope, DevOperator]) -> None:
-    settings = settings_of({UID2: operators[EUID], EUID: operators[EUID]})
+    settings = programme_settings([operators[EUID]])
+    settings |= {"uid2" + name.removeprefix("euid"): value for name, value in settings.items()}
     token = operators[EUID].state.mint_token(2)
     with service_in_thread(**settings) as service:
         wait_until(
@@ -145,7 +135,7 @@ def test_keys_of_the_other_programme_are_never_used(operators: dict[IdentityScop
 def test_one_programme_is_enough_to_start(operators: dict[IdentityScope, DevOperator]) -> None:
     uid2, euid = operators[UID2].state, operators[EUID].state
     uid2.faults.inject(Fault.SERVER_ERROR, times=None)
-    with service_in_thread(**settings_of(operators)) as service:
+    with service_in_thread(**programme_settings(operators.values())) as service:
         wait_until(lambda: service.get("/info").json["programmes"]["UID2"]["last_refresh_error"], "a failure")
         for path in ("/startupz", "/readyz"):
             answer = service.get(path)
@@ -166,7 +156,7 @@ def test_one_programme_is_enough_to_start(operators: dict[IdentityScope, DevOper
 def test_without_any_keys_it_is_not_ready(operators: dict[IdentityScope, DevOperator]) -> None:
     for operator in operators.values():
         operator.state.faults.inject(Fault.SERVER_ERROR, times=None)
-    with service_in_thread(started=False, **settings_of(operators)) as service:
+    with service_in_thread(started=False, **programme_settings(operators.values())) as service:
         for path in ("/startupz", "/readyz"):
             answer = service.get(path)
             assert answer.status == 503
