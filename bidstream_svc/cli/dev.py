@@ -32,7 +32,7 @@ async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) 
     """Serve both programmes until a signal, with their operators in the same process.
 
     Args:
-        flags: settings from the command line; operators and credentials are replaced.
+        flags: settings from the command line; operators, credentials and key caches are replaced.
         prepare: called with the settings first.
     """
     async with AsyncExitStack() as stack:
@@ -69,6 +69,7 @@ def _embedded(operators: Iterable[DevOperator]) -> dict[str, str | None]:
             f"{prefix}api_key_file": None,
             f"{prefix}client_secret": state.client_secret,
             f"{prefix}client_secret_file": None,
+            f"{prefix}key_cache": None,  # it would replace that of a real operator
         }
     return settings
 
