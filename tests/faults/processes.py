@@ -223,9 +223,9 @@ def try_full_disk(directory: Path, effort: Effort) -> Outcome:
         before = clients.tally
         with _full_disk(disk) if disk else _no_directory(where):
             wait_until(lambda: sidecar.has_logged("key cache not written"), "the cache not to be written")
-            successes = scrape(sidecar.admin).value(_REFRESHES, result=RefreshResult.SUCCESS)
+            successes = scrape(sidecar.admin).total(_REFRESHES, result=RefreshResult.SUCCESS)
             wait_until(
-                lambda: scrape(sidecar.admin).value(_REFRESHES, result=RefreshResult.SUCCESS) > successes + 1,
+                lambda: scrape(sidecar.admin).total(_REFRESHES, result=RefreshResult.SUCCESS) > successes + 1,
                 "further refreshes",
             )
             clients.wait_for(_MIN_REQUESTS)
@@ -259,7 +259,7 @@ def try_start_without_operator(directory: Path, effort: Effort) -> Outcome:
                 clients.wait_for_seconds(effort.fault_s)
                 page = scrape(sidecar.admin)
                 assert page.total("bidstream_keys_from_cache") == 1
-                assert page.value(_REFRESHES, result=RefreshResult.SUCCESS) == 0
+                assert page.total(_REFRESHES, result=RefreshResult.SUCCESS) == 0
                 assert ask(sidecar.admin, "/info", method="GET").json["keys"]["from_cache"] is True
                 operator.start()
                 ended_s = time.monotonic()
