@@ -21,6 +21,8 @@ BoundProgrammes: TypeAlias = Callable[[object, object, IdentityScope | None, int
 _REASONS = list(FailureReason)
 _BEFORE_SCOPE = frozenset(_REASONS[: _REASONS.index(FailureReason.IDENTITY_SCOPE)])
 _AFTER_LAYERS = frozenset(_REASONS[_REASONS.index(FailureReason.SITE_LAYER) + 1 :])
+# Reasons (None on SUCCESS) of tokens whose master key is known.
+_OF_THE_KEYS = frozenset({None, *_REASONS[_REASONS.index(FailureReason.MASTER_LAYER) :]})
 _WRONG_SCOPE = FAILURES[FailureReason.IDENTITY_SCOPE]
 _PREFIX_OF_V2 = bytes([v2.PREFIX])
 _VERSIONS_WITH_SCOPE = frozenset({bytes([v3.VERSION]), bytes([v4.VERSION])})
@@ -70,7 +72,21 @@ def bind_programmes(programmes: Sequence[Programme]) -> BoundProgrammes:
             verdict = _WRONG_SCOPE
         return verdict, named if is_v2 else scope
 
-    return decrypt
+    return decrypt if len(bound) > 1 else _bind_only(bound[0], decrypt)
+
+
+def _bind_only(only: "_Bound", decrypt: BoundProgrammes) -> BoundProgrammes:
+    """Bind the only programme. What it opens is of it, so that a good token is not decoded a second time."""
+
+    def decrypt_only(token: object, domain: object, requested: IdentityScope | None, now_ms: int) -> ScopedVerdict:
+        if requested is not None:
+            return decrypt(token, domain, requested, now_ms)
+        verdict = only.decrypt(token, domain, now_ms)
+        if verdict[3] in _OF_THE_KEYS:
+            return verdict, only.scope
+        return verdict, _scope_in(_head(token))
+
+    return decrypt_only
 
 
 class _Bound:
