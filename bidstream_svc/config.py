@@ -7,11 +7,9 @@ This is a plain dataclass because the usual settings library costs 14 MB per wor
 """
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,20 +17,40 @@ from bidstream_svc.addresses import (
     BoundAddress,
     ListenAddress,
     SystemdAddress,
-    check_base_url,
     overlapping,
-    parse_host_names,
-    parse_listen_addresses,
 )
 from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.operator_settings import ENV_PREFIX, OPERATOR_FIELDS, OperatorSettings, env_name
+from bidstream_svc.setting_values import (
+    to_addresses,
+    to_boolean,
+    to_collector,
+    to_count,
+    to_eid_sources,
+    to_hang_timeout,
+    to_log_format,
+    to_log_level,
+    to_names,
+    to_not_negative,
+    to_path,
+    to_positive,
+    to_secret,
+    to_size,
+    to_text,
+    to_workers,
+)
 
-ENV_PREFIX = "BIDSTREAM_"
-
-_MAX_WORKERS = 256
-# Heartbeats are half a second apart, and a busy machine may delay one.
-_MIN_HANG_TIMEOUT_S = 2
-_SIZE_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
-_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+__all__ = [
+    "ENV_PREFIX",
+    "SECRET_FIELDS",
+    "SETTINGS",
+    "Setting",
+    "Settings",
+    "env_name",
+    "load_settings",
+    "unknown_variables",
+]
 
 
 class Setting(NamedTuple):
@@ -51,176 +69,102 @@ class Setting(NamedTuple):
     @property
     def is_switch(self) -> bool:
         """Whether it is a boolean."""
-        return self.parse is _boolean
+        return self.parse is to_boolean
 
 
 def _setting(default: str, description: str, parse: Callable[[str], Any]) -> Any:
     """Declare a field of Settings."""
-    value = parse(default) if default or parse in {_addresses, _names} else None
-    return field(default=value, repr=parse is not _secret, metadata={"setting": Setting(default, description, parse)})
-
-
-def _text(text: str) -> str | None:
-    return text or None
-
-
-def _secret(text: str) -> str | None:
-    return text or None
-
-
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
-
-
-def _collector(text: str) -> str | None:
-    # No user name, query or fragment: OpenTelemetry's own variables set headers.
-    if text and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", text):
-        raise ValueError("not an http or https URL")
-    return text or None
-
-
-def _addresses(text: str) -> tuple[ListenAddress, ...]:
-    return parse_listen_addresses(text)
-
-
-def _names(text: str) -> frozenset[str]:
-    return parse_host_names(text)
-
-
-def _boolean(text: str) -> bool:
-    try:
-        return _BOOLEANS[text.strip().lower()]
-    except KeyError:
-        raise ValueError("not a boolean") from None
-
-
-def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError("not a valid number") from None
-    if not isfinite(number):
-        raise ValueError("not a finite number")
-    return number
-
-
-def _positive(text: str) -> float:
-    number = _number(text)
-    if number <= 0:
-        raise ValueError("must be greater than 0")
-    return number
-
-
-def _not_negative(text: str) -> float:
-    number = _number(text)
-    if number < 0:
-        raise ValueError("must be greater than or equal to 0")
-    return number
-
-
-def _hang_timeout(text: str) -> float:
-    number = _number(text)
-    if number < _MIN_HANG_TIMEOUT_S:
-        raise ValueError(f"must be greater than or equal to {_MIN_HANG_TIMEOUT_S}")
-    return number
-
-
-def _count(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        raise ValueError("not an integer") from None
-    if number < 1:
-        raise ValueError("must be greater than or equal to 1")
-    return number
-
-
-def _size(text: str) -> int:
-    """Parse a number of bytes: digits, and KiB, MiB or GiB."""
-    found = re.fullmatch(r"([1-9][0-9]{0,11}) ?(KiB|MiB|GiB)?", text.strip())
-    if found is None:
-        raise ValueError("not a size such as 64MiB")
-    return int(found[1]) * _SIZE_UNITS[found[2] or ""]
-
-
-def _workers(text: str) -> int:
-    number = len(os.sched_getaffinity(0)) if text == "auto" else _count(text)
-    if number > _MAX_WORKERS:
-        raise ValueError(f"must be less than or equal to {_MAX_WORKERS}")
-    return number
-
-
-def _log_level(text: str) -> str:
-    if text not in {"debug", "info", "warning", "error"}:
-        raise ValueError("not one of 'debug', 'info', 'warning' or 'error'")
-    return text
-
-
-def _log_format(text: str) -> str:
-    if text not in {"json", "console"}:
-        raise ValueError("not one of 'json' or 'console'")
-    return text
+    value = parse(default) if default or parse in {to_addresses, to_names} else None
+    # A factory, because a mapping is refused as a default.
+    return field(
+        default_factory=lambda: value,
+        repr=parse is not to_secret,
+        metadata={"setting": Setting(default, description, parse)},
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Settings of `serve`, made by `load_settings`. Times are in seconds."""
 
-    operator_url: str | None = _setting("", "base URL of the operator, e.g. https://prod.euid.eu", _text)
-    allow_insecure_operator: bool = _setting("0", "1 allows plain http to an operator on another host", _boolean)
-    api_key: str | None = _setting("", "API key; not available as a flag", _secret)
-    api_key_file: Path | None = _setting("", "file with the API key, read at every refresh", _path)
-    client_secret: str | None = _setting("", "client secret in base64; not available as a flag", _secret)
-    client_secret_file: Path | None = _setting("", "file with the client secret, read at every refresh", _path)
+    operator_url: str | None = _setting("", "base URL of the operator, e.g. https://prod.euid.eu", to_text)
+    allow_insecure_operator: bool = _setting("0", "1 allows plain http to an operator on another host", to_boolean)
+    api_key: str | None = _setting("", "API key; not available as a flag", to_secret)
+    api_key_file: Path | None = _setting("", "file with the API key, read at every refresh", to_path)
+    client_secret: str | None = _setting("", "client secret in base64; not available as a flag", to_secret)
+    client_secret_file: Path | None = _setting("", "file with the client secret, read at every refresh", to_path)
+    uid2_operator_url: str | None = _setting("", "base URL of the UID2 operator", to_text)
+    uid2_api_key: str | None = _setting("", "API key for the UID2 operator; not available as a flag", to_secret)
+    uid2_api_key_file: Path | None = _setting("", "file with the API key for the UID2 operator", to_path)
+    uid2_client_secret: str | None = _setting(
+        "", "client secret for the UID2 operator; not available as a flag", to_secret
+    )
+    uid2_client_secret_file: Path | None = _setting("", "file with the client secret for the UID2 operator", to_path)
+    uid2_key_cache: Path | None = _setting("", "file for the last key response of the UID2 operator", to_path)
+    euid_operator_url: str | None = _setting("", "base URL of the EUID operator", to_text)
+    euid_api_key: str | None = _setting("", "API key for the EUID operator; not available as a flag", to_secret)
+    euid_api_key_file: Path | None = _setting("", "file with the API key for the EUID operator", to_path)
+    euid_client_secret: str | None = _setting(
+        "", "client secret for the EUID operator; not available as a flag", to_secret
+    )
+    euid_client_secret_file: Path | None = _setting("", "file with the client secret for the EUID operator", to_path)
+    euid_key_cache: Path | None = _setting("", "file for the last key response of the EUID operator", to_path)
+    eid_sources: Mapping[str, IdentityScope] = _setting(
+        "uidapi.com=UID2,euid.eu=EUID",
+        "programme of each source of OpenRTB eids: SOURCE=UID2 or SOURCE=EUID, comma-separated",
+        to_eid_sources,
+    )
     listen: tuple[ListenAddress, ...] = _setting(
         "127.0.0.1:8080",
         "addresses of the data plane: HOST:PORT, unix:/path or systemd:NAME, comma-separated",
-        _addresses,
+        to_addresses,
     )
     admin_listen: tuple[ListenAddress, ...] = _setting(
         "127.0.0.1:9464",
         "addresses of the admin plane: HOST:PORT, unix:/path or systemd:NAME, comma-separated; empty turns it off",
-        _addresses,
+        to_addresses,
     )
     refresh_interval: float = _setting(
-        "3600", "mean seconds between key refreshes; each interval varies by up to 10 %", _positive
+        "3600", "mean seconds between key refreshes; each interval varies by up to 10 %", to_positive
     )
-    key_cache: Path | None = _setting("", "file for the last key response, encrypted as the operator sent it", _path)
-    workers: int = _setting("1", "number of worker processes, 1 to 256; auto is one per CPU core", _workers)
-    auth_token_file: Path | None = _setting("", "file with the bearer token that the data plane requires", _path)
-    allow_unauthenticated: bool = _setting("0", "1 allows listening on the network without a bearer token", _boolean)
-    tls_cert: Path | None = _setting("", "PEM certificate chain for the data plane's TCP listeners", _path)
-    tls_key: Path | None = _setting("", "PEM private key of that certificate", _path)
+    key_cache: Path | None = _setting("", "file for the last key response, encrypted as the operator sent it", to_path)
+    workers: int = _setting("1", "number of worker processes, 1 to 256; auto is one per CPU core", to_workers)
+    auth_token_file: Path | None = _setting("", "file with the bearer token that the data plane requires", to_path)
+    allow_unauthenticated: bool = _setting("0", "1 allows listening on the network without a bearer token", to_boolean)
+    tls_cert: Path | None = _setting("", "PEM certificate chain for the data plane's TCP listeners", to_path)
+    tls_key: Path | None = _setting("", "PEM private key of that certificate", to_path)
     tls_client_ca: Path | None = _setting(
-        "", "PEM CA certificates; clients must present a certificate issued by one of them", _path
+        "", "PEM CA certificates; clients must present a certificate issued by one of them", to_path
     )
     allowed_hosts: frozenset[str] = _setting(
-        "", "additional Host header names that loopback listeners accept, comma-separated; * accepts any", _names
+        "", "additional Host header names that loopback listeners accept, comma-separated; * accepts any", to_names
     )
     max_connections: int = _setting(
-        "10000", "maximum number of open connections; further ones get a 503 and are closed", _count
+        "10000", "maximum number of open connections; further ones get a 503 and are closed", to_count
     )
     max_buffered: int = _setting(
         "64MiB",
         "maximum size of a worker's unanswered requests and unread answers;"
         " above it, the newest connections get a 503 and are closed",
-        _size,
+        to_size,
     )
     hang_timeout: float = _setting(
-        "10", "seconds without a turn of a worker's event loop after which it is replaced; at least 2", _hang_timeout
+        "10", "seconds without a turn of a worker's event loop after which it is replaced; at least 2", to_hang_timeout
     )
     idle_timeout: float = _setting(
         "75",
         "seconds after which an idle connection, or one whose client does not read its answers, is closed",
-        _positive,
+        to_positive,
     )
-    request_timeout: float = _setting("5", "seconds in which a request must arrive once it has begun", _positive)
-    drain_timeout: float = _setting("10", "seconds that requests in flight get to finish after SIGTERM", _not_negative)
+    request_timeout: float = _setting("5", "seconds in which a request must arrive once it has begun", to_positive)
+    drain_timeout: float = _setting(
+        "10", "seconds that requests in flight get to finish after SIGTERM", to_not_negative
+    )
     otlp_endpoint: str | None = _setting(
-        "", "collector for traces over OTLP/HTTP, e.g. http://127.0.0.1:4318; requires the extra otel", _collector
+        "", "collector for traces over OTLP/HTTP, e.g. http://127.0.0.1:4318; requires the extra otel", to_collector
     )
-    log_level: str = _setting("info", "debug, info, warning or error", _log_level)
-    log_format: str | None = _setting("", "json or console; by default console on a terminal, else json", _log_format)
+    log_level: str = _setting("info", "debug, info, warning or error", to_log_level)
+    log_format: str | None = _setting("", "json or console; by default console on a terminal, else json", to_log_format)
 
     def validate(self) -> None:
         """Check what depends on several settings.
@@ -232,16 +176,9 @@ class Settings:
             raise ConfigurationError("; ".join(problems))
 
     def _problems(self) -> Iterator[str]:
-        for name in SECRET_FIELDS:
-            if getattr(self, name) and getattr(self, f"{name}_file"):
-                yield f"{env_name(name)}: set together with {env_name(name)}_FILE; set only one of them"
-        if self.operator_url is not None:
-            try:
-                check_operator_url(
-                    env_name("operator_url"), self.operator_url, allow_insecure=self.allow_insecure_operator
-                )
-            except ConfigurationError as problem:
-                yield str(problem)
+        yield from self._form_problems()
+        for operator in self.operators:
+            yield from operator.problems()
         if not self.listen:
             yield f"{env_name('listen')}: empty; at least one address is required"
         for one, other in overlapping([*self.listen, *self.admin_listen]):
@@ -268,44 +205,66 @@ class Settings:
                     f" listen on loopback or a Unix socket, or set {env_name('allow_unauthenticated')}=1"
                 )
 
-    def require_operator(self) -> None:
-        """Check that an operator and credentials are configured.
-
-        Raises:
-            ConfigurationError: no URL or no credentials.
-        """
-        if not self.operator_url:
-            raise ConfigurationError(f"{env_name('operator_url')}: missing; e.g. https://prod.euid.eu")
-        self.require_credentials()
-
-    def require_credentials(self) -> None:
-        """Check that credentials are configured.
-
-        Raises:
-            ConfigurationError: no API key or no client secret.
-        """
-        for name in self._missing_credentials:
-            raise ConfigurationError(f"{env_name(name)}: missing; set it or {env_name(name)}_FILE")
+    def _form_problems(self) -> Iterator[str]:
+        """Yield the problems of operators beside each other."""
+        with_programme = [name for operator in self._named_operators for name in operator.names_set]
+        without = self._only_operator.names_set
+        if with_programme and without:
+            yield (
+                f"{env_name(without[0])}: set together with {env_name(with_programme[0])};"
+                " use either the names with a programme or those without"
+            )
+        caches = [operator.key_cache for operator in self.operators if operator.key_cache is not None]
+        if len(caches) > len(set(caches)):
+            yield f"{env_name('euid_key_cache')}: equals {env_name('uid2_key_cache')}; name another file"
 
     @property
-    def has_credentials(self) -> bool:
-        """Whether API key and client secret are configured."""
-        return not self._missing_credentials
+    def operators(self) -> tuple[OperatorSettings, ...]:
+        """The operators: one for each programme that is named, in the order UID2, EUID, or the only one."""
+        return tuple(operator for operator in self._named_operators if operator.names_set) or (self._only_operator,)
 
     @property
-    def _missing_credentials(self) -> list[str]:
-        return [name for name in SECRET_FIELDS if not getattr(self, name) and not getattr(self, f"{name}_file")]
+    def only_operator(self) -> OperatorSettings:
+        """The operator, for a command that calls one.
+
+        Raises:
+            ConfigurationError: there are two.
+        """
+        if len(self.operators) > 1:
+            raise ConfigurationError(
+                f"{env_name('uid2_operator_url')}: set together with {env_name('euid_operator_url')};"
+                " this command calls one operator, so unset the variables of the other programme"
+            )
+        return self.operators[0]
+
+    @property
+    def _named_operators(self) -> tuple[OperatorSettings, ...]:
+        return tuple(self._operator(f"{scope.name.lower()}_", scope) for scope in IdentityScope)
+
+    @property
+    def _only_operator(self) -> OperatorSettings:
+        return self._operator("", None)
+
+    def _operator(self, prefix: str, scope: IdentityScope | None) -> OperatorSettings:
+        values = {name: getattr(self, prefix + name) for name in OPERATOR_FIELDS}
+        return OperatorSettings(
+            prefix=prefix, scope=scope, allow_insecure_operator=self.allow_insecure_operator, **values
+        )
+
+    def require_operators(self) -> None:
+        """Check that every operator has a URL and credentials.
+
+        Raises:
+            ConfigurationError: one line with what is missing.
+        """
+        if missing := [problem for operator in self.operators for problem in operator.missing()]:
+            raise ConfigurationError("; ".join(missing))
 
 
 # By field name, in declaration order.
 SETTINGS: Mapping[str, Setting] = {entry.name: entry.metadata["setting"] for entry in fields(Settings)}
 # Not available as flags: every user of the host can read the command line of a process.
-SECRET_FIELDS = tuple(name for name, setting in SETTINGS.items() if setting.parse is _secret)
-
-
-def env_name(field_name: str) -> str:
-    """Return the environment variable of a field: `BIDSTREAM_LISTEN` for `listen`."""
-    return ENV_PREFIX + field_name.upper()
+SECRET_FIELDS = tuple(name for name, setting in SETTINGS.items() if setting.parse is to_secret)
 
 
 def load_settings(**flags: object) -> Settings:
@@ -343,9 +302,3 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
     known = [env_name(name) for name in SETTINGS]
     unknown_names = [name for name in environment if name.startswith(ENV_PREFIX) and name not in known]
     return {name: next(iter(get_close_matches(name, known, n=1)), None) for name in sorted(unknown_names)}
-
-
-def check_operator_url(name: str, url: str, *, allow_insecure: bool) -> str:
-    """Check an operator's URL as `check_base_url` does. Errors name the setting that allows plain http."""
-    hint = f"set {env_name('allow_insecure_operator')}=1"
-    return check_base_url(url, allow_insecure=allow_insecure, name=name, hint=hint)

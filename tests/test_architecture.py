@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 LAYERS = (
     {"_version", "clock", "core"},
     {"addresses", "files", "logs", "metrics"},
+    {"operator_settings", "setting_values"},
     {"config", "loop_thread", "tracing"},
     {"operator"},
     {"keystore"},
@@ -33,6 +34,7 @@ CORE_LAYERS = (
     {"token"},
     {"keys"},
     {"decrypt", "kernel", "key_response", "sharing", "token_details"},
+    {"programmes"},
 )
 
 # Bytes and numbers in, a value out: no clock, environment, files, randomness, logging or event loop.

@@ -13,6 +13,7 @@ from bidstream_svc.addresses import TcpAddress, UnixAddress, is_loopback_host, p
 from bidstream_svc.cli.commands import commands
 from bidstream_svc.config import SECRET_FIELDS, SETTINGS, Settings, env_name, load_settings, unknown_variables
 from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.operator.from_settings import credentials_reader, make_transport
 from bidstream_svc.operator.transport import OperatorTransport
 
@@ -24,6 +25,19 @@ DEFAULTS: dict[str, object] = {
     "api_key_file": None,
     "client_secret": None,
     "client_secret_file": None,
+    "uid2_operator_url": None,
+    "uid2_api_key": None,
+    "uid2_api_key_file": None,
+    "uid2_client_secret": None,
+    "uid2_client_secret_file": None,
+    "uid2_key_cache": None,
+    "euid_operator_url": None,
+    "euid_api_key": None,
+    "euid_api_key_file": None,
+    "euid_client_secret": None,
+    "euid_client_secret_file": None,
+    "euid_key_cache": None,
+    "eid_sources": {"uidapi.com": IdentityScope.UID2, "euid.eu": IdentityScope.EUID},
     "listen": LOOPBACK,
     "admin_listen": (TcpAddress("127.0.0.1", 9464),),
     "refresh_interval": 3600,
@@ -47,6 +61,17 @@ DEFAULTS: dict[str, object] = {
 }
 # One good value of each setting that stands alone, as text, and what it becomes.
 GOOD = {
+    **{
+        f"{programme}_{name}": (text, Path(text) if text.startswith("/") else text)
+        for programme in ("uid2", "euid")
+        for name, text in {
+            "operator_url": "https://prod.euid.eu",
+            "api_key_file": "/run/key",
+            "client_secret_file": "/run/secret",
+            "key_cache": "/run/cache",
+        }.items()
+    },
+    "eid_sources": (" A.example = EUID,b=UID2", {"a.example": IdentityScope.EUID, "b": IdentityScope.UID2}),
     "operator_url": ("https://prod.euid.eu", "https://prod.euid.eu"),
     "allow_insecure_operator": ("1", True),
     "api_key_file": ("/run/key", Path("/run/key")),
@@ -72,12 +97,14 @@ GOOD = {
 
 
 # Settings that need others.
-NOT_ALONE = {"api_key", "client_secret", "tls_cert", "tls_key", "tls_client_ca"}
+NOT_ALONE = {*SECRET_FIELDS, "tls_cert", "tls_key", "tls_client_ca"}
 
 
 def test_every_setting_has_an_example() -> None:
     assert GOOD.keys() | NOT_ALONE == SETTINGS.keys()
-    assert set(SECRET_FIELDS) == {"api_key", "client_secret"}
+    assert set(SECRET_FIELDS) == {
+        prefix + name for prefix in ("", "uid2_", "euid_") for name in ("api_key", "client_secret")
+    }
 
 
 def test_every_setting_is_in_the_table_with_its_default() -> None:
@@ -221,6 +248,14 @@ WRONG: list[tuple[str, str, dict[str, str], str]] = [
     ("CLIENT_SECRET", SECRET, {"CLIENT_SECRET_FILE": "/run/key"}, "together with BIDSTREAM_CLIENT_SECRET_FILE"),
     ("TLS_CERT", "/run/cert.pem", {}, "set together with BIDSTREAM_TLS_KEY"),
     ("TLS_CERT", "", {"TLS_KEY": "/run/key.pem"}, "set together with BIDSTREAM_TLS_KEY"),
+    ("EID_SOURCES", "uidapi.com", {}, "not a list such as uidapi.com=UID2,euid.eu=EUID"),
+    ("EID_SOURCES", "uidapi.com=uid2", {}, "not a list such as"),
+    ("EID_SOURCES", "a=UID2,,b=EUID", {}, "not a list such as"),
+    ("EID_SOURCES", "=UID2", {}, "not a list such as"),
+    ("EID_SOURCES", "a b=UID2", {}, "not a list such as"),
+    ("EID_SOURCES", "a=UID2,A=EUID", {}, "A is given twice"),
+    ("EUID_OPERATOR_URL", "http://prod.euid.eu", {}, "use https, or set BIDSTREAM_ALLOW_INSECURE_OPERATOR=1"),
+    ("UID2_API_KEY", SECRET, {"UID2_API_KEY_FILE": "/run/k"}, "set together with BIDSTREAM_UID2_API_KEY_FILE"),
     ("TLS_CLIENT_CA", "/run/ca.pem", {}, "requires BIDSTREAM_TLS_CERT and BIDSTREAM_TLS_KEY"),
 ]
 
@@ -273,9 +308,9 @@ def test_a_service_needs_operator_and_credentials(missing: str) -> None:
     given: dict[str, Any] = {"operator_url": "https://prod.euid.eu", "api_key": "key", "client_secret": "c2VjcmV0"}
     del given[missing]
     with pytest.raises(ConfigurationError, match=f"{env_name(missing)}: missing"):
-        load_settings(**given).require_operator()
+        load_settings(**given).require_operators()
     with pytest.raises(ConfigurationError, match=f"{env_name(missing)}: missing"):
-        make_transport(load_settings(**given))
+        make_transport(load_settings(**given).only_operator)
 
 
 def test_unknown_variables_are_reported_with_the_nearest_name() -> None:
@@ -298,13 +333,76 @@ def test_unknown_variables_are_reported_with_the_nearest_name() -> None:
     }
 
 
+# Two programmes.
+
+PROGRAMMES = {"uid2_operator_url": "https://prod.uidapi.com", "euid_operator_url": "https://prod.euid.eu"}
+
+
+def test_each_programme_has_its_own_settings() -> None:
+    settings = load_settings(
+        **PROGRAMMES,
+        uid2_api_key="one",
+        uid2_client_secret="two",
+        euid_api_key_file="/run/three",
+        euid_client_secret="four",
+        euid_key_cache="/run/cache",
+    )
+    settings.require_operators()
+    uid2, euid = settings.operators
+    assert (uid2.scope, uid2.operator_url, uid2.api_key, uid2.client_secret, uid2.key_cache) == (
+        *(IdentityScope.UID2, "https://prod.uidapi.com", "one", "two", None),
+    )
+    assert (euid.scope, euid.operator_url, euid.api_key, euid.client_secret) == (
+        *(IdentityScope.EUID, "https://prod.euid.eu", None, "four"),
+    )
+    assert (euid.api_key_file, euid.key_cache) == (Path("/run/three"), Path("/run/cache"))
+    assert not {word for word in ("one", "two", "four") if f"'{word}'" in repr(settings) + repr(uid2) + repr(euid)}
+    with pytest.raises(ConfigurationError, match="unset the variables of the other programme"):
+        _ = settings.only_operator
+
+
+def test_one_programme_may_be_named_alone() -> None:
+    (operator,) = load_settings(euid_operator_url="https://prod.euid.eu").operators
+    assert operator.scope is IdentityScope.EUID
+    (operator,) = load_settings().operators
+    assert operator.scope is None
+
+
+@pytest.mark.parametrize("name", ["operator_url", "api_key", "api_key_file", "client_secret", "key_cache"])
+@pytest.mark.parametrize("other", ["uid2_operator_url", "euid_client_secret_file", "euid_key_cache"])
+def test_both_forms_cannot_be_mixed(name: str, other: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{env_name(name)}: set together with {env_name(other)};") as caught:
+        load_settings(**{name: "https://prod.euid.eu", other: "https://prod.uidapi.com"})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("only", ["uid2_operator_url", "uid2_api_key", "uid2_client_secret_file", "uid2_key_cache"])
+def test_a_programme_that_is_incomplete_is_one_line(only: str) -> None:
+    good = {"euid_operator_url": "https://prod.euid.eu", "euid_api_key": "key", "euid_client_secret": "secret"}
+    settings = load_settings(**good, **{only: "https://prod.uidapi.com"})
+    with pytest.raises(ConfigurationError) as caught:
+        settings.require_operators()
+    named = set(re.findall(r"BIDSTREAM_\w+(?=: missing)", str(caught.value)))
+    assert named == {
+        env_name(name)
+        for name in ("uid2_operator_url", "uid2_api_key", "uid2_client_secret")
+        if not only.startswith(name)
+    }
+    assert "\n" not in str(caught.value)
+
+
+def test_programmes_do_not_share_a_key_cache() -> None:
+    with pytest.raises(ConfigurationError, match=r"^BIDSTREAM_EUID_KEY_CACHE: equals BIDSTREAM_UID2_KEY_CACHE"):
+        load_settings(uid2_key_cache="/run/keys", euid_key_cache="/run/keys")
+
+
 # Credentials.
 
 GOOD_SECRET = "A" * 43 + "="
 
 
 def read_credentials(**settings: Any) -> Callable[[], Any]:
-    return credentials_reader(load_settings(operator_url="https://prod.euid.eu", **settings))
+    return credentials_reader(load_settings(operator_url="https://prod.euid.eu", **settings).only_operator)
 
 
 def test_credential_files_are_read_anew_each_time(tmp_path: Path) -> None:
@@ -361,7 +459,7 @@ def test_wrong_credentials_are_named_and_not_shown(tmp_path: Path, settings: dic
 
 def test_a_transport_comes_from_settings() -> None:
     settings = load_settings(operator_url="https://prod.euid.eu/", api_key="key", client_secret=GOOD_SECRET)
-    transport = make_transport(settings)
+    transport = make_transport(settings.only_operator)
     assert isinstance(transport, OperatorTransport)
     assert transport.base_url == "https://prod.euid.eu"
 

@@ -220,7 +220,7 @@ def test_no_object_of_ours_shows_a_secret_in_its_repr(tmp_path: Path) -> None:
             if str(type(found).__module__).startswith("bidstream_svc")
             and not type(found).__module__.startswith("bidstream_svc.devoperator")
         ]
-        snapshot = service.service._store.snapshot
+        snapshot = service.service._stores.all[0].snapshot
         assert snapshot is not None
         ours += [*snapshot.keys.values(), *snapshot.sites.values(), *state.keys.listed(state.now_s())]
         names = {type(found).__name__ for found in ours}

@@ -20,7 +20,7 @@ def call_operator(flags: dict[str, Any], call: Callable[[OperatorTransport], Awa
     """
 
     async def run() -> _T:
-        async with make_transport(load_settings(**provided(flags))) as transport:
+        async with make_transport(load_settings(**provided(flags)).only_operator) as transport:
             return await call(transport)
 
     return asyncio.run(run())

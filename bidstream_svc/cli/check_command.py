@@ -10,7 +10,7 @@ from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.cli.streams import emit, tell
 from bidstream_svc.clock import iso_time, wall_clock_ms
 from bidstream_svc.config import Settings, env_name, load_settings, unknown_variables
-from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.operator.from_settings import credentials_reader
@@ -38,7 +38,7 @@ def check(*, online: bool, **flags: Any) -> None:
         tell(f"warning: {problem}")
     emit("configuration is good")
     if online:
-        _check_operator(fetch_once(**provided(flags)))
+        _check_operators(settings)
 
 
 def check_files(settings: Settings) -> None:
@@ -47,16 +47,35 @@ def check_files(settings: Settings) -> None:
     Raises:
         ConfigurationError: one of these is missing, a file is unreadable or invalid, or a path cannot work.
     """
-    settings.require_operator()
+    settings.require_operators()
     if problems := list(path_problems(settings)):
         raise ConfigurationError("; ".join(problems))
-    credentials_reader(settings)()
+    for operator in settings.operators:
+        credentials_reader(operator)()
     if settings.auth_token_file is not None:
         BearerToken(settings.auth_token_file)
     if (files := tls_files(settings)) is not None:
         load_tls(files)
     if settings.otlp_endpoint is not None:
         require_opentelemetry()
+
+
+def _check_operators(settings: Settings) -> None:
+    """Fetch keys from each operator, also after one has failed.
+
+    Raises:
+        BidstreamError: of the operator that failed; with both, of the second.
+    """
+    failures: list[BidstreamError] = []
+    for operator in settings.operators:
+        try:
+            _check_operator(fetch_once(operator))
+        except BidstreamError as error:
+            failures.append(error)
+    for failure in failures[:-1]:
+        tell(f"bidstream-svc: {failure}")
+    if failures:
+        raise failures[-1]
 
 
 def _check_operator(snapshot: KeySnapshot) -> None:

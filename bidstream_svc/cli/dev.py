@@ -1,11 +1,12 @@
-"""`bidstream-svc serve --dev`: the sidecar with an embedded operator. Prints curl commands to try it."""
+"""`bidstream-svc serve --dev`: the sidecar with an embedded operator for each programme. Prints curl commands."""
 
 import asyncio
 import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
 from shlex import quote
 from typing import Any
 
@@ -15,8 +16,10 @@ from bidstream_svc.addresses import BoundAddress, UnixAddress
 from bidstream_svc.cli.streams import emit
 from bidstream_svc.config import Settings, env_name, load_settings
 from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.metrics import MetricCells
+from bidstream_svc.operator_settings import OPERATOR_FIELDS
 from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import Service
 from bidstream_svc.server.service import serve as serve_sidecar
@@ -26,39 +29,49 @@ _TERMINAL_PERIOD_S = 1.0
 
 
 async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) -> None:
-    """Serve until a signal, with an operator in the same process.
+    """Serve both programmes until a signal, with their operators in the same process.
 
     Args:
-        flags: settings from the command line; operator and credentials are replaced.
+        flags: settings from the command line; operators, credentials and key caches are replaced.
         prepare: called with the settings first.
     """
-    state = OperatorState()
-    async with DevOperator(state) as operator:
-        embedded = {
-            "operator_url": operator.url,
-            "api_key": state.api_key,
-            "client_secret": state.client_secret,
-            "api_key_file": None,
-            "client_secret_file": None,
-        }
-        settings = load_settings(**{**flags, **embedded})
+    async with AsyncExitStack() as stack:
+        operators = [
+            await stack.enter_async_context(DevOperator(OperatorState(scope=scope))) for scope in IdentityScope
+        ]
+        settings = load_settings(**{**flags, **_embedded(operators)})
         prepare(settings)
         if settings.workers > 1:
             raise ConfigurationError(f"{env_name('workers')}: --dev supports one worker only")
         stop_signals = _stop_signals()
         (listeners,) = open_listeners_each(settings, 1)
+        stack.callback(listeners.close)
         watching = asyncio.create_task(_watch_terminal(sys.stdout.fileno()))
-        try:
-            await serve_sidecar(
-                settings,
-                listeners,
-                MetricCells(labels_of(ROUTES)),
-                stop_signals=stop_signals,
-                on_started=lambda service: emit(_banner(service, operator, settings)),
-            )
-        finally:
-            watching.cancel()
-            listeners.close()
+        stack.callback(watching.cancel)
+        await serve_sidecar(
+            settings,
+            listeners,
+            MetricCells(labels_of(ROUTES)),
+            stop_signals=stop_signals,
+            on_started=lambda service: emit(_banner(service, operators, settings)),
+        )
+
+
+def _embedded(operators: Iterable[DevOperator]) -> dict[str, str | None]:
+    """Return the settings of the embedded operators; those without a programme have no value."""
+    settings: dict[str, str | None] = dict.fromkeys(OPERATOR_FIELDS)
+    for operator in operators:
+        state = operator.state
+        prefix = f"{state.scope.name.lower()}_"
+        settings |= {
+            f"{prefix}operator_url": operator.url,
+            f"{prefix}api_key": state.api_key,
+            f"{prefix}api_key_file": None,
+            f"{prefix}client_secret": state.client_secret,
+            f"{prefix}client_secret_file": None,
+            f"{prefix}key_cache": None,  # it would replace that of a real operator
+        }
+    return settings
 
 
 def _stop_signals() -> set[signal.Signals]:
@@ -81,11 +94,25 @@ async def _watch_terminal(descriptor: int) -> None:
     os.kill(os.getpid(), signal.SIGHUP)
 
 
-def _banner(service: Service, operator: DevOperator, settings: Settings) -> str:
-    state = operator.state
+def _banner(service: Service, operators: Iterable[DevOperator], settings: Settings) -> str:
     data = service.data_addresses[0]
+    lines = [
+        "",
+        f"data plane    {', '.join(str(address) for address in service.data_addresses)}",
+        f"admin plane   {', '.join(str(address) for address in service.admin_addresses) or 'off'}",
+        *(f"operator      {operator.url} ({operator.state.scope.name})" for operator in operators),
+        "              embedded; their keys and tokens are lost when this process ends",
+    ]
+    for operator in operators:
+        for title, (token, domain) in _samples(operator.state).items():
+            lines += ["", f"# {operator.state.scope.name}: {title}", _curl(data, settings, token, domain)]
+    return "\n".join([*lines, "", "Press Ctrl-C to stop.", ""])
+
+
+def _samples(state: OperatorState) -> dict[str, tuple[str, str | None]]:
+    """Return (token, domain) by description."""
     site_id, domain = next((site.site_id, site.domain_names[0]) for site in state.sites.values() if site.domain_names)
-    samples = {
+    return {
         "a valid token": (state.mint_token(site_id=site_id), None),
         "an expired token": (state.mint_token(site_id=site_id, lifetime_s=-60), None),
         f"a token generated on the client side, valid on {domain}": (
@@ -97,15 +124,6 @@ def _banner(service: Service, operator: DevOperator, settings: Settings) -> str:
             domain,
         ),
     }
-    lines = [
-        "",
-        f"data plane    {', '.join(str(address) for address in service.data_addresses)}",
-        f"admin plane   {', '.join(str(address) for address in service.admin_addresses) or 'off'}",
-        f"operator      {operator.url} (embedded; its keys and tokens are lost when this process ends)",
-    ]
-    for title, (token, domain_of_token) in samples.items():
-        lines += ["", f"# {title}", _curl(data, settings, token, domain_of_token)]
-    return "\n".join([*lines, "", "Press Ctrl-C to stop.", ""])
 
 
 def _curl(address: BoundAddress, settings: Settings, token: str, domain: str | None) -> str:

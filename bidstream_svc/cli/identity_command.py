@@ -12,7 +12,7 @@ import click
 
 from bidstream_svc.cli.inputs import INPUT_FILE, kind_option, open_input
 from bidstream_svc.cli.line_reader import InputError, LineReader
-from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
+from bidstream_svc.cli.options import ONLY_OPERATOR_FIELDS, provided, setting_options
 from bidstream_svc.cli.row_formats import INPUT_FORMATS, RowOptions, find_format, read_rows, take_first_line
 from bidstream_svc.cli.row_writer import OUTPUT_FORMATS, RowWriter
 from bidstream_svc.cli.rows import Row
@@ -64,7 +64,7 @@ def _check_delimiter(_context: click.Context, _parameter: click.Parameter, value
 @click.option("--output-format", type=click.Choice(OUTPUT_FORMATS), default="ndjson", show_default=True)
 @click.option("--strict", is_flag=True, help="stop at the first invalid row, with exit status 1")
 @click.option("--start-row", type=click.IntRange(1), default=1, help="first row to map; to continue after a failure")
-@setting_options(*OPERATOR_FIELDS)
+@setting_options(*ONLY_OPERATOR_FIELDS)
 def map_identities(  # noqa: PLR0913 - one argument for each option
     *,
     identities: tuple[str, ...],
@@ -96,7 +96,7 @@ def map_identities(  # noqa: PLR0913 - one argument for each option
         _refuse_options_of_input(
             **{"--input": path, "--input-format": input_format, "--column": column, "--delimiter": delimiter}
         )
-    transport = make_transport(load_settings(**provided(flags)))
+    transport = make_transport(load_settings(**provided(flags)).only_operator)
     writer = RowWriter(output_format, api, start_row)
     identity_kind = IdentityKind(kind)
     with _name_row_to_continue_at(writer), ExitStack() as stack:

@@ -1,12 +1,15 @@
 """Sources of keys for commands: a file, or the operator."""
 
+import asyncio
 from pathlib import Path
 
-from bidstream_svc.cli.calls import call_operator
 from bidstream_svc.cli.inputs import read_any_text
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.keystore.refresher import require_scope
 from bidstream_svc.operator import fetch_keys
+from bidstream_svc.operator.from_settings import make_transport
+from bidstream_svc.operator_settings import OperatorSettings
 
 
 def read_key_file(path: Path) -> KeySnapshot:
@@ -19,10 +22,18 @@ def read_key_file(path: Path) -> KeySnapshot:
     return parse_key_response(read_any_text(path))
 
 
-def fetch_once(**flags: object) -> KeySnapshot:
-    """Fetch keys from the configured operator.
+def fetch_once(operator: OperatorSettings) -> KeySnapshot:
+    """Fetch keys from an operator.
 
     Raises:
-        BidstreamError: the settings are invalid, or the call failed.
+        BidstreamError: settings are missing or invalid, the call failed, or the keys are of another programme than the
+            settings name.
     """
-    return call_operator(flags, fetch_keys).snapshot
+
+    async def fetch() -> KeySnapshot:
+        async with make_transport(operator) as transport:
+            return (await fetch_keys(transport)).snapshot
+
+    snapshot = asyncio.run(fetch())
+    require_scope(snapshot, operator.scope)
+    return snapshot

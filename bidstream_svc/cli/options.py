@@ -6,10 +6,17 @@ from typing import Any, TypeVar
 import click
 
 from bidstream_svc.config import SECRET_FIELDS, SETTINGS, env_name
+from bidstream_svc.core.identity import IdentityScope
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-OPERATOR_FIELDS = ("operator_url", "allow_insecure_operator", "api_key_file", "client_secret_file")
+_OF_EACH_OPERATOR = ("operator_url", "api_key_file", "client_secret_file")
+# Of a command that calls one operator, and of one that calls those of all programmes.
+ONLY_OPERATOR_FIELDS = ("allow_insecure_operator", *_OF_EACH_OPERATOR)
+OPERATOR_FIELDS = (
+    *ONLY_OPERATOR_FIELDS,
+    *(f"{scope.name.lower()}_{name}" for scope in IdentityScope for name in _OF_EACH_OPERATOR),
+)
 
 
 def setting_options(*fields: str) -> Callable[[_Command], _Command]:

@@ -13,7 +13,7 @@ from bidstream_svc.cli.inputs import INPUT_FILE, read_refresh_pair, read_unicode
 from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.cli.streams import emit
 from bidstream_svc.clock import wall_clock_ms
-from bidstream_svc.config import Settings, check_operator_url, env_name, load_settings
+from bidstream_svc.config import env_name, load_settings
 from bidstream_svc.core.crypto import GCM_IV_LENGTH, NONCE_LENGTH
 from bidstream_svc.core.errors import OperatorAnswerError
 from bidstream_svc.operator import OperatorTransport
@@ -28,6 +28,7 @@ from bidstream_svc.operator.messages import (
     read_answer,
     read_plain_answer,
 )
+from bidstream_svc.operator_settings import OperatorSettings, check_operator_url
 
 _ENDPOINT = Endpoint("")  # the URL is complete
 
@@ -57,12 +58,12 @@ def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: boo
     """
     if identity is not None and not is_refresh:
         raise click.UsageError("--identity requires --refresh-token")
-    settings = load_settings(**provided(flags))
-    url = check_operator_url("URL", url, allow_insecure=settings.allow_insecure_operator)
-    prepared, notice = _prepare_refresh(settings, url, identity) if is_refresh else _prepare(settings, url, echo=echo)
+    operator = load_settings(**provided(flags)).only_operator
+    url = check_operator_url("URL", url, allow_insecure=operator.allow_insecure_operator)
+    prepared, notice = _prepare_refresh(operator, url, identity) if is_refresh else _prepare(operator, url, echo=echo)
     if not only_json:
         emit(notice)
-    answer = asyncio.run(_post(settings, url, prepared))
+    answer = asyncio.run(_post(operator, url, prepared))
     if answer.status != HTTPStatus.OK:
         if not only_json:
             _print_error(answer)
@@ -75,9 +76,9 @@ def request(*, url: str, is_refresh: bool, identity: Path | None, only_json: boo
     emit(json.dumps(value) if only_json else "Response JSON:\n" + json.dumps(value, indent=4))
 
 
-def _prepare(settings: Settings, url: str, *, echo: bool) -> tuple[OperatorRequest, str]:
+def _prepare(operator: OperatorSettings, url: str, *, echo: bool) -> tuple[OperatorRequest, str]:
     """Build the request from stdin, which may be empty, and the notice that the script prints."""
-    credentials = credentials_reader(settings)()
+    credentials = credentials_reader(operator)()
     payload = read_unicode(None).encode()
     nonce, iv = os.urandom(NONCE_LENGTH), os.urandom(GCM_IV_LENGTH)
     sealed = build_request(_ENDPOINT, payload, credentials, now_ms=wall_clock_ms(), nonce=nonce, iv=iv)
@@ -86,17 +87,17 @@ def _prepare(settings: Settings, url: str, *, echo: bool) -> tuple[OperatorReque
     return sealed, f"\nRequest: Encrypting and sending to {url} : {shown}"
 
 
-def _prepare_refresh(settings: Settings, url: str, identity: Path | None) -> tuple[OperatorRequest, str]:
+def _prepare_refresh(operator: OperatorSettings, url: str, identity: Path | None) -> tuple[OperatorRequest, str]:
     """Build the request from an identity. The API key is sent if credentials are configured: they are not required."""
     pair = read_refresh_pair(identity)
-    credentials = credentials_reader(settings)() if settings.has_credentials else None
+    credentials = credentials_reader(operator)() if operator.has_credentials else None
     prepared = build_plain_request(_ENDPOINT, pair.refresh_token.encode(), pair.response_key, credentials)
     return prepared, f"\nRequest: Sending refresh_token to {url}\n"
 
 
-async def _post(settings: Settings, url: str, prepared: OperatorRequest) -> HttpAnswer:
-    insecure = settings.allow_insecure_operator
-    async with OperatorTransport(url, credentials_reader(settings), allow_insecure=insecure) as transport:
+async def _post(operator: OperatorSettings, url: str, prepared: OperatorRequest) -> HttpAnswer:
+    insecure = operator.allow_insecure_operator
+    async with OperatorTransport(url, credentials_reader(operator), allow_insecure=insecure) as transport:
         return await transport.post(prepared)
 
 

@@ -15,7 +15,7 @@ from bidstream_svc.cli.inputs import (
     read_tokens,
     refuse_arguments,
 )
-from bidstream_svc.cli.options import OPERATOR_FIELDS, setting_options
+from bidstream_svc.cli.options import ONLY_OPERATOR_FIELDS, setting_options
 from bidstream_svc.cli.streams import emit
 from bidstream_svc.core.errors import BidstreamError
 from bidstream_svc.core.identity import Identity
@@ -39,7 +39,7 @@ def token() -> None:
 @click.option("--user-file", type=INPUT_FILE, help="file with the user's address, number or hash, instead of stdin")
 @click.option("--tcf-consent-file", type=INPUT_FILE, help="file with the user's TCF consent string")
 @refuse_arguments(f"a user's address, number or hash {_NOT_IN_ARGV} --user-file")
-@setting_options(*OPERATOR_FIELDS)
+@setting_options(*ONLY_OPERATOR_FIELDS)
 def generate(*, kind: str, user_file: Path | None, tcf_consent_file: Path | None, **flags: Any) -> None:
     """Generate tokens for the user whose identity is on stdin.
 
@@ -59,7 +59,7 @@ def generate(*, kind: str, user_file: Path | None, tcf_consent_file: Path | None
 @token.command()
 @click.option("--identity", type=INPUT_FILE, help="file with the identity, instead of stdin")
 @refuse_arguments(f"an identity {_NOT_IN_ARGV} --identity")
-@setting_options(*OPERATOR_FIELDS)
+@setting_options(*ONLY_OPERATOR_FIELDS)
 def refresh(*, identity: Path | None, **flags: Any) -> None:
     """Exchange the tokens on stdin for fresh ones.
 
@@ -74,7 +74,7 @@ def refresh(*, identity: Path | None, **flags: Any) -> None:
 @kind_option()
 @click.option("--user-file", type=INPUT_FILE, help=f"file with the user, instead of {_TEST_ADDRESS}")
 @refuse_arguments(f"a token {_NOT_IN_ARGV} --user-file for the user")
-@setting_options(*OPERATOR_FIELDS)
+@setting_options(*ONLY_OPERATOR_FIELDS)
 def validate(*, kind: str, user_file: Path | None, **flags: Any) -> None:
     """Tell whether a token, expired or not, was generated for a user.
 

@@ -30,18 +30,19 @@ _DecryptBytes: TypeAlias = Callable[[bytes, object, int], Verdict]
 
 
 _SUCCESS = DecryptionStatus.SUCCESS
-_FAILURES: dict[FailureReason, Verdict] = {reason: (reason.status, None, None, reason) for reason in FailureReason}
-_NO_KEYS = _FAILURES[FailureReason.NO_KEYS]
-_KEYS_EXPIRED = _FAILURES[FailureReason.KEYS_EXPIRED]
-_NOT_A_TOKEN = _FAILURES[FailureReason.NOT_A_TOKEN]
-_BAD_ENCODING = _FAILURES[FailureReason.BAD_ENCODING]
-_VERSION_UNKNOWN = _FAILURES[FailureReason.VERSION_UNKNOWN]
-_DOMAIN_MISSING = _FAILURES[FailureReason.DOMAIN_MISSING]
-_SITE_UNKNOWN = _FAILURES[FailureReason.SITE_UNKNOWN]
-_DOMAIN_NOT_LISTED = _FAILURES[FailureReason.DOMAIN_NOT_LISTED]
-_LIFETIME_TOO_LONG = _FAILURES[FailureReason.LIFETIME_TOO_LONG]
-_GENERATED_IN_FUTURE = _FAILURES[FailureReason.GENERATED_IN_FUTURE]
-_OPTED_OUT_AT_GENERATION = _FAILURES[FailureReason.OPTED_OUT_AT_GENERATION]
+# The verdict of each reason.
+FAILURES: dict[FailureReason, Verdict] = {reason: (reason.status, None, None, reason) for reason in FailureReason}
+_NO_KEYS = FAILURES[FailureReason.NO_KEYS]
+_KEYS_EXPIRED = FAILURES[FailureReason.KEYS_EXPIRED]
+_NOT_A_TOKEN = FAILURES[FailureReason.NOT_A_TOKEN]
+_BAD_ENCODING = FAILURES[FailureReason.BAD_ENCODING]
+_VERSION_UNKNOWN = FAILURES[FailureReason.VERSION_UNKNOWN]
+_DOMAIN_MISSING = FAILURES[FailureReason.DOMAIN_MISSING]
+_SITE_UNKNOWN = FAILURES[FailureReason.SITE_UNKNOWN]
+_DOMAIN_NOT_LISTED = FAILURES[FailureReason.DOMAIN_NOT_LISTED]
+_LIFETIME_TOO_LONG = FAILURES[FailureReason.LIFETIME_TOO_LONG]
+_GENERATED_IN_FUTURE = FAILURES[FailureReason.GENERATED_IN_FUTURE]
+_OPTED_OUT_AT_GENERATION = FAILURES[FailureReason.OPTED_OUT_AT_GENERATION]
 
 _MIN_TOKEN_CHARACTERS = 4
 
@@ -112,7 +113,7 @@ def _bind_gcm(keys: KeySnapshot) -> _DecryptBytes:
     def decrypt_gcm(raw: bytes, domain: object, now_ms: int) -> Verdict:
         opened = open_token(raw, scope_bit, master_ciphers, site_ciphers, now_ms)
         if not isinstance(opened, tuple):  # 5 to 10
-            return _FAILURES[opened]
+            return FAILURES[opened]
         expires_ms, generated_ms, site_id, privacy_bits, established_ms, raw_uid = opened
         verdict: Verdict = _SUCCESS, raw_uid, established_ms, None  # 14
         if privacy_bits & noticed_bits:
@@ -138,7 +139,7 @@ def _bind_v2(keys: KeySnapshot) -> _DecryptBytes:
     def decrypt_v2(raw: bytes, domain: object, now_ms: int) -> Verdict:
         opened = v2.open_token(raw, ciphers, now_ms)
         if not isinstance(opened, tuple):  # 6 to 10
-            return _FAILURES[opened]
+            return FAILURES[opened]
         expires_ms, site_id, privacy_bits, established_ms, raw_uid = opened
         verdict: Verdict = _SUCCESS, raw_uid, established_ms, None  # 14
         if privacy_bits & noticed_bits:

@@ -188,6 +188,10 @@ class KeySnapshot:
             )
             yield
 
+    def shares_keys_with(self, other: "KeySnapshot") -> bool:
+        """Whether a key has the same id and secret in both."""
+        return any(self._has_secret_of(key) for key in tuple(other.keys.values()))
+
     def _has_secret_of(self, other: Key) -> bool:
         key = self.keys.get(other.key_id)
         return key is not None and key.secret == other.secret

@@ -19,6 +19,7 @@ from bidstream_svc.core.errors import (
     OperatorNetworkError,
     OperatorUnauthorizedError,
 )
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, build_in_steps
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.units import MS_PER_S
@@ -27,18 +28,7 @@ from bidstream_svc.keystore.shared_keys import SharedKeys
 from bidstream_svc.keystore.store import KeysInUse, KeyStore
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells, RefreshResult
-from bidstream_svc.metrics.cells import (
-    KEY_CACHE_WRITES,
-    KEY_REFRESH_DURATION_NS,
-    KEY_REFRESHES,
-    KEYS,
-    KEYS_EXPIRY_MS,
-    KEYS_FROM_CACHE,
-    KEYS_SKIPPED,
-    LAST_REFRESH_SUCCESS_MS,
-    SITES,
-    CacheWriteResult,
-)
+from bidstream_svc.metrics.cells import KEY_CELLS, LABEL_OF_SCOPE, CacheWriteResult, KeyCells
 from bidstream_svc.operator.key_fetch import FetchedKeys, run_steps
 from bidstream_svc.tracing import Tracer
 
@@ -90,6 +80,11 @@ class KeyRefresher:
         self._has_kernel = has_kernel
         self._wake = asyncio.Event()
 
+    @property
+    def _cells(self) -> KeyCells:
+        """The cells of the programme, as far as it is known."""
+        return KEY_CELLS[LABEL_OF_SCOPE[self._store.scope]]
+
     async def run(self) -> None:
         """Load what another worker left or the cache, then refresh until cancelled."""
         await self._load_cache()
@@ -119,11 +114,11 @@ class KeyRefresher:
             self._use(fetched.snapshot, kernel)
             self._store.last_success_ms = self._now_ms()
             self._store.last_error = None
-            self._metrics.set(LAST_REFRESH_SUCCESS_MS, self._store.last_success_ms)
+            self._metrics.set(self._cells.last_success_ms, self._store.last_success_ms)
             self._save_cache(fetched.wire)
-        self._metrics.add(KEY_REFRESHES[result])
+        self._metrics.add(self._cells.refreshes[result])
         duration_ns = time.monotonic_ns() - started_ns
-        self._metrics.observe(KEY_REFRESH_DURATION_NS, duration_ns)
+        self._metrics.observe(self._cells.refresh_duration_ns, duration_ns)
         if self._tracer is not None:
             self._tracer.record_refresh(duration_ns, result)
         return result is RefreshResult.SUCCESS
@@ -131,6 +126,7 @@ class KeyRefresher:
     def _reject_worse(self, snapshot: KeySnapshot) -> None:
         """Raise KeyResponseError for a response worse than the keys in use."""
         held, kernel = self._store.keys
+        require_scope(snapshot, self._store.required_scope)
         if not snapshot.keys:
             raise KeyResponseError("key response rejected: it has no keys")
         if snapshot.last_expiry_ms <= self._now_ms():
@@ -155,35 +151,53 @@ class KeyRefresher:
             cached = None if cache is None else cache.load()
             if cached is None:
                 continue
-            if cached.snapshot.last_expiry_ms > self._now_ms():
+            problem = self._problem_of_cached(cached.snapshot)
+            if problem is None:
                 self._use(cached.snapshot, await self._build_kernel(cached.snapshot), is_from_cache=True)
                 if self._shared is not None:
                     self._shared.save(cached.wire)
                 return
-            _log.warning("key cache ignored", error="all its keys have expired")
+            _log.warning("key cache ignored", error=problem)
+
+    def _problem_of_cached(self, snapshot: KeySnapshot) -> str | None:
+        """Return why keys of a cache are not used, or None."""
+        try:
+            require_scope(snapshot, self._store.required_scope)
+        except KeyResponseError as error:
+            return str(error)
+        return "all its keys have expired" if snapshot.last_expiry_ms <= self._now_ms() else None
 
     def _save_cache(self, wire: bytes) -> None:
         if self._shared is not None:
             self._shared.save(wire)
         if self._cache is not None:
             result = CacheWriteResult.SUCCESS if self._cache.save(wire) else CacheWriteResult.FAILURE
-            self._metrics.add(KEY_CACHE_WRITES[result])
+            self._metrics.add(self._cells.cache_writes[result])
 
     def _use(self, snapshot: KeySnapshot, kernel: "Kernel | None", *, is_from_cache: bool = False) -> None:
         is_first = self._store.snapshot is None or self._store.is_from_cache
         self._store.keys = KeysInUse(snapshot, kernel)
         self._store.is_from_cache = is_from_cache
-        self._metrics.set(KEYS, len(snapshot.keys))
-        self._metrics.set(KEYS_SKIPPED, snapshot.skipped_keys.count)
-        self._metrics.set(SITES, len(snapshot.sites))
-        self._metrics.set(KEYS_EXPIRY_MS, snapshot.last_expiry_ms)
-        self._metrics.set(KEYS_FROM_CACHE, int(is_from_cache))
+        cells = self._cells
+        self._metrics.set(cells.is_in_use, 1)
+        self._metrics.set(cells.keys, len(snapshot.keys))
+        self._metrics.set(cells.skipped, snapshot.skipped_keys.count)
+        self._metrics.set(cells.sites, len(snapshot.sites))
+        self._metrics.set(cells.expiry_ms, snapshot.last_expiry_ms)
+        self._metrics.set(cells.from_cache, int(is_from_cache))
         log = _log.info if is_first else _log.debug
-        log("keys loaded", keys=len(snapshot.keys), sites=len(snapshot.sites), from_cache=is_from_cache)
+        log(
+            "keys loaded",
+            scope=snapshot.scope.name,
+            keys=len(snapshot.keys),
+            sites=len(snapshot.sites),
+            from_cache=is_from_cache,
+        )
         skipped_keys, skipped_sites = snapshot.skipped_keys, snapshot.skipped_sites
         if skipped_keys.count or skipped_sites.count:
             _log.warning(
                 "malformed keys or sites skipped",
+                scope=snapshot.scope.name,
                 keys=skipped_keys.count,
                 sites=skipped_sites.count,
                 reasons=[*skipped_keys.reasons, *skipped_sites.reasons],
@@ -196,7 +210,14 @@ class KeyRefresher:
         reason = str(error) if is_expected else type(error).__qualname__
         self._store.last_error = reason
         has_keys = self._store.snapshot is not None
-        _log.warning("key refresh failed", result=result, error=reason, has_keys=has_keys, exc_info=not is_expected)
+        _log.warning(
+            "key refresh failed",
+            scope=LABEL_OF_SCOPE[self._store.scope],
+            result=result,
+            error=reason,
+            has_keys=has_keys,
+            exc_info=not is_expected,
+        )
         return result
 
     def _jittered_interval_s(self) -> float:
@@ -214,6 +235,14 @@ class KeyRefresher:
         except TimeoutError:
             pass
         self._wake.clear()
+
+
+def require_scope(snapshot: KeySnapshot, required: IdentityScope | None) -> None:
+    """Raise KeyResponseError for keys of another programme than the settings name. None allows any."""
+    if required is not None and snapshot.scope is not required:
+        raise KeyResponseError(
+            f"key response rejected: its keys are of {snapshot.scope.name}, and the settings name {required.name}"
+        )
 
 
 def classify_failure(error: Exception) -> RefreshResult:

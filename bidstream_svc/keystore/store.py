@@ -1,9 +1,12 @@
-"""The store of the keys in use."""
+"""The stores of the keys in use, one for each programme, and what they hold together."""
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.programmes import Programme
 
 if TYPE_CHECKING:  # it is not there where it was not built
     from bidstream_svc.core.kernel import Kernel
@@ -27,32 +30,111 @@ class KeysInUse(NamedTuple):
 NO_KEYS = KeysInUse()
 
 
-@dataclass(slots=True)
 class KeyStore:
-    """The keys in use and the state of their refresh. One thread writes; any thread reads.
+    """The keys of one programme in use and the state of their refresh. One thread writes; any thread reads.
+
+    Args:
+        keys: the first keys.
+        scope: the programme that the settings name; None for the only programme, whichever its keys are of.
 
     Attributes:
-        keys: replaced as a whole, never modified.
         is_from_cache: whether the keys were loaded from the key cache, or from what another worker left.
         is_cache_read: whether those have been tried, with or without success.
         last_success_ms: Unix ms of the last successful refresh, or None.
         next_refresh_ms: Unix ms at which the next refresh is due, or None.
         last_error: message of the last refresh if it failed, else None.
+        on_change: called after the keys were replaced, in the thread that writes.
     """
 
-    keys: KeysInUse = NO_KEYS
-    is_from_cache: bool = False
-    is_cache_read: bool = False
-    last_success_ms: int | None = None
-    next_refresh_ms: int | None = None
-    last_error: str | None = None
+    def __init__(self, keys: KeysInUse = NO_KEYS, *, scope: IdentityScope | None = None) -> None:
+        self._keys = keys
+        self._scope = scope
+        self.is_from_cache = False
+        self.is_cache_read = False
+        self.last_success_ms: int | None = None
+        self.next_refresh_ms: int | None = None
+        self.last_error: str | None = None
+        self.on_change: Callable[[], None] = lambda: None
+
+    @property
+    def keys(self) -> KeysInUse:
+        """The keys in use; replaced as a whole, never modified."""
+        return self._keys
+
+    @keys.setter
+    def keys(self, keys: KeysInUse) -> None:
+        self._keys = keys
+        self.on_change()
 
     @property
     def snapshot(self) -> KeySnapshot | None:
         """The snapshot in use; None before the first keys."""
-        return self.keys.snapshot
+        return self._keys.snapshot
+
+    @property
+    def required_scope(self) -> IdentityScope | None:
+        """The programme that the settings name, or None."""
+        return self._scope
+
+    @property
+    def scope(self) -> IdentityScope | None:
+        """The programme of the keys; None as long as it is not known."""
+        snapshot = self.snapshot
+        return self._scope if snapshot is None else snapshot.scope
 
     @property
     def parsing_pause_s(self) -> float:
         """Seconds to pause between steps of parsing new keys; 0 while there are no keys to serve with."""
         return 0.0 if self.snapshot is None else _PARSING_PAUSE_S
+
+
+class CurrentKeys(NamedTuple):
+    """The keys of all programmes at one moment, in the order in which they are tried.
+
+    Attributes:
+        programmes: their scopes and snapshots.
+        kernels: the native kernels to ask, in this order. A success of one of them is what Python gives.
+        kernel_scopes: the programme of each kernel.
+    """
+
+    programmes: tuple[Programme, ...]
+    kernels: "tuple[Kernel, ...]"
+    kernel_scopes: tuple[IdentityScope, ...]
+
+
+class KeyStores:
+    """The stores of all programmes.
+
+    Args:
+        stores: one, or one for each programme in the order UID2, EUID.
+
+    Attributes:
+        all: the stores.
+        current: replaced as a whole when the keys of a programme change.
+    """
+
+    def __init__(self, stores: Sequence[KeyStore]) -> None:
+        self.all = tuple(stores)
+        self._lock = threading.Lock()
+        self.current = self._combine()
+        for store in self.all:
+            store.on_change = self._publish
+
+    def _publish(self) -> None:
+        with self._lock:  # each programme has a thread of its own
+            self.current = self._combine()
+
+    def _combine(self) -> CurrentKeys:
+        programmes: list[Programme] = []
+        asked: list[tuple[Kernel, IdentityScope]] = []
+        for store in self.all:
+            snapshot, kernel = store.keys
+            earlier = [programme.keys for programme in programmes if programme.keys is not None]
+            programmes.append(Programme(store.required_scope if snapshot is None else snapshot.scope, snapshot))
+            if snapshot is None or kernel is None:
+                continue
+            # With a key in common, a v2 token could open in both. The first verdict counts, also if it is a failure,
+            # which the kernels do not tell: Python decides.
+            if not any(map(snapshot.shares_keys_with, earlier)):
+                asked.append((kernel, snapshot.scope))
+        return CurrentKeys(tuple(programmes), tuple(each[0] for each in asked), tuple(each[1] for each in asked))

@@ -6,12 +6,13 @@ An addition costs a fiftieth of `labels(...).inc()` of prometheus_client.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from itertools import count, product
 from mmap import mmap
 from typing import Literal, TypeAlias, get_args
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 
 
@@ -42,6 +43,20 @@ class RefusalReason(StrEnum):
     HANDSHAKE_TIMEOUT = "handshake_timeout"
 
 
+class ScopeLabel(StrEnum):
+    """The programme: values of the `scope` label."""
+
+    UID2 = "UID2"
+    EUID = "EUID"
+    UNKNOWN = "unknown"
+
+
+LABEL_OF_SCOPE: Mapping[IdentityScope | None, ScopeLabel] = {
+    IdentityScope.UID2: ScopeLabel.UID2,
+    IdentityScope.EUID: ScopeLabel.EUID,
+    None: ScopeLabel.UNKNOWN,
+}
+
 # The HTTP statuses that are counted. An answer with another one does not pass the type checker.
 HttpCode: TypeAlias = Literal[200, 400, 401, 404, 405, 408, 413, 415, 417, 431, 500, 503]
 HTTP_CODES: tuple[HttpCode, ...] = get_args(HttpCode)
@@ -67,23 +82,40 @@ class HistogramCells:
         self.sum = _new_cell()
 
 
+class KeyCells:
+    """The cells of the keys of one programme.
+
+    Attributes:
+        is_in_use: 1 once the programme is known to be served.
+    """
+
+    def __init__(self) -> None:
+        self.refreshes = {result: _new_cell() for result in RefreshResult}
+        self.refresh_duration_ns = HistogramCells()
+        self.cache_writes = {result: _new_cell() for result in CacheWriteResult}
+        self.keys = _new_cell()
+        self.skipped = _new_cell()
+        self.sites = _new_cell()
+        self.expiry_ms = _new_cell()
+        self.from_cache = _new_cell()
+        self.last_success_ms = _new_cell()
+        self.is_in_use = _new_cell()
+
+    @property
+    def gauges(self) -> tuple[int, ...]:
+        """The cells that a restarted worker resets."""
+        return self.keys, self.skipped, self.sites, self.expiry_ms, self.from_cache
+
+
 # The cell of each value within a row. Durations are in ns, timestamps in Unix ms.
-DECRYPTIONS = {status: _new_cell() for status in DecryptionStatus}
+DECRYPTIONS = {key: _new_cell() for key in product(ScopeLabel, DecryptionStatus)}
 DECRYPT_FAILURES = {reason: _new_cell() for reason in FailureReason}
 REQUEST_DURATION_NS = HistogramCells()
 CONNECTIONS = _new_cell()
 ADMIN_CONNECTIONS = _new_cell()
 CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
 ADMIN_CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
-KEY_REFRESHES = {result: _new_cell() for result in RefreshResult}
-KEY_REFRESH_DURATION_NS = HistogramCells()
-KEY_CACHE_WRITES = {result: _new_cell() for result in CacheWriteResult}
-KEYS = _new_cell()
-KEYS_SKIPPED = _new_cell()
-SITES = _new_cell()
-KEYS_EXPIRY_MS = _new_cell()
-KEYS_FROM_CACHE = _new_cell()
-LAST_REFRESH_SUCCESS_MS = _new_cell()
+KEY_CELLS = {label: KeyCells() for label in ScopeLabel}
 TLS_CERTIFICATE_EXPIRY_MS = _new_cell()
 EVENT_LOOP_LAG_NS = _new_cell()
 HEARTBEAT_NS = _new_cell()  # the monotonic clock when the serving loop last turned
@@ -95,9 +127,15 @@ _FIXED_CELLS = _new_cell()  # the cells of HTTP requests follow; their number de
 
 _GAUGES = (
     *(CONNECTIONS, ADMIN_CONNECTIONS, EVENT_LOOP_LAG_NS, TLS_CERTIFICATE_EXPIRY_MS, ACCEPTING),
-    *(KEYS, KEYS_SKIPPED, SITES, KEYS_EXPIRY_MS, KEYS_FROM_CACHE),
+    *(cell for cells in KEY_CELLS.values() for cell in cells.gauges),
 )
-_FAILURE_CELLS = {reason: (DECRYPTIONS[reason.status], DECRYPT_FAILURES[reason]) for reason in FailureReason}
+_FAILURE_CELLS = {
+    (reason, scope): (DECRYPTIONS[label, reason.status], DECRYPT_FAILURES[reason])
+    for reason in FailureReason
+    for scope, label in LABEL_OF_SCOPE.items()
+}
+# The cell of SUCCESS by programme.
+SUCCESS_CELLS = {scope: DECRYPTIONS[label, DecryptionStatus.SUCCESS] for scope, label in LABEL_OF_SCOPE.items()}
 
 
 class MetricCells:
@@ -130,9 +168,9 @@ class MetricCells:
             self.row[cell] = 0
         self.row[WORKER_PID] = os.getpid()
 
-    def count_failure(self, reason: FailureReason) -> None:
-        """Count a token that was not decrypted."""
-        status_cell, reason_cell = _FAILURE_CELLS[reason]
+    def count_failure(self, reason: FailureReason, scope: IdentityScope | None) -> None:
+        """Count a token that was not decrypted. `scope` is its programme, None if that is unknown."""
+        status_cell, reason_cell = _FAILURE_CELLS[reason, scope]
         self.row[status_cell] += 1
         self.row[reason_cell] += 1
 

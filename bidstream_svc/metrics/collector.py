@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from bidstream_svc._version import __version__
 from bidstream_svc.core.units import MS_PER_S, NS_PER_S
 from bidstream_svc.metrics import cells
-from bidstream_svc.metrics.cells import HistogramCells, MetricCells
+from bidstream_svc.metrics.cells import HistogramCells, KeyCells, MetricCells, ScopeLabel
 from bidstream_svc.metrics.processes import ProcessCollector
 
 # Exported histogram buckets: the first is up to 2**10 ns (1 us), and values from 2**34 ns (17 s) on are in +Inf.
@@ -63,7 +63,12 @@ class _CellCollector(Collector):
         yield build
 
     def _decryptions(self) -> Iterator[Metric]:
-        yield self._counter("bidstream_decryptions", "Tokens by status.", ["status"], cells.DECRYPTIONS)
+        decryptions = CounterMetricFamily(
+            "bidstream_decryptions", "Tokens by programme and status.", labels=["scope", "status"]
+        )
+        for (scope, status), cell in cells.DECRYPTIONS.items():
+            decryptions.add_metric([scope, status], self._metrics.over_workers(cell))
+        yield decryptions
         yield self._counter(
             "bidstream_decrypt_failures", "Tokens not decrypted, by reason.", ["reason"], cells.DECRYPT_FAILURES
         )
@@ -97,41 +102,77 @@ class _CellCollector(Collector):
         )
 
     def _keys(self) -> Iterator[Metric]:
-        yield self._counter("bidstream_key_refreshes", "Key refreshes by result.", ["result"], cells.KEY_REFRESHES)
-        yield self._histogram(
-            "bidstream_key_refresh_duration_seconds",
-            "Duration of key refreshes, failures included.",
-            cells.KEY_REFRESH_DURATION_NS,
+        refreshes = CounterMetricFamily(
+            "bidstream_key_refreshes", "Key refreshes by programme and result.", labels=["scope", "result"]
         )
-        yield self._counter(
-            "bidstream_key_cache_writes", "Writes of the key cache by result.", ["result"], cells.KEY_CACHE_WRITES
+        durations = HistogramMetricFamily(
+            "bidstream_key_refresh_duration_seconds", "Duration of key refreshes, failures included.", labels=["scope"]
         )
+        writes = CounterMetricFamily(
+            "bidstream_key_cache_writes", "Writes of the key cache by programme and result.", labels=["scope", "result"]
+        )
+        for label, of_keys in cells.KEY_CELLS.items():
+            for result, cell in of_keys.refreshes.items():
+                refreshes.add_metric([label, result], self._metrics.over_workers(cell))
+            durations.add_metric([label], *self._buckets(of_keys.refresh_duration_ns))
+            for written, cell in of_keys.cache_writes.items():
+                writes.add_metric([label, written], self._metrics.over_workers(cell))
+        yield from (refreshes, durations, writes)
         # Each worker has its own keys: report the worst value.
-        yield self._gauge("bidstream_keys", "Keys in use.", cells.KEYS, merge=min)
-        yield self._gauge(
-            "bidstream_keys_skipped", "Malformed keys of the last key response.", cells.KEYS_SKIPPED, merge=max
-        )
-        yield self._gauge("bidstream_sites", "Sites with registered domains.", cells.SITES, merge=min)
-        yield self._gauge(
-            "bidstream_keys_expiry_timestamp_seconds",
-            "Unix time at which the last key expires; 0 without keys.",
-            cells.KEYS_EXPIRY_MS,
-            MS_PER_S,
-            merge=min,
-        )
-        yield self._gauge(
-            "bidstream_keys_from_cache",
-            "1 while a worker uses cached keys.",
-            cells.KEYS_FROM_CACHE,
+        yield self._key_gauge("bidstream_keys", "Keys in use.", lambda of_keys: of_keys.keys, merge=min)
+        yield self._key_gauge(
+            "bidstream_keys_skipped",
+            "Malformed keys of the last key response.",
+            lambda of_keys: of_keys.skipped,
             merge=max,
         )
-        yield self._gauge(
-            "bidstream_key_refresh_last_success_timestamp_seconds",
-            "Unix time of the last successful key refresh; 0 before the first.",
-            cells.LAST_REFRESH_SUCCESS_MS,
+        yield self._key_gauge(
+            "bidstream_sites", "Sites with registered domains.", lambda of_keys: of_keys.sites, merge=min
+        )
+        yield self._key_gauge(
+            "bidstream_keys_expiry_timestamp_seconds",
+            "Unix time at which the last key expires; 0 without keys.",
+            lambda of_keys: of_keys.expiry_ms,
             MS_PER_S,
             merge=min,
         )
+        yield self._key_gauge(
+            "bidstream_keys_from_cache",
+            "1 while a worker uses cached keys.",
+            lambda of_keys: of_keys.from_cache,
+            merge=max,
+        )
+        yield self._key_gauge(
+            "bidstream_key_refresh_last_success_timestamp_seconds",
+            "Unix time of the last successful key refresh; 0 before the first.",
+            lambda of_keys: of_keys.last_success_ms,
+            MS_PER_S,
+            merge=min,
+        )
+
+    def _key_gauge(
+        self,
+        name: str,
+        text: str,
+        cell_of: Callable[[KeyCells], int],
+        divisor: int = 1,
+        *,
+        merge: Callable[[Iterator[int]], int],
+    ) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(name, text, labels=["scope"])
+        for label in self._scopes_in_use():
+            value = self._metrics.over_workers(cell_of(cells.KEY_CELLS[label]), merge) / divisor
+            family.add_metric([label], value)
+        return family
+
+    def _scopes_in_use(self) -> list[ScopeLabel]:
+        """The programmes that are served; the unknown one until the keys of the only programme tell which it is."""
+        in_use: list[ScopeLabel] = [
+            label
+            for label, of_keys in cells.KEY_CELLS.items()
+            if self._metrics.over_workers(of_keys.is_in_use, max) and label is not ScopeLabel.UNKNOWN
+        ]
+        return in_use or [ScopeLabel.UNKNOWN]
 
     def _counter(self, name: str, text: str, labels: list[str], members: Mapping[_Label, int]) -> CounterMetricFamily:
         family = CounterMetricFamily(name, text, labels=labels)
@@ -145,10 +186,14 @@ class _CellCollector(Collector):
         return GaugeMetricFamily(name, text, value=self._metrics.over_workers(cell, merge) / divisor)
 
     def _histogram(self, name: str, text: str, histogram: HistogramCells) -> HistogramMetricFamily:
+        buckets, total_s = self._buckets(histogram)
+        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=total_s)
+
+    def _buckets(self, histogram: HistogramCells) -> tuple[list[tuple[str, float]], float]:
+        """The cumulative buckets in seconds, and the sum of all values in seconds."""
         counts = [self._metrics.over_workers(histogram.first + bucket) for bucket in range(HistogramCells.BUCKETS)]
         cumulative = list(accumulate(counts))
         buckets = [
             (repr(2**bucket / NS_PER_S), float(cumulative[bucket])) for bucket in range(_FIRST_BUCKET, _LAST_BUCKET + 1)
         ]
-        total_s = self._metrics.over_workers(histogram.sum) / NS_PER_S
-        return HistogramMetricFamily(name, text, buckets=[*buckets, ("+Inf", float(cumulative[-1]))], sum_value=total_s)
+        return [*buckets, ("+Inf", float(cumulative[-1]))], self._metrics.over_workers(histogram.sum) / NS_PER_S

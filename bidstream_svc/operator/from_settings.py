@@ -4,16 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from bidstream_svc.config import Settings, env_name
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.files import read_secret_file
 from bidstream_svc.operator.credentials import Credentials, parse_api_key, parse_client_secret
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
+from bidstream_svc.operator_settings import OperatorSettings
 
 _T = TypeVar("_T")
 
 
-def credentials_reader(settings: Settings) -> Callable[[], Credentials]:
+def credentials_reader(settings: OperatorSettings) -> Callable[[], Credentials]:
     """Make a function that reads the credentials at each call, so that rotated files need no restart.
 
     The function raises ConfigurationError if credentials are missing or malformed, or a file cannot be read.
@@ -29,17 +29,17 @@ def credentials_reader(settings: Settings) -> Callable[[], Credentials]:
     return read
 
 
-def make_transport(settings: Settings, retry: RetryPolicy | None = None) -> OperatorTransport:
+def make_transport(settings: OperatorSettings, retry: RetryPolicy | None = None) -> OperatorTransport:
     """Make a transport to the configured operator.
 
     Args:
-        settings: they name the operator and the credentials. The credentials are read at each attempt of a call.
+        settings: of the operator. The credentials are read at each attempt of a call.
         retry: how calls are retried; None for the default.
 
     Raises:
         ConfigurationError: no operator or no credentials are configured, or the operator's URL is not allowed.
     """
-    settings.require_operator()
+    settings.require()
     assert settings.operator_url is not None
     return OperatorTransport(
         settings.operator_url,
@@ -49,10 +49,10 @@ def make_transport(settings: Settings, retry: RetryPolicy | None = None) -> Oper
     )
 
 
-def _read_secret(settings: Settings, field: str, parse: Callable[[str], _T]) -> _T:
+def _read_secret(settings: OperatorSettings, field: str, parse: Callable[[str], _T]) -> _T:
     """Read a secret from its variable or its file. Errors name the one of the two that is set."""
     text: str | None = getattr(settings, field)
-    variable = env_name(field)
+    variable = settings.variable(field)
     if text is None:
         path: Path = getattr(settings, f"{field}_file")
         variable += "_FILE"

@@ -14,7 +14,7 @@ from bidstream_svc._version import __version__
 from bidstream_svc.clock import iso_time, wall_clock_ms
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.units import NS_PER_S
-from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.keystore.store import KeyStore, KeyStores
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import HEARTBEAT_NS, HttpCode
 from bidstream_svc.server.admin_connection import (
@@ -39,7 +39,7 @@ class Health:
     """The state that the health pages report.
 
     Attributes:
-        store: the current keys and the result of the last refresh.
+        stores: the current keys of the programmes and the results of their last refreshes.
         metrics: the row of this process tells when its serving loop last turned.
         hang_timeout_s: for how long it may not turn.
         listeners: the listeners of this process.
@@ -48,7 +48,7 @@ class Health:
         started_s: the monotonic clock when the process started, in seconds.
     """
 
-    store: KeyStore
+    stores: KeyStores
     metrics: MetricCells
     hang_timeout_s: float
     listeners: Sequence[Listener] = ()
@@ -64,32 +64,66 @@ class Health:
         return f"the event loop has not turned for {quiet_s:.1f} s"
 
     def not_started(self) -> str | None:
-        """Return why the service has not started, or None once keys have been loaded."""
-        if self.store.snapshot is not None:
-            return None
-        return f"no keys yet: {self.store.last_error or 'the first refresh is under way'}"
+        """Return why the service has not started, or None once keys of a programme have been loaded."""
+        return self._why_none(_not_started)
 
     def not_ready(self) -> str | None:
         """Return why the service should get no traffic, or None if it is ready."""
         if self.is_draining:
             return "draining"
-        if self.store.snapshot is not None and self.store.snapshot.last_expiry_ms <= wall_clock_ms():
-            return "all keys have expired"
-        return self.not_started() or problem_of(self.listeners)
+        return self._why_none(_not_usable) or problem_of(self.listeners)
+
+    def _why_none(self, problem_of_store: Callable[[KeyStore], str | None]) -> str | None:
+        """Return why no programme is good, or None if one is."""
+        problems = [(store, problem_of_store(store)) for store in self.stores.all]
+        if any(problem is None for _, problem in problems):
+            return None
+        return "; ".join(
+            f"{store.required_scope.name}: {problem}" if store.required_scope is not None else str(problem)
+            for store, problem in problems
+        )
+
+    def started_programmes(self) -> dict[str, object]:
+        """Return why each named programme has not started, for `/startupz`."""
+        return self._describe_programmes(_not_started, "keys have been loaded")
+
+    def ready_programmes(self) -> dict[str, object]:
+        """Return why each named programme cannot be served, for `/readyz`."""
+        return self._describe_programmes(_not_usable, "keys are good")
+
+    def _describe_programmes(self, problem_of_store: Callable[[KeyStore], str | None], good: str) -> dict[str, object]:
+        return {
+            store.required_scope.name: _status(problem_of_store(store), good)
+            for store in self.stores.all
+            if store.required_scope is not None
+        }
 
     def info(self) -> dict[str, object]:
         """Return the content of `/info`."""
-        store = self.store
+        named = {
+            store.required_scope.name: _describe_store(store)
+            for store in self.stores.all
+            if store.required_scope is not None
+        }
         return {
             "version": __version__,
             "uptime_s": round(time.monotonic() - self.started_s, 3),
             "draining": self.is_draining,
-            "keys": _describe_keys(store.snapshot, is_from_cache=store.is_from_cache),
-            "last_refresh": _iso(store.last_success_ms),
-            "next_refresh": _iso(store.next_refresh_ms),
-            "last_refresh_error": store.last_error,
+            **({"programmes": named} if named else _describe_store(self.stores.all[0])),
             "tls_certificate": _describe_tls(self.tls),
         }
+
+
+def _not_started(store: KeyStore) -> str | None:
+    if store.snapshot is not None:
+        return None
+    return f"no keys yet: {store.last_error or 'the first refresh is under way'}"
+
+
+def _not_usable(store: KeyStore) -> str | None:
+    if store.snapshot is not None and store.snapshot.last_expiry_ms <= wall_clock_ms():
+        return "all keys have expired"
+    return _not_started(store)
 
 
 class AdminPlane:
@@ -123,11 +157,13 @@ def _livez(plane: AdminPlane, _request: AdminRequest) -> Page:
 
 
 def _startupz(plane: AdminPlane, _request: AdminRequest) -> Page:
-    return _describe_health(plane.health.not_started(), "keys have been loaded")
+    health = plane.health
+    return _describe_health(health.not_started(), "keys have been loaded", health.started_programmes())
 
 
 def _readyz(plane: AdminPlane, _request: AdminRequest) -> Page:
-    return _describe_health(plane.health.not_ready(), "keys are good")
+    health = plane.health
+    return _describe_health(health.not_ready(), "keys are good", health.ready_programmes())
 
 
 def _info(plane: AdminPlane, _request: AdminRequest) -> Page:
@@ -158,15 +194,30 @@ def _read_description() -> bytes:
     return files("bidstream_svc").joinpath("openapi.yaml").read_bytes()
 
 
-def _describe_health(problem: str | None, good: str) -> Page:
+def _describe_health(problem: str | None, good: str, programmes: dict[str, object] | None = None) -> Page:
+    """Describe the state of the service, and of each programme that the settings name."""
+    content = _status(problem, good) | ({"programmes": programmes} if programmes else {})
+    return Page(200 if problem is None else 503, orjson.dumps(content))
+
+
+def _status(problem: str | None, good: str) -> dict[str, object]:
     if problem is None:
-        return Page(200, orjson.dumps({"status": "ok", "reason": good}))
-    return Page(503, orjson.dumps({"status": "unavailable", "reason": problem}))
+        return {"status": "ok", "reason": good}
+    return {"status": "unavailable", "reason": problem}
 
 
 def _error(code: HttpCode) -> Page:
     phrase = HTTPStatus(code).phrase
     return Page(*error_answer(code, phrase.lower().replace(" ", "_"), phrase))
+
+
+def _describe_store(store: KeyStore) -> dict[str, object]:
+    return {
+        "keys": _describe_keys(store.snapshot, is_from_cache=store.is_from_cache),
+        "last_refresh": _iso(store.last_success_ms),
+        "next_refresh": _iso(store.next_refresh_ms),
+        "last_refresh_error": store.last_error,
+    }
 
 
 def _describe_keys(snapshot: KeySnapshot | None, *, is_from_cache: bool) -> dict[str, object] | None:

@@ -28,6 +28,8 @@ class TokenRequest(msgspec.Struct, gc=False):
 
     token: str
     domain: str | None = None
+    # Not a Literal: the error message of that has the value.
+    scope: Annotated[str, msgspec.Meta(pattern=r"\A(UID2|EUID)\Z")] | None = None
 
 
 # Requests in order, in lists that were each made from at most about STEP_BYTES.

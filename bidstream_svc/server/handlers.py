@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from bidstream_svc.core.decrypt import BoundDecrypt, bind_decrypt, decrypt_without_keys
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.programmes import bind_programmes
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
-from bidstream_svc.keystore.store import NO_KEYS, KeysInUse, KeyStore
+from bidstream_svc.keystore.store import CurrentKeys, KeyStores
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import DECRYPTIONS
+from bidstream_svc.metrics.cells import SUCCESS_CELLS
 from bidstream_svc.server.answers import Answer, batch_body, error_answer, fill_gaps, verdict_body
 from bidstream_svc.server.batch_body import STEP_BYTES, TokenRequest, decode_batch, decode_request, read_batch
 from bidstream_svc.server.json_repair import repair
@@ -31,26 +32,26 @@ TOKENS_PER_ITERATION = 64
 _SLOW_PER_ITERATION = 4  # with names that take up to 0.3 ms each to normalise
 
 _UNKNOWN_KEY_REASONS = frozenset({FailureReason.MASTER_KEY_UNKNOWN, FailureReason.SITE_KEY_UNKNOWN})
-_SUCCESS_CELL = DECRYPTIONS[DecryptionStatus.SUCCESS]
+_SCOPES: dict[str | None, IdentityScope | None] = {None: None, **{scope.name: scope for scope in IdentityScope}}
 
-# (token, domain, now_ms) -> the verdict as JSON, after counting it.
-DecryptToJson: TypeAlias = Callable[[str, str | None, int], bytes]
+# (token, domain, scope that the request names or None, now_ms) -> the verdict as JSON, after counting it.
+DecryptToJson: TypeAlias = Callable[[str, str | None, str | None, int], bytes]
 LongAnswer: TypeAlias = Generator[None, None, Answer]
 
 
 @dataclass(slots=True)  # not frozen, because that is slower to make
 class BoundKeys:
-    """Decryption with one snapshot, bound to the counters.
+    """Decryption with the keys of all programmes at one moment, bound to the counters.
 
     Attributes:
         decrypt_to_json: decrypts any token and counts the verdict.
-        kernel: the native kernel of the snapshot, which does not count; None if there is none.
-        count_successes: counts the verdicts of the kernel.
+        kernels: the native kernels to ask, in this order. They do not count.
+        count_successes: counts so many verdicts of the kernel at an index.
     """
 
     decrypt_to_json: DecryptToJson
-    kernel: "Kernel | None" = None
-    count_successes: Callable[[int], None] = lambda _count: None
+    kernels: "tuple[Kernel, ...]" = ()
+    count_successes: Callable[[int, int], None] = lambda _count, _kernel: None
 
 
 # (keys, body, now_ms) -> answer
@@ -61,10 +62,10 @@ _NOT_DECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 def answer_decrypt(keys: BoundKeys, body: bytes, now_ms: int) -> Answer:
     """Answer `POST /decrypt`; `now_ms` is the current time in Unix milliseconds."""
-    if keys.kernel is not None:
-        success = keys.kernel.answer(body, now_ms)
+    for index, kernel in enumerate(keys.kernels):
+        success = kernel.answer(body, now_ms)
         if success is not None:
-            keys.count_successes(1)
+            keys.count_successes(1, index)
             return 200, success
     return answer_decrypt_in_python(keys, body, now_ms)
 
@@ -82,7 +83,7 @@ def _answer_decrypt(decrypt_to_json: DecryptToJson, body: bytes, now_ms: int, *,
         if repaired is None:
             return _bad_request(error)
         return _answer_decrypt(decrypt_to_json, repaired, now_ms, is_repaired=True)
-    return 200, decrypt_to_json(request.token, request.domain, now_ms)
+    return 200, decrypt_to_json(request.token, request.domain, request.scope, now_ms)
 
 
 def answer_batch(keys: BoundKeys, body: bytes, now_ms: int) -> Answer | LongAnswer:
@@ -96,25 +97,39 @@ def _answer_long_batch(keys: BoundKeys, body: bytes, now_ms: int) -> LongAnswer:
     answer = _answer_by_kernel(keys, body, now_ms) or _read_and_answer(keys.decrypt_to_json, body, now_ms)
     if isinstance(answer, tuple):
         return answer
-    if keys.kernel is not None:
+    if keys.kernels:
         yield
     return (yield from answer)
 
 
 def _answer_by_kernel(keys: BoundKeys, body: bytes, now_ms: int) -> Answer | LongAnswer | None:
-    """Let the kernel answer a batch, which takes it less than a millisecond, and decrypt here what it leaves."""
-    answer = None if keys.kernel is None else keys.kernel.answer_batch(body, now_ms)
+    """Let the first kernel answer a batch, which takes it less than a millisecond, and decrypt here what it leaves."""
+    if not keys.kernels:
+        return None
+    answer = keys.kernels[0].answer_batch(body, now_ms)
     if answer is None:
         return None
     json, successes, left = answer
-    keys.count_successes(successes)
+    keys.count_successes(successes, 0)
     if not left:
         return 200, json
+    decrypt_to_json = partial(_decrypt_left, keys) if len(keys.kernels) > 1 else keys.decrypt_to_json
     parts = _decode_left(body, left)
     join = partial(fill_gaps, json, [gap for gap, _, _ in left])
     if len(body) > STEP_BYTES or len(left) > TOKENS_PER_ITERATION:
-        return _answer_in_steps(keys.decrypt_to_json, parts, now_ms, join)
-    return _answer_few(keys.decrypt_to_json, next(parts), now_ms, join)
+        return _answer_in_steps(decrypt_to_json, parts, now_ms, join)
+    return _answer_few(decrypt_to_json, next(parts), now_ms, join)
+
+
+def _decrypt_left(keys: BoundKeys, token: str, domain: str | None, scope: str | None, now_ms: int) -> bytes:
+    """Decrypt what the first kernel has left: by the other kernels, or else by the Python code."""
+    if scope is None:
+        for index, kernel in enumerate(keys.kernels[1:], 1):
+            success = kernel.decrypt(token, domain, now_ms)
+            if success is not None:
+                keys.count_successes(1, index)
+                return verdict_body((DecryptionStatus.SUCCESS, *success, None))
+    return keys.decrypt_to_json(token, domain, scope, now_ms)
 
 
 def _decode_left(body: bytes, left: list[tuple[int, int, int]]) -> Iterator[list[TokenRequest]]:
@@ -168,7 +183,7 @@ def _answer_few(
     """Answer requests that were decoded together, at once if they are few."""
     if len(requests) > TOKENS_PER_ITERATION or _has_slow_name(requests):
         return _answer_in_steps(decrypt_to_json, [requests], now_ms, join)
-    return 200, join([decrypt_to_json(request.token, request.domain, now_ms) for request in requests])
+    return 200, join([decrypt_to_json(request.token, request.domain, request.scope, now_ms) for request in requests])
 
 
 def _answer_in_steps(
@@ -181,7 +196,7 @@ def _answer_in_steps(
     for step in _split(parts):
         if bodies:
             yield
-        bodies += [decrypt_to_json(request.token, request.domain, now_ms) for request in step]
+        bodies += [decrypt_to_json(request.token, request.domain, request.scope, now_ms) for request in step]
     return 200, join(bodies)
 
 
@@ -232,54 +247,58 @@ def _bad_request(error: Exception) -> Answer:
 
 
 class TokenDecryptor:
-    """Decrypts tokens with the keys in a store and counts the verdicts.
+    """Decrypts tokens with the keys of all programmes and counts the verdicts.
 
     Args:
-        store: holds the current snapshot.
-        metrics: counts verdicts by status and reason.
-        on_unknown_key: called for every token whose key is unknown; must return quickly.
+        stores: hold the current keys.
+        metrics: counts verdicts by programme and status, and by reason.
+        on_unknown_key: called for every token whose key is unknown, with the token's programme, None if that is
+            unknown as well; must return quickly.
 
     Attributes:
-        store: as given.
+        stores: as given.
     """
 
-    def __init__(self, store: KeyStore, metrics: MetricCells, *, on_unknown_key: Callable[[], None]) -> None:
-        self.store = store
+    def __init__(
+        self, stores: KeyStores, metrics: MetricCells, *, on_unknown_key: Callable[[IdentityScope | None], None]
+    ) -> None:
+        self.stores = stores
         self._metrics = metrics
         self._on_unknown_key = on_unknown_key
-        self._keys = NO_KEYS
-        self._bound = self._bind(NO_KEYS)
+        self._keys = stores.current
+        self._bound = self._bind(self._keys)
 
     def bind(self) -> BoundKeys:
-        """Bind the current snapshot."""
-        keys = self.store.keys
+        """Bind the current keys."""
+        keys = self.stores.current
         if keys is not self._keys:
             self._keys = keys
             self._bound = self._bind(keys)
         return self._bound
 
-    def _bind(self, keys: KeysInUse) -> BoundKeys:
-        decrypt_token: BoundDecrypt = decrypt_without_keys if keys.snapshot is None else bind_decrypt(keys.snapshot)
-        row, success_cell, count_failure = self._metrics.row, _SUCCESS_CELL, self._count_failure
-        kernel = keys.kernel
+    def _bind(self, keys: CurrentKeys) -> BoundKeys:
+        decrypt_token = bind_programmes(keys.programmes)
+        row, count_failure = self._metrics.row, self._count_failure
+        kernel_cells = [SUCCESS_CELLS[scope] for scope in keys.kernel_scopes]
+        kernel_of = dict(zip(keys.kernel_scopes, keys.kernels, strict=True))
 
-        def decrypt_to_json(token: str, domain: str | None, now_ms: int) -> bytes:
-            verdict = decrypt_token(token, domain, now_ms)
+        def decrypt_to_json(token: str, domain: str | None, requested: str | None, now_ms: int) -> bytes:
+            verdict, scope = decrypt_token(token, domain, _SCOPES[requested], now_ms)
             reason = verdict[3]
             if reason is None:
-                row[success_cell] += 1
-                if kernel is not None and domain is not None:
+                row[SUCCESS_CELLS[scope]] += 1
+                if domain is not None and (kernel := kernel_of.get(scope)) is not None:
                     kernel.note_success(token, domain, now_ms)
             else:
-                count_failure(reason)
+                count_failure(reason, scope)
             return verdict_body(verdict)
 
-        def count_successes(count: int) -> None:
-            row[success_cell] += count
+        def count_successes(count: int, kernel: int) -> None:
+            row[kernel_cells[kernel]] += count
 
-        return BoundKeys(decrypt_to_json, kernel, count_successes)
+        return BoundKeys(decrypt_to_json, keys.kernels, count_successes)
 
-    def _count_failure(self, reason: FailureReason) -> None:
-        self._metrics.count_failure(reason)
+    def _count_failure(self, reason: FailureReason, scope: IdentityScope | None) -> None:
+        self._metrics.count_failure(reason, scope)
         if reason in _UNKNOWN_KEY_REASONS:
-            self._on_unknown_key()
+            self._on_unknown_key(scope)

@@ -10,27 +10,32 @@ from bidstream_svc.config import SETTINGS, Settings, env_name
 from bidstream_svc.files import require_regular
 from bidstream_svc.server.sockets import require_socket
 
+_KEY_CACHES = ("key_cache", "uid2_key_cache", "euid_key_cache")
+
 
 def path_problems(settings: Settings) -> Iterator[str]:
     """Yield a problem for each path at which the service could not create its file or socket.
 
     Files that are only read are checked by reading them.
     """
-    if settings.key_cache is not None:
+    for name in _KEY_CACHES:
+        path: Path | None = getattr(settings, name)
+        if path is None:
+            continue
         # The target of a symbolic link is replaced, and the link stays.
-        cache = Path(os.path.realpath(settings.key_cache))
-        problem = _problem(cache, require_regular) or _replaced_setting_problem(settings, cache)
+        cache = Path(os.path.realpath(path))
+        problem = _problem(cache, require_regular) or _replaced_setting_problem(settings, name, cache)
         if problem is not None:
-            yield f"{env_name('key_cache')}: {problem}"
+            yield f"{env_name(name)}: {problem}"
     for name in ("listen", "admin_listen"):
         for address in getattr(settings, name):
             if isinstance(address, UnixAddress) and (problem := _problem(address.path, require_socket)):
                 yield f"{env_name(name)}: {problem}"
 
 
-def _replaced_setting_problem(settings: Settings, cache: Path) -> str | None:
+def _replaced_setting_problem(settings: Settings, own_name: str, cache: Path) -> str | None:
     """Return the problem if the key cache would replace a file of another setting."""
-    for name in SETTINGS.keys() - {"key_cache"}:
+    for name in sorted(SETTINGS.keys() - {own_name}):
         path = getattr(settings, name)
         if isinstance(path, Path) and Path(os.path.realpath(path)) == cache:
             return f"{cache} is the file of {env_name(name)}"

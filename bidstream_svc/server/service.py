@@ -5,9 +5,10 @@ import gc
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import uvloop
@@ -17,18 +18,20 @@ from bidstream_svc.addresses import BoundAddress
 from bidstream_svc.config import Settings
 from bidstream_svc.core.domains import load_public_suffixes
 from bidstream_svc.core.errors import ThreadFailedError
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.refresh_thread import RefreshThread
 from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.keystore.shared_keys import SharedKeys
-from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.keystore.store import KeyStore, KeyStores
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS
+from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS, KEY_CELLS, LABEL_OF_SCOPE
 from bidstream_svc.operator.from_settings import credentials_reader, make_transport
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
+from bidstream_svc.operator_settings import OperatorSettings
 from bidstream_svc.server.admin_plane import Health
 from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.data_server import DataServer
@@ -58,12 +61,12 @@ class Family:
 
     Attributes:
         is_restarted: whether it replaces a worker that ended.
-        shared_keys: descriptor of the file in memory for SharedKeys.
+        shared_keys: descriptors of the files in memory for SharedKeys, one for each operator.
         handover: brings sockets that the parent has bound again.
     """
 
     is_restarted: bool
-    shared_keys: int
+    shared_keys: Sequence[int]
     handover: SocketHandover
 
 
@@ -102,10 +105,16 @@ class Service:
         self._metrics = metrics
         self._family = family
         self._manager = manager or ServiceManager({})
-        self._store = KeyStore()
-        self._health = Health(self._store, metrics, settings.hang_timeout, listeners.all)
-        self._refresh = RefreshThread(self._open_refresher, self._note_failure)
-        decryptor = TokenDecryptor(self._store, metrics, on_unknown_key=self._refresh.refresh_for_unknown_key)
+        self._stores = KeyStores([KeyStore(scope=operator.scope) for operator in settings.operators])
+        for store in self._stores.all:
+            metrics.set(KEY_CELLS[LABEL_OF_SCOPE[store.scope]].is_in_use, 1)
+        self._health = Health(self._stores, metrics, settings.hang_timeout, listeners.all)
+        # Each in a thread of its own, so that nothing that one of them waits for delays another.
+        self._refreshes = [
+            RefreshThread(partial(self._open_refresher, place), self._note_failure)
+            for place in range(len(self._stores.all))
+        ]
+        decryptor = TokenDecryptor(self._stores, metrics, on_unknown_key=self._refresh_for_unknown_key)
         self._tracer = None if settings.otlp_endpoint is None else Tracer(settings.otlp_endpoint)
         self._data_server = DataServer(
             settings, listeners.data, decryptor, metrics, tracer=self._tracer, has_fast_path=has_fast_path
@@ -127,8 +136,9 @@ class Service:
             stack.callback(housekeeping.cancel)
             if self._listeners.admin:
                 self._serve_admin_plane(stack)
-            self._refresh.start()
-            stack.callback(self._refresh.stop)
+            for refresh in self._refreshes:
+                refresh.start()
+                stack.callback(refresh.stop)
             await self._wait_to_accept()
             await stack.enter_async_context(self._data_server)
             self._watch_socket_files(stack)
@@ -161,12 +171,13 @@ class Service:
 
     def reload(self) -> None:
         """Refresh the keys now, with credentials read anew, and look for a new bearer token and new certificates."""
-        self._refresh.refresh_soon()
+        for refresh in self._refreshes:
+            refresh.refresh_soon()
         self._data_server.reload_files()
         self._manager.reloaded()
 
     async def wait_started(self) -> None:
-        """Wait until keys have been loaded."""
+        """Wait until keys of a programme have been loaded."""
         while self._health.not_started() is not None:  # noqa: ASYNC110 - another thread loads them
             await asyncio.sleep(_POLL_S)
 
@@ -181,8 +192,21 @@ class Service:
         is_restarted = self._family is not None and self._family.is_restarted
         with suppress(TimeoutError):
             async with asyncio.timeout(_RESTARTED_KEY_WAIT_S if is_restarted else _CACHE_WAIT_S):
-                while self._store.snapshot is None and (is_restarted or not self._store.is_cache_read):  # noqa: ASYNC110 - another thread loads them
+                while self._is_loading(is_restarted=is_restarted):  # noqa: ASYNC110 - other threads load
                     await asyncio.sleep(_POLL_S)
+
+    def _is_loading(self, *, is_restarted: bool) -> bool:
+        """Whether keys are about to be there that are worth waiting for."""
+        stores = self._stores.all
+        if any(store.snapshot is None and not store.is_cache_read for store in stores):
+            return True
+        return is_restarted and all(store.snapshot is None for store in stores)
+
+    def _refresh_for_unknown_key(self, scope: IdentityScope | None) -> None:
+        """Request a refresh of the programme of a token, or of all if it is unknown."""
+        for store, refresh in zip(self._stores.all, self._refreshes, strict=True):
+            if scope is None or store.scope is scope:
+                refresh.refresh_for_unknown_key()
 
     def _watch_socket_files(self, stack: AsyncExitStack) -> None:
         """Keep Unix sockets reachable. Of several workers, the parent does, and hands the sockets over."""
@@ -203,17 +227,19 @@ class Service:
         stack.callback(server.stop)
 
     @asynccontextmanager
-    async def _open_refresher(self) -> AsyncIterator[KeyRefresher]:
-        settings, store = self._settings, self._store
-        read_credentials = credentials_reader(settings)
+    async def _open_refresher(self, place: int) -> AsyncIterator[KeyRefresher]:
+        """Open the refresher of the operator at this place in the settings."""
+        operator: OperatorSettings = self._settings.operators[place]
+        store = self._stores.all[place]
+        read_credentials = credentials_reader(operator)
         cache = None
-        if settings.key_cache is not None:
-            cache = KeyCache(settings.key_cache, lambda: read_credentials().client_secret)
+        if operator.key_cache is not None:
+            cache = KeyCache(operator.key_cache, lambda: read_credentials().client_secret)
         shared = None
         if self._family is not None:
-            shared = SharedKeys(self._family.shared_keys, lambda: read_credentials().client_secret)
+            shared = SharedKeys(self._family.shared_keys[place], lambda: read_credentials().client_secret)
         # One attempt per refresh: the refresher schedules its own retries.
-        async with make_transport(settings, RetryPolicy(attempts=1)) as transport:
+        async with make_transport(operator, RetryPolicy(attempts=1)) as transport:
             yield KeyRefresher(
                 lambda: fetch_keys(transport, previous=store.snapshot, pause_s=store.parsing_pause_s),
                 store,
@@ -221,7 +247,7 @@ class Service:
                 cache=cache,
                 shared=shared,
                 tracer=self._tracer,
-                interval_s=settings.refresh_interval,
+                interval_s=self._settings.refresh_interval,
             )
 
     async def _run_housekeeping(self) -> None:

@@ -68,7 +68,7 @@ class _ServiceWork(Work):
         self._listeners = listeners
         self._metrics = metrics
         self._manager = manager
-        self._shared_keys = make_shared_file()
+        self._shared_keys = [make_shared_file() for _ in settings.operators]
         self._handovers = [SocketHandover() for _ in listeners]
         self._socket_files = SocketFiles((listener for group in listeners for listener in group.all), self._hand_over)
 

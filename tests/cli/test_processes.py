@@ -151,11 +151,14 @@ def test_an_address_in_use_is_named(operator: DevOperator) -> None:
 
 def test_what_serve_dev_prints_works_when_pasted(tmp_path: Path) -> None:
     # Settings of a real operator in the environment are not what --dev is about.
+    cache = tmp_path / "keys"
+    cache.write_text("precious")
     real: dict[str, Any] = {
         "operator_url": "https://prod.euid.eu",
         "api_key": "key",
         "client_secret": "secret",
         "listens": "x",
+        "key_cache": cache,
     }
     with Sidecar(tmp_path, "serve", "--dev", **real) as sidecar:
         wait_until(lambda: "Ctrl-C" in sidecar.stdout, "the banner")
@@ -167,7 +170,11 @@ def test_what_serve_dev_prints_works_when_pasted(tmp_path: Path) -> None:
         for command in commands:
             done = subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=DEADLINE_S)
             answers.append(json.loads(done.stdout))
-        assert [answer["status"] for answer in answers] == ["SUCCESS", "EXPIRED_TOKEN", "SUCCESS", "USER_OPTED_OUT"]
+        assert [answer["status"] for answer in answers] == [
+            *("SUCCESS", "EXPIRED_TOKEN", "SUCCESS", "USER_OPTED_OUT"),  # UID2
+            *("SUCCESS", "EXPIRED_TOKEN", "SUCCESS", "USER_OPTED_OUT"),  # EUID
+        ]
+        assert cache.read_text() == "precious"
         assert all(re.fullmatch(r"[\w+/]{43,}=*", answer["uid"]) for answer in (answers[0], answers[2]))
         without_domain = json.loads(shlex.split(commands[2])[-1]) | {"domain": None}
         assert ask(sidecar.data, "/decrypt", without_domain).json["status"] == "DOMAIN_NAME_CHECK_FAILED"

@@ -37,18 +37,18 @@ class Counted:
     """Decryption as the server binds it: `keys`, and `counts` of the verdicts by status."""
 
     def __init__(self, decrypt: BoundDecrypt, kernel: Kernel | None = None) -> None:
-        self.keys = BoundKeys(self._decrypt_to_json, kernel, self._count_successes)
+        self.keys = BoundKeys(self._decrypt_to_json, () if kernel is None else (kernel,), self._count_successes)
         self.counts = Counter[str]()
         self._decrypt = decrypt
 
-    def _decrypt_to_json(self, token: str, domain: str | None, now_ms: int) -> bytes:
+    def _decrypt_to_json(self, token: str, domain: str | None, _scope: str | None, now_ms: int) -> bytes:
         verdict = self._decrypt(token, domain, now_ms)
         self.counts[verdict[0]] += 1
         if self.keys.kernel is not None and verdict[0] is DecryptionStatus.SUCCESS:
             self.keys.kernel.note_success(token, domain, now_ms)  # as the server does
         return verdict_body(verdict)
 
-    def _count_successes(self, count: int) -> None:
+    def _count_successes(self, count: int, _kernel: int) -> None:
         self.counts[DecryptionStatus.SUCCESS] += count
 
 

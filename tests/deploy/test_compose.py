@@ -42,7 +42,7 @@ def environment(ours: Any) -> dict[str, str]:
 def settings(environment: dict[str, str]) -> Settings:
     assert unknown_variables(environment) == {}
     loaded = load_settings(**{name.removeprefix("BIDSTREAM_").lower(): text for name, text in environment.items()})
-    loaded.require_operator()
+    loaded.require_operators()
     return loaded
 
 

@@ -95,7 +95,7 @@ def test_image_and_command(pod: Pod) -> None:
 def test_variables_are_settings(pod: Pod, settings: Settings) -> None:
     assert unknown_variables(pod.environment) == {}
     assert len(pod.environment) == len(pod.container["env"])
-    settings.require_operator()
+    settings.require_operators()
 
 
 def test_files_are_where_the_settings_say(pod: Pod, settings: Settings) -> None:

@@ -43,7 +43,7 @@ def settings() -> Settings:
     assert unknown_variables(ENVIRONMENT | OPERATOR) == {}
     texts = {name.removeprefix("BIDSTREAM_").lower(): text for name, text in (ENVIRONMENT | OPERATOR).items()}
     loaded = load_settings(**texts)
-    loaded.require_operator()
+    loaded.require_operators()
     return loaded
 
 

@@ -70,7 +70,7 @@ def test_getting_started_asks_as_the_readme_does(dev: Dev, tmp_path: Path) -> No
     assert samples(START, "json")[0].text == samples(README, "json")[0].text
     printed = run_shell(here(ADMIN.text, dev), tmp_path, environment({}))
     assert '"status":"ok"' in printed
-    assert 'bidstream_decryptions_total{status="SUCCESS"}' in printed
+    assert 'bidstream_decryptions_total{scope="UID2",status="SUCCESS"}' in printed
 
 
 def test_getting_started_checks(place: Place, guided: Guided) -> None:

@@ -11,7 +11,7 @@ from bidstream_svc.addresses import TcpAddress
 from bidstream_svc.core.kernel import IS_NATIVE, build_kernel
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
-from bidstream_svc.keystore.store import KeysInUse, KeyStore
+from bidstream_svc.keystore.store import KeysInUse, KeyStore, KeyStores
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import CONNECTIONS, DECRYPTIONS, REQUEST_DURATION_NS
 from bidstream_svc.server.auth import BearerToken
@@ -168,7 +168,7 @@ class Side:
         snapshot = parse_key_response(orjson.dumps(bidstream_keys(STATE, {})))
         self.store = KeyStore(KeysInUse(snapshot, build_kernel(snapshot) if has_kernel else None))
         self.on_unknown_key: Callable[[], None] = lambda: None  # fails where a test wants the handler to fail
-        self.decryptor = TokenDecryptor(self.store, self.metrics, on_unknown_key=self._call_on_unknown_key)
+        self.decryptor = TokenDecryptor(KeyStores([self.store]), self.metrics, on_unknown_key=self._call_on_unknown_key)
         self.connections = Connections(limits, self.metrics)
         self.plane = DataPlane(self.connections, routes, self.decryptor, self.metrics, bearer=bearer)
         self.connect_to: Callable[[HostCheck], Connection] = self.plane.connect
@@ -176,7 +176,7 @@ class Side:
         self._refusals = Refusals(lambda _answer: None)
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: self.failures.append(context))
 
-    def _call_on_unknown_key(self) -> None:
+    def _call_on_unknown_key(self, _scope: object) -> None:
         self.on_unknown_key()
 
     def drain(self) -> None:

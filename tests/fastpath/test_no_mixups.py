@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import uvloop
 
-from bidstream_svc.config import Settings
 from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
+from bidstream_svc.operator_settings import OperatorSettings
 from bidstream_svc.server import service as service_module
 from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
@@ -38,7 +38,7 @@ def operator() -> Iterator[DevOperator]:
 
 @pytest.fixture
 def service(operator: DevOperator, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningService]:
-    def impatient(settings: Settings, retry: RetryPolicy) -> OperatorTransport:
+    def impatient(settings: OperatorSettings, retry: RetryPolicy) -> OperatorTransport:
         read = credentials_reader(settings)
         return OperatorTransport(operator.url, read, retry=retry, read_timeout_s=HANG_S, total_timeout_s=HANG_S)
 
@@ -127,7 +127,7 @@ class Crowd:
 
 async def rotate_keys(crowd: Crowd, service: RunningService, state: OperatorState) -> None:
     """Refresh all the time: with new keys, in vain, again; until enough has happened."""
-    store = service.service._store
+    store = service.service._stores.all[0]
     while not crowd.is_over:
         state.rotate_keys()
         newest = max(key.key_id for key in state.keys.listed(state.now_s()))
@@ -150,8 +150,8 @@ async def run_crowd(service: RunningService, state: OperatorState) -> Crowd:
         page = scrape(service.admin)
         while (
             crowd.answers < ANSWERS
-            or page.value("bidstream_key_refreshes_total", result="success") < SUCCESSES
-            or page.value("bidstream_key_refreshes_total", result="network") < TIME_OUTS
+            or page.total("bidstream_key_refreshes_total", result="success") < SUCCESSES
+            or page.total("bidstream_key_refreshes_total", result="network") < TIME_OUTS
         ):
             await asyncio.sleep(0.2)
             page = await asyncio.to_thread(scrape, service.admin)

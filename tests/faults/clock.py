@@ -8,7 +8,7 @@ from pathlib import Path
 from bidstream_svc.keystore.refresher import INTERVAL_JITTER, KeyRefresher
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells, RefreshResult
-from bidstream_svc.metrics.cells import KEY_REFRESHES
+from bidstream_svc.metrics.cells import KEY_CELLS, ScopeLabel
 from bidstream_svc.operator.key_fetch import FetchedKeys, fetch_keys
 from tests.faults.clients import Tally
 from tests.faults.outcome import Effort, Outcome
@@ -47,8 +47,9 @@ async def _jump(effort: Effort) -> Outcome:
             assert time.monotonic() - begun_s >= shortest_s, "a jump made it ask faster"
         running.cancel()
         await asyncio.wait([running])
-    successes = metrics.row[KEY_REFRESHES[RefreshResult.SUCCESS]]
-    bad = sum(metrics.row[cell] for cell in KEY_REFRESHES.values()) - successes
+    by_result = KEY_CELLS[ScopeLabel.UID2].refreshes
+    successes = metrics.row[by_result[RefreshResult.SUCCESS]]
+    bad = sum(metrics.row[cell] for cell in by_result.values()) - successes
     return Outcome(
         "wall clock jumps by an hour, four times", Tally(successes, bad), None, "here requests are refreshes"
     )

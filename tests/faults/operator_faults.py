@@ -110,7 +110,7 @@ class Scene(NamedTuple):
     clients: Clients
 
     def refreshes(self, result: RefreshResult) -> float:
-        return scrape(self.sidecar.admin).value("bidstream_key_refreshes_total", result=result)
+        return scrape(self.sidecar.admin).total("bidstream_key_refreshes_total", result=result)
 
     def last_error(self) -> str | None:
         error: str | None = self._page("/info").json["last_refresh_error"]

@@ -81,7 +81,7 @@ def try_worker_kill(directory: Path, effort: Effort) -> Outcome:
             page_now = scrape(sidecar.admin)
             _check_never_down(page, page_now)
             page = page_now
-            return page.value("bidstream_worker_restarts_total") == 1 and page.value("bidstream_keys") > 0
+            return page.value("bidstream_worker_restarts_total") == 1 and page.total("bidstream_keys") > 0
 
         wait_until(is_replaced, "a new worker with keys")
         recovery_s = time.monotonic() - killed_s
@@ -223,9 +223,9 @@ def try_full_disk(directory: Path, effort: Effort) -> Outcome:
         before = clients.tally
         with _full_disk(disk) if disk else _no_directory(where):
             wait_until(lambda: sidecar.has_logged("key cache not written"), "the cache not to be written")
-            successes = scrape(sidecar.admin).value(_REFRESHES, result=RefreshResult.SUCCESS)
+            successes = scrape(sidecar.admin).total(_REFRESHES, result=RefreshResult.SUCCESS)
             wait_until(
-                lambda: scrape(sidecar.admin).value(_REFRESHES, result=RefreshResult.SUCCESS) > successes + 1,
+                lambda: scrape(sidecar.admin).total(_REFRESHES, result=RefreshResult.SUCCESS) > successes + 1,
                 "further refreshes",
             )
             clients.wait_for(_MIN_REQUESTS)
@@ -258,14 +258,14 @@ def try_start_without_operator(directory: Path, effort: Effort) -> Outcome:
                 clients.wait_for(_MIN_REQUESTS)
                 clients.wait_for_seconds(effort.fault_s)
                 page = scrape(sidecar.admin)
-                assert page.value("bidstream_keys_from_cache") == 1
-                assert page.value(_REFRESHES, result=RefreshResult.SUCCESS) == 0
+                assert page.total("bidstream_keys_from_cache") == 1
+                assert page.total(_REFRESHES, result=RefreshResult.SUCCESS) == 0
                 assert ask(sidecar.admin, "/info", method="GET").json["keys"]["from_cache"] is True
                 operator.start()
                 ended_s = time.monotonic()
                 if effort.hurries:
                     sidecar.signal(signal.SIGHUP)
-                wait_until(lambda: scrape(sidecar.admin).value("bidstream_keys_from_cache") == 0, "fresh keys", 60)
+                wait_until(lambda: scrape(sidecar.admin).total("bidstream_keys_from_cache") == 0, "fresh keys", 60)
                 recovery_s = time.monotonic() - ended_s
                 tally = clients.tally
     return Outcome(

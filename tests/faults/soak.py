@@ -74,7 +74,7 @@ def _refresh_until(done: "Future[LoadReport]", sidecar: Sidecar, warm_up_s: floa
 def _refreshes(page: Scrape) -> tuple[float, float, float]:
     """(their number, their seconds in all, how many failed)"""
     number, total_s = page.value(f"{_DURATION}_count"), page.value(f"{_DURATION}_sum")
-    return number, total_s, number - page.value("bidstream_key_refreshes_total", result="success")
+    return number, total_s, number - page.total("bidstream_key_refreshes_total", result="success")
 
 
 def _soak(seconds: float, directory: Path) -> _Soak:

@@ -306,13 +306,13 @@ def test_a_start_while_the_operator_is_down_serves_from_the_cache(cached: Callab
         info = service.get("/info").json
         assert info["keys"]["from_cache"] is True
         assert info["last_refresh"] is None
-        assert scrape(service.admin).value("bidstream_keys_from_cache") == 1
+        assert scrape(service.admin).total("bidstream_keys_from_cache") == 1
 
         port = int(settings["operator_url"].rpartition(":")[2])
         with operator_in_thread(state, port=port):
             service.reload()
             wait_until(lambda: service.get("/info").json["keys"]["from_cache"] is False, "fresh keys")
-            assert scrape(service.admin).value("bidstream_keys_from_cache") == 0
+            assert scrape(service.admin).total("bidstream_keys_from_cache") == 0
 
 
 def test_a_cache_whose_keys_have_expired_is_not_used(cached: Callable[..., dict[str, Any]]) -> None:
@@ -337,7 +337,7 @@ def test_a_malformed_key_among_good_ones_does_not_stop_the_service(tmp_path: Pat
         settings = operator_settings(operator) | {"key_cache": str(tmp_path / "keys")}
     with service_in_thread(**settings) as service:
         assert service.decrypt(state.mint_token())["status"] == "SUCCESS"
-        assert scrape(service.admin).value("bidstream_keys_skipped") == 1
+        assert scrape(service.admin).total("bidstream_keys_skipped") == 1
         keys = service.get("/info").json["keys"]
         assert (keys["skipped_keys"], keys["skipped_sites"]) == (1, 0)
         assert keys["skipped_reasons"] == ["keys[1]: Expected base64 - at `$.secret`"]
@@ -349,6 +349,6 @@ def test_a_fifo_as_cache_stops_neither_the_start_nor_the_end(tmp_path: Path) -> 
         settings = operator_settings(operator) | {"key_cache": str(tmp_path / "keys")}
         with service_in_thread(**settings) as service:
             wait_until(
-                lambda: scrape(service.admin).value("bidstream_key_cache_writes_total", result="failure"), "a write"
+                lambda: scrape(service.admin).total("bidstream_key_cache_writes_total", result="failure"), "a write"
             )
     assert (tmp_path / "keys").is_fifo()

@@ -22,9 +22,9 @@ from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.refresh_thread import RefreshThread
 from bidstream_svc.keystore.refresher import KeyRefresher
-from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.keystore.store import KeyStore, KeyStores
 from bidstream_svc.metrics import MetricCells, RefreshResult
-from bidstream_svc.metrics.cells import KEY_CACHE_WRITES, KEY_REFRESHES, KEYS_SKIPPED, CacheWriteResult
+from bidstream_svc.metrics.cells import KEY_CELLS, CacheWriteResult, ScopeLabel
 from bidstream_svc.operator.credentials import Credentials
 from bidstream_svc.operator.key_fetch import FetchedKeys, fetch_keys
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
@@ -74,7 +74,7 @@ def refresher(fetch: Fetch, store: KeyStore, metrics: MetricCells) -> KeyRefresh
 
 
 def count(metrics: MetricCells, result: RefreshResult) -> int:
-    return metrics.row[KEY_REFRESHES[result]]
+    return sum(metrics.row[cells.refreshes[result]] for cells in KEY_CELLS.values())
 
 
 async def test_the_first_success_fills_the_store(
@@ -167,7 +167,7 @@ async def test_what_is_malformed_is_skipped_counted_and_logged_once_a_refresh(
         with capture_logs() as log:
             assert await refresher.refresh()
         assert store.snapshot is not None
-        assert (len(store.snapshot.keys), metrics.row[KEYS_SKIPPED]) == (3, 1)
+        assert (len(store.snapshot.keys), metrics.row[KEY_CELLS[ScopeLabel.UID2].skipped]) == (3, 1)
         (line,) = [line for line in log if line["log_level"] == "warning"]
         assert (line["event"], line["keys"], line["sites"]) == ("malformed keys or sites skipped", 1, 1)
         assert [reason.partition(": ")[0] for reason in line["reasons"]] == ["keys[1]", "site_data[0]"]
@@ -176,7 +176,7 @@ async def test_what_is_malformed_is_skipped_counted_and_logged_once_a_refresh(
     with capture_logs() as log:
         assert await refresher.refresh()
     assert [line for line in log if line["log_level"] == "warning"] == []
-    assert metrics.row[KEYS_SKIPPED] == 0
+    assert metrics.row[KEY_CELLS[ScopeLabel.UID2].skipped] == 0
 
 
 async def test_writes_of_the_cache_are_counted(
@@ -187,7 +187,7 @@ async def test_writes_of_the_cache_are_counted(
     refresher = KeyRefresher(fetch, store, metrics, cache=cache, interval_s=3600)
 
     def writes() -> tuple[int, int]:
-        success, failure = (metrics.row[KEY_CACHE_WRITES[result]] for result in CacheWriteResult)
+        success, failure = (metrics.row[KEY_CELLS[ScopeLabel.UID2].cache_writes[result]] for result in CacheWriteResult)
         return success, failure
 
     assert await refresher.refresh(), "the keys are used all the same"
@@ -205,7 +205,7 @@ async def test_keys_without_a_master_key_that_is_in_use_are_refused(
     fetch: Fetch, store: KeyStore, operator: DevOperator, *, has_kernel: bool
 ) -> None:
     refresher = KeyRefresher(fetch, store, MetricCells(), interval_s=3600, has_kernel=has_kernel)
-    keys = TokenDecryptor(store, MetricCells(), on_unknown_key=lambda: None)
+    keys = TokenDecryptor(KeyStores([store]), MetricCells(), on_unknown_key=lambda _: None)
     state = operator.state
 
     def is_decrypted() -> bool:

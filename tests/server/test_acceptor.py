@@ -177,12 +177,12 @@ def test_with_64_descriptors_those_that_fit_are_served_and_the_rest_are_refused(
             wait_until(lambda: answers(sidecar.admin), "the admin plane")
             assert ask(sidecar.admin, "/readyz", method="GET").status == 200
             assert refused(sidecar.admin, RefusalReason.NO_FILE_DESCRIPTOR) == 200 - served
-            before = scrape(sidecar.admin).value("bidstream_key_refreshes_total", result="success")
+            before = scrape(sidecar.admin).total("bidstream_key_refreshes_total", result="success")
             wait_until(
-                lambda: scrape(sidecar.admin).value("bidstream_key_refreshes_total", result="success") > before,
+                lambda: scrape(sidecar.admin).total("bidstream_key_refreshes_total", result="success") > before,
                 "a key refresh",
             )
-            assert scrape(sidecar.admin).value("bidstream_key_refreshes_total", result="network") == 0
+            assert scrape(sidecar.admin).total("bidstream_key_refreshes_total", result="network") == 0
         wait_until(lambda: scrape(sidecar.admin).value("bidstream_connections") == 0, "the end of all")
         assert ask(sidecar.data, "/decrypt", GOOD).status == 200
         events = [line["event"] for line in sidecar.log]

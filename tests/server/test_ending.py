@@ -232,7 +232,7 @@ def test_it_ends_while_its_log_cannot_be_written(
 
 
 def last_refresh_s(sidecar: Sidecar) -> float:
-    return scrape(sidecar.admin).value("bidstream_key_refresh_last_success_timestamp_seconds")
+    return scrape(sidecar.admin).total("bidstream_key_refresh_last_success_timestamp_seconds")
 
 
 def fill(pipe: int) -> None:

@@ -13,9 +13,9 @@ from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
-from bidstream_svc.keystore.store import KeysInUse, KeyStore
+from bidstream_svc.keystore.store import KeysInUse, KeyStore, KeyStores
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import DECRYPTIONS
+from bidstream_svc.metrics.cells import DECRYPTIONS, ScopeLabel
 from bidstream_svc.server.handlers import BoundKeys, Handler, TokenDecryptor, answer_batch, answer_decrypt
 from tests.vectors.load import key_snapshot
 
@@ -35,7 +35,7 @@ def test_keys_that_were_replaced_are_let_go_at_once() -> None:
     kernel = build_kernel(first) if IS_NATIVE else None
     unused, unused_kernel = sys.getrefcount(first), sys.getrefcount(kernel)
     store = KeyStore(KeysInUse(first, kernel))
-    decryptor = TokenDecryptor(store, MetricCells(), on_unknown_key=lambda: None)
+    decryptor = TokenDecryptor(KeyStores([store]), MetricCells(), on_unknown_key=lambda _: None)
     body = orjson.dumps({"token": state.mint_token()})
     assert b"SUCCESS" in answer_decrypt(decryptor.bind(), body, state.now_ms())[1]
     assert sys.getrefcount(first) > unused
@@ -59,13 +59,13 @@ def test_few_names_that_are_slow_to_normalise_share_a_step(
     kernel = build_kernel(snapshot) if has_kernel else None
     calls = 0
 
-    def decrypt_to_json(_token: str, _domain: str | None, _now_ms: int) -> bytes:
+    def decrypt_to_json(_token: str, _domain: str | None, _scope: str | None, _now_ms: int) -> bytes:
         nonlocal calls
         calls += 1
         return b"{}"
 
     body = orjson.dumps({"requests": [{"token": "abcd", "domain": domain}] * count})
-    answer = answer_batch(BoundKeys(decrypt_to_json, kernel), body, 0)
+    answer = answer_batch(BoundKeys(decrypt_to_json, () if kernel is None else (kernel,)), body, 0)
     while not isinstance(answer, tuple):
         assert calls <= limit
         calls = 0
@@ -85,12 +85,15 @@ def test_of_a_long_batch_the_kernel_answers_in_a_step_of_its_own() -> None:
     snapshot = parse_key_response(orjson.dumps(bidstream_keys(state, {})))
     metrics = MetricCells()
     store = KeyStore(KeysInUse(snapshot, build_kernel(snapshot)))
-    keys = TokenDecryptor(store, metrics, on_unknown_key=lambda: None).bind()
+    keys = TokenDecryptor(KeyStores([store]), metrics, on_unknown_key=lambda _: None).bind()
     good, bad = state.mint_token(), state.mint_token(lifetime_s=-1)
     body = orjson.dumps({"requests": [{"token": token} for token in [good, bad] * 200]})
 
     def counted() -> tuple[int, int]:
-        success, failure = DECRYPTIONS[DecryptionStatus.SUCCESS], DECRYPTIONS[DecryptionStatus.EXPIRED_TOKEN]
+        success, failure = (
+            DECRYPTIONS[ScopeLabel.UID2, status]
+            for status in (DecryptionStatus.SUCCESS, DecryptionStatus.EXPIRED_TOKEN)
+        )
         return metrics.row[success], metrics.row[failure]
 
     steps = answer_batch(keys, body, state.now_ms())

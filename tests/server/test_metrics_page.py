@@ -4,6 +4,7 @@ import platform
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 
 import pytest
 
@@ -17,12 +18,13 @@ from tests.support.raw_http import Connection, make_request
 from tests.support.sidecar import RunningService, operator_settings, service_in_thread, wait_until
 
 KEY_PATH = "/v2/key/bidstream"
+SCOPES = {"UID2", "EUID", "unknown"}
 REFRESH_RESULTS = {"success", "network", "http", "unauthorized", "envelope", "invalid"}
 LABELS: dict[str, dict[str, set[str]]] = {
-    "bidstream_decryptions_total": {"status": {str(status) for status in DecryptionStatus}},
+    "bidstream_decryptions_total": {"scope": SCOPES, "status": {str(status) for status in DecryptionStatus}},
     "bidstream_decrypt_failures_total": {"reason": {str(reason) for reason in FailureReason}},
-    "bidstream_key_refreshes_total": {"result": REFRESH_RESULTS},
-    "bidstream_key_cache_writes_total": {"result": {"success", "failure"}},
+    "bidstream_key_refreshes_total": {"scope": SCOPES, "result": REFRESH_RESULTS},
+    "bidstream_key_cache_writes_total": {"scope": SCOPES, "result": {"success", "failure"}},
 }
 ROUTES = {route.path for route in routes.ROUTES} | {"other"}
 CODES = {"200", "400", "401", "404", "405", "408", "413", "415", "417", "431", "500", "503"}
@@ -51,8 +53,8 @@ def waiting() -> Iterator[RunningService]:
 def test_all_is_there_at_zero_from_the_first_scrape(waiting: RunningService, *, openmetrics: bool) -> None:
     page = scrape(waiting.admin, openmetrics=openmetrics)
     for name, labels in LABELS.items():
-        ((label, values),) = labels.items()
-        assert page.labels(name) == {frozenset({(label, value)}) for value in values}
+        combined = product(*([(label, value) for value in values] for label, values in labels.items()))
+        assert page.labels(name) == set(map(frozenset, combined))
         assert page.total(name) == 0
     assert page.labels("bidstream_http_requests_total") == {
         frozenset({("route", route), ("code", code)}) for route in ROUTES for code in CODES
@@ -61,9 +63,12 @@ def test_all_is_there_at_zero_from_the_first_scrape(waiting: RunningService, *, 
     assert page.labels("bidstream_connections_refused_total") >= {frozenset({("reason", "max_connections")})}
     assert page.total("bidstream_connections_refused_total") == 0
     for name in GAUGES:
-        assert page.value(name) == 0
+        assert page.total(name) == 0
+        # Of the programme, nothing is known before there are keys.
+        assert page.labels(name) == {frozenset({("scope", "unknown")} if "_key" in name or "_sites" in name else ())}
     for name in HISTOGRAMS:
-        assert page.value(f"{name}_count") == page.value(f"{name}_sum") == page.total(f"{name}_bucket") == 0
+        assert page.total(f"{name}_count") == page.total(f"{name}_sum") == page.total(f"{name}_bucket") == 0
+        assert page.labels(f"{name}_count")
     assert page.value("bidstream_event_loop_lag_seconds") >= 0
     build = page.value("bidstream_build_info", version=__version__, python=platform.python_version())
     assert build == 1
@@ -79,8 +84,8 @@ def test_every_family_is_typed_explained_and_bounded(waiting: RunningService) ->
         assert family.documentation
     assert len(FailureReason) < 20
     labels = {label for _, labels in page.values for label, _ in labels}
-    assert labels == {"status", "reason", "route", "code", "result", "le", "version", "python"}
-    assert len(page.values) < 300
+    assert labels == {"status", "reason", "route", "code", "result", "le", "scope", "version", "python"}
+    assert len(page.values) < 450
 
 
 def differences(before: Scrape, after: Scrape, prefix: str = "") -> dict[str, float]:
@@ -119,11 +124,11 @@ def test_counters_tell_what_was_sent(service: RunningService, state: OperatorSta
         connection.receive()
 
     assert differences(before, scrape(service.admin), "bidstream_") == {
-        "bidstream_decryptions_total['SUCCESS']": 4,
-        "bidstream_decryptions_total['EXPIRED_TOKEN']": 1,
-        "bidstream_decryptions_total['DOMAIN_NAME_CHECK_FAILED']": 2,
-        "bidstream_decryptions_total['INVALID_PAYLOAD']": 2,
-        "bidstream_decryptions_total['VERSION_NOT_SUPPORTED']": 1,
+        "bidstream_decryptions_total['SUCCESS', 'UID2']": 4,
+        "bidstream_decryptions_total['EXPIRED_TOKEN', 'UID2']": 1,
+        "bidstream_decryptions_total['DOMAIN_NAME_CHECK_FAILED', 'UID2']": 2,
+        "bidstream_decryptions_total['INVALID_PAYLOAD', 'unknown']": 2,
+        "bidstream_decryptions_total['VERSION_NOT_SUPPORTED', 'unknown']": 1,
         "bidstream_decrypt_failures_total['expired']": 1,
         "bidstream_decrypt_failures_total['domain_missing']": 1,
         "bidstream_decrypt_failures_total['domain_not_listed']": 1,
@@ -191,7 +196,7 @@ def test_refreshes_are_counted_by_what_became_of_them() -> None:
     with operator_in_thread(state) as operator, service_in_thread(**operator_settings(operator)) as service:
 
         def count(result: str) -> float:
-            return scrape(service.admin).value("bidstream_key_refreshes_total", result=result)
+            return scrape(service.admin).total("bidstream_key_refreshes_total", result=result)
 
         def is_counted(result: str) -> bool:
             return count(result) == 1
@@ -205,10 +210,10 @@ def test_refreshes_are_counted_by_what_became_of_them() -> None:
         wait_until(lambda: count("success") > successes, "another good refresh")
         page = scrape(service.admin)
         total = page.total("bidstream_key_refreshes_total")
-        assert total == page.value("bidstream_key_refresh_duration_seconds_count") == state.calls[KEY_PATH] >= 7
-        assert page.value("bidstream_keys") == 4
-        assert page.value("bidstream_sites") == 2
+        assert total == page.total("bidstream_key_refresh_duration_seconds_count") == state.calls[KEY_PATH] >= 7
+        assert page.total("bidstream_keys") == 4
+        assert page.total("bidstream_sites") == 2
         last_expiry_s = max(key.expires_s for key in state.keys.listed(state.now_s()))
-        assert page.value("bidstream_keys_expiry_timestamp_seconds") == last_expiry_s
-        last_s = page.value("bidstream_key_refresh_last_success_timestamp_seconds")
+        assert page.total("bidstream_keys_expiry_timestamp_seconds") == last_expiry_s
+        last_s = page.total("bidstream_key_refresh_last_success_timestamp_seconds")
         assert time.time() - 20 < last_s <= time.time()

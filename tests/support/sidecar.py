@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -41,6 +41,15 @@ def operator_settings(operator: DevOperator) -> dict[str, Any]:
     """The settings that lead to an operator."""
     state = operator.state
     return {"operator_url": operator.url, "api_key": state.api_key, "client_secret": state.client_secret}
+
+
+def programme_settings(operators: Iterable[DevOperator]) -> dict[str, Any]:
+    """The settings that lead to the operators of several programmes."""
+    return {
+        f"{operator.state.scope.name.lower()}_{name}": value
+        for operator in operators
+        for name, value in operator_settings(operator).items()
+    }
 
 
 def environment(settings: dict[str, Any]) -> dict[str, str]:

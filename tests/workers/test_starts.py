@@ -125,8 +125,8 @@ def test_a_worker_that_starts_while_the_operator_is_down_has_what_its_siblings_h
         with queued(sidecar.data, operator) as connections:
             assert statuses(connections) == {"SUCCESS"}
         page = scrape(sidecar.admin)
-        assert page.value("bidstream_keys_from_cache") == 1
-        assert page.value("bidstream_keys") > 0
+        assert page.total("bidstream_keys_from_cache") == 1
+        assert page.total("bidstream_keys") > 0
 
 
 def test_connections_in_the_queue_of_a_hung_worker_are_served_by_its_successor(

@@ -91,7 +91,7 @@ def test_connections_are_distributed_and_every_worker_reports_the_sum(sidecar: S
             assert page.total("bidstream_http_requests_total") == answered_before + MANY
             assert page.value("bidstream_connections") == MANY
             assert page.value("bidstream_request_duration_seconds_count") == answered_before + MANY
-            assert page.value("bidstream_key_refreshes_total", result="success") >= WORKERS
+            assert page.total("bidstream_key_refreshes_total", result="success") >= WORKERS
     wait_until(lambda: scrape(sidecar.admin).value("bidstream_connections") == 0, "the connections to end")
 
 

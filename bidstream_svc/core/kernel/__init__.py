@@ -24,13 +24,14 @@ class LaneCells(NamedTuple):
     """The places of the counters that a `Lane` adds to.
 
     Attributes:
-        success: counts verdicts.
+        success_uid2, success_euid: count verdicts by the programme of the kernel that gives them.
         request: counts answered requests.
         first_bucket, last_bucket: of the duration's histogram; see `HistogramCells`.
         sum_ns: adds up the durations.
     """
 
-    success: int
+    success_uid2: int
+    success_euid: int
     request: int
     first_bucket: int
     last_bucket: int

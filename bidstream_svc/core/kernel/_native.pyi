@@ -67,8 +67,8 @@ class Lane(Generic[_Route]):
     def forget(self) -> None:
         """Forget all shapes."""
 
-    def take(self, data: bytes, kernel: Kernel | None) -> bytes | tuple[_Route, bytes] | None:
-        """Take what has been received between two requests, which usually is one request.
+    def take(self, data: bytes, kernels: tuple[Kernel, ...]) -> bytes | tuple[_Route, bytes] | None:
+        """Take what has been received between two requests, which usually is one request; ask the kernels in order.
 
         Returns:
             The response; or, if Python must answer, the route and the body; or None, if these bytes are not exactly one

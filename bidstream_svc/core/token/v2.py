@@ -70,6 +70,16 @@ def open_token(raw: bytes, ciphers: Mapping[int, Callable[[bytes], bytes]], now_
     return expires_ms, site_id, privacy_bits, established_ms, raw_uid
 
 
+def has_whole_master_layer(raw: bytes, secret: bytes) -> bool:
+    """Whether the master layer opens with this key, and the site layer in it has whole blocks. Judges nothing else."""
+    try:
+        master_layer = make_cbc_decrypt(secret)(raw[_TOKEN_IV_AND_CIPHERTEXT])
+    except ValueError:
+        return False
+    blocks, rest = divmod(len(master_layer) - _MASTER_LAYER.size, CBC_BLOCK_LENGTH)
+    return blocks > 1 and rest == 0  # the iv and at least one
+
+
 def read_fields(raw: bytes, secret_of: Callable[[int], bytes]) -> tuple[int, int, tuple[int, int] | None] | None:
     """Read fields of a token without judging it; see `v3.read_fields`."""
     try:

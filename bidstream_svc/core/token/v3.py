@@ -58,6 +58,11 @@ def scope_bit(scope: IdentityScope) -> int:
     return scope << _SCOPE_SHIFT
 
 
+def scope_of(raw: bytes) -> IdentityScope:
+    """Return the scope in the first byte of a token, which is not authenticated."""
+    return IdentityScope(raw[0] >> _SCOPE_SHIFT & 1)
+
+
 def make_gcm_cipher(secret: bytes) -> GcmCipher:
     """Make the cipher of a key of 16, 24 or 32 bytes."""
     return AESGCM(secret).decrypt

@@ -68,13 +68,13 @@ class FastPathConnection(Connection):
         "_has_eof",
         "_heads",
         "_is_reading_paused",
-        "_keys",
         "_lane",
         "_long_answer",
         "_long_route",
         "_make_fallback",
         "_queue",
         "_shared",
+        "_stores",
         "is_busy",
         "reader",
     )
@@ -88,7 +88,7 @@ class FastPathConnection(Connection):
     ) -> None:
         super().__init__(shared.connections)
         self._shared = shared
-        self._keys = shared.decryptor.store
+        self._stores = shared.decryptor.stores
         self._heads = heads
         self._lane = lane
         self._make_fallback = make_fallback
@@ -112,7 +112,7 @@ class FastPathConnection(Connection):
             self._take(reader.feed(data, _MAX_AT_ONCE))
             return
         lane = self._lane
-        found = None if lane is None else lane.take(data, self._keys.keys.kernel)
+        found = None if lane is None else lane.take(data, self._stores.current.kernels)
         if isinstance(found, bytes):
             self.quiet_sweeps = 0
             transport = self.transport

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, LaneCells
-from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import DECRYPTIONS, REQUEST_DURATION_NS
+from bidstream_svc.metrics.cells import REQUEST_DURATION_NS, SUCCESS_CELLS
 from bidstream_svc.server.fastpath.shapes import Shape
 from bidstream_svc.server.handlers import answer_decrypt_in_python
 from bidstream_svc.server.routes import ROUTES, Route
 
 if IS_NATIVE or TYPE_CHECKING:
-    from bidstream_svc.core.kernel import Lane
+    from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.kernel import Lane
 
 # None if there is no native kernel.
 NativeLane: TypeAlias = "Lane[Route] | None"
@@ -27,7 +28,8 @@ def make_lane(metrics: MetricCells) -> NativeLane:
     if not IS_NATIVE:
         return None
     cells = LaneCells(
-        success=DECRYPTIONS[DecryptionStatus.SUCCESS],
+        success_uid2=SUCCESS_CELLS[IdentityScope.UID2],
+        success_euid=SUCCESS_CELLS[IdentityScope.EUID],
         request=metrics.http_requests[_DECRYPT.path, 200],
         first_bucket=REQUEST_DURATION_NS.first,
         last_bucket=REQUEST_DURATION_NS.first + REQUEST_DURATION_NS.BUCKETS - 1,

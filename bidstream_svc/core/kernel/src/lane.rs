@@ -29,7 +29,8 @@ struct Known {
 /// The numbers of the cells that count an answer.
 #[derive(Clone, Copy, FromPyObject)]
 struct Cells {
-    success: usize,
+    success_uid2: usize,
+    success_euid: usize,
     request: usize,
     first_bucket: usize,
     last_bucket: usize,
@@ -81,18 +82,20 @@ impl PyLane {
         &mut self,
         py: Python<'py>,
         data: &[u8],
-        kernel: Option<&Bound<'py, PyKernel>>,
+        kernels: &Bound<'py, PyTuple>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let began = Instant::now();
         let Some((known, body)) = find(&mut self.known, data) else { return Ok(None) };
-        let kernel = kernel.and_then(|kernel| kernel.get().kernel());
-        if let Some(kernel) = kernel.filter(|_| known.is_answered_here && !self.response_start.is_empty()) {
-            let response = unless_it_panics(|| {
-                kernel.answer(body, now_ms()?, |success| respond(py, &self.response_start, success))
-            });
-            if let Some(response) = response {
-                self.count(began);
-                return Ok(Some(response.into_any()));
+        if known.is_answered_here && !self.response_start.is_empty() {
+            for kernel in kernels.iter_borrowed() {
+                let Some(kernel) = kernel.cast::<PyKernel>()?.get().kernel() else { continue };
+                let response = unless_it_panics(|| {
+                    kernel.answer(body, now_ms()?, |success| respond(py, &self.response_start, success))
+                });
+                if let Some(response) = response {
+                    self.count(began, kernel.is_of_euid());
+                    return Ok(Some(response.into_any()));
+                }
             }
         }
         let request: [Bound<'py, PyAny>; 2] = [known.route.bind(py).clone(), PyBytes::new(py, body).into_any()];
@@ -101,12 +104,13 @@ impl PyLane {
 }
 
 impl PyLane {
-    fn count(&self, began: Instant) {
+    fn count(&self, began: Instant, is_of_euid: bool) {
         let duration_ns = i64::try_from(began.elapsed().as_nanos()).unwrap_or(i64::MAX);
         let bit_length = usize::try_from(i64::BITS.saturating_sub(duration_ns.leading_zeros())).unwrap_or(usize::MAX);
         let bucket = self.cells.first_bucket.saturating_add(bit_length).min(self.cells.last_bucket);
+        let success = if is_of_euid { self.cells.success_euid } else { self.cells.success_uid2 };
         for (cell, amount) in
-            [(self.cells.success, 1), (self.cells.request, 1), (bucket, 1), (self.cells.sum_ns, duration_ns)]
+            [(success, 1), (self.cells.request, 1), (bucket, 1), (self.cells.sum_ns, duration_ns)]
         {
             self.row.add(cell, amount);
         }

@@ -153,6 +153,12 @@ impl Kernel {
         });
     }
 
+    /// Whether the keys are those of EUID.
+    #[must_use]
+    pub const fn is_of_euid(&self) -> bool {
+        self.rules.scope_bit != 0
+    }
+
     /// The ids of the keys that have opened the outer layer of a version 3 or 4 token.
     pub fn used_master_keys(&self) -> impl Iterator<Item = u32> {
         self.keys.iter().filter(|(_, key)| key.is_used_as_master()).map(|(id, _)| id)
