@@ -11,6 +11,7 @@ from bidstream_svc._version import __version__
 if TYPE_CHECKING:
     from bidstream_svc.core.decrypt import Verdict, decrypt
     from bidstream_svc.core.errors import (
+        BidRequestError,
         BidstreamError,
         ConfigurationError,
         EnvelopeError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from bidstream_svc.core.identity import Identity, IdentityKind
     from bidstream_svc.core.key_response import parse_key_response
     from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
+    from bidstream_svc.core.openrtb import BidRequestId, BidRequestIds, decrypt_bid_request, rewrite_bid_request
     from bidstream_svc.core.sharing import Encryption, EncryptionStatus
     from bidstream_svc.core.status import DecryptionStatus, FailureReason
     from bidstream_svc.operator import (
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "BidRequestError",
+    "BidRequestId",
+    "BidRequestIds",
     "BidstreamClient",
     "BidstreamError",
     "ConfigurationError",
@@ -92,12 +97,14 @@ __all__ = [
     "Verdict",
     "__version__",
     "decrypt",
+    "decrypt_bid_request",
     "parse_key_response",
+    "rewrite_bid_request",
 ]
 
 # Where the names are, so that each module is imported on first use: decryption needs no aiohttp, and the command line
 # imports nothing before it is ready for Ctrl-C.
-_MODULES = ("errors", "decrypt", "identity", "key_response", "keys", "sharing", "status")
+_MODULES = ("errors", "decrypt", "identity", "key_response", "keys", "openrtb", "sharing", "status")
 
 if not TYPE_CHECKING:  # with a `__getattr__`, a type checker accepts any name
 

@@ -38,7 +38,20 @@ CORE_LAYERS = (
 
 # Bytes and numbers in, a value out: no clock, environment, files, randomness, logging or event loop.
 PURE_MODULES = {
-    *("codecs", "collections", "dataclasses", "enum", "functools", "hashlib", "itertools", "math", "re", "struct", "threading", "typing"),
+    *(
+        "codecs",
+        "collections",
+        "dataclasses",
+        "enum",
+        "functools",
+        "hashlib",
+        "itertools",
+        "math",
+        "re",
+        "struct",
+        "threading",
+        "typing",
+    ),
     *("cryptography", "idna", "msgspec", "publicsuffixlist", "pybase64"),
 }
 IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "__import__", "breakpoint"}

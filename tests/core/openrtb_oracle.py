@@ -201,7 +201,7 @@ def _host(node: Node) -> str:
     text = node.value().strip().replace("\\", "/") if node.kind == "string" else ""
     text = re.sub(r"\A([A-Za-z][A-Za-z0-9+.-]*:/)?/+", "", text)
     host = re.split(r"[/?#]", text)[0].split("@")[-1]
-    return host if host.startswith("[") else host.split(":")[0]
+    return host.split("]")[0] + "]" if host.startswith("[") else host.split(":")[0]
 
 
 def _store_id(node: Node) -> str:

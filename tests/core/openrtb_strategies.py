@@ -42,7 +42,7 @@ _scalars = st.sampled_from(
 def _spelled(draw: st.DrawFn, text: str) -> str:
     """A JSON string, at times with escapes that it does not need."""
     if draw(_rarely) is False:
-        return json.dumps(text, ensure_ascii=draw(st.booleans()) or not _is_encodable(text))
+        return json.dumps(text, ensure_ascii=not _is_encodable(text))
     position = draw(st.integers(0, max(0, len(text) - 1)))
     shown = [
         f"\\u{ord(c):04x}" if n == position and ord(c) < 0x10000 else json.dumps(c)[1:-1] for n, c in enumerate(text)
@@ -59,23 +59,24 @@ def _strings(texts: st.SearchStrategy[str]) -> _Text:
 
 
 @st.composite
-def _objects(draw: st.DrawFn, **fields: _Text) -> str:
+def _objects(draw: st.DrawFn, /, **fields: _Text) -> str:
     """An object with some of these members, some of them twice or of the wrong type, and others."""
     names = [name for name in fields if draw(_rarely) is False]
     names += draw(st.lists(st.sampled_from([*fields, *fields, "x", "id", "ext"]), max_size=2))
     names = draw(st.permutations(names))
     members = []
+    space = draw(_space)
     for name in names:
         value = draw(_scalars if name not in fields or draw(_rarely) else fields[name])
-        spaces = [draw(_space) for _ in range(4)]
-        members.append(f"{spaces[0]}{draw(_spelled(name))}{spaces[1]}:{spaces[2]}{value}{spaces[3]}")
+        members.append(f"{space}{draw(_spelled(name))}{space}:{space}{value}{space}")
     return "{" + ",".join(members) + "}"
 
 
 @st.composite
 def _arrays(draw: st.DrawFn, elements: _Text, max_size: int) -> str:
     drawn = [draw(_scalars if draw(_rarely) else elements) for _ in range(draw(_counts) % (max_size + 1))]
-    return draw(_space) + "[" + ",".join(draw(_space) + each + draw(_space) for each in drawn) + draw(_space) + "]"
+    space = draw(_space)
+    return f"{space}[" + ",".join(f"{space}{each}{space}" for each in drawn) + f"{space}]"
 
 
 _uid = _objects(id=_strings(_ids), atype=st.sampled_from(["3", '"3"']))

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bidstream_svc.core.openrtb import SOURCES, BidRequestDecryptor, bind_keys, finish_if_steps
+from bidstream_svc.core.openrtb import MAX_ENTRIES, SOURCES, BidRequestDecryptor, bind_keys, finish_if_steps
 from bidstream_svc.core.openrtb.bid_reader import read_plain
 from bidstream_svc.core.openrtb.bid_scanner import BidScanner
 from bidstream_svc.core.openrtb.json_check import finish
@@ -14,13 +14,16 @@ from tests.core.openrtb_compare import KEYS, compare
 from tests.core.openrtb_strategies import any_bid_requests, usual_bid_requests
 from tests.vectors.inputs import NOW_MS
 
+_EXAMPLES = 40  # an example is large
 
-@settings(max_examples=400)
+
+@settings(max_examples=_EXAMPLES)
 @given(any_bid_requests)
 def test_any_bid_request(body: bytes) -> None:
     compare(body)
 
 
+@settings(max_examples=_EXAMPLES)
 @given(usual_bid_requests)
 def test_usual_bid_requests(body: bytes) -> None:
     compare(body)
@@ -28,11 +31,11 @@ def test_usual_bid_requests(body: bytes) -> None:
     assert not isinstance(found, Generator), "it is read in one decoding"
 
 
-@settings(max_examples=400)
+@settings(max_examples=_EXAMPLES)
 @given(any_bid_requests | usual_bid_requests)
 def test_both_ways_to_read_and_rewrite_agree(body: bytes) -> None:
     plain = read_plain(body, SOURCES)
-    scanner = BidScanner(body, SOURCES)
+    scanner = BidScanner(body, SOURCES, MAX_ENTRIES)
     request = finish(scanner.read())
     if plain is not None:
         assert (plain.raw_id, plain.entries, plain.site, plain.app) == (
@@ -48,6 +51,7 @@ def test_both_ways_to_read_and_rewrite_agree(body: bytes) -> None:
         assert finish(scanner.rewrite(uids)) == rewritten[0]
 
 
+@settings(max_examples=_EXAMPLES)
 @given(any_bid_requests, st.data())
 def test_any_change_of_a_byte(body: bytes, data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(body) - 1))

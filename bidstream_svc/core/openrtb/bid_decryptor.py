@@ -23,7 +23,6 @@ from bidstream_svc.core.openrtb.json_check import (
     finish,
     finish_if_steps,
     is_shallow,
-    is_surely_shallow,
     replace_lone_surrogates,
     without_bom,
 )
@@ -81,7 +80,11 @@ class BidRequestIds(msgspec.Struct, frozen=True, gc=False):
     @property
     def id(self) -> str | None:
         r"""The request's `id`, or None if it is not a string. A lone surrogate in it is replaced by U+FFFD."""
-        return _decode_id(replace_lone_surrogates(bytes(self.raw_id)))
+        return _decode_id(finish(replace_lone_surrogates(bytes(self.raw_id))))
+
+    def __repr__(self) -> str:
+        """Omit the request's id."""
+        return f"BidRequestIds({self.ids!r})"
 
     def to_json(self) -> bytes:
         """The body of the answer: `{"id": ..., "ids": [...]}`."""
@@ -143,15 +146,15 @@ class BidRequestDecryptor:
         plain = read_plain(text, self._sources)
         if plain is None or len(plain.entries) > MAX_ENTRIES:
             return None
-        return plain if is_surely_shallow(text) or finish(is_shallow(text)) else None
+        return plain if is_shallow(text) else None
 
     def _find_in_steps(self, text: bytes, now_ms: int) -> Generator[None, None, BidRequestIds]:
-        request = yield from BidScanner(text, self._sources).read()
+        request = yield from BidScanner(text, self._sources, MAX_ENTRIES).read()
         yield
         return _ids_of(request, (yield from self._decrypt(request, now_ms)))
 
     def _rewrite_in_steps(self, text: bytes, now_ms: int) -> Generator[None, None, Rewritten]:
-        scanner = BidScanner(text, self._sources)
+        scanner = BidScanner(text, self._sources, MAX_ENTRIES)
         request = yield from scanner.read()
         yield
         verdicts = yield from self._decrypt(request, now_ms)
@@ -159,11 +162,11 @@ class BidRequestDecryptor:
         return rewritten, _statuses_of(verdicts)
 
     def _decrypt(self, request: BidRequest, now_ms: int) -> Generator[None, None, list[_Verdict]]:
-        """Decrypt the first MAX_ENTRIES entries, each token once."""
+        """Decrypt the entries, each token once."""
         names = NameCandidates(partial(read_names, request.site, request.app))
         verdict_of: dict[tuple[IdentityScope, str], _Verdict] = {}
         verdicts: list[_Verdict] = []
-        for _, _, scope, token in request.entries[:MAX_ENTRIES]:
+        for _, _, scope, token in request.entries:
             verdict = verdict_of.get((scope, token))
             if verdict is None:
                 names.matched = None
@@ -174,9 +177,9 @@ class BidRequestDecryptor:
         return verdicts
 
 
-def bind_keys(keys: Iterable[KeySnapshot]) -> BidRequestDecryptor:
+def bind_keys(keys: Iterable[KeySnapshot], sources: Sources = SOURCES) -> BidRequestDecryptor:
     """Bind a BidRequestDecryptor to the keys of each programme; the result is for one thread."""
-    return BidRequestDecryptor({snapshot.scope: bind_decrypt(snapshot) for snapshot in keys})
+    return BidRequestDecryptor({snapshot.scope: bind_decrypt(snapshot) for snapshot in keys}, sources)
 
 
 def decrypt_bid_request(body: bytes, keys: Iterable[KeySnapshot], now_ms: int) -> BidRequestIds:
@@ -216,7 +219,7 @@ def _ids_of(request: BidRequest, verdicts: Sequence[_Verdict]) -> BidRequestIds:
     ids = [
         BidRequestId(path, source, _SCOPE_NAMES[scope], status, uid, established_ms, matched)
         for (path, source, scope, _), ((status, uid, established_ms, _), matched) in zip(
-            request.entries, verdicts, strict=False
+            request.entries, verdicts, strict=True
         )
     ]
     return BidRequestIds(msgspec.Raw(request.raw_id), ids)

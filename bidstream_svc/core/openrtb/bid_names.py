@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from bidstream_svc.core.openrtb.json_check import replace_lone_surrogates
+from bidstream_svc.core.openrtb.json_check import finish, replace_lone_surrogates
 
 _NOTHING = msgspec.Raw(b"null")
 _GOOGLE_HOSTS = {"play.google.com", "market.android.com"}
@@ -40,11 +40,11 @@ _decode_text = msgspec.json.Decoder(str).decode
 def read_names(site: bytes, app: bytes) -> Iterator[tuple[str, str]]:
     """Yield (field, name) in the order in which they are tried; `site` and `app` are JSON of any type."""
     if site.startswith(b"{"):
-        fields = _decode_site(replace_lone_surrogates(site))
+        fields = _decode_site(finish(replace_lone_surrogates(site)))
         yield "site.domain", host_of(_text(fields.domain))
         yield "site.page", host_of(_text(fields.page))
     if app.startswith(b"{"):
-        of_app = _decode_app(replace_lone_surrogates(app))
+        of_app = _decode_app(finish(replace_lone_surrogates(app)))
         yield "app.bundle", _app_id(of_app.bundle)
         yield "app.storeid", _app_id(of_app.storeid)
         yield "app.domain", host_of(_text(of_app.domain))
@@ -58,7 +58,9 @@ def host_of(url: str) -> str:
     if separator and _SCHEME.fullmatch(scheme):
         text = rest
     host = _END_OF_HOST.split(text.lstrip("/"), 1)[0].rpartition("@")[2]
-    return host if host.startswith("[") else host.partition(":")[0]
+    if host.startswith("["):  # IPv6
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
 
 
 def app_id_in_store_url(url: str) -> str:

@@ -5,8 +5,9 @@ one of the same name overrides does not count: its entries are not answered, and
 """
 
 from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TypeAlias
 
 import msgspec
 
@@ -25,47 +26,42 @@ from bidstream_svc.core.openrtb.json_spans import JsonSpans, Member, Span
 _PER_STEP = 1024  # edits; less than a millisecond of work
 
 
-class Edit(NamedTuple):
-    """Text that takes the place of what is between two positions."""
-
-    start: int
-    end: int
-    text: bytes
+# Text that takes the place of what is between two positions: (start, end, text).
+Edit: TypeAlias = tuple[int, int, bytes]
 
 
-class _Uid(NamedTuple):
-    """An entry of a list of uids.
+@dataclass(slots=True)
+class _UidList:
+    """A list of uids.
 
     Attributes:
-        token: its `id`; None if that is not a string.
-        number: index in the entries of the request; None if it does not count.
-        overridden: what removes the members `id` that do not count.
+        array: the list.
+        elements: its elements.
+        tokens: (index of an element, its `id`, index in the entries of the request or -1) for each that is a string.
+        overridden: (index of an element, start, end) for members `id` that do not count.
+        counts: whether no later list of the same eid overrides this one.
     """
 
-    element: Span
-    token: Span | None
-    number: int | None
-    overridden: list[Edit]
-
-
-class _UidList(NamedTuple):
-    """A list of uids. `counts` is false if a later list of the same eid overrides it."""
-
     array: Span
-    uids: list[_Uid]
+    elements: list[Span]
+    tokens: list[tuple[int, Span, int]]
+    overridden: list[tuple[int, int, int]]
     counts: bool
 
 
-class _Eid(NamedTuple):
-    """An eid; `lists` are empty if it is not of our sources."""
+@dataclass(slots=True)
+class _EidList:
+    """A list of eids.
 
-    element: Span
-    lists: list[_UidList]
+    Attributes:
+        array: the list.
+        elements: its elements.
+        ours: (index of an element, its lists of uids) for each that is of our sources.
+    """
 
-
-class _EidList(NamedTuple):
     array: Span
-    eids: list[_Eid]
+    elements: list[Span]
+    ours: list[tuple[int, list[_UidList]]]
 
 
 class BidScanner:
@@ -74,11 +70,13 @@ class BidScanner:
     Args:
         body: the bid request, without a byte order mark.
         sources: the sources whose entries are read.
+        max_entries: how many are read. A rewrite removes the others.
     """
 
-    def __init__(self, body: bytes, sources: Sources) -> None:
+    def __init__(self, body: bytes, sources: Sources, max_entries: int) -> None:
         self._body = body
         self._sources = sources
+        self._max_entries = max_entries
         self._json = JsonSpans(b"")
         self._lists: list[_EidList] = []
         self._request = BidRequest(NULL, [], NULL, NULL)
@@ -89,8 +87,9 @@ class BidScanner:
         Raises:
             BidRequestError: it is not a JSON object, or is nested too deeply.
         """
-        text = replace_lone_surrogates(self._body)
-        yield from check_object(text)
+        text = yield from replace_lone_surrogates(self._body)
+        check_object(text)
+        yield
         self._json = JsonSpans(text)
         whole = yield from self._json.read()
         fields = yield from self._json.members(whole, (b"id", b"user", b"site", b"app", b"openrtb"))
@@ -107,18 +106,18 @@ class BidScanner:
         """Return the body with tokens replaced by raw uids, and without the entries that have none.
 
         Args:
-            uids: the raw uids of the first entries. Those behind have none.
+            uids: the raw uid of each entry that was read, or None.
         """
         edits: list[Edit] = []
         for eid_list in self._lists:
             removed: set[int] = set()
-            for index, eid in enumerate(eid_list.eids):
-                inner, is_empty = yield from self._edit_eid(eid, uids)
+            for index, uid_lists in eid_list.ours:
+                inner, is_empty = yield from _edit_eid(uid_lists, uids)
                 if is_empty:
                     removed.add(index)
                 else:
                     edits += inner
-            edits += _remove([eid.element for eid in eid_list.eids], removed, eid_list.array)
+            edits += _remove(eid_list.elements, removed, eid_list.array)
         parts: list[bytes] = []
         position = 0
         for index, (start, end, text) in enumerate(sorted(edits)):
@@ -166,64 +165,65 @@ class BidScanner:
                     yield from self._read_eids(eids.value, f"{path}/ext/eids/", counts=counts_ext and eids.is_last)
 
     def _read_eids(self, array: Span, path: str, *, counts: bool) -> Generator[None, None, None]:
-        eids: list[_Eid] = []
-        for index, element in enumerate((yield from self._json.elements(array))):
+        eid_list = _EidList(array, (yield from self._json.elements(array)), [])
+        for index, element in enumerate(eid_list.elements):
             fields = yield from self._json.members(element, (b"source", b"uids"))
             source = None
             for field in fields:
                 if field.name == b"source" and field.is_last:
                     source = self._json.string(field.value)
             scope = None if source is None else programme_of(source, self._sources)
-            lists: list[_UidList] = []
             if source is not None and scope is not None:
                 like = Entry(f"{path}{index}/uids/", source, scope, "")
+                uid_lists: list[_UidList] = []
                 for field in fields:
                     if field.name == b"uids":
-                        lists.append((yield from self._read_uids(field, like, counts=counts)))  # noqa: PERF401
-            eids.append(_Eid(element, lists))
-        self._lists.append(_EidList(array, eids))
+                        uid_lists.append((yield from self._read_uids(field, like, counts=counts)))  # noqa: PERF401
+                eid_list.ours.append((index, uid_lists))
+        self._lists.append(eid_list)
 
     def _read_uids(self, field: Member, like: Entry, *, counts: bool) -> Generator[None, None, _UidList]:
         """Read a list of uids; `like` has the beginning of their paths, and their source."""
-        uids: list[_Uid] = []
+        uid_list = _UidList(field.value, (yield from self._json.elements(field.value)), [], [], field.is_last)
         entries = self._request.entries
-        for index, element in enumerate((yield from self._json.elements(field.value))):
-            token_span, number = None, None
-            overridden: list[Edit] = []
-            for member in (yield from self._json.members(element, (b"id",))):
-                token = self._json.string(member.value)
+        for index, element in enumerate(uid_list.elements):
+            members = yield from self._json.members(element, (b"id",))
+            uid_list.overridden += [(index, start, end) for start, end in self._json.overridden]
+            for member in members:
                 if not member.is_last:
-                    overridden.append(Edit(member.start, member.next_start, b""))
-                elif token is not None:
-                    token_span = member.value
-                    if counts and field.is_last:
+                    uid_list.overridden.append((index, member.start, member.next_start))
+                elif (token := self._json.string(member.value)) is not None:
+                    number = -1
+                    if counts and field.is_last and len(entries) < self._max_entries:
                         number = len(entries)
                         entries.append(like._replace(path=f"{like.path}{index}", token=token))
-            uids.append(_Uid(element, token_span, number, overridden))
-        return _UidList(field.value, uids, field.is_last)
+                    uid_list.tokens.append((index, member.value, number))
+        return uid_list
 
     def _raw(self, value: Span) -> bytes:
-        return self._body[value.start : value.end]
+        return self._body[slice(*value)]
 
-    def _edit_eid(self, eid: _Eid, uids: Sequence[str | None]) -> Generator[None, None, tuple[list[Edit], bool]]:
-        """Return the edits within an eid, and whether it loses its last entry."""
-        edits: list[Edit] = []
-        is_empty = False
-        for uid_list in eid.lists:
-            removed: set[int] = set()
-            for index, (_, token, number, overridden) in enumerate(uid_list.uids):
-                raw_uid = uids[number] if number is not None and number < len(uids) else None
-                if token is not None and raw_uid is None:
-                    removed.add(index)
-                    continue
-                edits += overridden
-                if token is not None:
-                    edits.append(Edit(*token, msgspec.json.encode(raw_uid)))
-                if index % _PER_STEP == 0:
-                    yield
-            edits += _remove([uid.element for uid in uid_list.uids], removed, uid_list.array)
-            is_empty |= uid_list.counts and 0 < len(removed) == len(uid_list.uids)
-        return edits, is_empty
+
+def _edit_eid(
+    uid_lists: Sequence[_UidList], uids: Sequence[str | None]
+) -> Generator[None, None, tuple[list[Edit], bool]]:
+    """Return the edits within an eid, and whether it loses its last entry."""
+    edits: list[Edit] = []
+    is_empty = False
+    for uid_list in uid_lists:
+        removed: set[int] = set()
+        for done, (index, (start, end), number) in enumerate(uid_list.tokens):
+            raw_uid = None if number < 0 else uids[number]
+            if raw_uid is None:
+                removed.add(index)
+            else:
+                edits.append((start, end, msgspec.json.encode(raw_uid)))
+            if done % _PER_STEP == 0:
+                yield
+        edits += [(start, end, b"") for index, start, end in uid_list.overridden if index not in removed]
+        edits += _remove(uid_list.elements, removed, uid_list.array)
+        is_empty |= uid_list.counts and 0 < len(removed) == len(uid_list.elements)
+    return edits, is_empty
 
 
 def _remove(elements: Sequence[Span], removed: set[int], array: Span) -> list[Edit]:
@@ -231,15 +231,14 @@ def _remove(elements: Sequence[Span], removed: set[int], array: Span) -> list[Ed
     if not removed:
         return []
     kept = [index for index in range(len(elements)) if index not in removed]
+    start, end = array[0] + 1, array[1] - 1
     if not kept:
-        return [Edit(array.start + 1, array.end - 1, b"")]
+        return [(start, end, b"")]
     edits = [
-        Edit(elements[before].end, elements[behind].start, b",")
-        for before, behind in pairwise(kept)
-        if behind - before > 1
+        (elements[before][1], elements[behind][0], b",") for before, behind in pairwise(kept) if behind - before > 1
     ]
     if kept[0] > 0:
-        edits.append(Edit(array.start + 1, elements[kept[0]].start, b""))
+        edits.append((start, elements[kept[0]][0], b""))
     if kept[-1] < len(elements) - 1:
-        edits.append(Edit(elements[kept[-1]].end, array.end - 1, b""))
+        edits.append((elements[kept[-1]][1], end, b""))
     return edits

@@ -1,19 +1,18 @@
-"""Checks of JSON beyond those of msgspec, which skips what no type asks for: UTF-8, the depth, lone surrogates.
-
-Every function that needs long for a long text is a generator that yields between short steps.
-"""
+"""Checks of JSON beyond those of msgspec, which skips what no type asks for: UTF-8, the depth, lone surrogates."""
 
 import re
 from codecs import BOM_UTF8
 from collections.abc import Generator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import msgspec
 
 from bidstream_svc.core.errors import BidRequestError
 
 MAX_DEPTH = 64
-_STEP_BYTES = 32 * 1024
+_USUAL_DEPTH = 16
+_PER_STEP = 1024
+_REFUSAL = "the body is not a JSON object in UTF-8"
 
 _Result = TypeVar("_Result")
 
@@ -66,64 +65,55 @@ def is_utf8(body: bytes) -> bool:
     return True
 
 
-def is_surely_shallow(body: bytes) -> bool:
-    """Return whether there are too few brackets for a depth above MAX_DEPTH. False says nothing."""
-    return body.count(b"{") + body.count(b"[") <= MAX_DEPTH
-
-
-def is_shallow(text: bytes) -> Generator[None, None, bool]:
-    """Return whether valid JSON is nested at most MAX_DEPTH levels deep."""
-    if is_surely_shallow(text):
+def is_shallow(text: bytes) -> bool:
+    """Return whether valid JSON is certainly nested at most MAX_DEPTH levels deep. False says nothing."""
+    if text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
         return True
-    brackets = yield from _brackets(text)
-    for _ in range(MAX_DEPTH):
-        if not brackets:
-            return True
-        brackets = brackets.replace(b"[]", b"")  # the innermost level
-        if len(brackets) > _STEP_BYTES:
-            yield
-    return not brackets
-
-
-def _brackets(text: bytes) -> Generator[None, None, bytes]:
-    """Return the brackets outside of strings, all as square ones."""
     if b"\\" in text:  # after this, every quote begins or ends a string
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-    kept: list[bytes] = []
-    outside = 0  # the parity of the parts that are outside of strings
-    for start in range(0, len(text), _STEP_BYTES):
-        parts = text[start : start + _STEP_BYTES].translate(_BRACKETS, _NOT_BRACKETS).split(b'"')
-        kept += parts[outside::2]
-        outside = (outside + len(parts) - 1) % 2
-        if start:
-            yield
-    return b"".join(kept)
+    brackets = b"".join(text.translate(_BRACKETS, _NOT_BRACKETS).split(b'"')[::2])
+    for _ in range(_USUAL_DEPTH):
+        brackets = brackets.replace(b"[]", b"")  # the innermost level
+        if not brackets:
+            return True
+    return False
 
 
-def replace_lone_surrogates(body: bytes) -> bytes:
+def replace_lone_surrogates(body: bytes) -> Generator[None, None, bytes]:
     r"""Replace each by `\ufffd`, so that msgspec reads the text. Nothing moves: the length is the same.
 
     Raises:
         BidRequestError: a NUL, which no JSON contains.
     """
     if b"\0" in body:
-        raise BidRequestError("the body is not a JSON object in UTF-8")
+        raise BidRequestError(_REFUSAL)
     if b"\\u" not in body:
         return body
-    text = body.replace(_ESCAPED_BACKSLASH, _PLACEHOLDER)
-    return _LONE_SURROGATE.sub(rb"\\ufffd", text).replace(_PLACEHOLDER, _ESCAPED_BACKSLASH)
+    text = bytearray(body)
+    marked = body.replace(_ESCAPED_BACKSLASH, _PLACEHOLDER)
+    for index, found in enumerate(_LONE_SURROGATE.finditer(marked)):
+        text[found.start() : found.end()] = rb"\ufffd"
+        if index % _PER_STEP == 0:
+            yield
+    return bytes(text)
 
 
-def check_object(text: bytes) -> Generator[None, None, None]:
-    """Check that a text without lone surrogates is a JSON object.
+def check_object(text: bytes) -> None:
+    """Check that a text without lone surrogates is a JSON object. Its depth is not checked.
 
     Raises:
-        BidRequestError: it is not, or is nested too deeply.
+        BidRequestError: it is not.
     """
     try:
         _check_syntax(text)
-        is_valid = is_utf8(text) and (yield from is_shallow(text))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        is_valid = False
-    if not is_valid:
-        raise BidRequestError("the body is not a JSON object in UTF-8, or is nested more than 64 levels deep")
+        is_object = False
+    else:
+        is_object = is_utf8(text)
+    if not is_object:
+        raise BidRequestError(_REFUSAL)
+
+
+def refuse_depth() -> NoReturn:
+    """Raise the error for a text that is nested too deeply."""
+    raise BidRequestError(f"the body is not a JSON object of at most {MAX_DEPTH} levels")
