@@ -1,40 +1,82 @@
 """`bidstream-svc decrypt`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bidstream_svc.cli.bid_requests import decrypt_bid_requests
 from bidstream_svc.cli.inputs import INPUT_FILE, STDIN, open_input
-from bidstream_svc.cli.key_source import fetch_once, read_key_file
+from bidstream_svc.cli.key_source import fetch_once, read_key_files
 from bidstream_svc.cli.line_reader import LineReader
 from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
 from bidstream_svc.cli.streams import emit, tell
 from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.core.decrypt import Verdict
 from bidstream_svc.core.decrypt import decrypt as decrypt_token
+from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.status import FailureReason
 from bidstream_svc.server.answers import verdict_body
+
+# A token with such a verdict may be one of the other programme.
+_PERHAPS_OTHER_PROGRAMME = {
+    FailureReason.IDENTITY_SCOPE,
+    FailureReason.MASTER_KEY_UNKNOWN,
+    FailureReason.MASTER_LAYER,  # both programmes may have a key of this id
+}
 
 
 @click.command()
 @click.argument("tokens", nargs=-1, metavar="[TOKEN]...")
 @click.option("--domain", help="the site's domain or the app's bundle id, for tokens generated on the client side")
-@click.option("--keys", type=INPUT_FILE, help="file with a key response in JSON, instead of a call")
+@click.option(
+    "--bid-requests",
+    type=INPUT_FILE,
+    help="file with OpenRTB bid requests, one per line, instead of tokens; `-` for stdin",
+)
+@click.option(
+    "--keys",
+    type=INPUT_FILE,
+    multiple=True,
+    help="file with a key response in JSON, instead of a call; may be repeated, for two programmes",
+)
 @setting_options(*OPERATOR_FIELDS)
 @click.pass_context
 def decrypt(
-    context: click.Context, /, *, tokens: tuple[str, ...], domain: str | None, keys: Path | None, **flags: Any
+    context: click.Context,
+    /,
+    *,
+    tokens: tuple[str, ...],
+    domain: str | None,
+    bid_requests: Path | None,
+    keys: tuple[Path, ...],
+    **flags: Any,
 ) -> None:
-    """Decrypt tokens from the arguments, or from stdin one per line.
+    """Decrypt tokens from the arguments, or from stdin one per line, or those in bid requests.
 
     Prints one JSON object per line. The exit status is 1 if a token was not decrypted.
     """
-    if keys == STDIN and not tokens:
+    if bid_requests is not None and (tokens or domain is not None):
+        raise click.UsageError("--bid-requests takes tokens and domains from the bid requests; leave out all others")
+    if STDIN in keys and not tokens and bid_requests is None:
         raise click.UsageError("stdin cannot hold both keys and tokens; name a file in --keys")
-    snapshot = fetch_once(**provided(flags)) if keys is None else read_key_file(keys)
+    snapshots = read_key_files(keys) if keys else [fetch_once(**provided(flags))]
+    if bid_requests is not None:
+        is_good = decrypt_bid_requests(bid_requests, snapshots)
+    else:
+        is_good = _decrypt_tokens(tokens or _stdin_lines(), domain, snapshots)
+    if not is_good:
+        context.exit(1)
+
+
+def _decrypt_tokens(
+    tokens: Sequence[str] | Iterator[str], domain: str | None, snapshots: Sequence[KeySnapshot]
+) -> bool:
+    """Print the verdict of each token. Returns whether all are SUCCESS."""
     failed = total = 0
-    for token in tokens or _stdin_lines():
-        verdict = decrypt_token(token, domain, snapshot, wall_clock_ms())
+    for token in tokens:
+        verdict = _decrypt_in_any(token, domain, snapshots)
         emit(verdict_body(verdict))
         total += 1
         failed += verdict[3] is not None
@@ -42,7 +84,13 @@ def decrypt(
         tell("bidstream-svc: no tokens in the input")
     if failed:
         tell(f"bidstream-svc: {failed} of {total} tokens were not decrypted")
-        context.exit(1)
+    return not failed
+
+
+def _decrypt_in_any(token: str, domain: str | None, snapshots: Sequence[KeySnapshot]) -> Verdict:
+    """Decrypt with the keys of the programme that the token is of; a token of version 2 does not tell it."""
+    verdicts = [decrypt_token(token, domain, snapshot, wall_clock_ms()) for snapshot in snapshots]
+    return next((verdict for verdict in verdicts if verdict[3] not in _PERHAPS_OTHER_PROGRAMME), verdicts[0])
 
 
 def _stdin_lines() -> Iterator[str]:

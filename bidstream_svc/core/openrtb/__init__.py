@@ -4,6 +4,7 @@ Source: docs/openrtb.md.
 """
 
 from bidstream_svc.core.openrtb.bid_decryptor import (
+    MAX_BID_REQUEST_BYTES,
     MAX_ENTRIES,
     SOURCES,
     BidRequestDecryptor,
@@ -18,6 +19,7 @@ from bidstream_svc.core.openrtb.bid_reader import Sources
 from bidstream_svc.core.openrtb.json_check import finish_if_steps
 
 __all__ = [
+    "MAX_BID_REQUEST_BYTES",
     "MAX_ENTRIES",
     "SOURCES",
     "BidRequestDecryptor",

@@ -29,6 +29,7 @@ from bidstream_svc.core.openrtb.json_check import (
 from bidstream_svc.core.status import DecryptionStatus
 
 SOURCES: Sources = {"uidapi.com": IdentityScope.UID2, "euid.eu": IdentityScope.EUID}
+MAX_BID_REQUEST_BYTES = 512 * 1024
 MAX_ENTRIES = 100
 _MAX_PLAIN_BYTES = 32 * 1024  # longer ones are scanned in steps
 _TOKENS_PER_STEP = 16
