@@ -133,6 +133,10 @@ BID_REQUESTS: dict[str, str] = {
     "not-ascii": '{"user":{@EIDS@},"site":{"name":"Bücher ☃"}}',
     # Duplicates: the last one counts
     "two-users": '{"user":{@EIDS@,"a":1},"user":{"b":1}}',
+    "two-users-one-with-escapes": (
+        r'{"user":{"\u0065ids":[{"source":"uidapi.com","\u0075ids":[{"id":"@V3@"}]}]},'
+        '"user":{@EIDS@}}'
+    ),
     "two-lists-of-eids": '{"user":{@EIDS@,"eids":[{"source":"uidapi.com","uids":[{"id":"@V3@"}]}]}}',
     "two-lists-of-uids": '{"user":{"eids":[{"source":"uidapi.com",@UIDS@,"uids":[{"id":"@V3@"}]}]}}',
     "two-ids": ('{"id":"a","id":"b","user":{"eids":[{"source":"uidapi.com","uids":[{"id":"@V3@", "id":"@V4@"}]}]}}'),

@@ -121,8 +121,8 @@ class PlainBidRequest(BidRequest):
 
 def programme_of(source: str, sources: Sources) -> IdentityScope | None:
     """Return the programme that a source belongs to. ASCII case is ignored."""
-    scope = sources.get(source)
-    return sources.get(source.lower()) if scope is None and source.isascii() else scope
+    scope = sources.get(source.lower())
+    return scope if scope is not None and source.isascii() else None
 
 
 def string_or_null(raw: bytes) -> bytes:
