@@ -100,7 +100,7 @@ class BidRequestDecryptor:
     """Decrypts the tokens in bid requests.
 
     Bodies without anything unusual, of at most 32 KiB, take a few microseconds. The others are processed in steps that
-    each take about a millisecond or less.
+    each take a few milliseconds at most, apart from collections of garbage.
 
     Args:
         decrypt: `decrypt` bound to the keys of each programme. What is of another programme is NOT_INITIALIZED. Its
