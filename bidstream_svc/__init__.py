@@ -11,6 +11,7 @@ from bidstream_svc._version import __version__
 if TYPE_CHECKING:
     from bidstream_svc.core.decrypt import Verdict, decrypt
     from bidstream_svc.core.errors import (
+        BidRequestError,
         BidstreamError,
         ConfigurationError,
         EnvelopeError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from bidstream_svc.core.kernel import IS_NATIVE as is_native  # noqa: N811 - public names are in lower case
     from bidstream_svc.core.key_response import parse_key_response
     from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
+    from bidstream_svc.core.openrtb import BidRequestId, BidRequestIds, decrypt_bid_request, rewrite_bid_request
     from bidstream_svc.core.sharing import Encryption, EncryptionStatus
     from bidstream_svc.core.status import DecryptionStatus, FailureReason
     from bidstream_svc.operator import (
@@ -52,6 +54,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "BidRequestError",
+    "BidRequestId",
+    "BidRequestIds",
     "BidstreamClient",
     "BidstreamError",
     "ConfigurationError",
@@ -93,13 +98,15 @@ __all__ = [
     "Verdict",
     "__version__",
     "decrypt",
+    "decrypt_bid_request",
     "is_native",
     "parse_key_response",
+    "rewrite_bid_request",
 ]
 
 # Where the names are, so that each module is imported on first use: decryption needs no aiohttp, and the command line
 # imports nothing before it is ready for Ctrl-C.
-_MODULES = ("errors", "decrypt", "identity", "key_response", "keys", "sharing", "status")
+_MODULES = ("errors", "decrypt", "identity", "key_response", "keys", "openrtb", "sharing", "status")
 
 if not TYPE_CHECKING:  # with a `__getattr__`, a type checker accepts any name
 

@@ -34,12 +34,25 @@ CORE_LAYERS = (
     {"token"},
     {"keys"},
     {"decrypt", "kernel", "key_response", "sharing", "token_details"},
-    {"programmes"},
+    {"openrtb", "programmes"},
 )
 
 # Bytes and numbers in, a value out: no clock, environment, files, randomness, logging or event loop.
 PURE_MODULES = {
-    *("collections", "dataclasses", "enum", "functools", "hashlib", "math", "re", "struct", "threading", "typing"),
+    *(
+        "codecs",
+        "collections",
+        "dataclasses",
+        "enum",
+        "functools",
+        "hashlib",
+        "itertools",
+        "math",
+        "re",
+        "struct",
+        "threading",
+        "typing",
+    ),
     *("cryptography", "idna", "msgspec", "publicsuffixlist", "pybase64"),
 }
 IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "__import__", "breakpoint"}

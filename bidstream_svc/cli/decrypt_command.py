@@ -1,19 +1,21 @@
 """`bidstream-svc decrypt`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bidstream_svc.cli.bid_requests import decrypt_bid_requests
 from bidstream_svc.cli.inputs import INPUT_FILE, STDIN, open_input
-from bidstream_svc.cli.key_source import fetch_once, read_key_file
+from bidstream_svc.cli.key_source import fetch_once, read_key_files
 from bidstream_svc.cli.line_reader import LineReader
 from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
 from bidstream_svc.cli.streams import emit, tell
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.config import load_settings
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.programmes import Programme, bind_programmes
 from bidstream_svc.server.answers import verdict_body
 
@@ -21,7 +23,17 @@ from bidstream_svc.server.answers import verdict_body
 @click.command()
 @click.argument("tokens", nargs=-1, metavar="[TOKEN]...")
 @click.option("--domain", help="the site's domain or the app's bundle id, for tokens generated on the client side")
-@click.option("--keys", type=INPUT_FILE, help="file with a key response in JSON, instead of a call")
+@click.option(
+    "--bid-requests",
+    type=INPUT_FILE,
+    help="file with OpenRTB bid requests, one per line, instead of tokens; `-` for stdin",
+)
+@click.option(
+    "--keys",
+    type=INPUT_FILE,
+    multiple=True,
+    help="file with a key response in JSON, instead of a call; may be repeated, for two programmes",
+)
 @click.option(
     "--scope", type=click.Choice([scope.name for scope in IdentityScope]), help="the programme of version 2 tokens"
 )
@@ -33,24 +45,39 @@ def decrypt(
     *,
     tokens: tuple[str, ...],
     domain: str | None,
-    keys: Path | None,
+    bid_requests: Path | None,
+    keys: tuple[Path, ...],
     scope: str | None,
     **flags: Any,
 ) -> None:
-    """Decrypt tokens from the arguments, or from stdin one per line.
+    """Decrypt tokens from the arguments, or from stdin one per line, or those in bid requests.
 
     Prints one JSON object per line. The exit status is 1 if a token was not decrypted.
     """
-    if keys == STDIN and not tokens:
+    if bid_requests is not None and (tokens or domain is not None or scope is not None):
+        raise click.UsageError("--bid-requests takes tokens, domains and programmes from the bid requests alone")
+    if STDIN in keys and not tokens and bid_requests is None:
         raise click.UsageError("stdin cannot hold both keys and tokens; name a file in --keys")
-    if keys is None:
-        snapshots = [fetch_once(operator) for operator in load_settings(**provided(flags)).operators]
+    if keys:
+        snapshots = read_key_files(keys)
     else:
-        snapshots = [read_key_file(keys)]
+        snapshots = [fetch_once(operator) for operator in load_settings(**provided(flags)).operators]
+    if bid_requests is not None:
+        is_good = decrypt_bid_requests(bid_requests, snapshots)
+    else:
+        requested = None if scope is None else IdentityScope[scope]
+        is_good = _decrypt_tokens(tokens or _stdin_lines(), domain, requested, snapshots)
+    if not is_good:
+        context.exit(1)
+
+
+def _decrypt_tokens(
+    tokens: Iterable[str], domain: str | None, requested: IdentityScope | None, snapshots: Iterable[KeySnapshot]
+) -> bool:
+    """Print the verdict of each token. Returns whether all are SUCCESS."""
     decrypt_token = bind_programmes([Programme(snapshot.scope, snapshot) for snapshot in snapshots])
-    requested = None if scope is None else IdentityScope[scope]
     failed = total = 0
-    for token in tokens or _stdin_lines():
+    for token in tokens:
         verdict, _ = decrypt_token(token, domain, requested, wall_clock_ms())
         emit(verdict_body(verdict))
         total += 1
@@ -59,7 +86,7 @@ def decrypt(
         tell("bidstream-svc: no tokens in the input")
     if failed:
         tell(f"bidstream-svc: {failed} of {total} tokens were not decrypted")
-        context.exit(1)
+    return not failed
 
 
 def _stdin_lines() -> Iterator[str]:

@@ -1,9 +1,12 @@
 """Sources of keys for commands: a file, or the operator."""
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 
 from bidstream_svc.cli.inputs import read_any_text
+from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.keystore.refresher import require_scope
@@ -20,6 +23,24 @@ def read_key_file(path: Path) -> KeySnapshot:
         KeyResponseError: its content is not a valid key response.
     """
     return parse_key_response(read_any_text(path))
+
+
+def read_key_files(paths: Iterable[Path]) -> list[KeySnapshot]:
+    """Read keys from files, one for each programme, and return them in the order UID2, EUID.
+
+    Raises:
+        ConfigurationError: two files hold keys of the same programme.
+        ConfigurationError, InputError, KeyResponseError: as for `read_key_file`.
+    """
+    snapshots: dict[IdentityScope, KeySnapshot] = {}
+    for path in paths:
+        snapshot = read_key_file(path)
+        if snapshot.scope in snapshots:
+            raise ConfigurationError(
+                f"--keys: two files hold keys of {snapshot.scope.name}; give one for each programme"
+            )
+        snapshots[snapshot.scope] = snapshot
+    return [snapshots[scope] for scope in sorted(snapshots)]
 
 
 def fetch_once(operator: OperatorSettings) -> KeySnapshot:

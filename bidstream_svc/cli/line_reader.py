@@ -13,7 +13,7 @@ from typing import BinaryIO, TextIO
 from bidstream_svc.core.errors import BidstreamError
 
 MAX_LINE_LENGTH = 256 * 1024
-# Stands for a line of MAX_LINE_LENGTH or more characters. Compared by identity; its text is valid in no input.
+# Stands for a line of `max_line_length` or more characters. Compared by identity; its text is valid in no input.
 OVERLONG = "\N{REPLACEMENT CHARACTER}\n"
 _BUFFER_BYTES = 64 * 1024
 _HEAD_BYTES = 4
@@ -50,6 +50,11 @@ class LineReader:
     encoding becomes U+FFFD, which no identity and no token contains. So it makes its line invalid, and not the file.
     Byte order marks at the start are skipped, also if there are several.
 
+    Args:
+        file: the file.
+        max_line_length: lines of so many characters are OVERLONG.
+        errors: what becomes of invalid bytes, as in `bytes.decode`.
+
     Attributes:
         encoding: of the text, known once the first line has been read.
         is_gzip: whether the file is compressed, known then as well.
@@ -58,8 +63,10 @@ class LineReader:
         InputError: while iterating, if the file is binary, or cannot be read or decompressed.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, *, max_line_length: int = MAX_LINE_LENGTH, errors: str = "replace") -> None:
         self._raw = _CountedInput(file)
+        self._max_line_length = max_line_length
+        self._errors = errors
         self._text: TextIO | None = None
         self.encoding = "utf-8"
         self.is_gzip = False
@@ -85,9 +92,9 @@ class LineReader:
         with _input_errors():
             text = self._open()
             is_first = True
-            while line := text.readline(MAX_LINE_LENGTH):
-                if len(line) == MAX_LINE_LENGTH:
-                    while not line.endswith("\n") and (line := text.readline(MAX_LINE_LENGTH)):
+            while line := text.readline(self._max_line_length):
+                if len(line) == self._max_line_length:
+                    while not line.endswith("\n") and (line := text.readline(self._max_line_length)):
                         pass
                     line = OVERLONG
                 elif is_first:
@@ -112,7 +119,7 @@ class LineReader:
             buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered), _BUFFER_BYTES)  # type: ignore[arg-type]
             head = buffered.peek(_HEAD_BYTES)[:_HEAD_BYTES]
         self.encoding = _encoding_of(head)
-        self._text = io.TextIOWrapper(buffered, self.encoding, "replace")
+        self._text = io.TextIOWrapper(buffered, self.encoding, self._errors)
         return self._text
 
 

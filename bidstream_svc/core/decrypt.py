@@ -14,7 +14,7 @@ from math import inf
 from typing import TypeAlias
 
 from bidstream_svc.core.crypto import make_cbc_decrypt
-from bidstream_svc.core.domains import normalise_domain, registrable_domain
+from bidstream_svc.core.domains import NameCandidates, normalise_domain, registrable_domain
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, OPTED_OUT, decode_text, open_token, v2, v3, v4
@@ -54,7 +54,8 @@ def decrypt(token: object, domain: object, keys: KeySnapshot | None, now_ms: int
         token: the token's text; anything but a string is INVALID_PAYLOAD.
         domain: the site's domain or the app's bundle id, or None. It is checked only for tokens generated on the
             client side. Case, surrounding whitespace, a trailing dot and subdomains are ignored. A name that is not
-            ASCII and its IDNA form are the same name. A name of more than 255 characters counts as missing.
+            ASCII and its IDNA form are the same name. A name of more than 255 characters counts as missing. A
+            `NameCandidates` stands for several names, of which one must be registered.
         keys: the operator's keys, or None before the first were loaded.
         now_ms: the current time, Unix ms.
 
@@ -179,13 +180,16 @@ def _rules_of_use(keys: KeySnapshot) -> tuple[int, float, int]:
 
 def _check_domain(domain: object, site_id: int, keys: KeySnapshot) -> Verdict | None:
     """Check that the site has registered `domain`. Returns the failure, or None."""
+    candidates = domain if isinstance(domain, NameCandidates) else None
     name = normalise_domain(domain) if isinstance(domain, str) else ""
-    if not name:
+    if not name and not candidates:
         return _DOMAIN_MISSING
     try:
         registered = keys.domain_names[site_id]
     except KeyError:
         return _SITE_UNKNOWN
+    if candidates:
+        return None if candidates.find(registered) else _DOMAIN_NOT_LISTED
     if name in registered or registrable_domain(name) in registered:
         return None
     return _DOMAIN_NOT_LISTED

@@ -1,5 +1,6 @@
 """Normalisation of domain and app names, so that those of a bid request compare with those of a site."""
 
+from collections.abc import Callable, Container, Iterable
 from functools import cache
 
 from idna import IDNAError, uts46_remap
@@ -72,3 +73,41 @@ def registrable_domain(name: str) -> str | None:
     """
     domain: str | None = load_public_suffixes().privatesuffix(name)
     return domain
+
+
+class NameCandidates:
+    """The domain and app names of one bid request. Any of them that is registered passes the domain check.
+
+    Names are read and normalised when a token first needs them, and once for all tokens of the request.
+
+    Args:
+        read: returns (field, name) pairs in the order in which they are tried.
+
+    Attributes:
+        matched: the field whose name was found registered; None before that.
+    """
+
+    __slots__ = ("_names", "_read", "matched")
+
+    def __init__(self, read: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        self._read = read
+        self._names: list[tuple[str, str]] | None = None
+        self.matched: str | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there is a name at all."""
+        return bool(self._normalised())
+
+    def find(self, registered: Container[str]) -> bool:
+        """Find the first name that is registered, as it is or by its registrable domain, and set `matched`."""
+        for field, name in self._normalised():
+            if name in registered or registrable_domain(name) in registered:
+                self.matched = field
+                return True
+        return False
+
+    def _normalised(self) -> list[tuple[str, str]]:
+        if self._names is None:
+            normalised = [(field, normalise_domain(name)) for field, name in self._read()]
+            self._names = [(field, name) for field, name in normalised if name]
+        return self._names

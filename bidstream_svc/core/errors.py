@@ -50,6 +50,10 @@ class KeyResponseError(BidstreamError):
     """A key response violates the protocol, or is worse than the keys in use."""
 
 
+class BidRequestError(BidstreamError, ValueError):
+    """A bid request is not a JSON object in UTF-8, or is nested more than 64 levels deep."""
+
+
 class OperatorError(BidstreamError):
     """A call to an operator failed."""
 

@@ -7,6 +7,7 @@ from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.crypto import GCM_IV_LENGTH
 from bidstream_svc.core.decrypt import Verdict, decrypt
 from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
+from bidstream_svc.core.openrtb import BidRequestIds, decrypt_bid_request
 from bidstream_svc.core.sharing import Encryption, encrypt_raw_uid
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import OperatorTransport
@@ -48,6 +49,16 @@ class BidstreamClient(_KeyedClient):
     def decrypt(self, token: str, domain_or_app_name: str | None = None) -> Verdict:
         """Decrypt a token of a bid request: (status, raw uid, established in Unix ms, reason). Thread-safe."""
         return decrypt(token, domain_or_app_name, self.keys, wall_clock_ms())
+
+    def decrypt_bid_request(self, body: bytes) -> BidRequestIds:
+        """Decrypt all tokens of an OpenRTB bid request. Thread-safe.
+
+        Only the programme of the keys is known. The tokens of the other one are NOT_INITIALIZED.
+
+        Raises:
+            BidRequestError: the body is not a JSON object.
+        """
+        return decrypt_bid_request(body, () if self.keys is None else (self.keys,), wall_clock_ms())
 
 
 class SharingClient(_KeyedClient):

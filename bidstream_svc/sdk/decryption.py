@@ -9,6 +9,7 @@ from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.errors import BidstreamError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.openrtb import BidRequestIds
 from bidstream_svc.core.sharing import EncryptionStatus
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.operator import BidstreamClient as AsyncBidstreamClient
@@ -156,6 +157,17 @@ class BidstreamClient(_KeyedClient):
             domain_name: domain of the site or bundle id of the app in the bid request, or None.
         """
         return _decrypt(token, domain_name, self._client.keys)
+
+    def decrypt_bid_request(self, body: bytes) -> BidRequestIds:
+        """Decrypt all tokens of an OpenRTB bid request; no call is made. The published SDK has nothing like it.
+
+        Args:
+            body: the bid request, as JSON.
+
+        Raises:
+            BidRequestError: the body is not a JSON object.
+        """
+        return self._client.decrypt_bid_request(body)
 
 
 class SharingClient(_KeyedClient):

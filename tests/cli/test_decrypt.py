@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from tests.support.cli import Cli
@@ -98,3 +99,92 @@ def test_an_invalid_key_file_is_named(cli: Cli, tmp_path: Path, content: bytes |
 def test_an_operator_that_refuses_is_status_1(cli: Cli, settings: dict[str, Any]) -> None:
     outcome = cli("decrypt", "abcd", **(settings | {"api_key": "wrong"}))
     assert (outcome.status, outcome.complaint[:21]) == (1, "operator answered 401")
+
+
+def _bid_request(token: str, source: str = "uidapi.com", **fields: object) -> str:
+    return json.dumps({**fields, "user": {"eids": [{"source": source, "uids": [{"id": token}]}]}})
+
+
+@pytest.fixture
+def euid() -> OperatorState:
+    return OperatorState(seed=12, scope=IdentityScope.EUID)
+
+
+@pytest.fixture
+def euid_key_file(euid: OperatorState, tmp_path: Path) -> str:
+    path = tmp_path / "euid-keys.json"
+    path.write_text(json.dumps(bidstream_keys(euid, {})))
+    return str(path)
+
+
+def test_bid_requests_one_a_line(cli: Cli, key_file: str, state: OperatorState, tmp_path: Path) -> None:
+    good = [
+        _bid_request(state.mint_token(), id="r1"),
+        _bid_request(state.mint_token(client_side=True), id="r2", site={"page": "https://www.example.com/x"}),
+        json.dumps({"id": "r3"}),
+    ]
+    text = "\n".join([good[0], "", *good[1:]])
+    path = tmp_path / "requests.ndjson"
+    for content in (text.encode(), text.encode() + b"\r\n", gzip.compress(text.encode())):
+        path.write_bytes(content)
+        outcome = cli("decrypt", "--keys", key_file, "--bid-requests", str(path))
+        assert (outcome.status, outcome.err) == (0, "")
+        answers = [json.loads(line) for line in outcome.out.splitlines()]
+        assert [answer["id"] for answer in answers] == ["r1", "r2", "r3"]
+        assert [found["matched"] for answer in answers for found in answer["ids"]] == [None, "site.page"]
+    outcome = cli("decrypt", "--keys", key_file, "--bid-requests", "-", stdin=text)
+    assert (outcome.status, len(outcome.out.splitlines())) == (0, 3)
+
+
+def test_bid_requests_of_two_programmes(
+    cli: Cli, key_file: str, euid_key_file: str, state: OperatorState, euid: OperatorState
+) -> None:
+    stdin = _bid_request(state.mint_token(2)) + "\n" + _bid_request(euid.mint_token(2), "euid.eu")
+    outcome = cli("decrypt", "--keys", euid_key_file, "--keys", key_file, "--bid-requests", "-", stdin=stdin)
+    assert (outcome.status, outcome.err) == (0, "")
+    outcome = cli("decrypt", "--keys", key_file, "--bid-requests", "-", stdin=stdin)
+    assert (outcome.status, outcome.err) == (1, "bidstream-svc: 1 of 2 ids were not decrypted\n")
+    assert json.loads(outcome.out.splitlines()[1])["ids"][0]["status"] == "NOT_INITIALIZED"
+
+
+def test_tokens_of_two_programmes(
+    cli: Cli, key_file: str, euid_key_file: str, state: OperatorState, euid: OperatorState
+) -> None:
+    tokens = [each.mint_token(version) for each in (state, euid) for version in (2, 3, 4)]
+    outcome = cli("decrypt", "--keys", key_file, "--keys", euid_key_file, *tokens)
+    assert (outcome.status, outcome.err) == (0, "")
+    outcome = cli("decrypt", "--keys", key_file, "--keys", key_file, *tokens)
+    assert outcome.status == 2
+    assert outcome.complaint == "--keys: two files hold keys of UID2; give one for each programme"
+
+
+def test_a_line_that_is_no_bid_request_is_named_and_the_others_go_on(
+    cli: Cli, key_file: str, state: OperatorState
+) -> None:
+    good = _bid_request(state.mint_token()).encode()
+    padding = b'{"x":"%b"}' % (b"x" * 512 * 1024)
+    lines = [good, b'{"id":', b'{"id":"\xff"}', padding, b"[]", good]
+    outcome = cli("decrypt", "--keys", key_file, "--bid-requests", "-", stdin=b"\n".join(lines))
+    assert outcome.status == 1
+    assert len(outcome.out.splitlines()) == 2
+    reported = outcome.err.splitlines()
+    assert [line.split(":")[1] for line in reported[:-1]] == [" line 2", " line 3", " line 4", " line 5"]
+    assert reported[-1] == "bidstream-svc: 4 of 6 lines are not bid requests"
+
+
+def test_bid_requests_of_the_full_length(cli: Cli, key_file: str) -> None:
+    longest = b'{"x":"%b"}' % (b"x" * (512 * 1024 - 8))
+    assert cli("decrypt", "--keys", key_file, "--bid-requests", "-", stdin=longest).status == 0
+    assert cli("decrypt", "--keys", key_file, "--bid-requests", "-", stdin=longest + b" ").status == 1
+
+
+def test_no_bid_requests_are_told(cli: Cli, key_file: str) -> None:
+    outcome = cli("decrypt", "--keys", key_file, "--bid-requests", "-", stdin="\n")
+    assert outcome == (0, "", "bidstream-svc: no bid requests in the input\n")
+
+
+def test_bid_requests_exclude_tokens(cli: Cli, key_file: str) -> None:
+    for others in (["abcd"], ["--domain", "example.com"]):
+        outcome = cli("decrypt", "--keys", key_file, "--bid-requests", "-", *others)
+        assert (outcome.status, outcome.out) == (2, "")
+    assert cli("decrypt", "--keys", "-", "--bid-requests", "-").status == 2

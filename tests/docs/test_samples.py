@@ -21,13 +21,14 @@ CURL = [sample for sample in samples(README, "sh") if sample.text.startswith("cu
 (CHECK_AND_SERVE,) = (sample for sample in samples(README, "sh") if sample not in CURL)
 (ADMIN,) = samples(DOCS / "metrics.md", "sh")
 (DECRYPT,) = samples(DOCS / "cli.md", "sh")
+(BID_REQUESTS,) = samples(DOCS / "openrtb.md", "sh")
 TOKEN_COMMANDS, REQUEST = samples(DOCS / "publishers.md", "sh")
 (MAP,) = samples(DOCS / "advertisers.md", "sh")
 # Guides whose samples test_guides.py runs, and one whose sample tests/deploy runs.
 ELSEWHERE = {"getting-started.md", "settings.md", "operations.md", "runbook.md"}
 PYTHON = [
     sample
-    for name in ("publishers", "advertisers", "sdk", "migrating")
+    for name in ("publishers", "advertisers", "sdk", "openrtb", "migrating")
     for sample in samples(DOCS / f"{name}.md", "python")
 ]
 
@@ -89,6 +90,24 @@ def test_the_decrypt_command(place: Place) -> None:
     assert [answer["status"] for answer in answers] == ["SUCCESS"] * 3
 
 
+def test_the_command_for_bid_requests(place: Place) -> None:
+    def requests(source: str) -> str:
+        token = place.operator.state.mint_token(client_side=True)
+        return json.dumps(
+            {
+                "id": "r1",
+                "site": {"domain": "example.com"},
+                "user": {"eids": [{"source": source, "uids": [{"id": token}]}]},
+            }
+        )
+
+    (place.directory / "requests.ndjson").write_text(requests("uidapi.com") + "\n")
+    answer = json.loads(run_shell(BID_REQUESTS.text, place.directory, place.environment))
+    (shown,) = (json.loads(sample.text) for sample in samples(DOCS / "openrtb.md", "json"))
+    assert _shape(answer) == _shape(shown)
+    assert [*answer["ids"][0]] == [*shown["ids"][0]]
+
+
 def _raw_uids_in(state: OperatorState, text: str) -> set[str | None]:
     """The words of a text, decrypted where they are tokens."""
     keys = parse_key_response(orjson.dumps(bidstream_keys(state, {})))
@@ -136,7 +155,7 @@ def test_python_sample(place: Place, sample: Sample) -> None:
 
 def test_no_sample_is_left_out() -> None:
     assert len(CURL) == 2
-    run_here = {*CURL, CHECK_AND_SERVE, ADMIN, DECRYPT, TOKEN_COMMANDS, REQUEST, MAP, *PYTHON}
+    run_here = {*CURL, CHECK_AND_SERVE, ADMIN, DECRYPT, BID_REQUESTS, TOKEN_COMMANDS, REQUEST, MAP, *PYTHON}
     found = {sample for document in DOCUMENTS for sample in samples(document, "sh", "python")}
     assert {sample.place for sample in found - run_here if sample.place.partition(":")[0] not in ELSEWHERE} == set()
 

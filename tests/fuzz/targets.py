@@ -26,6 +26,8 @@ from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.operator.messages import HttpAnswer, raise_for_status
 from tests.core.assemble import standard
+from tests.core.openrtb_compare import compare as compare_bid_request
+from tests.core.openrtb_strategies import TOKENS
 from tests.core.reference import reference_verdict
 from tests.fastpath.support import FastPathSide, Side
 from tests.fastpath.test_any_requests import compare
@@ -175,11 +177,22 @@ def fuzz_settings(data: bytes) -> None:
     assert secret not in shown
 
 
+def fuzz_openrtb(data: bytes) -> None:
+    """A bid request: what the plain implementation finds and refuses, and the same bytes but for the ids.
+
+    `@NAME@` stands for a token, which chance would not find.
+    """
+    for name, token in TOKENS.items():
+        data = data.replace(b"@%b@" % name.encode(), token.encode())
+    compare_bid_request(data)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "token": fuzz_token,
     "layers": fuzz_layers,
     "key_response": fuzz_key_response,
     "envelope": fuzz_envelope,
+    "openrtb": fuzz_openrtb,
     "http": fuzz_http,
     "settings": fuzz_settings,
 }

@@ -1,3 +1,4 @@
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.errors import BidRequestError, ConfigurationError
 from bidstream_svc.devoperator import DevOperator, Fault
 from bidstream_svc.operator import RetryPolicy
 from bidstream_svc.sdk import BidstreamClient, DecryptedToken, DecryptionStatus, EncryptionStatus, SharingClient
@@ -42,6 +43,23 @@ def test_token_of_each_version(client: BidstreamClient, operator: DevOperator, v
     assert decrypted.uid == operator.state.raw_uid("someone@example.com")
     assert decrypted.established == datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
     assert "uid" not in repr(decrypted)
+
+
+def test_bid_request(client: BidstreamClient, operator: DevOperator) -> None:
+    def entry(source: str, token: str) -> dict[str, object]:
+        return {"source": source, "uids": [{"id": token}]}
+
+    token = operator.state.mint_token(client_side=True)
+    eids = [entry("uidapi.com", token), entry("euid.eu", token)]
+    body = json.dumps({"id": "r1", "site": {"domain": "example.com"}, "user": {"eids": eids}}).encode()
+    before = client.decrypt_bid_request(body)
+    assert [found.status for found in before.ids] == [DecryptionStatus.NOT_INITIALIZED] * 2
+    assert client.refresh().success
+    found, other = client.decrypt_bid_request(body).ids
+    assert (found.uid, found.matched) == (operator.state.raw_uid("someone@example.com"), "site.domain")
+    assert other.status is DecryptionStatus.NOT_INITIALIZED
+    with pytest.raises(BidRequestError):
+        client.decrypt_bid_request(b"[]")
 
 
 @pytest.mark.parametrize(

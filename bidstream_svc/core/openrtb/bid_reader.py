@@ -1,0 +1,206 @@
+"""Reads the usual bid request in one typed decoding, and rewrites it by replacing text.
+
+Whatever is unusual gives None: a field of the wrong type, a lone surrogate, anything malformed. `bid_scanner` reads it,
+and gives the same for what is usual. Where a function here answers, the scanner gives the same answer; a property test
+compares the two.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.openrtb.json_check import is_utf8
+
+# The `source` of an eid, in lower case, and the programme that it belongs to.
+Sources = Mapping[str, IdentityScope]
+
+NULL = b"null"
+PATH_IN_3_0 = "/openrtb/request/context"
+_NULL = msgspec.Raw(NULL)
+_ABSENT = msgspec.Raw(b"")
+
+
+class Entry(NamedTuple):
+    """An entry of `uids` whose eid is of one of our sources.
+
+    Attributes:
+        path: a JSON Pointer.
+        source: of the eid, as it came.
+        token: its `id`.
+    """
+
+    path: str
+    source: str
+    scope: IdentityScope
+    token: str
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"Entry({self.path}, {self.scope.name})"
+
+
+@dataclass(slots=True, repr=False)
+class BidRequest:
+    """What is read of a bid request. Values are JSON as it came.
+
+    Attributes:
+        raw_id: `id`, or `null` if it is not a string.
+        entries: in document order, those of `user.eids` before those of `user.ext.eids`.
+        site: `site`, of any type.
+        app: `app`, of any type.
+    """
+
+    raw_id: bytes
+    entries: list[Entry]
+    site: bytes
+    app: bytes
+
+
+class _Uid(msgspec.Struct, gc=False):
+    id: str | None = None
+
+
+class _Eid(msgspec.Struct, gc=False):
+    source: str | None = None
+    uids: msgspec.Raw = _ABSENT
+
+
+class _UserExt(msgspec.Struct, gc=False):
+    eids: list[_Eid] | None = None
+
+
+class _User(msgspec.Struct, gc=False):
+    eids: list[_Eid] | None = None
+    ext: _UserExt | None = None
+
+
+class _Request(msgspec.Struct, gc=False):
+    id: msgspec.Raw = _NULL
+    user: _User | None = None
+    site: msgspec.Raw = _NULL
+    app: msgspec.Raw = _NULL
+    openrtb: msgspec.Raw = _NULL
+
+
+class _Context(msgspec.Struct, gc=False):
+    user: _User | None = None
+    site: msgspec.Raw = _NULL
+    app: msgspec.Raw = _NULL
+
+
+class _Request30(msgspec.Struct, gc=False):
+    id: msgspec.Raw = _NULL
+    context: _Context | None = None
+
+
+class _OpenRtb30(msgspec.Struct, gc=False):
+    request: _Request30 | None = None
+
+
+_decode = msgspec.json.Decoder(_Request).decode
+_decode_3_0 = msgspec.json.Decoder(_OpenRtb30).decode
+_decode_uids = msgspec.json.Decoder(list[_Uid]).decode
+
+
+@dataclass(slots=True, repr=False)
+class PlainBidRequest(BidRequest):
+    """A usual bid request.
+
+    Attributes:
+        eid_lists: the lists of eids that there are.
+        uid_lists: (JSON of a list of `uids`, number of its elements) of our sources.
+    """
+
+    eid_lists: list[list[_Eid]]
+    uid_lists: list[tuple[bytes, int]]
+
+
+def programme_of(source: str, sources: Sources) -> IdentityScope | None:
+    """Return the programme that a source belongs to. ASCII case is ignored."""
+    scope = sources.get(source.lower())
+    return scope if scope is not None and source.isascii() else None
+
+
+def string_or_null(raw: bytes) -> bytes:
+    """Return JSON of a string as it is, and `null` for that of anything else."""
+    return raw if raw.startswith(b'"') else NULL
+
+
+def read_plain(body: bytes, sources: Sources) -> PlainBidRequest | None:
+    """Read a usual bid request of a known depth; None for all others. No body raises."""
+    try:
+        request = _decode(body)
+        context, raw_id, prefix = request, request.id, ""
+        if bytes(request.openrtb).startswith(b"{"):
+            wrapped = _decode_3_0(request.openrtb).request or _Request30()
+            context, raw_id, prefix = wrapped.context or _Context(), wrapped.id, PATH_IN_3_0  # type: ignore[assignment]
+        if not is_utf8(body):
+            return None
+        plain = PlainBidRequest(string_or_null(bytes(raw_id)), [], bytes(context.site), bytes(context.app), [], [])
+        user = context.user
+        if user is not None:
+            if user.eids is not None:
+                _read_eids(plain, user.eids, f"{prefix}/user/eids/", sources)
+            if user.ext is not None and user.ext.eids is not None:
+                _read_eids(plain, user.ext.eids, f"{prefix}/user/ext/eids/", sources)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return plain
+
+
+def _read_eids(plain: PlainBidRequest, eids: list[_Eid], path: str, sources: Sources) -> None:
+    plain.eid_lists.append(eids)
+    for index, eid in enumerate(eids):
+        source = eid.source
+        if source is None or (scope := programme_of(source, sources)) is None:
+            continue
+        raw = bytes(eid.uids)
+        if not raw:
+            continue
+        uids = _decode_uids(raw)
+        plain.uid_lists.append((raw, len(uids)))
+        for number, uid in enumerate(uids):
+            if uid.id is not None:
+                plain.entries.append(Entry(f"{path}{index}/uids/{number}", source, scope, uid.id))
+
+
+def rewrite_plain(body: bytes, plain: PlainBidRequest, uids: Sequence[str | None]) -> bytes | None:
+    """Replace every token by its raw uid; None if one has none, or if a token may be found elsewhere, too.
+
+    Args:
+        body: what was read, without a byte order mark.
+        plain: what `read_plain` returned for it.
+        uids: the raw uid of each entry, or None.
+    """
+    if not _are_all_lists_known(body, plain):
+        return None
+    tokens = Counter(entry.token for entry in plain.entries)
+    uid_of_token: dict[str, str] = {}
+    for entry, uid in zip(plain.entries, uids, strict=True):
+        if uid is None or uid_of_token.setdefault(entry.token, uid) != uid:
+            return None
+    for token, uid in uid_of_token.items():
+        text = b'"%b"' % token.encode()
+        if body.count(text) != tokens[token]:
+            return None
+        body = body.replace(text, msgspec.json.encode(uid))
+    return body
+
+
+def _are_all_lists_known(body: bytes, plain: PlainBidRequest) -> bool:
+    """Return whether no member that a later one of its name overrides has a list of eids, of uids or an id of ours.
+
+    None of these names occurs in the text more often than it was read, in no spelling.
+    """
+    if b"\\u006" in body or b"\\u007" in body:  # perhaps a letter of a name
+        return False
+    if body.count(b'"eids"') != len(plain.eid_lists):
+        return False
+    lists_of_uids = sum(bytes(eid.uids) != b"" for eids in plain.eid_lists for eid in eids)
+    if body.count(b'"uids"') != lists_of_uids:
+        return False
+    return all(b"\\" not in raw and raw.count(b'"id"') == count for raw, count in plain.uid_lists)
