@@ -14,7 +14,7 @@ from math import inf
 from typing import TypeAlias
 
 from bidstream_svc.core.crypto import make_cbc_decrypt
-from bidstream_svc.core.domains import NameCandidates, normalise_domain, registrable_domain
+from bidstream_svc.core.domains import NameCandidates, is_registered, normalise_domain
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, OPTED_OUT, decode_text, open_token, v2, v3, v4
@@ -188,8 +188,5 @@ def _check_domain(domain: object, site_id: int, keys: KeySnapshot) -> Verdict | 
         registered = keys.domain_names[site_id]
     except KeyError:
         return _SITE_UNKNOWN
-    if candidates:
-        return None if candidates.find(registered) else _DOMAIN_NOT_LISTED
-    if name in registered or registrable_domain(name) in registered:
-        return None
-    return _DOMAIN_NOT_LISTED
+    is_listed = candidates.find(registered) if candidates else is_registered(name, registered)
+    return None if is_listed else _DOMAIN_NOT_LISTED

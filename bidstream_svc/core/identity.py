@@ -20,6 +20,8 @@ from bidstream_svc.core.errors import IdentityError
 class IdentityScope(IntEnum):
     """The programme of a uid. The value is bit 4 of the first byte of a v3 or v4 token."""
 
+    __hash__ = int.__hash__  # as of DecryptionStatus
+
     UID2 = 0
     EUID = 1
 

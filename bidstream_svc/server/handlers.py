@@ -67,11 +67,6 @@ def answer_decrypt(keys: BoundKeys, body: bytes, now_ms: int) -> Answer:
         if success is not None:
             keys.count_successes(1, index)
             return 200, success
-    return answer_decrypt_in_python(keys, body, now_ms)
-
-
-def answer_decrypt_in_python(keys: BoundKeys, body: bytes, now_ms: int) -> Answer:
-    """Answer `POST /decrypt` without asking the kernel, because it has been asked."""
     return _answer_decrypt(keys.decrypt_to_json, body, now_ms)
 
 

@@ -24,7 +24,7 @@ class LaneCells(NamedTuple):
     """The places of the counters that a `Lane` adds to.
 
     Attributes:
-        success_uid2, success_euid: count verdicts by the programme of the kernel that gives them.
+        success_uid2, success_euid: count the verdicts of the kernels, by programme.
         request: counts answered requests.
         first_bucket, last_bucket: of the duration's histogram; see `HistogramCells`.
         sum_ns: adds up the durations.

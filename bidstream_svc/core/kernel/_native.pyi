@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from bidstream_svc.core.kernel import LaneCells
@@ -32,17 +32,19 @@ class Kernel:
         """Return the ids of the keys that have opened the outer layer of a version 3 or 4 token."""
 
 class Lane(Generic[_Route]):
-    """The fast path for the plain case: a request for a good token, in one call.
+    """The fast path for the plain case: a request for a token, in one call.
 
-    It recognises heads by shapes that Python has checked, and lets a kernel answer the body. It counts what it answers.
-    Only one thread may use it.
+    It recognises heads by shapes that Python has checked. The kernels decrypt the token; if none of them does, Python
+    gives the verdict. It counts the requests that it answers. Only one thread may use it.
 
     Args:
         row: the counters, a writable buffer of 64-bit integers.
         cells: the places of the counters in it.
+        bind: returns what is bound to the keys in use: the `kernels` to ask, in this order, and `decrypt_to_json`, as
+            of `BoundKeys` in `server/handlers.py`. It is called when the keys have changed.
     """
 
-    def __init__(self, row: memoryview, cells: LaneCells) -> None: ...
+    def __init__(self, row: memoryview, cells: LaneCells, bind: Callable[[], object]) -> None: ...
     def set_response_start(self, start: bytes) -> None:
         """Set the head of responses up to the value of Content-Length; if it is empty, nothing is answered here."""
 
@@ -61,18 +63,25 @@ class Lane(Generic[_Route]):
             parts: as of the Shape.
             end: as of the Shape.
             max_body_length: a longer body makes the head unknown.
-            is_answered_here: whether the kernel answers the body.
+            is_answered_here: whether the body is a request for a token.
         """
 
     def forget(self) -> None:
         """Forget all shapes."""
 
-    def take(self, data: bytes, kernels: tuple[Kernel, ...]) -> bytes | tuple[_Route, bytes] | None:
-        """Take what has been received between two requests, which usually is one request; ask the kernels in order.
+    def take(self, data: bytes, keys: object) -> bytes | tuple[_Route, bytes] | None:
+        """Take what has been received between two requests, which usually is one request.
+
+        Args:
+            data: the bytes.
+            keys: those in use; only compared with those of the last call.
 
         Returns:
             The response; or, if Python must answer, the route and the body; or None, if these bytes are not exactly one
             request with a known head.
+
+        Raises:
+            Exception: whatever `bind` or `decrypt_to_json` raises.
         """
 
 class KernelBuilder:

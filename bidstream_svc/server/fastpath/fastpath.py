@@ -63,7 +63,7 @@ class FastPath:
         known = self._of_hosts.get(hosts)
         if known is None:
             heads = PlainHeads(self._routes, self._bearer, hosts, is_traced=self._is_traced)
-            known = self._of_hosts[hosts] = heads, make_lane(self._metrics)
+            known = self._of_hosts[hosts] = heads, make_lane(self._shared.decryptor, self._metrics)
             self._renew_lanes()
         return self._connect(hosts, *known)
 

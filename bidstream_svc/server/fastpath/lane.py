@@ -1,7 +1,6 @@
 """The native lane of the fast path: makes it, and teaches it heads that Python has checked."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from bidstream_svc.core.identity import IdentityScope
@@ -9,7 +8,7 @@ from bidstream_svc.core.kernel import IS_NATIVE, LaneCells
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import REQUEST_DURATION_NS, SUCCESS_CELLS
 from bidstream_svc.server.fastpath.shapes import Shape
-from bidstream_svc.server.handlers import answer_decrypt_in_python
+from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.routes import ROUTES, Route
 
 if IS_NATIVE or TYPE_CHECKING:
@@ -19,11 +18,10 @@ from bidstream_svc.core.kernel import Lane
 # None if there is no native kernel.
 NativeLane: TypeAlias = "Lane[Route] | None"
 
-_DECRYPT = ROUTES[0]  # the route whose bodies the kernel answers
-_REST_OF_DECRYPT = replace(_DECRYPT, handle=answer_decrypt_in_python)
+_DECRYPT = ROUTES[0]  # the route whose bodies are requests for a token
 
 
-def make_lane(metrics: MetricCells) -> NativeLane:
+def make_lane(decryptor: TokenDecryptor, metrics: MetricCells) -> NativeLane:
     """Return a lane that knows no heads; None if there is no native kernel."""
     if not IS_NATIVE:
         return None
@@ -35,13 +33,12 @@ def make_lane(metrics: MetricCells) -> NativeLane:
         last_bucket=REQUEST_DURATION_NS.first + REQUEST_DURATION_NS.BUCKETS - 1,
         sum_ns=REQUEST_DURATION_NS.sum,
     )
-    return Lane(metrics.row, cells)
+    return Lane(metrics.row, cells, decryptor.bind)
 
 
 def teach(lane: "Lane[Route]", shapes: Sequence[Shape]) -> None:
     """Let the lane recognise heads like the one that was found last; `shapes` are those of `PlainHeads`."""
     if shapes:
         shape = shapes[0]
-        is_decrypt = shape.route is _DECRYPT
-        route = _REST_OF_DECRYPT if is_decrypt else shape.route
-        lane.learn(route, shape.parts, shape.end, route.max_body_bytes, is_decrypt)
+        route = shape.route
+        lane.learn(route, shape.parts, shape.end, route.max_body_bytes, route is _DECRYPT)

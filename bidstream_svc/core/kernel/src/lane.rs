@@ -1,16 +1,18 @@
-//! The fast path for the plain case: from the bytes of a request for a good token to those of the response.
+//! The fast path for the plain case: from the bytes of a request for a token to those of the response.
 //!
-//! It has no rules of its own. Python has checked the heads whose shapes it knows, and the [kernel](crate) answers the
-//! body. Where either is not certain, Python decides.
+//! It has no rules of its own. Python has checked the heads whose shapes it knows, and the [kernel](crate) decrypts the
+//! token. Where the kernel is not certain, Python gives the verdict, and where the spelling is not plain, Python answers.
 
+use std::str::from_utf8;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use crate::answer::{Success, put};
+use crate::json::{self, Request};
 use crate::python::PyKernel;
 use crate::row::Row;
 use crate::shape::{Shape, Value};
@@ -37,21 +39,31 @@ struct Cells {
     sum_ns: usize,
 }
 
+/// What `bind` returns for the keys in use.
+#[derive(FromPyObject)]
+struct BoundKeys {
+    kernels: Vec<Py<PyKernel>>,
+    decrypt_to_json: Py<PyAny>,
+}
+
 #[pyclass(name = "Lane", module = "bidstream_svc.core.kernel._native")]
 pub struct PyLane {
     /// The one that was used last comes first.
     known: Vec<Known>,
     /// The head of the response up to the value of Content-Length; empty while Python must answer.
     response_start: Vec<u8>,
-    row: Row,
-    cells: Cells,
+    counters: Counters,
+    bind: Py<PyAny>,
+    /// The keys of the last request, and what `bind` has returned for them.
+    bound: Option<(Py<PyAny>, BoundKeys)>,
 }
 
 #[pymethods]
 impl PyLane {
     #[new]
-    fn new(row: PyBuffer<i64>, cells: Cells) -> PyResult<Self> {
-        Ok(Self { known: Vec::new(), response_start: Vec::new(), row: Row::new(row)?, cells })
+    fn new(row: PyBuffer<i64>, cells: Cells, bind: Py<PyAny>) -> PyResult<Self> {
+        let counters = Counters { row: Row::new(row)?, cells };
+        Ok(Self { known: Vec::new(), response_start: Vec::new(), counters, bind, bound: None })
     }
 
     fn set_response_start(&mut self, start: &[u8]) {
@@ -82,18 +94,15 @@ impl PyLane {
         &mut self,
         py: Python<'py>,
         data: &[u8],
-        kernels: &Bound<'py, PyTuple>,
+        keys: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let began = Instant::now();
         let Some((known, body)) = find(&mut self.known, data) else { return Ok(None) };
         if known.is_answered_here && !self.response_start.is_empty() {
-            for kernel in kernels.iter_borrowed() {
-                let Some(kernel) = kernel.cast::<PyKernel>()?.get().kernel() else { continue };
-                let response = unless_it_panics(|| {
-                    kernel.answer(body, now_ms()?, |success| respond(py, &self.response_start, success))
-                });
-                if let Some(response) = response {
-                    self.count(began, kernel.is_of_euid());
+            if let Some(request) = unless_it_panics(|| json::read_request(body)) {
+                let bound = bind(&mut self.bound, &self.bind, keys)?;
+                if let Some(response) = answer(py, &request, bound, &self.response_start, &self.counters)? {
+                    self.counters.count_request(began);
                     return Ok(Some(response.into_any()));
                 }
             }
@@ -103,18 +112,68 @@ impl PyLane {
     }
 }
 
-impl PyLane {
-    fn count(&self, began: Instant, is_of_euid: bool) {
+struct Counters {
+    row: Row,
+    cells: Cells,
+}
+
+impl Counters {
+    fn count_success(&self, is_of_euid: bool) {
+        self.row.add(if is_of_euid { self.cells.success_euid } else { self.cells.success_uid2 }, 1);
+    }
+
+    fn count_request(&self, began: Instant) {
         let duration_ns = i64::try_from(began.elapsed().as_nanos()).unwrap_or(i64::MAX);
         let bit_length = usize::try_from(i64::BITS.saturating_sub(duration_ns.leading_zeros())).unwrap_or(usize::MAX);
         let bucket = self.cells.first_bucket.saturating_add(bit_length).min(self.cells.last_bucket);
-        let success = if is_of_euid { self.cells.success_euid } else { self.cells.success_uid2 };
-        for (cell, amount) in
-            [(success, 1), (self.cells.request, 1), (bucket, 1), (self.cells.sum_ns, duration_ns)]
-        {
+        for (cell, amount) in [(self.cells.request, 1), (bucket, 1), (self.cells.sum_ns, duration_ns)] {
             self.row.add(cell, amount);
         }
     }
+}
+
+/// Returns what is bound to these keys. They are replaced as a whole, never modified.
+fn bind<'bound>(
+    bound: &'bound mut Option<(Py<PyAny>, BoundKeys)>,
+    bind: &Py<PyAny>,
+    keys: &Bound<'_, PyAny>,
+) -> PyResult<&'bound BoundKeys> {
+    let (_, bound) = match bound.take() {
+        Some(last) if last.0.is(keys) => bound.insert(last),
+        _ => bound.insert((keys.clone().unbind(), bind.call0(keys.py())?.extract(keys.py())?)),
+    };
+    Ok(bound)
+}
+
+/// Returns the response to a request; None if it is not in the plain spelling after all.
+fn answer<'py>(
+    py: Python<'py>,
+    request: &Request<'_>,
+    bound: &BoundKeys,
+    start: &[u8],
+    counters: &Counters,
+) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let Some(now_ms) = now_ms() else { return Ok(None) };
+    for kernel in &bound.kernels {
+        let Some(kernel) = kernel.get().kernel() else { continue };
+        let response = unless_it_panics(|| {
+            kernel.decrypt(request.token, request.domain, now_ms, |success| respond_success(py, start, success))
+        });
+        if response.is_some() {
+            counters.count_success(kernel.is_of_euid());
+            return Ok(response);
+        }
+    }
+    if !json::is_plain(request.token) {
+        return Ok(None);
+    }
+    let (Ok(token), Ok(domain)) = (from_utf8(request.token), request.domain.map(from_utf8).transpose()) else {
+        return Ok(None);
+    };
+    let domain = domain.map(|domain| PyString::new(py, domain));
+    let verdict = bound.decrypt_to_json.call1(py, (PyString::new(py, token), domain, py.None(), now_ms))?;
+    let body = verdict.cast_bound::<PyBytes>(py)?.as_bytes();
+    respond(py, start, body.len(), |out| put(out, body).map(drop)).map(Some)
 }
 
 /// Returns what is known about the head of the request that these bytes are, and its body.
@@ -127,19 +186,25 @@ fn find<'known, 'data>(all: &'known mut [Known], data: &'data [u8]) -> Option<(&
     all.first().filter(|known| body.len() <= known.max_body_length).map(|known| (known, body))
 }
 
-fn respond<'py>(py: Python<'py>, start: &[u8], success: &Success<'_>) -> Option<Bound<'py, PyBytes>> {
-    success.encode(|body_length, write_body| {
-        let mut digits = itoa::Buffer::new();
-        let digits = digits.format(body_length).as_bytes();
-        let head = [start, digits, END_OF_HEAD];
-        let length = head.iter().fold(body_length, |length, part| length.saturating_add(part.len()));
-        PyBytes::new_with(py, length, |mut out| {
-            for part in head {
-                out = put(out, part).ok_or_else(no_room)?;
-            }
-            write_body(out).ok_or_else(no_room)
-        })
-        .ok()
+fn respond_success<'py>(py: Python<'py>, start: &[u8], success: &Success<'_>) -> Option<Bound<'py, PyBytes>> {
+    success.encode(|body_length, write_body| respond(py, start, body_length, write_body).ok())
+}
+
+fn respond<'py>(
+    py: Python<'py>,
+    start: &[u8],
+    body_length: usize,
+    write_body: impl Fn(&mut [u8]) -> Option<()>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(body_length).as_bytes();
+    let head = [start, digits, END_OF_HEAD];
+    let length = head.iter().fold(body_length, |length, part| length.saturating_add(part.len()));
+    PyBytes::new_with(py, length, |mut out| {
+        for part in head {
+            out = put(out, part).ok_or_else(no_room)?;
+        }
+        write_body(out).ok_or_else(no_room)
     })
 }
 
