@@ -12,8 +12,7 @@ from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.routes import ROUTES, Route
 
 if IS_NATIVE or TYPE_CHECKING:
-    from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.kernel import Lane
+    from bidstream_svc.core.kernel import Lane
 
 # None if there is no native kernel.
 NativeLane: TypeAlias = "Lane[Route] | None"
