@@ -1,7 +1,6 @@
 """Normalisation of domain and app names, so that those of a bid request compare with those of a site."""
 
 from collections.abc import Callable, Container, Iterable
-from collections.abc import Container
 from functools import cache
 
 from idna import IDNAError, uts46_remap

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from bidstream_svc.metrics.cells import CONNECTIONS, CONNECTIONS_REFUSED, DECRYPTIONS, RefusalReason
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import ConnectionLimits
+from bidstream_svc.server.fastpath.connection import FastPathConnection
 from bidstream_svc.server.handlers import TOKENS_PER_ITERATION
 from tests.fastpath.corpus import BATCH, CHUNKED, GOOD, LARGE_BATCH, STATE, batch, make
 from tests.fastpath.support import FakeTransport, FastPathSide, settle, split_answers
@@ -30,7 +31,7 @@ def decrypted(side: FastPathSide) -> int:
 
 
 def is_handed_over(transport: FakeTransport) -> bool:
-    return type(transport.get_protocol()).__name__ != "FastPathConnection"
+    return not isinstance(transport.get_protocol(), FastPathConnection)
 
 
 # Answers.

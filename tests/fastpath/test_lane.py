@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from mmap import mmap
 from pathlib import Path
 from random import Random
@@ -18,12 +19,15 @@ from bidstream_svc.core.kernel import IS_NATIVE, LaneCells
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
+from bidstream_svc.keystore.store import KeyStore, KeyStores
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import SUCCESS_CELLS
+from bidstream_svc.metrics.cells import DECRYPTIONS, SUCCESS_CELLS
+from bidstream_svc.server.answers import verdict_body
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.fastpath.connection import FastPathConnection
 from bidstream_svc.server.fastpath.heads import MAX_HEAD_BYTES, MAX_SHAPES, PlainHeads
 from bidstream_svc.server.fastpath.lane import make_lane, teach
+from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.routes import ROUTES, labels_of
 from tests.fastpath.corpus import CORPUS, GUARDED_CORPUS, STATE, make
 from tests.fastpath.support import HOSTS, FakeTransport, FastPathSide, settle, split_answers
@@ -41,11 +45,20 @@ BATCH_OF_GOOD = make({"requests": [{"token": token} for token in TOKENS]}, targe
 
 
 def successes_of_lane(side: FastPathSide, transport: FakeTransport, data: bytes) -> int:
-    """Send a request; return how many answers the lane gave, which never binds keys."""
+    """Send a request; return how many verdicts the lane and the kernel gave, without Python."""
     before = side.metrics.row[SUCCESSES]
-    with patch.object(side.decryptor, "bind", wraps=side.decryptor.bind) as bind:
+    with python_is_asked() as asked:
         transport.feed(data)
-    return 0 if bind.called else side.metrics.row[SUCCESSES] - before
+    return 0 if asked() else side.metrics.row[SUCCESSES] - before
+
+
+@contextmanager
+def python_is_asked() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether Python has received a request or given a verdict."""
+    receive = patch.object(FastPathConnection, "receive", autospec=True, side_effect=FastPathConnection.receive)
+    verdict = patch("bidstream_svc.server.handlers.verdict_body", wraps=verdict_body)
+    with receive as received, verdict as given_verdict:
+        yield lambda: received.called or given_verdict.called
 
 
 @pytest.mark.parametrize("token", TOKENS, ids=["v2", "v3", "v4"])
@@ -80,9 +93,9 @@ async def test_tokens_of_both_programmes_are_answered_and_counted_by_programme(s
         other = next(state.scope for state in STATES if state.scope is not scope)
         row = side.metrics.row
         before = row[SUCCESS_CELLS[scope]], row[SUCCESS_CELLS[other]]
-        with patch.object(side.decryptor, "bind", wraps=side.decryptor.bind) as bind:
+        with python_is_asked() as asked:
             transport.feed(make({"token": token}))
-        assert not bind.called
+        assert not asked()
         assert (row[SUCCESS_CELLS[scope]], row[SUCCESS_CELLS[other]]) == (before[0] + 1, before[1])
         assert row[side.metrics.http_requests["/decrypt", 200]] == number + 1
     assert [b"SUCCESS" in answer.body for answer in split_answers(transport.sent)] == [False] + [True] * 6
@@ -97,10 +110,10 @@ async def test_a_name_that_python_has_found_registered_is_noted_for_its_programm
         answered = []
         for _ in range(3):
             before = side.metrics.row[SUCCESS_CELLS[state.scope]]
-            with patch.object(side.decryptor, "bind", wraps=side.decryptor.bind) as bind:
+            with python_is_asked() as asked:
                 transport.feed(request)
             assert side.metrics.row[SUCCESS_CELLS[state.scope]] == before + 1
-            answered.append(not bind.called)
+            answered.append(not asked())
         assert answered == [False, True, True]
 
 
@@ -117,6 +130,32 @@ async def test_what_is_not_a_success_is_decided_in_python(side: FastPathSide) ->
     requests = [make({"token": TOKENS[0]}), *(make(body) for body in bad), BATCH_OF_GOOD, BATCH_OF_GOOD]
     assert [successes_of_lane(side, transport, request) for request in requests] == [0] * len(requests)
     assert transport.statuses == [200, 200, 200, 400, 200, 400, 400, 200, 200]
+
+
+async def test_a_failure_is_answered_and_counted_by_the_lane_with_the_verdict_of_python(side: FastPathSide) -> None:
+    transport = side.connect()
+    transport.feed(make({"token": TOKENS[0]}))  # the lane learns the head
+    for number, (token, domain, status) in enumerate(
+        [("abcd", None, b"VERSION_NOT_SUPPORTED"), ("A===", "x.com", b"INVALID_PAYLOAD"), ("é" * 9, "é", b"INVALID")], 1
+    ):
+        body = orjson.dumps({"token": token, "domain": domain})
+        receive = patch.object(FastPathConnection, "receive", autospec=True, side_effect=FastPathConnection.receive)
+        with receive as received:
+            transport.feed(make(body))
+        assert not received.called
+        assert status in split_answers(transport.sent)[-1].body
+        assert side.counted[0] == side.metrics.row[side.metrics.http_requests["/decrypt", 200]] == 1 + number
+        assert sum(side.metrics.row[cell] for cell in DECRYPTIONS.values()) == 1 + number
+
+
+async def test_a_bug_in_the_decryption_is_answered_with_500(side: FastPathSide) -> None:
+    transport = side.connect()
+    transport.feed(make({"token": TOKENS[0]}))
+    with patch("bidstream_svc.server.handlers.verdict_body", side_effect=ZeroDivisionError):
+        transport.feed(make({"token": "abcd"}))
+    transport.feed(make({"token": TOKENS[0]}))
+    assert transport.statuses == [200, 500, 200]
+    assert side.counted[0] == 3
 
 
 async def test_without_keys_and_while_draining_python_answers(side: FastPathSide) -> None:
@@ -157,6 +196,10 @@ async def _write(path: Path, text: str) -> Path:
 # Heads: the lane recognises none that Python does not.
 
 
+def without_keys(metrics: MetricCells) -> TokenDecryptor:
+    return TokenDecryptor(KeyStores([KeyStore()]), metrics, on_unknown_key=lambda _: None)
+
+
 def answers(connection_side: FastPathSide, requests: list[bytes]) -> bytes:
     transport = connection_side.connect()
     for request in requests:
@@ -178,15 +221,15 @@ async def sides() -> AsyncIterator[tuple[FastPathSide, FastPathSide]]:
 @pytest.mark.parametrize("name", [*CORPUS, *GUARDED_CORPUS])
 def test_no_head_is_known_that_is_not_plain(name: str) -> None:
     metrics, heads = MetricCells(labels_of(ROUTES)), PlainHeads(ROUTES, None, HOSTS)
-    lane = make_lane(metrics)
+    lane = make_lane(without_keys(metrics), metrics)
     assert lane is not None
     for line in LINES:
         heads.find(make({"token": TOKENS[0]}, line).partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
         teach(lane, heads.shapes)
     for request in {**CORPUS, **GUARDED_CORPUS}[name].requests:
-        taken = lane.take(request, ())
+        taken = lane.take(request, None)
         if taken is not None:
-            assert not isinstance(taken, bytes)
+            assert not isinstance(taken, bytes)  # it has no response head yet
             route, body = taken
             head, _, rest = request.partition(b"\r\n\r\n")
             assert body == rest
@@ -220,25 +263,25 @@ async def test_the_longest_head(sides: tuple[FastPathSide, FastPathSide]) -> Non
 @given(data=st.data())
 def test_a_lane_never_raises_and_forgets_the_oldest(data: st.DataObject) -> None:
     metrics = MetricCells(labels_of(ROUTES))
-    lane, heads = make_lane(metrics), PlainHeads(ROUTES, None, HOSTS)
+    lane, heads = make_lane(without_keys(metrics), metrics), PlainHeads(ROUTES, None, HOSTS)
     assert lane is not None
     requests = [make({"token": TOKENS[0]}, f"X-{number}: x") for number in range(MAX_SHAPES + 1)]
     for request in requests:
         heads.find(request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
         teach(lane, heads.shapes)
         teach(lane, heads.shapes)  # makes no difference
-    assert [lane.take(request, ()) is not None for request in requests] == [False] + [True] * MAX_SHAPES
-    lane.take(data.draw(st.binary(max_size=300)), ())
+    assert [lane.take(request, None) is not None for request in requests] == [False] + [True] * MAX_SHAPES
+    lane.take(data.draw(st.binary(max_size=300)), None)
     cut = data.draw(st.integers(0, len(requests[1])))
-    lane.take(requests[1][:cut] + data.draw(st.binary(max_size=20)), ())
+    lane.take(requests[1][:cut] + data.draw(st.binary(max_size=20)), None)
 
 
 def test_a_row_that_cannot_be_written_to_is_refused() -> None:
     cells = LaneCells(0, 1, 2, 3, 4, 5)
     for row in (memoryview(bytes(80)).cast("q"), memoryview(mmap(-1, 160)).cast("q")[::2]):
         with pytest.raises(ValueError, match="row"):
-            Lane(row, cells)
-    lane: Lane[str] = Lane(MetricCells(labels_of(ROUTES)).row, cells)
+            Lane(row, cells, list)
+    lane: Lane[str] = Lane(MetricCells(labels_of(ROUTES)).row, cells, list)
     with pytest.raises(ValueError, match="value"):
         lane.learn("route", [(b"x", 3)], b"", 0, False)
 

@@ -11,13 +11,13 @@ from bidstream_svc.core.keys import KeySnapshot, split_into_steps
 from bidstream_svc.core.token import v3
 
 try:
-    from bidstream_svc.core.kernel._native import Kernel, KernelBuilder, Lane
+    from bidstream_svc.core.kernel._native import Kernel, KernelBuilder, Lane, Receiver
 except ModuleNotFoundError:  # pragma: no cover - where it was not built
     IS_NATIVE = False
 else:
     IS_NATIVE = True
 
-__all__ = ["IS_NATIVE", "Kernel", "Lane", "LaneCells", "build_in_steps", "build_kernel"]
+__all__ = ["IS_NATIVE", "Kernel", "Lane", "LaneCells", "Receiver", "build_in_steps", "build_kernel"]
 
 
 class LaneCells(NamedTuple):

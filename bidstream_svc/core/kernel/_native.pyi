@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from bidstream_svc.core.kernel import LaneCells
 
@@ -83,6 +83,31 @@ class Lane(Generic[_Route]):
         Raises:
             Exception: whatever `bind` or `decrypt_to_json` raises.
         """
+
+class Receiver:
+    """The receiving end of a connection: writes the responses of a lane, and leaves everything else to the connection.
+
+    Args:
+        lane: answers requests.
+        stores: its `current` are the keys in use.
+    """
+
+    def __init__(self, lane: Lane[Any], stores: object) -> None: ...
+    def open(self, connection: object, write: Callable[[bytes], None]) -> None:
+        """Begin.
+
+        Args:
+            connection: its `receive(data, found)` takes what the lane does not answer, with what `Lane.take` returned,
+                and returns whether the lane may be asked about the next bytes. Its `quiet_sweeps` is set to 0 when a
+                request is answered.
+            write: writes a response to the transport.
+        """
+
+    def close(self) -> None:
+        """Release the connection. Bytes received from now on are ignored."""
+
+    def receive(self, data: bytes) -> None:
+        """Take what the transport has received."""
 
 class KernelBuilder:
     """Collects what a kernel is built from.

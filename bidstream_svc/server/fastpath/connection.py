@@ -1,11 +1,10 @@
 """A connection of the fast path: it feeds a `RequestReader`, answers the requests and writes the responses.
 
-The usual request is answered by one call of the native lane, where there is one. While a long answer (a large batch) is
-in progress, the connection is busy: reading is paused, and requests received already wait in a queue. Reading is also
-paused while more requests have been received than are answered at once, and while the client does not read its answers;
-what has been received waits in the reader. When the reader finds a request that is not plain, the requests before it
-are answered and the connection is handed over to the HTTP library, which hands it back to a new one at the next plain
-request.
+While a long answer (a large batch) is in progress, the connection is busy: reading is paused, and requests received
+already wait in a queue. Reading is also paused while more requests have been received than are answered at once, and
+while the client does not read its answers; what has been received waits in the reader. When the reader finds a request
+that is not plain, the requests before it are answered and the connection is handed over to the HTTP library, which
+hands it back to a new one at the next plain request.
 """
 
 import time
@@ -21,7 +20,6 @@ from bidstream_svc.server.answers import INTERNAL_ERROR, OVERLOADED, REQUEST_TIM
 from bidstream_svc.server.base_connection import Connection, Phase
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.fastpath.heads import PlainHeads
-from bidstream_svc.server.fastpath.lane import NativeLane, teach
 from bidstream_svc.server.fastpath.reader import FOREIGN, IDLE, MORE, Request, RequestReader
 from bidstream_svc.server.handlers import LongAnswer, TokenDecryptor
 from bidstream_svc.server.response_writer import ResponseWriter
@@ -53,7 +51,6 @@ class FastPathConnection(Connection):
     Args:
         shared: objects shared by all connections.
         heads: recognises plain heads; shared by the connections of a listener.
-        lane: answers the usual requests; shared by the connections of a listener. None if there is no native kernel.
         make_fallback: returns the connection that answers requests that are not plain, up to the next plain one.
 
     Attributes:
@@ -66,31 +63,19 @@ class FastPathConnection(Connection):
         "_began_ns",
         "_busy_bytes",
         "_has_eof",
-        "_heads",
         "_is_reading_paused",
-        "_lane",
         "_long_answer",
         "_long_route",
         "_make_fallback",
         "_queue",
         "_shared",
-        "_stores",
         "is_busy",
         "reader",
     )
 
-    def __init__(
-        self,
-        shared: Shared,
-        heads: PlainHeads,
-        lane: NativeLane,
-        make_fallback: Callable[[], Connection],
-    ) -> None:
+    def __init__(self, shared: Shared, heads: PlainHeads, make_fallback: Callable[[], Connection]) -> None:
         super().__init__(shared.connections)
         self._shared = shared
-        self._stores = shared.decryptor.stores
-        self._heads = heads
-        self._lane = lane
         self._make_fallback = make_fallback
         self.reader = RequestReader(heads)
         self.is_busy = False
@@ -107,28 +92,29 @@ class FastPathConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Answer the requests that are complete."""
+        self.receive(data, None)
+
+    def receive(self, data: bytes, found: Request | None) -> bool:
+        """Answer the requests that are complete. Returns whether nothing is waiting or in progress then.
+
+        Args:
+            data: what has been received.
+            found: the request that these bytes are, if that is known.
+        """
         reader = self.reader
         if reader.state is not IDLE or self.is_busy:
             self._take(reader.feed(data, _MAX_AT_ONCE))
-            return
-        lane = self._lane
-        try:
-            found = None if lane is None else lane.take(data, self._stores.current)
-        except Exception:  # noqa: BLE001 - a bug in the decryption; `_answer` meets it again and answers 500
-            found = None
-        if isinstance(found, bytes):
-            self.quiet_sweeps = 0
-            transport = self.transport
-            assert transport is not None
-            transport.write(found)
-            return
-        request = found or reader.match(data)
-        if request is None:
+        elif found is not None:
+            self._answer([found])
+        elif (request := reader.match(data)) is not None:
+            self.note_head()
+            self._answer([request])
+        else:
             self._take(reader.feed(data, _MAX_AT_ONCE))
-            return
-        if found is None and lane is not None:
-            teach(lane, self._heads.shapes)
-        self._answer([request])
+        return reader.state is IDLE and not self.is_busy
+
+    def note_head(self) -> None:
+        """Called when the reader has recognised the head of a whole request."""
 
     def eof_received(self) -> bool:
         """Return True if the connection must stay open, because complete requests are not answered."""

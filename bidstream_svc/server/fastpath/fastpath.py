@@ -10,7 +10,7 @@ from bidstream_svc.server.base_connection import Connection
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.fastpath.connection import FastPathConnection, Shared
 from bidstream_svc.server.fastpath.heads import HEAD_END, MAX_HEAD_BYTES, PlainHeads
-from bidstream_svc.server.fastpath.lane import NativeLane, make_lane
+from bidstream_svc.server.fastpath.lane import LaneConnection, NativeLane, make_lane
 from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.response_writer import ResponseWriter
@@ -68,9 +68,12 @@ class FastPath:
         return self._connect(hosts, *known)
 
     def _connect(self, hosts: HostCheck, heads: PlainHeads, lane: NativeLane) -> FastPathConnection:
-        return FastPathConnection(
-            self._shared, heads, lane, lambda: self._fallback(hosts, partial(self._take_back, hosts, heads, lane))
-        )
+        def make_fallback() -> Connection:
+            return self._fallback(hosts, partial(self._take_back, hosts, heads, lane))
+
+        if lane is None:
+            return FastPathConnection(self._shared, heads, make_fallback)
+        return LaneConnection(self._shared, heads, lane, make_fallback)
 
     def _take_back(
         self, hosts: HostCheck, heads: PlainHeads, lane: NativeLane, received: bytes

@@ -90,7 +90,7 @@ impl PyLane {
         self.known.clear();
     }
 
-    fn take<'py>(
+    pub fn take<'py>(
         &mut self,
         py: Python<'py>,
         data: &[u8],

@@ -43,6 +43,8 @@ mod lane;
 #[cfg(feature = "python")]
 mod python;
 #[cfg(feature = "python")]
+mod receiver;
+#[cfg(feature = "python")]
 mod row;
 #[cfg(test)]
 mod tests;

@@ -148,4 +148,6 @@ mod _native {
     use super::{PyBuilder, PyKernel};
     #[pymodule_export]
     use crate::lane::PyLane;
+    #[pymodule_export]
+    use crate::receiver::PyReceiver;
 }
