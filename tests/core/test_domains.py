@@ -8,7 +8,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from publicsuffixlist import PSLFILE
 
-from bidstream_svc.core.domains import load_public_suffixes, normalise_domain, registrable_domain
+from bidstream_svc.core.domains import is_registered, load_public_suffixes, normalise_domain, registrable_domain
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,17 @@ def test_registrable_is_an_end_of_the_name_or_nothing(text: str) -> None:
     name = normalise_domain(text)
     domain = registrable_domain(name)
     assert domain is None or f".{name.removesuffix('.').lower()}".endswith(f".{domain}")
+
+
+@example("a.jp.co..", 1)
+@example("com.com.de.", 0)
+@given(st.text(st.characters(categories=None)) | st.text("a.co\u00e9-*!J"), st.integers(0, 5))
+def test_registered_is_the_name_or_its_registrable_domain(text: str, parents: int) -> None:
+    name = normalise_domain(text)
+    domain = registrable_domain(name)
+    parent = ".".join(name.split(".")[parents:])
+    for registered in ({name}, {parent}, {parent, domain}, {domain}, {parent.rstrip(".")}, {"x"}):
+        assert is_registered(name, registered - {None}) == (name in registered or domain in registered - {None})
 
 
 _names = st.text(
