@@ -2,6 +2,7 @@
 
 1. Whenever the kernel answers, Python gives the same bytes.
 2. Every SUCCESS in the plain spelling is answered by the kernel.
+3. The lane reads what is in the plain spelling as Python does.
 """
 
 import argparse
@@ -10,11 +11,12 @@ import re
 import time
 from collections import Counter
 from collections.abc import Generator
+from mmap import mmap
 from multiprocessing import Pool
 
 from bidstream_svc.core.decrypt import BoundDecrypt
 from bidstream_svc.core.domains import normalise_domain
-from bidstream_svc.core.kernel import Kernel
+from bidstream_svc.core.kernel import Kernel, Lane, LaneCells
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.core.token_details import read_details
@@ -30,6 +32,7 @@ _TOKEN, _DOMAIN = rb'"token"\s*:\s*' + _STRING, rb'"domain"\s*:\s*(?:null|' + _S
 # Of what JSON decodes, all that `\s` matches are the blanks of JSON.
 _PLAIN = re.compile(rb"\s*\{\s*(?:%b(?:\s*,\s*%b)?|%b\s*,\s*%b)\s*\}\s*" % (_TOKEN, _DOMAIN, _DOMAIN, _TOKEN))
 _UID = re.compile(rb'\{"status":"SUCCESS","uid":"[ !#-\[\]-~]*","established":-?\d+\}')
+_RESPONSE_START = b"HTTP/1.1 200 OK\r\nContent-Length: "
 _IS_SUCCESS = b'{"status":"SUCCESS",'
 
 
@@ -53,8 +56,34 @@ class Counted:
         self.counts[DecryptionStatus.SUCCESS] += count
 
 
+class LaneAlone:
+    """A lane without a kernel, which asks Python for every verdict."""
+
+    def __init__(self) -> None:
+        self._lane: Lane[str] = Lane(
+            memoryview(mmap(-1, 64)).cast("q"), LaneCells(0, 1, 2, 3, 4, 5), lambda: self._keys
+        )
+        self._lane.learn("", [(b"POST / HTTP/1.1\r\nContent-Length: ", 0)], b"\r\n\r\n", 2**30, True)
+        self._lane.set_response_start(_RESPONSE_START)
+        self._keys = BoundKeys(lambda _token, _domain, _scope, _now_ms: b"")
+
+    def answer(self, keys: BoundKeys, body: bytes, now_ms: int) -> bytes | None:
+        """Return what the lane answers to a body at a time; None if it leaves it to Python."""
+        self._keys = BoundKeys(lambda token, domain, scope, _: keys.decrypt_to_json(token, domain, scope, now_ms))
+        taken = self._lane.take(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body), self._keys)
+        if isinstance(taken, tuple):
+            assert taken == ("", body)
+            return None
+        assert taken is not None
+        assert taken.startswith(_RESPONSE_START)
+        return taken.partition(b"\r\n\r\n")[2]
+
+
+_LANE = LaneAlone()
+
+
 def check(input_: Input) -> str:
-    """Check both sentences; returns what became of the input."""
+    """Check all sentences; returns what became of the input."""
     scenario, body, now_ms = input_.scenario, input_.body, input_.now_ms
     python, both = Counted(scenario.decrypt), Counted(scenario.decrypt, scenario.kernel)
     answer = answer_decrypt(python.keys, body, now_ms)
@@ -62,6 +91,8 @@ def check(input_: Input) -> str:
     given = scenario.kernel.answer(body, now_ms)
     assert answer_decrypt(both.keys, body, now_ms) == answer
     assert both.counts == python.counts
+    of_lane = _LANE.answer(python.keys, body, now_ms)
+    assert (answer[1] if answer[0] == 200 and _is_plain(body) else None) == of_lane, (input_.kind, body, now_ms)
     if given is not None:
         assert answer == (200, given), (input_.kind, body, now_ms)
         return "answered"
@@ -72,6 +103,15 @@ def check(input_: Input) -> str:
         return "failure"
     assert may_be_left(body, expected, scenario.snapshot), (input_.kind, body, now_ms)
     return "success, left to Python"
+
+
+def _is_plain(body: bytes) -> bool:
+    """Whether a body that JSON decodes is in the plain spelling."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return _PLAIN.fullmatch(body) is not None
 
 
 def may_be_left(body: bytes, expected: bytes, keys: KeySnapshot) -> bool:

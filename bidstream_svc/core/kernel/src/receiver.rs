@@ -42,19 +42,19 @@ impl PyReceiver {
         self.open = None;
     }
 
-    /// Nothing is borrowed while Python runs, which may close this object.
+    /// This object is not borrowed while Python runs, which may close it.
     fn receive(slf: &Bound<'_, Self>, data: &Bound<'_, PyBytes>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.borrow();
         let Some(Open { connection, write }) = this.open.as_ref().map(|open| open.clone_ref(py)) else { return Ok(()) };
-        let found = if this.is_ready {
-            let keys = this.stores.bind(py).getattr(intern!(py, "current"))?;
-            // An error is a bug in the decryption. Python meets it again, logs it and answers 500.
-            this.lane.borrow_mut(py).take(py, data.as_bytes(), &keys).unwrap_or(None)
-        } else {
-            None
-        };
+        let asked = this.is_ready.then(|| (this.lane.clone_ref(py), this.stores.clone_ref(py)));
         drop(this);
+        let mut found = None;
+        if let Some((lane, stores)) = asked {
+            let keys = stores.bind(py).getattr(intern!(py, "current"))?;
+            // An error is a bug in the decryption. Python meets it again, logs it and answers 500.
+            found = lane.borrow_mut(py).take(py, data.as_bytes(), &keys).unwrap_or(None);
+        }
         if let Some(response) = found.as_ref().filter(|found| found.is_instance_of::<PyBytes>()) {
             connection.setattr(py, intern!(py, "quiet_sweeps"), 0)?;
             write.call1(py, (response,))?;
