@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bidstream_svc.devoperator import DevOperator
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.devoperator import DevOperator, OperatorState
 from tests.support.operator import operator_in_thread
 from tests.support.prometheus import Prometheus
 from tests.support.sidecar import Sidecar, operator_settings
@@ -17,6 +18,13 @@ SPEED = 150  # a scrape each 0.1 s
 def operator() -> Iterator[DevOperator]:
     with operator_in_thread() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def operators(operator: DevOperator) -> Iterator[dict[IdentityScope, DevOperator]]:
+    """One of each programme."""
+    with operator_in_thread(OperatorState(seed=2, scope=IdentityScope.EUID)) as euid:
+        yield {operator.state.scope: operator, IdentityScope.EUID: euid}
 
 
 @pytest.fixture(scope="module")
