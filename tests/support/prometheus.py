@@ -82,10 +82,14 @@ class Prometheus:
         values: list[str] = self._get(f"/api/v1/label/{label}/values", **{"match[]": selector})
         return values
 
-    def firing(self) -> dict[str, dict[str, str]]:
-        """The annotations of the alerts that fire, by name."""
+    def firing(self) -> dict[tuple[str, str], dict[str, str]]:
+        """The annotations of the alerts that fire, by name and programme ("" if it is about none)."""
         alerts = self._get("/api/v1/alerts")["alerts"]
-        return {alert["labels"]["alertname"]: alert["annotations"] for alert in alerts if alert["state"] == "firing"}
+        return {
+            (alert["labels"]["alertname"], alert["labels"].get("scope", "")): alert["annotations"]
+            for alert in alerts
+            if alert["state"] == "firing"
+        }
 
     def rules(self) -> list[dict[str, Any]]:
         """All rules with their health."""
