@@ -11,7 +11,7 @@ from tests.support.prometheus import Prometheus
 from tests.support.sidecar import Sidecar, programme_settings
 from tests.support.traffic import mixed_requests, traffic
 
-SPEED = 150  # a scrape each 0.1 s
+SPEED = 150  # the rate of five minutes is one of 2 s
 
 
 @pytest.fixture(scope="module")

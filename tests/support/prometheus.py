@@ -43,6 +43,8 @@ class Prometheus:
             (directory / name).write_text(speed_up((DEPLOYED / name).read_text("utf-8"), speed), "utf-8")
         config = load_yaml(directory / "prometheus.yaml")
         config["scrape_configs"][0]["static_configs"][0]["targets"] = list(targets)
+        # Also the time-out of a scrape, which may take longer than the shortened interval on a busy machine.
+        config["global"]["scrape_interval"] = "500ms"
         dump_yaml(config, directory / "prometheus.yaml")
         self._log = directory / "prometheus.log"
         with self._log.open("wb") as log:
