@@ -53,7 +53,7 @@ def settings(environment: dict[str, str]) -> Settings:
     return loaded
 
 
-def settings_of(environment: dict[str, str]) -> dict[str, str]:
+def settings_of(environment: dict[str, str]) -> dict[str, Any]:
     return {name.removeprefix("BIDSTREAM_").lower(): text for name, text in environment.items()}
 
 
