@@ -200,6 +200,20 @@ def test_an_answer_that_ends_early_is_not_used(lacks: int, module: Path, tmp_pat
     assert received.body == (b'{"id": "original"}' if lacks else body.encode())
 
 
+def test_a_request_is_repeated_if_the_kept_connection_is_closed_at_it(
+    module: Path, tmp_path: Path, stack: ExitStack
+) -> None:
+    scripted = ScriptedSidecar("unix", tmp_path)
+    stack.callback(scripted.close)
+    body = '{"id": "rewritten"}'
+    # Each connection is closed at the request behind its script; the last one gets the end of nginx.
+    scripted.start([http("200 OK", body)], [http("200 OK", body)])
+    proxy = stack.enter_context(running_proxy(tmp_path, tmp_path / "scripted.sock", module))
+    for _ in range(2):
+        assert proxy.ask(b'{"id": "original"}')[1].body == body.encode()
+    assert scripted.connections == 2
+
+
 def test_the_time_outs_add_up_to_five_milliseconds() -> None:
     timeouts = re.findall(r"proxy_(connect|send|read)_timeout (\d+)ms;", (FILES / "nginx.conf").read_text("utf-8"))
     assert [phase for phase, _ in timeouts] == ["connect", "send", "read"]
