@@ -2,16 +2,17 @@
 
 import re
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import trustme
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator
 from tests.support.raw_http import Response, ask
-from tests.support.sidecar import Sidecar, operator_settings
+from tests.support.sidecar import Sidecar, operator_settings, wait_until
 
 _BEARER = "made-up"
 
@@ -27,12 +28,31 @@ class Described(NamedTuple):
         headers = {"Authorization": f"Bearer {bearer}"}
         return ask(self.sidecar.data, "/decrypt", {"token": token}, headers=headers, tls=self.tls)
 
+    def wait_success(self, operator: DevOperator) -> None:
+        """Wait until a token of an operator decrypts: `/readyz` tells that of one programme only."""
+        token = operator.state.mint_token()
+        wait_until(lambda: self.decrypt(token).json["status"] == "SUCCESS", f"keys of {operator.state.scope.name}")
+
+
+def by_prefix(settings: Mapping[str, Any], operators: Mapping[IdentityScope, DevOperator]) -> dict[str, DevOperator]:
+    """The operators that the settings call, by the prefix of these."""
+    prefixes = {f"{scope.name.lower()}_": operator for scope, operator in operators.items()}
+    named = {prefix: operator for prefix, operator in prefixes.items() if f"{prefix}operator_url" in settings}
+    return named or {"": operators[IdentityScope.UID2]}
+
 
 @contextmanager
 def as_described(
-    environment: dict[str, str], mounts: Iterable[Path], args: list[str], operator: DevOperator, directory: Path
+    environment: dict[str, str],
+    mounts: Iterable[Path],
+    args: list[str],
+    operators: Mapping[IdentityScope, DevOperator],
+    directory: Path,
 ) -> Iterator[Described]:
-    """Serve with keys until the context exits, on free ports and with temporary directories in place of the mounts."""
+    """Serve with keys until the context exits, on free ports and with temporary directories in place of the mounts.
+
+    Where the settings name programmes, each gets its operator; otherwise the only operator is that of UID2.
+    """
     here = {str(mount): directory / str(number) for number, mount in enumerate(mounts)}
     for own in here.values():
         own.mkdir()
@@ -40,16 +60,16 @@ def as_described(
     for name, text in environment.items():
         moved = re.sub(r"(/[\w./-]+)/", lambda found: f"{here.get(found[1], found[1])}/", text)
         settings[name.removeprefix("BIDSTREAM_").lower()] = re.sub(r"^0\.0\.0\.0:\d+$", "127.0.0.1:0", moved)
-    given = operator_settings(operator)
-    settings["operator_url"] = given["operator_url"]
     certificate = trustme.CA().issue_cert("localhost")
     contents = {
-        "api_key_file": given["api_key"],
-        "client_secret_file": given["client_secret"],
         "auth_token_file": _BEARER,
         "tls_cert": certificate.cert_chain_pems[0].bytes().decode(),
         "tls_key": certificate.private_key_pem.bytes().decode(),
     }
+    for prefix, operator in by_prefix(settings, operators).items():
+        given = operator_settings(operator)
+        settings[f"{prefix}operator_url"] = given["operator_url"]
+        contents |= {f"{prefix}{name}_file": given[name] for name in ("api_key", "client_secret")}
     for name in contents.keys() & settings.keys():
         Path(settings[name]).write_text(contents[name])
     tls = None

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from bidstream_svc.devoperator import DevOperator
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.devoperator import DevOperator, OperatorState
 from tests.support.operator import operator_in_thread
 from tests.support.prometheus import Prometheus
-from tests.support.sidecar import Sidecar, operator_settings
+from tests.support.sidecar import Sidecar, programme_settings
 from tests.support.traffic import mixed_requests, traffic
 
-SPEED = 150  # a scrape each 0.1 s
+SPEED = 150  # the rate of five minutes is one of 2 s
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +21,20 @@ def operator() -> Iterator[DevOperator]:
 
 
 @pytest.fixture(scope="module")
-def sidecar(operator: DevOperator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """A real one with two workers, under light traffic of every kind."""
+def operators(operator: DevOperator) -> Iterator[dict[IdentityScope, DevOperator]]:
+    """One of each programme."""
+    with operator_in_thread(OperatorState(seed=2, scope=IdentityScope.EUID)) as euid:
+        yield {operator.state.scope: operator, IdentityScope.EUID: euid}
+
+
+@pytest.fixture(scope="module")
+def sidecar(operators: dict[IdentityScope, DevOperator], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    """A real one with two workers and both programmes, under light traffic of every kind."""
+    requests = [request for operator in operators.values() for request in mixed_requests(operator.state)]
+    settings = programme_settings(operators.values())
     with (
-        Sidecar(tmp_path_factory.mktemp("sidecar"), workers=2, **operator_settings(operator)) as running,
-        traffic(running.wait_ready().data, mixed_requests(operator.state), pause_s=0.02),
+        Sidecar(tmp_path_factory.mktemp("sidecar"), workers=2, **settings) as running,
+        traffic(running.wait_ready().data, requests, pause_s=0.02),
     ):
         yield running
 

@@ -1,4 +1,4 @@
-"""The Compose file is valid by the schema of its specification, and the program runs with its settings."""
+"""The Compose files are valid by the schema of their specification, and the program runs with their settings."""
 
 import re
 import subprocess
@@ -10,21 +10,28 @@ import pytest
 from bidstream_svc import __version__
 from bidstream_svc.addresses import TcpAddress, UnixAddress
 from bidstream_svc.config import SETTINGS, Settings, load_settings, unknown_variables
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator
-from tests.deploy.as_described import as_described
+from tests.deploy.as_described import as_described, by_prefix
 from tests.deploy.dockerfile import read_stages
 from tests.docs.markdown import ROOT
-from tests.support.sidecar import wait_until
+from tests.support.sidecar import DEADLINE_S, Sidecar, wait_until
 from tests.support.yaml_files import load_yaml
 
 pytestmark = pytest.mark.needs_tools("yaml")
-FILE = ROOT / "deploy" / "compose.yaml"
+FILES = sorted((ROOT / "deploy").glob("compose*.yaml"))
 BEFORE, STAGES = read_stages(ROOT / "Dockerfile")
 
 
+@pytest.fixture(scope="module", params=FILES, ids=lambda path: path.name)
+def file(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
 @pytest.fixture(scope="module")
-def compose() -> Any:
-    return load_yaml(FILE)
+def compose(file: Path) -> Any:
+    return load_yaml(file)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +48,13 @@ def environment(ours: Any) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def settings(environment: dict[str, str]) -> Settings:
     assert unknown_variables(environment) == {}
-    loaded = load_settings(**{name.removeprefix("BIDSTREAM_").lower(): text for name, text in environment.items()})
+    loaded = load_settings(**settings_of(environment))
     loaded.require_operators()
     return loaded
+
+
+def settings_of(environment: dict[str, str]) -> dict[str, Any]:
+    return {name.removeprefix("BIDSTREAM_").lower(): text for name, text in environment.items()}
 
 
 def targets(service: Any) -> dict[Path, str]:
@@ -52,15 +63,30 @@ def targets(service: Any) -> dict[Path, str]:
 
 
 @pytest.mark.needs_tools("check-jsonschema")
-def test_schema() -> None:
-    command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
+def test_schema(file: Path) -> None:
+    command = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_image_is_the_one_of_the_dockerfile(ours: Any) -> None:
+def test_the_files_differ_in_what_is_of_a_programme_only() -> None:
+    one, both = (FILES[number].read_text() for number in (1, 0))
+    about_operators = re.compile(r"^#|^ +(BIDSTREAM_\w*(URL|_FILE|KEY_CACHE)|secrets|[\w-]+-(key|secret)|file):")
+    rest_one, rest_both = (
+        [line for line in text.splitlines() if not about_operators.search(line)] for text in (one, both)
+    )
+    assert rest_one == rest_both
+
+
+def test_each_credential_is_a_file_of_its_own(compose: Any) -> None:
+    files = [secret["file"] for secret in compose["secrets"].values()]
+    assert len(set(files)) == len(files)
+    assert all(Path(file).is_relative_to("../secrets") for file in files)
+
+
+def test_the_image_is_the_one_of_the_dockerfile(file: Path, ours: Any) -> None:
     assert ours["image"] == f"bidstream-svc:{__version__}"
-    assert (FILE.parent / ours["build"]["context"]).resolve() == ROOT
+    assert (file.parent / ours["build"]["context"]).resolve() == ROOT
     assert ours["build"]["args"].keys() == {instruction.text for instruction in BEFORE}
     assert all(":?" in value for value in ours["build"]["args"].values())
     assert ours["command"] == STAGES[-1].last("CMD").words
@@ -80,7 +106,9 @@ def test_files_are_where_the_settings_say(compose: Any, ours: Any, settings: Set
     made = "".join(instruction.text for instruction in STAGES[-1].all("RUN"))
     for name in SETTINGS:
         path = getattr(settings, name)
-        if name == "key_cache":
+        if path is None:
+            continue
+        if name.endswith("key_cache"):
             assert targets(ours)[path.parent] in compose["volumes"]
         elif isinstance(path, Path):
             assert path.parent == Path("/run/secrets")
@@ -110,10 +138,26 @@ def test_it_has_time_to_drain(ours: Any, settings: Settings) -> None:
 
 
 def test_the_program_serves_by_these_settings(
-    environment: dict[str, str], ours: Any, operator: DevOperator, tmp_path: Path
+    file: Path,
+    environment: dict[str, str],
+    ours: Any,
+    operators: dict[IdentityScope, DevOperator],
+    tmp_path: Path,
 ) -> None:
     mounts = [*targets(ours), Path("/run/secrets")]
-    with as_described(environment, mounts, ours["command"], operator, tmp_path) as running:
-        assert running.decrypt(operator.state.mint_token()).json["status"] == "SUCCESS"
+    with as_described(environment, mounts, ours["command"], operators, tmp_path) as running:
+        called = by_prefix(running.settings, operators)
+        assert len(called) == (2 if "programmes" in file.name else 1)
+        for prefix, operator in called.items():
+            running.wait_success(operator)
+            wait_until(Path(running.settings[f"{prefix}key_cache"]).exists, "the key cache")
         assert not running.sidecar.has_logged("unknown setting")
-        wait_until(Path(running.settings["key_cache"]).exists, "the key cache")
+
+
+def test_a_url_without_programme_beside_both_is_refused(tmp_path: Path) -> None:
+    """As it is left from compose.yaml. The program names both variables."""
+    environment = load_yaml(FILES[0])["services"]["bidstream-svc"]["environment"]
+    assert "programmes" in FILES[0].name
+    refused = Sidecar(tmp_path, **settings_of(environment | {"BIDSTREAM_OPERATOR_URL": "https://prod.euid.eu"}))
+    assert refused.process.wait(DEADLINE_S) == 2
+    assert "BIDSTREAM_OPERATOR_URL: set together with BIDSTREAM_UID2_OPERATOR_URL; use either" in refused.stderr

@@ -129,6 +129,19 @@ OTHERS: list[dict[str, Any]] = [
 ]
 
 
+# The names of one operator, and those of another programme, are refused with these.
+_ONLY = ("OPERATOR_URL", "API_KEY_FILE", "CLIENT_SECRET_FILE", "KEY_CACHE")
+_PROGRAMMES: list[dict[str, Any]] = [
+    {"programmes": {name: {"operatorUrl": f"https://{name}.example.com:8443", "secretName": f"theirs-{name}"}}}
+    | _settings({f"{name.upper()}_{setting}": REPLACED[setting] + name for setting in _ONLY[1:]})
+    for name in ("uid2", "euid")
+]
+OTHERS_WITH_PROGRAMMES = _PROGRAMMES + [
+    other for other in OTHERS if "operatorUrl" not in other and other.get("settings", {}).keys().isdisjoint(_ONLY)
+]
+FORMS = {"one operator": OTHERS, "programmes": OTHERS_WITH_PROGRAMMES}
+
+
 def _pairwise(count: int) -> list[list[bool]]:
     """Choices among `count` values: for any two of them there is one with neither, with each alone, and with both.
 
@@ -153,14 +166,23 @@ def test_pairs_are_complete() -> None:
 
 def test_every_value_has_another_one() -> None:
     # Without `enabled` there is nothing to see.
-    assert {name for other in OTHERS for name in other} | {"enabled"} == load_yaml(CHART / "values.yaml").keys()
+    assert {name for form in FORMS.values() for other in form for name in other} | {"enabled"} == load_yaml(
+        CHART / "values.yaml"
+    ).keys()
 
 
 @pytest.mark.needs_tools("kubernetes_validate")
-@pytest.mark.parametrize("choice", _pairwise(len(OTHERS)), ids=lambda choice: f"{sum(choice)} of {len(choice)}")
-def test_every_pair_of_values(choice: list[bool]) -> None:
+@pytest.mark.parametrize(
+    ("form", "choice"),
+    [
+        pytest.param(form, choice, id=f"{form}, {sum(choice)} of {len(choice)}")
+        for form, others in FORMS.items()
+        for choice in _pairwise(len(others))
+    ],
+)
+def test_every_pair_of_values(form: str, choice: list[bool]) -> None:
     values: dict[str, Any] = {}
-    for other in compress(OTHERS, choice):
+    for other in compress(FORMS[form], choice):
         values = _merge(values, other)
     objects = render(values)
     for item in objects:
@@ -170,7 +192,9 @@ def test_every_pair_of_values(choice: list[bool]) -> None:
     settings = {name: _as_text(value) for name, value in values.get("settings", {}).items()}
     assert shown.items() >= settings.items()
     assert len(of_kind(objects, "NetworkPolicy")) == values.get("networkPolicy", {}).get("enabled", True)
-    load_settings(**{name.lower(): value for name, value in shown.items()})
+    loaded = load_settings(**{name.lower(): value for name, value in shown.items()})
+    loaded.require_operators()
+    assert len(loaded.operators) == max(1, len(values.get("programmes", {})))
 
 
 def test_settings_of_the_sidecar(tmp_path: Path) -> None:
@@ -212,9 +236,45 @@ def test_the_port_of_the_operator_can_be_reached(url: str, port: int) -> None:
         assert one(render(values), "NetworkPolicy")["spec"]["egress"][1]["ports"] == [{"port": port}]
 
 
+UID2 = {"operatorUrl": "https://prod.uidapi.com", "secretName": "uid2"}
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"operatorUrl": "https://a.example"}, "operatorUrl: set together with programmes; use one of the two"),
+        *(
+            (
+                _settings({name: REPLACED[name]}),
+                f"settings.{name}: set together with programmes; give the name a prefix",
+            )
+            for name in _ONLY
+        ),
+        (_settings({"EUID_KEY_CACHE": "/a"}), "settings.EUID_KEY_CACHE: requires programmes.euid"),
+    ],
+    ids=str,
+)
+def test_values_of_both_forms_are_refused(values: Any, problem: str) -> None:
+    assert problem in refusal(values | {"programmes": {"uid2": UID2}})
+
+
+def test_names_of_a_programme_require_it() -> None:
+    assert "settings.UID2_KEY_CACHE: requires programmes.uid2" in refusal(_settings({"UID2_KEY_CACHE": "/a"}))
+
+
+def test_the_ports_of_both_operators_can_be_reached() -> None:
+    euid = {"operatorUrl": "https://prod.euid.eu:8443", "secretName": "euid"}
+    for values, ports in [({}, [8443, 443]), (_settings({"UID2_OPERATOR_URL": "https://a.example:444"}), [8443, 444])]:
+        policy = one(render(values | {"programmes": {"uid2": UID2, "euid": euid}}), "NetworkPolicy")
+        assert policy["spec"]["egress"][1]["ports"] == [{"port": port} for port in ports]
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [
+        ({"programmes": {"uid3": UID2}}, "uid3"),
+        ({"programmes": {"uid2": {"operatorUrl": UID2["operatorUrl"]}}}, "secretName"),
+        ({"programmes": {"uid2": UID2 | {"operatorUrl": "https://a.example:70000"}}}, "programmes.uid2.operatorUrl"),
         ({"replicas": 3}, "replicas"),
         ({"image": {"name": "other"}}, "name"),
         ({"settings": {"LOG_LEVL": "debug"}}, "LOG_LEVL"),

@@ -45,9 +45,9 @@ def test_yamllint() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def with_sidecar(directory: Path, *resources: dict[str, Any]) -> list[Any]:
+def with_sidecar(directory: Path, *resources: dict[str, Any], component: str = "sidecar") -> list[Any]:
     """Resources after the component is applied."""
-    shutil.copytree(KUSTOMIZE / "sidecar", directory / "sidecar")
+    shutil.copytree(KUSTOMIZE / component, directory / component)
     overlay = directory / "overlay"
     overlay.mkdir()
     for number, resource in enumerate(resources):
@@ -57,7 +57,7 @@ def with_sidecar(directory: Path, *resources: dict[str, Any]) -> list[Any]:
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
             "resources": [f"{number}.yaml" for number in range(len(resources))],
-            "components": ["../sidecar"],
+            "components": [f"../{component}"],
         },
         overlay / "kustomization.yaml",
     )
@@ -65,8 +65,9 @@ def with_sidecar(directory: Path, *resources: dict[str, Any]) -> list[Any]:
 
 
 @NEEDS_KUSTOMIZE
-def test_the_component_adds_and_changes_nothing_else(tmp_path: Path) -> None:
-    (made,) = with_sidecar(tmp_path, LABELLED)
+@pytest.mark.parametrize("component", ["sidecar", "sidecar-programmes"])
+def test_the_component_adds_and_changes_nothing_else(component: str, tmp_path: Path) -> None:
+    (made,) = with_sidecar(tmp_path, LABELLED, component=component)
     (pod,) = pods([made])
     assert made["metadata"] == LABELLED["metadata"]
     expected: Any = deepcopy(LABELLED["spec"])
@@ -110,13 +111,14 @@ def read_files(directory: Path) -> dict[Path, str]:
 
 
 @NEEDS_KUSTOMIZE
-@pytest.mark.parametrize(("documented", "built"), [("sidecar", "example"), ("gateway", "gateway")])
-def test_the_documented_command_creates_the_mounted_secret(documented: str, built: str) -> None:
-    text = (KUSTOMIZE / documented / "kustomization.yaml").read_text()
-    (command,) = re.findall(r"^# +kubectl create secret generic (.*)$", text, re.MULTILINE)
-    name, *options = command.split()
-    (pod,) = pods(build(KUSTOMIZE / built))
-    (secret,) = [volume["secret"] for volume in pod.spec["volumes"] if "secret" in volume]
-    assert secret["secretName"] == name
-    files = {Path(value).name for variable, value in pod.environment.items() if variable.endswith("_FILE")}
-    assert {option.removeprefix("--from-file=") for option in options} == files
+@pytest.mark.parametrize("form", ["sidecar", "sidecar-programmes", "gateway", "gateway-programmes"])
+def test_the_documented_commands_create_the_mounted_secrets(form: str, tmp_path: Path) -> None:
+    text = (KUSTOMIZE / form / "kustomization.yaml").read_text()
+    commands = re.findall(r"^# +kubectl create secret generic (.*)$", text, re.MULTILINE)
+    created = {(command.split()[0], key) for command in commands for key in re.findall(r"--from-file=(\S+)", command)}
+    is_component = "kind: Component" in text
+    (pod,) = pods(with_sidecar(tmp_path, LABELLED, component=form) if is_component else build(KUSTOMIZE / form))
+    paths = [Path(value) for variable, value in pod.environment.items() if variable.endswith("_FILE")]
+    assert {(pod.mounts[path.parent][1]["secret"]["secretName"], path.name) for path in paths} == created
+    mounted = {volume["secret"]["secretName"] for volume in pod.spec["volumes"] if "secret" in volume}
+    assert mounted == {name for name, _ in created}

@@ -15,11 +15,12 @@ from bidstream_svc import __version__
 from bidstream_svc.addresses import TcpAddress, UnixAddress
 from bidstream_svc.cli.commands import commands
 from bidstream_svc.config import SETTINGS, Settings, load_settings, unknown_variables
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
-from tests.deploy.as_described import as_described
+from tests.deploy.as_described import as_described, by_prefix
 from tests.deploy.dockerfile import read_stages
-from tests.deploy.manifests import CHART, KUSTOMIZE, Pod, build, of_kind, one, pods, template
+from tests.deploy.manifests import CHART, KUSTOMIZE, Pod, build, of_kind, one, pods, render, template
 from tests.deploy.wrapper_chart import write_bidder_chart
 from tests.docs.markdown import ROOT
 from tests.support.raw_http import ask
@@ -33,6 +34,11 @@ KUBERNETES = ("1.30", "1.37")
 ADMIN = "bidstream-admin"
 KUSTOMIZATION = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
 SIDECAR, GATEWAY, TLS = "sidecar", "gateway", "gateway with TLS"
+PROGRAMMES = {
+    name: {"operatorUrl": url, "secretName": f"bidstream-svc-{name}"}
+    for name, url in {"uid2": "https://prod.uidapi.com", "euid": "https://prod.euid.eu"}.items()
+}
+BOTH, ONE_BY_NAME = "UID2 and EUID", "UID2 by its name"
 
 
 def _gateway_with_tls(directory: Path) -> list[Any]:
@@ -45,18 +51,45 @@ def _gateway_with_tls(directory: Path) -> list[Any]:
     return build(overlay)
 
 
-RENDER: dict[tuple[str, str], Callable[[Path], list[Any]]] = {
+def _sidecar_with_both(directory: Path) -> list[Any]:
+    """The example with the component for both programmes in place of the other, and without its patch of the URL."""
+    shutil.copytree(KUSTOMIZE, directory, dirs_exist_ok=True)
+    overlay = load_yaml(directory / "example" / "kustomization.yaml")
+    del overlay["patches"]
+    overlay["components"][0] = "../sidecar-programmes"
+    dump_yaml(overlay, directory / "example" / "kustomization.yaml")
+    return build(directory / "example")
+
+
+def _bidder_chart(directory: Path) -> list[Any]:
+    chart = write_bidder_chart(directory)
+    values = load_yaml(chart / "values.yaml")
+    del values["bidstream-svc"]["operatorUrl"]
+    dump_yaml(_with_programmes(values, PROGRAMMES), chart / "values.yaml")
+    return template(chart)
+
+
+def _with_programmes(values: dict[str, Any], programmes: dict[str, Any]) -> dict[str, Any]:
+    return values | {"bidstream-svc": values["bidstream-svc"] | {"programmes": programmes}}
+
+
+RENDER: dict[tuple[str, ...], Callable[[Path], list[Any]]] = {
     ("kustomize", SIDECAR): lambda _: build(KUSTOMIZE / "example"),
     ("kustomize", GATEWAY): lambda _: build(KUSTOMIZE / "gateway"),
     ("kustomize", TLS): _gateway_with_tls,
+    ("kustomize", SIDECAR, BOTH): _sidecar_with_both,
+    ("kustomize", GATEWAY, BOTH): lambda _: build(KUSTOMIZE / "gateway-programmes"),
     ("helm", SIDECAR): lambda directory: template(write_bidder_chart(directory)),
     ("helm", TLS): lambda _: template(CHART, tlsSecretName="bidstream-svc-tls"),
+    ("helm", SIDECAR, BOTH): _bidder_chart,
+    ("helm", TLS, BOTH): lambda _: render({"tlsSecretName": "bidstream-svc-tls", "programmes": PROGRAMMES}),
+    ("helm", GATEWAY, ONE_BY_NAME): lambda _: render({"programmes": {"uid2": PROGRAMMES["uid2"]}}),
 }
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(key, marks=pytest.mark.needs_tools(key[0]), id=f"{key[0]}, {key[1]}") for key in RENDER],
+    params=[pytest.param(key, marks=pytest.mark.needs_tools(key[0]), id=", ".join(key)) for key in RENDER],
 )
 def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Any]]:
     """The form, and its objects."""
@@ -104,12 +137,13 @@ def test_files_are_where_the_settings_say(pod: Pod, settings: Settings) -> None:
         if not isinstance(path, Path):
             continue
         mount, volume = pod.mounts[path.parent]
-        if name == "key_cache":
+        if name.endswith("key_cache"):
             assert "emptyDir" in volume
             assert not mount.get("readOnly")
             continue
         assert mount["readOnly"] is True
         assert volume["secret"]["defaultMode"] == 0o440
+        assert volume["secret"]["secretName"] == path.parent.name
         if "items" in volume["secret"]:
             assert {"key": path.name, "path": path.name} in volume["secret"]["items"]
 
@@ -204,7 +238,9 @@ def test_only_the_operator_and_dns_can_be_reached(objects: list[Any], pod: Pod) 
     dns, operator = policy["spec"]["egress"]
     assert {(port["port"], port["protocol"]) for port in dns["ports"]} == {(53, "UDP"), (53, "TCP")}
     assert operator["ports"] == [{"port": 443}]
-    assert pod.environment["BIDSTREAM_OPERATOR_URL"].startswith("https://")
+    urls = [value for name, value in pod.environment.items() if name.endswith("OPERATOR_URL")]
+    assert len(urls) in {1, 2}
+    assert all(url.startswith("https://") for url in urls)
     assert {ADMIN} in [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["ingress"]]
 
 
@@ -214,13 +250,26 @@ def test_prometheus_finds_it(pod: Pod) -> None:
     assert {endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]} == {ADMIN}
 
 
-def test_the_program_serves_by_these_settings(pod: Pod, operator: DevOperator, tmp_path: Path) -> None:
-    with as_described(pod.environment, pod.mounts, pod.container["args"], operator, tmp_path) as running:
+def test_each_programme_has_a_secret_of_its_own(pod: Pod, settings: Settings) -> None:
+    files = [(operator.api_key_file, operator.client_secret_file) for operator in settings.operators]
+    secrets = [{pod.mounts[path.parent][1]["secret"]["secretName"] for path in pair if path} for pair in files]
+    assert all(len(names) == 1 for names in secrets)
+    assert len(set.union(*secrets)) == len(settings.operators)
+
+
+def test_the_program_serves_by_these_settings(
+    pod: Pod, settings: Settings, operators: dict[IdentityScope, DevOperator], tmp_path: Path
+) -> None:
+    with as_described(pod.environment, pod.mounts, pod.container["args"], operators, tmp_path) as running:
         probes = [probe["httpGet"]["path"] for name, probe in pod.container.items() if name.endswith("Probe")]
         assert [ask(running.sidecar.admin, path, method="GET").status for path in probes] == [200] * len(probes)
-        token = operator.state.mint_token()
-        assert running.decrypt(token).json["status"] == "SUCCESS"
+        called = by_prefix(running.settings, operators)
+        assert len(called) == len(settings.operators)
+        for operator in called.values():
+            running.wait_success(operator)
+        token = next(iter(called.values())).state.mint_token()
         assert running.decrypt(token, bearer="wrong").status == (401 if "auth_token_file" in running.settings else 200)
         assert not running.sidecar.has_logged("unknown setting")
         # Written in the background, after the keys are in use.
-        wait_until(Path(running.settings["key_cache"]).exists, "the key cache")
+        for prefix in called:
+            wait_until(Path(running.settings[f"{prefix}key_cache"]).exists, "the key cache")

@@ -85,6 +85,23 @@ def test_rules_use_only_exported_or_recorded_series() -> None:
 
 
 @NEEDS_YAML
+def test_alerts_name_the_programme_of_what_they_are_about() -> None:
+    """Wherever the metric tells it, by a label of its own or of the series that is recorded from it."""
+    families = exported_families()
+    by_programme = {family.name for family in families if any("scope" in s.labels for s in family.samples)}
+    by_programme |= {rule["record"] for rule in rules() if "scope" in rule.get("record", "")}
+    assert len(by_programme) > 8
+    named = [
+        name
+        for name, alert in alerts().items()
+        if any(re.search(rf"\b{metric}(_total)?\b", alert["expr"]) for metric in by_programme)
+    ]
+    assert len(named) > 8
+    for name in named:
+        assert "{{ $labels.scope }}" in alerts()[name]["annotations"]["summary"], name
+
+
+@NEEDS_YAML
 def test_the_stale_keys_alert_matches_the_default_interval() -> None:
     assert f"> 3 * {SETTINGS['refresh_interval'].default}\n" in alerts()["BidstreamKeysStale"]["expr"]
 
@@ -153,20 +170,26 @@ def test_rules_are_evaluated_without_an_error(prometheus: Prometheus) -> None:
         (Fault.FORBIDDEN, "BidstreamKeyRefreshUnauthorized"),
     ],
 )
-def test_an_alert_fires_while_the_operator_fails(
+def test_an_alert_fires_for_the_programme_whose_operator_fails(
     prometheus: Prometheus, sidecar: Sidecar, operator: DevOperator, fault: Fault, alert: str
 ) -> None:
+    def firing_of(alert: str) -> dict[str, dict[str, str]]:
+        return {scope: texts for (name, scope), texts in prometheus.firing().items() if name == alert}
+
     def refreshed_and_firing() -> bool:
         sidecar.signal(signal.SIGHUP)  # as if an hour had passed
-        return alert in prometheus.firing()
+        return (alert, "UID2") in prometheus.firing()
 
-    assert alert not in prometheus.firing()
+    assert not firing_of(alert)
     operator.state.faults.inject(fault, times=None)
     try:
         wait_until(refreshed_and_firing, f"{alert} to fire")
+        fired = firing_of(alert)
     finally:
         operator.state.faults.clear()
-    annotations = prometheus.firing()[alert]
+    assert fired.keys() == {"UID2"}
+    annotations = fired["UID2"]
     assert sidecar.admin in annotations["summary"]
+    assert "UID2" in annotations["summary"]
     assert not [text for text in annotations.values() if "error" in text or "{{" in text]
     wait_until(lambda: not refreshed_and_firing(), f"{alert} to end")

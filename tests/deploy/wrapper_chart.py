@@ -28,7 +28,8 @@ def write_bidder_chart(directory: Path) -> Path:
     file = directory / "templates" / "bidder.yaml"
     file.parent.mkdir()
     dump_yaml(bidder, file)
-    sidecar, *fields = re.findall(r"^#   (.+)$", (CHART / "values.yaml").read_text(), re.MULTILINE)
+    documented = (CHART / "values.yaml").read_text().partition("\n\n# Whether")[0]
+    sidecar, *fields = re.findall(r"^#   (.+)$", documented, re.MULTILINE)
     policy = f'{{{{ include "{_NAME}.sidecarNetworkPolicy" $sidecar }}}}'
     file.write_text("\n".join([sidecar, file.read_text(), *(indent(line, " " * 6) for line in fields), "---", policy]))
     return directory

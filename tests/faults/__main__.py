@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.logs import configure_logging
 from tests.faults.clients import Tally
 from tests.faults.clock import try_clock_jumps
 from tests.faults.operator_faults import OPERATOR_FAULTS, scene, try_operator_fault
 from tests.faults.outcome import FULL, QUICK, Effort, Outcome, to_table
 from tests.faults.processes import PROCESS_FAULTS
+from tests.faults.programmes import programme_faults, programmes, try_programme_fault, try_programme_rotation
 from tests.faults.restarts import RESTARTS
 from tests.faults.slow_clients import SLOW_CLIENTS
 from tests.support.report import write_table
@@ -35,6 +37,11 @@ def _try_all(effort: Effort) -> Iterator[Outcome]:
     with tempfile.TemporaryDirectory() as name, scene(Path(name)) as good:
         for fault in OPERATOR_FAULTS:
             yield _guarded(fault.name, lambda fault=fault: try_operator_fault(fault, good, effort))  # type: ignore[misc]
+    with tempfile.TemporaryDirectory() as name, programmes(Path(name)) as both:
+        for row in programme_faults(both.operators):
+            yield _guarded(row.name, lambda row=row: try_programme_fault(row, both, effort))  # type: ignore[misc]
+        for scope in IdentityScope:
+            yield _guarded(scope.name, lambda scope=scope: try_programme_rotation(scope, both, effort))  # type: ignore[misc]
     for attempt in (*PROCESS_FAULTS, try_clock_jumps, *RESTARTS, *SLOW_CLIENTS):
         with tempfile.TemporaryDirectory() as name:
             yield _guarded(

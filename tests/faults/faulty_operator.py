@@ -11,17 +11,17 @@ from typing import Any
 
 import trustme
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
 
 _HOST = "127.0.0.1"
 _TIMEOUT_S = 20
 
 
-def _server_context() -> tuple[trustme.CA, ssl.SSLContext]:
-    authority = trustme.CA()
+def _server_context(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(_HOST).configure_cert(context)
-    return authority, context
+    return context
 
 
 class FaultyOperator:
@@ -29,15 +29,20 @@ class FaultyOperator:
 
     Args:
         directory: for the authority's certificate.
+        authority: that of its certificate; operators of one sidecar share it.
+        scope: its programme.
 
     Attributes:
         state: what it answers from, its faults among it.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.state = OperatorState(seed=5)
-        authority, self._good_context = _server_context()
-        _, self._untrusted_context = _server_context()
+    def __init__(
+        self, directory: Path, authority: trustme.CA | None = None, scope: IdentityScope = IdentityScope.UID2
+    ) -> None:
+        self.state = OperatorState(seed=5 + scope, scope=scope)
+        authority = authority or trustme.CA()
+        self._good_context = _server_context(authority)
+        self._untrusted_context = _server_context(trustme.CA())
         self._authority_file = directory / "authority.pem"
         authority.cert_pem.write_to_path(str(self._authority_file))
         # One loop for all restarts, because connections of an earlier server may still be closing.
@@ -111,9 +116,11 @@ class FaultyOperator:
 
 
 @contextmanager
-def faulty_operator(directory: Path) -> Iterator[FaultyOperator]:
+def faulty_operator(
+    directory: Path, authority: trustme.CA | None = None, scope: IdentityScope = IdentityScope.UID2
+) -> Iterator[FaultyOperator]:
     """One that runs, until the end of the block."""
-    operator = FaultyOperator(directory)
+    operator = FaultyOperator(directory, authority, scope)
     operator.start()
     try:
         yield operator

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator.faults import Fault
 from bidstream_svc.metrics import RefreshResult
 from tests.faults.clients import Clients, exchanges, running_clients
@@ -103,17 +104,27 @@ OPERATOR_FAULTS = (
 
 
 class Scene(NamedTuple):
-    """A sidecar with good keys, its operator, and clients that ask."""
+    """A sidecar with good keys, its operator, and clients that ask.
+
+    Attributes:
+        operator: the one that misbehaves.
+        sidecar: has the keys.
+        clients: compare all answers.
+        scope: the operator's programme if the sidecar has several, else None.
+    """
 
     operator: FaultyOperator
     sidecar: Sidecar
     clients: Clients
+    scope: IdentityScope | None = None
 
     def refreshes(self, result: RefreshResult) -> float:
-        return scrape(self.sidecar.admin).total("bidstream_key_refreshes_total", result=result)
+        labels = {} if self.scope is None else {"scope": self.scope.name}
+        return scrape(self.sidecar.admin).total("bidstream_key_refreshes_total", result=result, **labels)
 
     def last_error(self) -> str | None:
-        error: str | None = self._page("/info").json["last_refresh_error"]
+        info = self._page("/info").json
+        error: str | None = (info if self.scope is None else info["programmes"][self.scope.name])["last_refresh_error"]
         return error
 
     def check_ready(self) -> None:

@@ -43,6 +43,8 @@ class Prometheus:
             (directory / name).write_text(speed_up((DEPLOYED / name).read_text("utf-8"), speed), "utf-8")
         config = load_yaml(directory / "prometheus.yaml")
         config["scrape_configs"][0]["static_configs"][0]["targets"] = list(targets)
+        # Also the time-out of a scrape, which may take longer than the shortened interval on a busy machine.
+        config["global"]["scrape_interval"] = "500ms"
         dump_yaml(config, directory / "prometheus.yaml")
         self._log = directory / "prometheus.log"
         with self._log.open("wb") as log:
@@ -82,10 +84,14 @@ class Prometheus:
         values: list[str] = self._get(f"/api/v1/label/{label}/values", **{"match[]": selector})
         return values
 
-    def firing(self) -> dict[str, dict[str, str]]:
-        """The annotations of the alerts that fire, by name."""
+    def firing(self) -> dict[tuple[str, str], dict[str, str]]:
+        """The annotations of the alerts that fire, by name and programme ("" if it is about none)."""
         alerts = self._get("/api/v1/alerts")["alerts"]
-        return {alert["labels"]["alertname"]: alert["annotations"] for alert in alerts if alert["state"] == "firing"}
+        return {
+            (alert["labels"]["alertname"], alert["labels"].get("scope", "")): alert["annotations"]
+            for alert in alerts
+            if alert["state"] == "firing"
+        }
 
     def rules(self) -> list[dict[str, Any]]:
         """All rules with their health."""

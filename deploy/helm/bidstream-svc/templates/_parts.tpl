@@ -22,18 +22,44 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{/* The operator's URL, and the port in it: that of the scheme if it names none. */}}
-{{- define "bidstream-svc.operatorUrl" -}}
-{{ get .Values.settings "OPERATOR_URL" | default .Values.operatorUrl }}
-{{- end }}
-
-{{- define "bidstream-svc.operatorPort" -}}
-{{- $url := include "bidstream-svc.operatorUrl" . | urlParse }}
+{{/* The ports of the operators' URLs, as JSON: that of the scheme if a URL names none. */}}
+{{- define "bidstream-svc.operatorPorts" -}}
+{{- $ports := list }}
+{{- range $path, $operator := include "bidstream-svc.operators" . | fromJson }}
+{{- $url := get $.Values.settings (printf "%sOPERATOR_URL" $operator.prefix) | default $operator.operatorUrl | urlParse }}
 {{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "80" "443" (eq $url.scheme "http")) }}
 {{- if or (lt (int $port) 1) (gt (int $port) 65535) }}
-{{- fail (printf "operatorUrl: %s is not a port" $port) }}
+{{- fail (printf "%soperatorUrl: %s is not a port" $path $port) }}
 {{- end }}
-{{- $port }}
+{{- $ports = append $ports (dict "port" (int $port)) }}
+{{- end }}
+{{- $ports | uniq | toJson }}
+{{- end }}
+
+{{/*
+The operators as JSON, each by the path of its values: the prefix of its settings, its URL, its Secret, the suffix of
+its volume and directory. With `programmes`, those; without, the only one. Values of both forms are refused.
+*/}}
+{{- define "bidstream-svc.operators" -}}
+{{- $operators := dict }}
+{{- range $name, $programme := .Values.programmes }}
+{{- $own := dict "prefix" (printf "%s_" $name | upper) "suffix" (printf "-%s" $name) "cache" (printf "%s-keys" $name) }}
+{{- $_ := set $operators (printf "programmes.%s." $name) (merge $own $programme) }}
+{{- end }}
+{{- if and $operators (ne .Values.operatorUrl "https://prod.euid.eu") }}
+{{- fail "operatorUrl: set together with programmes; use one of the two" }}
+{{- end }}
+{{- range $name := keys .Values.settings | sortAlpha }}
+{{- if and $operators (has $name (list "OPERATOR_URL" "API_KEY_FILE" "CLIENT_SECRET_FILE" "KEY_CACHE")) }}
+{{- fail (printf "settings.%s: set together with programmes; give the name a prefix, e.g. UID2_%s" $name $name) }}
+{{- end }}
+{{- $programme := regexFind "^(UID2|EUID)_" $name | trimSuffix "_" | lower }}
+{{- if and $programme (not (hasKey $.Values.programmes $programme)) }}
+{{- fail (printf "settings.%s: requires programmes.%s" $name $programme) }}
+{{- end }}
+{{- end }}
+{{- $only := dict "prefix" "" "suffix" "" "cache" "keys" "operatorUrl" .Values.operatorUrl "secretName" .Values.secretName }}
+{{- $operators | default (dict "" $only) | toJson }}
 {{- end }}
 
 {{/* The list of a root, a name and a value -> a variable. An entry of `settings` replaces the value. */}}
@@ -58,13 +84,17 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "bidstream-svc.commonEnv" -}}
-{{ include "bidstream-svc.setting" (list . "OPERATOR_URL" .Values.operatorUrl) }}
-{{ include "bidstream-svc.setting" (list . "API_KEY_FILE" "/run/secrets/bidstream-svc/api-key") }}
-{{ include "bidstream-svc.setting" (list . "CLIENT_SECRET_FILE" "/run/secrets/bidstream-svc/client-secret") }}
+{{- range include "bidstream-svc.operators" . | fromJson }}
+{{ include "bidstream-svc.setting" (list $ (print .prefix "OPERATOR_URL") .operatorUrl) }}
+{{ include "bidstream-svc.setting" (list $ (print .prefix "API_KEY_FILE") (printf "/run/secrets/bidstream-svc%s/api-key" .suffix)) }}
+{{ include "bidstream-svc.setting" (list $ (print .prefix "CLIENT_SECRET_FILE") (printf "/run/secrets/bidstream-svc%s/client-secret" .suffix)) }}
+{{- end }}
 # Probes and scrapes use the pod's address. The admin plane shows no token, no id and no secret.
 {{ include "bidstream-svc.setting" (list . "ADMIN_LISTEN" "0.0.0.0:9464") }}
 # With the cache, a container that restarts while the operator is down can still serve.
-{{ include "bidstream-svc.setting" (list . "KEY_CACHE" "/var/cache/bidstream-svc/keys") }}
+{{- range include "bidstream-svc.operators" . | fromJson }}
+{{ include "bidstream-svc.setting" (list $ (print .prefix "KEY_CACHE") (printf "/var/cache/bidstream-svc/%s" .cache)) }}
+{{- end }}
 {{- end }}
 
 {{- define "bidstream-svc.gatewayEnv" -}}
@@ -137,12 +167,12 @@ seccompProfile:
     - port: 53
       protocol: TCP
 # A NetworkPolicy cannot name a host, so the default allows the port of operatorUrl at every public address. Narrow it
-# to the operator's addresses, or use a policy by host name if your network plug-in has one.
+# to the operators' addresses, or use a policy by host name if your network plug-in has one.
 - to:
     - ipBlock:
         {{- toYaml .Values.networkPolicy.operatorBlock | nindent 8 }}
   ports:
-    - port: {{ include "bidstream-svc.operatorPort" . }}
+    {{- include "bidstream-svc.operatorPorts" . | fromJsonArray | toYaml | nindent 4 }}
 {{- end }}
 
 {{/* The sidecar: an init container of the bidder's pod, which needs fsGroup: 65532 and the volumes below. */}}
@@ -169,9 +199,11 @@ seccompProfile:
   volumeMounts:
     - name: bidstream-svc-socket
       mountPath: /run/bidstream-svc
-    - name: bidstream-svc-credentials
-      mountPath: /run/secrets/bidstream-svc
+    {{- range include "bidstream-svc.operators" . | fromJson }}
+    - name: bidstream-svc-credentials{{ .suffix }}
+      mountPath: /run/secrets/bidstream-svc{{ .suffix }}
       readOnly: true
+    {{- end }}
     - name: bidstream-svc-cache
       mountPath: /var/cache/bidstream-svc
     # Hides the pod's service-account token from the sidecar.
@@ -186,15 +218,17 @@ seccompProfile:
   emptyDir:
     medium: Memory
     sizeLimit: 1Mi
-- name: bidstream-svc-credentials
+{{- range include "bidstream-svc.operators" . | fromJson }}
+- name: bidstream-svc-credentials{{ .suffix }}
   secret:
-    secretName: {{ .Values.secretName }}
+    secretName: {{ .secretName }}
     defaultMode: 0440
     items:
       - key: api-key
         path: api-key
       - key: client-secret
         path: client-secret
+{{- end }}
 - name: bidstream-svc-cache
   emptyDir:
     sizeLimit: 64Mi
