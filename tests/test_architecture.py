@@ -46,6 +46,7 @@ PURE_MODULES = {
         "enum",
         "functools",
         "hashlib",
+        "io",  # BytesIO
         "itertools",
         "math",
         "re",

@@ -47,7 +47,7 @@ def slice_lists(response: bytes) -> Generator[None, None, SlicedResponse | None]
     while opening := _OPENING.search(response, position, position + _SLICE_BYTES):
         found = yield from _read_list(response, opening.end())
         name = opening[1].decode()
-        if found is None or name in lists:
+        if found is None:
             return None
         lists[name], end = found
         rest += response[position : opening.end() - 1] + bytes(MARKERS[name])
@@ -55,6 +55,7 @@ def slice_lists(response: bytes) -> Generator[None, None, SlicedResponse | None]
     if len(response) - position > _SLICE_BYTES:
         return None
     rest += response[position:]
+    # Also false if a list of that name was found twice.
     if any(rest.count(bytes(MARKERS[name])) != 1 for name in lists):
         return None
     return SlicedResponse(bytes(rest), lists)

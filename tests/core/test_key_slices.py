@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bidstream_svc.core import key_response, key_slices
@@ -81,6 +81,14 @@ def _outcome(response: bytes, purpose: KeyPurpose) -> object:
     return list(keys.keys.items()), list(keys.sites.items()), fields, skipped
 
 
+def _marked_wrongly(keys: object) -> bytes:
+    """Return a response with a list that is not the one of the body."""
+    return json.dumps({"keys": [KEY], "body": {"keys": keys}}).encode()
+
+
+@example(_marked_wrongly([]), KeyPurpose.BIDSTREAM, 300)
+@example(_marked_wrongly(["keys in slices"]), KeyPurpose.BIDSTREAM, 300)
+@example(_marked_wrongly([KEY | {"id": 8}]), KeyPurpose.BIDSTREAM, 300)
 @given(responses(), st.sampled_from(KeyPurpose), st.sampled_from([30, 90, 150, 300, 32 * 1024]))
 def test_slices_make_no_difference(response: bytes, purpose: KeyPurpose, slice_bytes: int) -> None:
     with patch.object(key_response, "slice_lists", _as_a_whole):
