@@ -29,7 +29,7 @@ LAYERS = (
 )
 # The same within the core.
 CORE_LAYERS = (
-    {"errors", "status", "units", "lenient"},
+    {"errors", "status", "units", "lenient", "key_slices"},
     {"crypto", "domains", "identity"},
     {"token"},
     {"keys"},
@@ -46,6 +46,7 @@ PURE_MODULES = {
         "enum",
         "functools",
         "hashlib",
+        "io",  # BytesIO
         "itertools",
         "math",
         "re",

@@ -5,7 +5,8 @@ Randomness and time are parameters: the caller provides iv, nonce and `now_ms`.
 Source: docs/protocol.md, sections 1 and 3.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
 from typing import NamedTuple
 
 import pybase64
@@ -13,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CBC
+from cryptography.hazmat.primitives.ciphers.modes import CBC, GCM
 
 from bidstream_svc.core.errors import EnvelopeError
 from bidstream_svc.core.lenient import decode_base64
@@ -24,6 +25,7 @@ GCM_IV_LENGTH = 12
 GCM_TAG_LENGTH = 16
 NONCE_LENGTH = 8
 
+_PART_BYTES = 64 * 1024
 _REQUEST_VERSION = 1
 _BODY_OFFSET = 8 + NONCE_LENGTH  # after timestamp_ms and nonce
 _MIN_CBC_LENGTH = 2 * CBC_BLOCK_LENGTH
@@ -43,9 +45,35 @@ def open_gcm(secret: bytes, sealed: bytes) -> bytes:
     """
     view = memoryview(sealed)  # up to megabytes: slices must not copy
     try:
+        if len(sealed) > _PART_BYTES and len(secret) in AES_KEY_LENGTHS:
+            return _open_gcm_in_parts(secret, view)
         return AESGCM(secret).decrypt(view[:GCM_IV_LENGTH], view[GCM_IV_LENGTH:], None)
     except (InvalidTag, ValueError) as error:
         raise EnvelopeError("message cannot be decrypted: wrong secret, truncated, or tampered with") from error
+
+
+def _open_gcm_in_parts(secret: bytes, sealed: memoryview) -> bytes:
+    ciphertext, tag = sealed[GCM_IV_LENGTH:-GCM_TAG_LENGTH], sealed[-GCM_TAG_LENGTH:]
+    decryptor = Cipher(AES(secret), GCM(bytes(sealed[:GCM_IV_LENGTH]), bytes(tag))).decryptor()
+    plaintext = _join(map(decryptor.update, _split(ciphertext)))
+    decryptor.finalize()  # checks the tag
+    return plaintext
+
+
+def _split(view: memoryview) -> Iterator[memoryview]:
+    return (view[start : start + _PART_BYTES] for start in range(0, len(view), _PART_BYTES))
+
+
+def _join(parts: Iterable[bytes | memoryview]) -> bytes:
+    """Join parts that are made one by one.
+
+    A single call that makes megabytes would hold the GIL for milliseconds, because it fills memory that is not mapped
+    yet.
+    """
+    joined = BytesIO()
+    for part in parts:
+        joined.write(part)
+    return joined.getvalue()  # not a copy
 
 
 def cbc_encrypt(secret: bytes, iv: bytes, plaintext: bytes) -> bytes:
@@ -105,7 +133,8 @@ def _unpack(plaintext: bytes) -> Envelope:
     if len(plaintext) < _BODY_OFFSET:
         raise EnvelopeError("decrypted message is too short for timestamp and nonce")
     timestamp_ms = int.from_bytes(plaintext[:8], "big", signed=True)
-    return Envelope(timestamp_ms, plaintext[8:_BODY_OFFSET], plaintext[_BODY_OFFSET:])
+    body = _join(_split(memoryview(plaintext)[_BODY_OFFSET:]))
+    return Envelope(timestamp_ms, plaintext[8:_BODY_OFFSET], body)
 
 
 def decode_message(text: bytes) -> bytes:
@@ -115,9 +144,20 @@ def decode_message(text: bytes) -> bytes:
         EnvelopeError: not base64.
     """
     try:
-        return decode_base64(text)
+        decoded = _decode_in_parts(text) if len(text) > _PART_BYTES else None
+        return decode_base64(text) if decoded is None else decoded
     except ValueError as error:
         raise EnvelopeError("message is not base64") from error
+
+
+def _decode_in_parts(text: bytes) -> bytes | None:
+    """Decode base64 without whitespace; None if there is some, or an error."""
+    if 0 <= text.find(b"=") < len(text) - 2:  # padding in the middle, which may be the end of a part
+        return None
+    try:
+        return _join(pybase64.b64decode(part, validate=True) for part in _split(memoryview(text)))
+    except ValueError:
+        return None
 
 
 def seal_request(secret: bytes, iv: bytes, content: Envelope, *, binary: bool = False) -> bytes:

@@ -2,8 +2,8 @@
 
 A response may hold thousands of keys and tens of thousands of domain names. A call into C holds the GIL until it
 returns, so decoding all of it in one call would block every other thread. So a first pass only locates each key and
-site. Each is then decoded by itself, in steps between which the caller may pause. Domain names stay raw JSON until a
-token of their site needs them.
+site, if possible in slices (`key_slices`). Each is then decoded by itself, in steps between which the caller may pause.
+What a step has decoded is freed in it. Domain names stay raw JSON until a token of their site needs them.
 
 A malformed key, site or name is skipped, so that one of them does not cost all others. A field that the purpose of the
 keys does not need may be malformed.
@@ -19,6 +19,7 @@ import msgspec
 from bidstream_svc.core.crypto import AES_KEY_LENGTHS
 from bidstream_svc.core.errors import KeyResponseError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.key_slices import MARKERS, Slices, slice_lists
 from bidstream_svc.core.keys import (
     DEFAULT_CLOCK_SKEW_S,
     Key,
@@ -84,7 +85,7 @@ class _LenientSite(msgspec.Struct):
 
 
 class _Elements(NamedTuple, Generic[_T]):
-    decoded: list[_T]
+    decoded: dict[int, _T]  # by id; of two with the same id, the last one counts
     skipped: Skipped
 
 
@@ -134,28 +135,54 @@ def parse_in_steps(
     Raises:
         KeyResponseError: as for `parse_key_response`.
     """
-    body = _decode(_decode_response[purpose], response).body
-    yield
-    raw_keys = _decode(_decode_list, body.keys, "keys")
-    yield
-    keys = yield from _decode_each(_decode_key, raw_keys, "keys")
-    if raw_keys and not keys.decoded:
+    body, lists = yield from _read_body(response, purpose)
+    if "keys" not in lists:
+        lists["keys"] = _split(_decode(_decode_list, body.keys, "keys"))
+        yield
+    has_keys = bool(lists["keys"])
+    keys = yield from _decode_each(_decode_key, lambda key: key.key_id, lists["keys"], "keys")
+    if has_keys and not keys.decoded:
         raise KeyResponseError(f"key response: {keys.skipped.reasons[0]}")
-    raw_sites = _decode(_decode_site_list, body.site_data, "site_data")
-    yield
-    sites = yield from _decode_each(_decode_site, raw_sites or [], "site_data")
+    if "site_data" not in lists:
+        raw_sites = _decode(_decode_site_list, body.site_data, "site_data")
+        lists["site_data"] = _split(raw_sites or [])
+        yield
+    sites = yield from _decode_each(_decode_site, lambda site: site.site_id, lists["site_data"], "site_data")
     snapshot = _make_snapshot(body, keys, sites)
     if previous is not None:
+        yield
         yield from snapshot.reuse_from(previous)
     return snapshot
+
+
+def _read_body(
+    response: bytes | str, purpose: KeyPurpose
+) -> Generator[None, None, tuple[_BidstreamBody | _SharingBody, dict[str, Slices]]]:
+    """Return the body, and of its lists those that were read in slices."""
+    sliced = None if isinstance(response, str) else (yield from slice_lists(response))
+    if sliced is not None:
+        try:
+            body = _decode_response[purpose](sliced.json).body
+        except _DECODE_ERRORS:  # decoded as a whole, it fails again, with the right position in the message
+            pass
+        else:
+            if all(getattr(body, name) == MARKERS[name] for name in sliced.lists):
+                return body, sliced.lists
+    body = _decode(_decode_response[purpose], response).body
+    yield
+    return body, {}
+
+
+def _split(elements: list[msgspec.Raw]) -> Slices:
+    return [list(step) for step in split_into_steps(elements)]
 
 
 def _make_snapshot(body: _BidstreamBody | _SharingBody, keys: _Elements[Key], sites: _Elements[Site]) -> KeySnapshot:
     sharing = body if isinstance(body, _SharingBody) else _SharingBody(body.keys)  # of the latter all fields are None
     lifetime_s, skew_s = body.max_lifetime_seconds, body.allow_clock_skew_seconds
     return KeySnapshot(
-        keys={key.key_id: key for key in keys.decoded},  # of two with the same id, the last one counts
-        sites={site.site_id: site for site in sites.decoded},
+        keys=keys.decoded,
+        sites=sites.decoded,
         scope=_scope(body.identity_scope),
         checks_domains=sharing is not body,
         max_lifetime_ms=None if lifetime_s is None else lifetime_s * MS_PER_S,
@@ -183,18 +210,25 @@ class _Malformed:
 
 
 def _decode_each(
-    decode: Callable[[msgspec.Raw, str, _Malformed], _T], elements: list[msgspec.Raw], name: str
+    decode: Callable[[msgspec.Raw, str, _Malformed], _T], id_of: Callable[[_T], int], slices: Slices, name: str
 ) -> Generator[None, None, _Elements[_T]]:
-    decoded: list[_T] = []
+    """Decode all elements, and empty `slices`."""
+    decoded: dict[int, _T] = {}
     malformed = _Malformed()
-    for step in split_into_steps(range(len(elements))):
-        for index in step:
-            place = f"{name}[{index}]"
-            try:
-                decoded.append(decode(elements[index], place, malformed))
-            except _DECODE_ERRORS as error:
-                malformed.add(place, error)
-        yield
+    index = 0
+    slices.reverse()
+    while slices:
+        for step in split_into_steps(slices.pop()):
+            for element in step:
+                place = f"{name}[{index}]"
+                index += 1
+                try:
+                    item = decode(element, place, malformed)
+                except _DECODE_ERRORS as error:
+                    malformed.add(place, error)
+                else:
+                    decoded[id_of(item)] = item
+            yield
     return _Elements(decoded, Skipped(malformed.count, tuple(malformed.reasons)))
 
 

@@ -21,7 +21,7 @@ from bidstream_svc.core.errors import (
 )
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, build_in_steps
-from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.keys import KeySnapshot, free_in_steps
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.shared_keys import SharedKeys
@@ -103,6 +103,7 @@ class KeyRefresher:
     async def refresh(self) -> bool:
         """Fetch once. Returns whether the new keys are in use."""
         started_ns = time.monotonic_ns()
+        freeing = None
         try:
             fetched = await self._fetch()
             self._reject_worse(fetched.snapshot)
@@ -111,6 +112,7 @@ class KeyRefresher:
             result = self._record_failure(error)
         else:
             result = RefreshResult.SUCCESS
+            freeing = free_in_steps(self._store.snapshot)
             self._use(fetched.snapshot, kernel)
             self._store.last_success_ms = self._now_ms()
             self._store.last_error = None
@@ -121,6 +123,8 @@ class KeyRefresher:
         self._metrics.observe(self._cells.refresh_duration_ns, duration_ns)
         if self._tracer is not None:
             self._tracer.record_refresh(duration_ns, result)
+        if freeing is not None:
+            await run_steps(freeing, self._store.parsing_pause_s)
         return result is RefreshResult.SUCCESS
 
     def _reject_worse(self, snapshot: KeySnapshot) -> None:

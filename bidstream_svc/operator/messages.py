@@ -44,6 +44,7 @@ _PERSONAL_OR_SECRET = re.compile(
 )
 _WORDS = re.compile(r"/*[A-Z]?[a-z]{1,20}\d?(?:[/_-][A-Z]?[a-z]{1,20}\d?)*/?", re.ASCII)
 
+_HTML = re.compile(rb"\s*<")
 _DECODE_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 
 _T = TypeVar("_T")
@@ -188,7 +189,7 @@ def _describe(error: Exception) -> str:
 
 
 def _reject_html(answer: HttpAnswer) -> None:
-    if "html" in answer.content_type or answer.body.lstrip().startswith(b"<"):
+    if "html" in answer.content_type or _HTML.match(answer.body):
         raise EnvelopeError("answer is an HTML page, not an encrypted message: check the base URL, and for a proxy")
 
 

@@ -7,6 +7,7 @@ import random
 import ssl
 from collections.abc import Callable
 from http import HTTPStatus
+from io import BytesIO
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -248,13 +249,12 @@ class OperatorTransport:
     async def _read_body(self, response: aiohttp.ClientResponse) -> bytes:
         if (response.content_length or 0) > self._max_answer_bytes:
             raise self._oversize()
-        chunks, received = [], 0
+        body = BytesIO()  # grows without a copy: joining chunks of megabytes would hold the GIL for milliseconds
         async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-            chunks.append(chunk)
-            received += len(chunk)
-            if received > self._max_answer_bytes:
+            body.write(chunk)
+            if body.tell() > self._max_answer_bytes:
                 raise self._oversize()
-        return b"".join(chunks)
+        return body.getvalue()
 
     def _oversize(self) -> OperatorOversizeError:
         return OperatorOversizeError(f"operator's answer is larger than {self._max_answer_bytes} bytes")

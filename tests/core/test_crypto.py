@@ -207,3 +207,36 @@ def test_cbc_refuses_padding_with_one_other_byte() -> None:
             padded = bytes(32 - length) + bytes(padding)
             with pytest.raises(ValueError, match="padding"):
                 decrypt(CBC_IV + cbc_blocks(SECRET, CBC_IV, padded))
+
+
+LARGE = Envelope(1, NONCE, bytes(range(256)) * 1_000)  # is read in parts
+
+
+def test_a_large_response_opens_with_and_without_white_space() -> None:
+    wire = seal_response(SECRET, IV, LARGE)
+    lines = b"\r\n".join(wire[start : start + 76] for start in range(0, len(wire), 76))
+    for text in (wire, wire + b"\n", lines):
+        assert open_response(SECRET, text, NONCE) == LARGE
+    assert open_response(SECRET, seal_response(SECRET, IV, LARGE, binary=True), NONCE, binary=True) == LARGE
+
+
+def test_a_large_response_with_a_flipped_bit_or_cut_is_refused() -> None:
+    sealed = seal_response(SECRET, IV, LARGE, binary=True)
+    for place in (0, 12, 70_000, 200_000, len(sealed) - 17, len(sealed) - 16, len(sealed) - 1):
+        changed = bytearray(sealed)
+        changed[place] ^= 1
+        for wrong in (bytes(changed), sealed[:place], sealed[:place] + sealed[place + 1 :]):
+            with pytest.raises(EnvelopeError):
+                open_response(SECRET, wrong, NONCE, binary=True)
+    with pytest.raises(EnvelopeError, match="cannot be decrypted"):
+        open_response(OTHER_SECRET, sealed, NONCE, binary=True)
+    with pytest.raises(EnvelopeError, match="cannot be decrypted"):
+        open_response(b"too short", sealed, NONCE, binary=True)
+
+
+@pytest.mark.parametrize("place", [65_534, 65_535, 65_536, 100_000])
+@pytest.mark.parametrize("padding", [b"=", b"==", b"A===", b"*"])
+def test_a_large_response_with_malformed_base64_is_refused(place: int, padding: bytes) -> None:
+    wire = seal_response(SECRET, IV, LARGE)
+    with pytest.raises(EnvelopeError, match="not base64"):
+        open_response(SECRET, wire[: place - len(padding)] + padding + wire[place:], NONCE)
