@@ -6,7 +6,6 @@ README.md, "Bid requests", describes the mixture. Everything but the tokens is m
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from random import Random
 from typing import Any
@@ -21,7 +20,7 @@ _PLACES = {"user.eids": 60, "user.ext.eids": 25, "both": 5, "3.0": 10}
 _KINDS = {"site": 55, "app": 35, "ctv": 10}
 _SPELLINGS = {"utf-8": 60, "ascii": 25, "html-safe": 15}
 _FOREIGN = ("liveramp.com", "id5-sync.com", "pubcid.org", "criteo.com", "adserver.org", "crwdcntrl.net", "audigent.com")
-_WORDS = "fußball reise 東京 ニュース café weather cooking gear home sport film travel auto finance".split()
+_WORDS = ("fußball", "reise", "東京", "ニュース", "café", "weather", "cooking", "gear", "home", "travel", "auto", "finance")
 _AGENT = "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Mobile"
 _ANSWER = {"path": "", "source": "uidapi.com", "scope": "UID2"}
 
@@ -121,15 +120,15 @@ def _foreign_eid(random: Random, source: str) -> Json:
 
 
 def _context(random: Random, kind: str, domain: str) -> tuple[str, Json, str]:
-    """Return the id of a request, its site or app and device, and the field that has the domain."""
+    """Return the id of a request, its site or app and device, and the field that has the name: a bundle is one."""
     device: Json = {"ua": _AGENT, "ip": "192.0.2.7", "devicetype": 4, "language": "en", "lmt": 0}
     if kind != "site":
-        app: Json = {"id": _hex(random, 8), "bundle": "com.publisher.games.shooter", "domain": domain}
+        app: Json = {"id": _hex(random, 8), "bundle": domain, "name": "Shooter"}
         device["ifa"] = _hex(random, 32)
         if kind == "ctv":
-            app |= {"bundle": "B00ABC", "content": {"genre": "news", "livestream": 1, "channel": {"id": "7"}}}
+            app |= {"content": {"genre": "news", "livestream": 1, "channel": {"id": "7"}}}
             device["devicetype"] = 3
-        return _hex(random, 32), {"app": app, "device": device}, "app.domain"
+        return _hex(random, 32), {"app": app, "device": device}, "app.bundle"
     page = f"https://www.{domain}/{random.choice(_WORDS)}/a?id={random.randrange(1 << 20)}&utm=x"
     site: Json = {"id": _hex(random, 8), "page": page}
     if random.random() < 0.8:

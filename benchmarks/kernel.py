@@ -124,7 +124,10 @@ def _measure_build(rounds: int) -> dict[str, float]:
 
 def _bind(snapshot: KeySnapshot, kernel: Kernel | None = None) -> BoundKeys:
     decrypt = bind_decrypt(snapshot)
-    return BoundKeys(lambda token, domain, _scope, now_ms: verdict_body(decrypt(token, domain, now_ms)), () if kernel is None else (kernel,))
+    return BoundKeys(
+        lambda token, domain, _scope, now_ms: verdict_body(decrypt(token, domain, now_ms)),
+        () if kernel is None else (kernel,),
+    )
 
 
 def _check(given: object, expected: object) -> None:

@@ -11,13 +11,19 @@ from bidstream_svc.core.keys import KeySnapshot, split_into_steps
 from bidstream_svc.core.token import v3
 
 try:
-    from bidstream_svc.core.kernel._native import Kernel, KernelBuilder, Lane
+    from bidstream_svc.core.kernel._native import Kernel, KernelBuilder, Lane, count, is_usual_text
 except ModuleNotFoundError:  # pragma: no cover - where it was not built
     IS_NATIVE = False
+    count = bytes.count
+
+    def is_usual_text(json: bytes, max_depth: int) -> bool:  # noqa: ARG001
+        """Without the kernel, Python decides."""
+        return False
+
 else:
     IS_NATIVE = True
 
-__all__ = ["IS_NATIVE", "Kernel", "Lane", "LaneCells", "build_in_steps", "build_kernel"]
+__all__ = ["IS_NATIVE", "Kernel", "Lane", "LaneCells", "build_in_steps", "build_kernel", "count", "is_usual_text"]
 
 
 class LaneCells(NamedTuple):

@@ -109,9 +109,7 @@ impl PyLane {
         let bit_length = usize::try_from(i64::BITS.saturating_sub(duration_ns.leading_zeros())).unwrap_or(usize::MAX);
         let bucket = self.cells.first_bucket.saturating_add(bit_length).min(self.cells.last_bucket);
         let success = if is_of_euid { self.cells.success_euid } else { self.cells.success_uid2 };
-        for (cell, amount) in
-            [(success, 1), (self.cells.request, 1), (bucket, 1), (self.cells.sum_ns, duration_ns)]
-        {
+        for (cell, amount) in [(success, 1), (self.cells.request, 1), (bucket, 1), (self.cells.sum_ns, duration_ns)] {
             self.row.add(cell, amount);
         }
     }

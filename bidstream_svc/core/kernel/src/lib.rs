@@ -34,6 +34,7 @@ mod batch;
 mod json;
 mod keys;
 mod names;
+pub mod openrtb;
 mod passed;
 mod shape;
 mod token;
