@@ -4,7 +4,7 @@ README.md, "Bid requests", describes the mixture. Everything but the tokens is m
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from random import Random
@@ -20,7 +20,20 @@ _PLACES = {"user.eids": 60, "user.ext.eids": 25, "both": 5, "3.0": 10}
 _KINDS = {"site": 55, "app": 35, "ctv": 10}
 _SPELLINGS = {"utf-8": 60, "ascii": 25, "html-safe": 15}
 _FOREIGN = ("liveramp.com", "id5-sync.com", "pubcid.org", "criteo.com", "adserver.org", "crwdcntrl.net", "audigent.com")
-_WORDS = ("fußball", "reise", "東京", "ニュース", "café", "weather", "cooking", "gear", "home", "travel", "auto", "finance")
+_WORDS = (
+    "fußball",
+    "reise",
+    "東京",
+    "ニュース",
+    "café",
+    "weather",
+    "cooking",
+    "gear",
+    "home",
+    "travel",
+    "auto",
+    "finance",
+)
 _AGENT = "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Mobile"
 _ANSWER = {"path": "", "source": "uidapi.com", "scope": "UID2"}
 
@@ -83,8 +96,8 @@ def _make(random: Random, tokens: Sequence[Sample], size: int) -> BidSample:
     _fill(random, context, items, size - len(spell(whole)))
     body = spell(whole)
     rewritten = body
-    for each in tokens:
-        rewritten = rewritten.replace(each.token.encode(), str(each.raw_uid).encode())
+    for sample in tokens:
+        rewritten = rewritten.replace(sample.token.encode(), str(sample.raw_uid).encode())
     ids = [
         {
             **_ANSWER,
@@ -221,11 +234,25 @@ def _video(random: Random, number: int) -> Json:
 # ---- spellings of JSON ----
 
 
-_spell_ascii = json.JSONEncoder(separators=(",", ":")).encode
-_spell_utf8 = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
-_SPELL = {
-    "utf-8": lambda value: _spell_utf8(value).encode(),
-    "ascii": lambda value: _spell_ascii(value).encode(),
-    # As Go's encoder, so that JSON can stand in HTML.
-    "html-safe": lambda value: _spell_utf8(value).replace("&", "\\u0026").encode(),
+_encode_ascii = json.JSONEncoder(separators=(",", ":")).encode
+_encode_utf8 = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def _spell_ascii(value: Json) -> bytes:
+    return _encode_ascii(value).encode()
+
+
+def _spell_utf8(value: Json) -> bytes:
+    return _encode_utf8(value).encode()
+
+
+def _spell_html_safe(value: Json) -> bytes:
+    """As Go's encoder does it, so that JSON can stand in HTML."""
+    return _spell_utf8(value).replace(b"&", b"\\u0026")
+
+
+_SPELL: Mapping[str, Callable[[Json], bytes]] = {
+    "utf-8": _spell_utf8,
+    "ascii": _spell_ascii,
+    "html-safe": _spell_html_safe,
 }

@@ -67,7 +67,7 @@ def _aims(directory: Path, server: Server, effort: Effort) -> dict[str, Aim]:
     for number, (name, (size, uids)) in enumerate(kinds.items()):
         samples = make_bid_requests(_KEY_SET, effort.samples // 4 | 1, size, uids)
         for path, answer_of in _ANSWERS.items():
-            requests = [(with_body(PLAIN, each.body, path), answer_of(each)) for each in samples]
+            requests = [(with_body(PLAIN, each.body, path.encode()), answer_of(each)) for each in samples]
             file = write_requests(directory / f"bid-{number}{path.replace('/', '-')}", requests)
             aims[f"{path}, {name}"] = Aim(server, server.tcp, file)
     return aims

@@ -14,7 +14,10 @@ try:
     from bidstream_svc.core.kernel._native import Kernel, KernelBuilder, Lane, count, is_usual_text
 except ModuleNotFoundError:  # pragma: no cover - where it was not built
     IS_NATIVE = False
-    count = bytes.count
+
+    def count(text: bytes, part: bytes) -> int:
+        """Count a part that is not empty."""
+        return text.count(part)
 
     def is_usual_text(json: bytes, max_depth: int) -> bool:  # noqa: ARG001
         """Without the kernel, Python decides."""

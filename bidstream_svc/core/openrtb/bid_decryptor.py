@@ -19,6 +19,7 @@ from bidstream_svc.core.openrtb.bid_reader import (
     read_plain,
     rewrite_plain,
 )
+from bidstream_svc.core.openrtb.bid_remover import remove_plain
 from bidstream_svc.core.openrtb.bid_scanner import BidScanner
 from bidstream_svc.core.openrtb.json_check import (
     finish,
@@ -37,13 +38,13 @@ MAX_BID_REQUEST_BYTES = 512 * 1024
 MAX_ENTRIES = 100
 _MAX_PLAIN_BYTES = 32 * 1024  # longer ones are scanned in steps
 _TOKENS_PER_STEP = 16
-_SCOPE_NAMES = {scope: scope.name for scope in IdentityScope}
+_SCOPE_NAMES = [scope.name for scope in IdentityScope]  # by its value: the hash of an enum's member is Python code
 
 # A bid request with raw uids in the place of tokens, and the statuses in order.
 Rewritten: TypeAlias = tuple[bytes, tuple[DecryptionStatus, ...]]
 # A verdict, and the field that passed the domain check, or None.
 _Verdict: TypeAlias = tuple[Verdict, str | None]
-_VerdictOf: TypeAlias = dict[tuple[IdentityScope, str], _Verdict]
+_VerdictOf: TypeAlias = tuple[dict[str, _Verdict], ...]  # by the value of the scope, and by the token
 
 
 class BidRequestId(msgspec.Struct, frozen=True, gc=False):
@@ -114,7 +115,7 @@ class BidRequestDecryptor:
     """
 
     def __init__(self, decrypt: Mapping[IdentityScope, BoundDecrypt], sources: Sources = SOURCES) -> None:
-        self._decrypt_in = {scope: decrypt.get(scope, decrypt_without_keys) for scope in sources.values()}
+        self._decrypt_in = [decrypt.get(scope, decrypt_without_keys) for scope in IdentityScope]  # by its value
         self._sources = sources
 
     def find(self, body: bytes, now_ms: int) -> BidRequestIds | Generator[None, None, BidRequestIds]:
@@ -128,7 +129,7 @@ class BidRequestDecryptor:
         plain = self._read_plain(text)
         if plain is None:
             return self._find_in_steps(text, now_ms)
-        return _ids_of(plain, self._decrypt(plain.entries, _names_of(plain), now_ms, {}))
+        return _ids_of(plain, self._decrypt(plain.entries, _names_of(plain), now_ms, ({}, {})))
 
     def rewrite(self, body: bytes, now_ms: int) -> Rewritten | Generator[None, None, Rewritten]:
         """Replace each token of a bid request by its raw uid, and remove the entries that were not decrypted.
@@ -140,8 +141,9 @@ class BidRequestDecryptor:
         plain = self._read_plain(text)
         if plain is None:
             return self._rewrite_in_steps(text, now_ms)
-        verdicts = self._decrypt(plain.entries, _names_of(plain), now_ms, {})
-        rewritten = rewrite_plain(text, plain, [uid for (_, uid, _, _), _ in verdicts])
+        verdicts = self._decrypt(plain.entries, _names_of(plain), now_ms, ({}, {}))
+        uids = [uid for (_, uid, _, _), _ in verdicts]
+        rewritten = remove_plain(text, plain, uids) if None in uids else rewrite_plain(text, plain, uids)
         if rewritten is None:
             return self._rewrite_in_steps(text, now_ms)
         return rewritten, _statuses_of(verdicts)
@@ -169,7 +171,7 @@ class BidRequestDecryptor:
 
     def _decrypt_in_steps(self, request: BidRequest, now_ms: int) -> Generator[None, None, list[_Verdict]]:
         names = _names_of(request)
-        verdict_of: _VerdictOf = {}
+        verdict_of: _VerdictOf = {}, {}
         verdicts: list[_Verdict] = []
         for start in range(0, len(request.entries), _TOKENS_PER_STEP):
             if start:
@@ -183,11 +185,12 @@ class BidRequestDecryptor:
         """Decrypt entries, each token once. `verdict_of` remembers those that are done."""
         verdicts: list[_Verdict] = []
         for entry in entries:
-            key = entry.scope, entry.token
-            verdict = verdict_of.get(key)
+            verdict_of_token = verdict_of[entry.scope]
+            verdict = verdict_of_token.get(entry.token)
             if verdict is None:
                 names.matched = None
-                verdict = verdict_of[key] = self._decrypt_in[entry.scope](entry.token, names, now_ms), names.matched
+                decrypted = self._decrypt_in[entry.scope](entry.token, names, now_ms)
+                verdict = verdict_of_token[entry.token] = decrypted, names.matched
             verdicts.append(verdict)
         return verdicts
 

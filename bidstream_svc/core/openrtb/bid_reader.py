@@ -5,7 +5,6 @@ and gives the same for what is usual. Where a function here answers, the scanner
 compares the two.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -103,16 +102,35 @@ _decode = msgspec.json.Decoder(_Request).decode
 _decode_uids = msgspec.json.Decoder(list[_Uid]).decode
 
 
+class PlainUids(msgspec.Struct, gc=False):
+    """A list of uids of one of our sources.
+
+    Attributes:
+        eid_list, eid: its place: index of the list of eids, and of the eid in that.
+        raw: its JSON.
+        uids: its elements.
+    """
+
+    eid_list: int
+    eid: int
+    raw: bytes
+    uids: list[_Uid]
+
+    def __repr__(self) -> str:
+        """Without the tokens."""
+        return f"PlainUids({self.eid_list}, {self.eid})"
+
+
 class PlainBidRequest(BidRequest, gc=False):
     """A usual bid request.
 
     Attributes:
         eid_lists: the lists of eids that there are.
-        uid_lists: (JSON of a list of `uids`, number of its elements) of our sources.
+        uid_lists: the lists of uids of our sources.
     """
 
     eid_lists: list[list[_Eid]]
-    uid_lists: list[tuple[bytes, int]]
+    uid_lists: list[PlainUids]
 
 
 def programme_of(source: str, sources: Sources) -> IdentityScope | None:
@@ -156,7 +174,7 @@ def _read_eids(plain: PlainBidRequest, eids: list[_Eid], path: str, sources: Sou
         if not raw:
             continue
         uids = _decode_uids(raw)
-        plain.uid_lists.append((raw, len(uids)))
+        plain.uid_lists.append(PlainUids(len(plain.eid_lists) - 1, index, raw, uids))
         for number, uid in enumerate(uids):
             if uid.id is not None:
                 plain.entries.append(Entry(f"{path}{index}/uids/{number}", source, scope, uid.id))
@@ -170,22 +188,24 @@ def rewrite_plain(body: bytes, plain: PlainBidRequest, uids: Sequence[str | None
         plain: what `read_plain` returned for it.
         uids: the raw uid of each entry, or None.
     """
-    if not _are_all_lists_known(body, plain):
+    if not are_all_lists_known(body, plain):
         return None
-    tokens = Counter([entry.token for entry in plain.entries])
     uid_of_token: dict[str, str] = {}
+    number_of: dict[str, int] = {}
     for entry, uid in zip(plain.entries, uids, strict=True):
-        if uid is None or uid_of_token.setdefault(entry.token, uid) != uid:
+        token = entry.token
+        if uid is None or uid_of_token.setdefault(token, uid) != uid:
             return None
+        number_of[token] = number_of.get(token, 0) + 1
     for token, uid in uid_of_token.items():
         parts = body.split(b'"%b"' % token.encode())
-        if len(parts) != tokens[token] + 1:
+        if len(parts) != number_of[token] + 1:
             return None
         body = msgspec.json.encode(uid).join(parts)
     return body
 
 
-def _are_all_lists_known(body: bytes, plain: PlainBidRequest) -> bool:
+def are_all_lists_known(body: bytes, plain: PlainBidRequest) -> bool:
     """Return whether no member that a later one of its name overrides has a list of eids, of uids or an id of ours.
 
     None of these names occurs in the text more often than it was read, in no spelling.
@@ -194,10 +214,13 @@ def _are_all_lists_known(body: bytes, plain: PlainBidRequest) -> bool:
         return False
     if count(body, b'"eids"') != len(plain.eid_lists):
         return False
-    lists_of_uids = 0
-    for eids in plain.eid_lists:
-        for eid in eids:
-            lists_of_uids += eid.uids is not _ABSENT
+    lists_of_uids = len([eid for eids in plain.eid_lists for eid in eids if eid.uids is not _ABSENT])
     if count(body, b'"uids"') != lists_of_uids:
         return False
-    return all(b"\\" not in raw and raw.count(b'"id"') == number for raw, number in plain.uid_lists)
+    for each in plain.uid_lists:
+        with_id = len(
+            [uid for uid in each.uids if uid.id is not None]
+        )  # each of them has one, and the others have none
+        if b"\\" in each.raw or each.raw.count(b'"id"') != with_id:
+            return False
+    return True

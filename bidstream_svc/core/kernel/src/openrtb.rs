@@ -2,7 +2,7 @@
 //!
 //! Whenever [`is_usual_text`] is true, Python finds the same. Otherwise Python decides.
 
-use memchr::memmem;
+use memchr::{memchr, memmem};
 
 const BLOCK: usize = 64; // bytes; one bit of a u64 for each
 const LOW_BITS: u64 = u64::MAX / 0xFF; // the lowest bit of each byte of a word
@@ -27,10 +27,11 @@ fn is_shallow(json: &[u8], max_depth: u32) -> bool {
     let mut depth = 0_i64;
     let mut is_in_string = 0; // a bit for each byte of a block: all or none
     let mut is_escaped = false; // the first byte of the block
+    let has_backslashes = memchr(b'\\', json).is_some();
     json.chunks(BLOCK).all(|bytes| {
         let mut block = [b' '; BLOCK];
         block.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-        let escaped = escaped_by(places_of(&block, b'\\', 0), &mut is_escaped);
+        let escaped = if has_backslashes { escaped_by(places_of(&block, b'\\', 0), &mut is_escaped) } else { 0 };
         let quotes = places_of(&block, b'"', 0) & !escaped;
         let in_string = parity_of_bits_up_to_each(quotes) ^ is_in_string;
         is_in_string = if in_string >> (BLOCK - 1) == 1 { u64::MAX } else { 0 };
