@@ -50,9 +50,10 @@ def decrypt(
     scope: str | None,
     **flags: Any,
 ) -> None:
-    """Decrypt tokens from the arguments, or from stdin one per line, or those in bid requests.
+    """Decrypt tokens, or those in bid requests.
 
-    Prints one JSON object per line. The exit status is 1 if a token was not decrypted.
+    Tokens are arguments, or lines of stdin. Prints one JSON object per line. The exit status is 1 if a token was not
+    decrypted.
     """
     if bid_requests is not None and (tokens or domain is not None or scope is not None):
         raise click.UsageError("--bid-requests takes tokens, domains and programmes from the bid requests alone")

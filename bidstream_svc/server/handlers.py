@@ -280,7 +280,7 @@ class TokenDecryptor:
         decrypt_token = bind_programmes(keys.programmes)
         row, count_failure = self._metrics.row, self._count_failure
         kernel_cells = [SUCCESS_CELLS[scope] for scope in keys.kernel_scopes]
-        kernel_of = dict(zip(keys.kernel_scopes, keys.kernels, strict=True))
+        kernel_of: dict[IdentityScope | None, Kernel] = dict(zip(keys.kernel_scopes, keys.kernels, strict=True))
 
         def decrypt_to_json(token: str, domain: str | None, requested: str | None, now_ms: int) -> bytes:
             verdict, scope = decrypt_token(token, domain, _SCOPES[requested], now_ms)

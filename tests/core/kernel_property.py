@@ -44,8 +44,9 @@ class Counted:
     def _decrypt_to_json(self, token: str, domain: str | None, _scope: str | None, now_ms: int) -> bytes:
         verdict = self._decrypt(token, domain, now_ms)
         self.counts[verdict[0]] += 1
-        if self.keys.kernel is not None and verdict[0] is DecryptionStatus.SUCCESS:
-            self.keys.kernel.note_success(token, domain, now_ms)  # as the server does
+        if verdict[0] is DecryptionStatus.SUCCESS:
+            for kernel in self.keys.kernels:
+                kernel.note_success(token, domain, now_ms)  # as the server does
         return verdict_body(verdict)
 
     def _count_successes(self, count: int, _kernel: int) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import orjson
@@ -10,6 +10,7 @@ import orjson
 from bidstream_svc.addresses import TcpAddress
 from bidstream_svc.core.kernel import IS_NATIVE, build_kernel
 from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.keystore.store import KeysInUse, KeyStore, KeyStores
 from bidstream_svc.metrics import MetricCells
@@ -26,6 +27,7 @@ from bidstream_svc.server.routes import ROUTES, Route, labels_of
 from tests.fastpath.corpus import STATE
 
 LIMITS = ConnectionLimits(max_connections=1000, idle_timeout_s=60, request_timeout_s=60, max_buffered_bytes=2**26)
+SNAPSHOTS = [parse_key_response(orjson.dumps(bidstream_keys(STATE, {})))]
 HOSTS = HostCheck(TcpAddress("127.0.0.1", 80), frozenset({"b\u00fccher.example"}))
 
 
@@ -163,12 +165,15 @@ class Side:
         routes: tuple[Route, ...] = ROUTES,
         *,
         has_kernel: bool = IS_NATIVE,
+        snapshots: Sequence[KeySnapshot] = SNAPSHOTS,
     ) -> None:
         self.metrics = MetricCells(labels_of(routes))
-        snapshot = parse_key_response(orjson.dumps(bidstream_keys(STATE, {})))
-        self.store = KeyStore(KeysInUse(snapshot, build_kernel(snapshot) if has_kernel else None))
+        stores = [
+            KeyStore(KeysInUse(snapshot, build_kernel(snapshot) if has_kernel else None)) for snapshot in snapshots
+        ]
+        self.store = stores[0]
         self.on_unknown_key: Callable[[], None] = lambda: None  # fails where a test wants the handler to fail
-        self.decryptor = TokenDecryptor(KeyStores([self.store]), self.metrics, on_unknown_key=self._call_on_unknown_key)
+        self.decryptor = TokenDecryptor(KeyStores(stores), self.metrics, on_unknown_key=self._call_on_unknown_key)
         self.connections = Connections(limits, self.metrics)
         self.plane = DataPlane(self.connections, routes, self.decryptor, self.metrics, bearer=bearer)
         self.connect_to: Callable[[HostCheck], Connection] = self.plane.connect
@@ -220,8 +225,9 @@ class FastPathSide(Side):
         routes: tuple[Route, ...] = ROUTES,
         *,
         has_kernel: bool = IS_NATIVE,
+        snapshots: Sequence[KeySnapshot] = SNAPSHOTS,
     ) -> None:
-        super().__init__(bearer, limits, routes, has_kernel=has_kernel)
+        super().__init__(bearer, limits, routes, has_kernel=has_kernel, snapshots=snapshots)
         self.fast_path = FastPath(
             self.connections,
             routes,

@@ -8,14 +8,18 @@ from pathlib import Path
 from random import Random
 from unittest.mock import patch
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, LaneCells
-from bidstream_svc.core.status import DecryptionStatus
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.devoperator import OperatorState
+from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import DECRYPTIONS
+from bidstream_svc.metrics.cells import SUCCESS_CELLS
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.fastpath.connection import FastPathConnection
 from bidstream_svc.server.fastpath.heads import MAX_HEAD_BYTES, MAX_SHAPES, PlainHeads
@@ -30,8 +34,9 @@ if IS_NATIVE:
 
 pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="there is no native kernel")
 
+STATES = [OperatorState(seed=scope, scope=scope) for scope in IdentityScope]
 TOKENS = [STATE.mint_token(version=version) for version in (2, 3, 4)]
-SUCCESSES = DECRYPTIONS[DecryptionStatus.SUCCESS]
+SUCCESSES = SUCCESS_CELLS[STATE.scope]
 BATCH_OF_GOOD = make({"requests": [{"token": token} for token in TOKENS]}, target="/decrypt/batch")
 
 
@@ -57,6 +62,46 @@ async def test_every_good_token_behind_a_known_head_is_answered_and_counted(
     assert [b"SUCCESS" in answer.body for answer in split_answers(transport.sent)] == [True] * 4
     assert side.counted[0] == side.metrics.row[side.metrics.http_requests["/decrypt", 200]] == 4
     assert side.metrics.row[SUCCESSES] == 4
+
+
+@pytest.fixture
+async def side_of_both() -> AsyncIterator[FastPathSide]:
+    """A fast path with the keys of both programmes."""
+    side = FastPathSide(snapshots=[parse_key_response(orjson.dumps(bidstream_keys(state, {}))) for state in STATES])
+    yield side
+    side.close()
+
+
+async def test_tokens_of_both_programmes_are_answered_and_counted_by_programme(side_of_both: FastPathSide) -> None:
+    side, transport = side_of_both, side_of_both.connect()
+    tokens = {state.scope: [state.mint_token(version) for version in (2, 3, 4)] for state in STATES}
+    transport.feed(make({"token": "abcd"}))  # the lane learns the head
+    for number, (scope, token) in enumerate([(each, token) for each in tokens for token in tokens[each]], 1):
+        other = next(state.scope for state in STATES if state.scope is not scope)
+        row = side.metrics.row
+        before = row[SUCCESS_CELLS[scope]], row[SUCCESS_CELLS[other]]
+        with patch.object(side.decryptor, "bind", wraps=side.decryptor.bind) as bind:
+            transport.feed(make({"token": token}))
+        assert not bind.called
+        assert (row[SUCCESS_CELLS[scope]], row[SUCCESS_CELLS[other]]) == (before[0] + 1, before[1])
+        assert row[side.metrics.http_requests["/decrypt", 200]] == number + 1
+    assert [b"SUCCESS" in answer.body for answer in split_answers(transport.sent)] == [False] + [True] * 6
+
+
+async def test_a_name_that_python_has_found_registered_is_noted_for_its_programme(side_of_both: FastPathSide) -> None:
+    side, transport = side_of_both, side_of_both.connect()
+    for state in STATES:
+        site_id, name = next((site.site_id, site.domain_names[0]) for site in state.sites.values() if site.domain_names)
+        token = state.mint_token(site_id=site_id, client_side=True)
+        request = make({"token": token, "domain": f"news.{name}"})
+        answered = []
+        for _ in range(3):
+            before = side.metrics.row[SUCCESS_CELLS[state.scope]]
+            with patch.object(side.decryptor, "bind", wraps=side.decryptor.bind) as bind:
+                transport.feed(request)
+            assert side.metrics.row[SUCCESS_CELLS[state.scope]] == before + 1
+            answered.append(not bind.called)
+        assert answered == [False, True, True]
 
 
 async def test_what_is_not_a_success_is_decided_in_python(side: FastPathSide) -> None:
@@ -139,7 +184,7 @@ def test_no_head_is_known_that_is_not_plain(name: str) -> None:
         heads.find(make({"token": TOKENS[0]}, line).partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
         teach(lane, heads.shapes)
     for request in {**CORPUS, **GUARDED_CORPUS}[name].requests:
-        taken = lane.take(request, None)
+        taken = lane.take(request, ())
         if taken is not None:
             assert not isinstance(taken, bytes)
             route, body = taken
@@ -182,14 +227,14 @@ def test_a_lane_never_raises_and_forgets_the_oldest(data: st.DataObject) -> None
         heads.find(request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
         teach(lane, heads.shapes)
         teach(lane, heads.shapes)  # makes no difference
-    assert [lane.take(request, None) is not None for request in requests] == [False] + [True] * MAX_SHAPES
-    lane.take(data.draw(st.binary(max_size=300)), None)
+    assert [lane.take(request, ()) is not None for request in requests] == [False] + [True] * MAX_SHAPES
+    lane.take(data.draw(st.binary(max_size=300)), ())
     cut = data.draw(st.integers(0, len(requests[1])))
-    lane.take(requests[1][:cut] + data.draw(st.binary(max_size=20)), None)
+    lane.take(requests[1][:cut] + data.draw(st.binary(max_size=20)), ())
 
 
 def test_a_row_that_cannot_be_written_to_is_refused() -> None:
-    cells = LaneCells(0, 1, 2, 3, 4)
+    cells = LaneCells(0, 1, 2, 3, 4, 5)
     for row in (memoryview(bytes(80)).cast("q"), memoryview(mmap(-1, 160)).cast("q")[::2]):
         with pytest.raises(ValueError, match="row"):
             Lane(row, cells)

@@ -13,8 +13,7 @@ from bidstream_svc.server.handlers import answer_decrypt_in_python
 from bidstream_svc.server.routes import ROUTES, Route
 
 if IS_NATIVE or TYPE_CHECKING:
-    from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.kernel import Lane
+    from bidstream_svc.core.kernel import Lane
 
 # None if there is no native kernel.
 NativeLane: TypeAlias = "Lane[Route] | None"
