@@ -46,9 +46,8 @@ fn is_shallow(json: &[u8], max_depth: u32) -> bool {
 
 /// The bytes that are equal to `byte` once the bits of `ignored` are set, as bits of a block.
 fn places_of(block: &[u8; BLOCK], byte: u8, ignored: u8) -> u64 {
-    let (words, _) = block.as_chunks::<8>();
-    words.iter().rev().fold(0, |places, word| {
-        let word = u64::from_le_bytes(*word) | LOW_BITS.wrapping_mul(u64::from(ignored));
+    block.rchunks_exact(8).fold(0, |places, word| {
+        let word = <[u8; 8]>::try_from(word).map_or(0, u64::from_le_bytes) | LOW_BITS.wrapping_mul(u64::from(ignored));
         let differs = word ^ LOW_BITS.wrapping_mul(u64::from(byte));
         // The highest bit of each byte that is zero; nothing is carried from one to the next.
         let zeros = !((differs & LOW_SEVEN).wrapping_add(LOW_SEVEN) | differs | LOW_SEVEN);
