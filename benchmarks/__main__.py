@@ -15,7 +15,8 @@ from benchmarks.figures import KEPT
 from benchmarks.kernel import measure_kernel
 from benchmarks.machine import describe, raise_file_limit
 from benchmarks.memory import measure_memory
-from benchmarks.plot import plot
+from benchmarks.openrtb import measure_openrtb
+from benchmarks.plot import plot, plot_openrtb
 from benchmarks.report import render
 from benchmarks.serving import measure_serving
 from benchmarks.shots import FULL, QUICK
@@ -48,7 +49,7 @@ def main() -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure; see benchmarks/README.md.")
-    sections = ["http", "heads", "kernel", "sweeps", "stall", "memory", "admin", "all"]
+    sections = ["http", "heads", "kernel", "sweeps", "stall", "memory", "admin", "openrtb", "all"]
     parser.add_argument("what", nargs="?", default="all", choices=sections)
     parser.add_argument("--against", type=Path, metavar="DIR", help="compare with another build of the package, only")
     parser.add_argument("--package", type=Path, metavar="DIR", help="http: measure an installed wheel as well")
@@ -71,6 +72,7 @@ def _sections(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "stall": lambda: [measure_stall(arguments.keys, domains, repeats) for domains in arguments.domains],
         "memory": lambda: measure_memory(1.0 if arguments.quick else 4.0),
         "admin": lambda: measure_admin(effort),
+        "openrtb": lambda: measure_openrtb(effort),
     }
     return sections if arguments.what == "all" else {arguments.what: sections[arguments.what]}
 
@@ -80,6 +82,8 @@ def _keep(results: dict[str, Any], directory: Path) -> None:
     (directory / "latest.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if "http" in results:
         plot(results["http"], results["machine"], directory / "latest.png")
+    if "openrtb" in results:
+        plot_openrtb(results["openrtb"], directory / "openrtb.png")
     print("\n" + render(results) + f"\nkept in {directory}")
     if directory == KEPT:
         print("`make figures` puts them into the documents")

@@ -36,6 +36,10 @@ def _kernel(version: str) -> Callable[[Results], float]:
     return lambda results: float(results["kernel"]["tokens"][version]["uid2_client / kernel"])
 
 
+def _openrtb(route: str) -> Callable[[Results], float]:
+    return lambda results: float(results["openrtb"]["http"][f"{route}, 3.3 KB"]["rps_to_decrypt"])
+
+
 def _slowest_head(results: Results) -> float:
     return min(float(row["rps_to_plain"]) for row in results["heads"].values())
 
@@ -77,6 +81,8 @@ GOALS = (
         0.75,
         0.9,
     ),
+    Goal("`/openrtb` with 3.3 KB and one of five eids ours / `/decrypt`", _openrtb("/openrtb"), 0.50, 0.65),
+    Goal("`/openrtb/rewrite` of the same / `/decrypt`", _openrtb("/openrtb/rewrite"), 0.40, 0.55),
     Goal(
         "p99 at 50 % load / nginx at the same rate",
         lambda r: r["http"]["half_load_p99_ratio"],

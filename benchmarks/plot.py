@@ -32,6 +32,27 @@ def plot(http: Mapping[str, Any], machine: Mapping[str, str], path: Path) -> Non
     plt.close(figure)
 
 
+def plot_openrtb(openrtb: Mapping[str, Any], path: Path) -> None:
+    """Draw the cost of bid requests, by size and by the number of our uids, into a PNG file."""
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.2), layout="constrained")
+    for each, unit, xlabel in zip(
+        axes, ("KB", "uids"), ("size of the bid request, KB", "uids of ours in 10 KB"), strict=True
+    ):
+        for route in ("/openrtb", "/openrtb/rewrite"):
+            points = [
+                (float(name.split()[1]), row["cpu_us"])
+                for name, row in openrtb["http"].items()
+                if name.startswith(f"{route}, ") and name.endswith(unit)
+            ]
+            each.plot(*zip(*sorted(points), strict=True), marker="o", label=route)
+        each.axhline(openrtb["http"]["/decrypt"]["cpu_us"], color="grey", linestyle=":", label="/decrypt")
+        each.set(xlabel=xlabel, ylabel="processor time of a request, µs", ylim=(0, None))
+        each.grid(alpha=0.25)
+        each.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def _draw_throughput(axes: Axes, http: Mapping[str, Any]) -> None:
     names = [name for name in reversed(_COLOURS) if name in http["throughput"]]
     values = [http["throughput"][name]["rps"] / 1000 for name in names]

@@ -16,6 +16,7 @@ def render(results: Mapping[str, Any]) -> str:
         "sweeps": _sweeps,
         "memory": _memory,
         "admin": _admin,
+        "openrtb": _openrtb,
         "against": _against,
     }
     blocks = [_table("Machine", ("what", "value"), list(results["machine"].items()))]
@@ -158,6 +159,18 @@ def _admin(admin: Mapping[str, Any]) -> Iterator[str]:
             for count, row in counts.items()
         ]
         yield _table(f"Data plane while /metrics is scraped in a loop: {load}", head, rows)
+
+
+def _openrtb(openrtb: Mapping[str, Any]) -> Iterator[str]:
+    rows = [(name, row["rps_to_decrypt"], *_summary(row)) for name, row in openrtb["http"].items()]
+    yield _table(
+        "Bid requests over HTTP, by size, and of 10 KB by uids of ours",
+        ("request", "relative to /decrypt", *_SUMMARY_HEAD),
+        rows,
+    )
+    names = list(next(iter(openrtb["in_process"].values())))
+    rows = [(size, *(row[name] for name in names)) for size, row in openrtb["in_process"].items()]
+    yield _table("Bid requests within a process, one of five eids ours, µs", ("size", *names), rows)
 
 
 def _against(against: Mapping[str, Any]) -> Iterator[str]:

@@ -101,16 +101,23 @@ class NameCandidates:
         matched: the field whose name was found registered; None before that.
     """
 
-    __slots__ = ("_names", "_read", "matched")
+    __slots__ = ("_first", "_names", "_read", "matched")
 
     def __init__(self, read: Callable[[], Iterable[tuple[str, str]]]) -> None:
         self._read = read
+        self._first: tuple[str, str] | None = None
         self._names: list[tuple[str, str]] | None = None
         self.matched: str | None = None
 
     def __bool__(self) -> bool:
         """Whether there is a name at all."""
         return bool(self._normalised())
+
+    def first(self) -> tuple[str, str]:
+        """Return the first field with a name, and that name as it came; two empty strings if there is none."""
+        if self._first is None:
+            self._first = next((pair for pair in self._read() if pair[1]), ("", ""))
+        return self._first
 
     def find(self, registered: Container[str]) -> bool:
         """Find the first name that is registered, as it is or by its registrable domain, and set `matched`."""

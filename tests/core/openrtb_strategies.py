@@ -147,4 +147,10 @@ def _usual(draw: st.DrawFn) -> object:
     return request
 
 
-usual_bid_requests: st.SearchStrategy[bytes] = _plain(_usual).map(lambda request: json.dumps(request).encode())
+def _with_separators(request: object, separators: tuple[str, str]) -> bytes:
+    return json.dumps(request, separators=separators).encode()
+
+
+usual_bid_requests: st.SearchStrategy[bytes] = st.builds(
+    _with_separators, _plain(_usual), st.sampled_from([(",", ":"), (", ", ": ")])
+)

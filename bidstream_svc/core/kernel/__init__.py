@@ -11,13 +11,32 @@ from bidstream_svc.core.keys import KeySnapshot, split_into_steps
 from bidstream_svc.core.token import v3
 
 try:
-    from bidstream_svc.core.kernel._native import Kernel, KernelBuilder, Lane, Receiver
+    from bidstream_svc.core.kernel._native import Kernel, KernelBuilder, Lane, Receiver, count, is_usual_text
 except ModuleNotFoundError:  # pragma: no cover - where it was not built
     IS_NATIVE = False
+
+    def count(text: bytes, part: bytes) -> int:
+        """Count a part that is not empty."""
+        return text.count(part)
+
+    def is_usual_text(json: bytes, max_depth: int) -> bool:  # noqa: ARG001
+        """Without the kernel, Python decides."""
+        return False
+
 else:
     IS_NATIVE = True
 
-__all__ = ["IS_NATIVE", "Kernel", "Lane", "LaneCells", "Receiver", "build_in_steps", "build_kernel"]
+__all__ = [
+    "IS_NATIVE",
+    "Kernel",
+    "Lane",
+    "LaneCells",
+    "Receiver",
+    "build_in_steps",
+    "build_kernel",
+    "count",
+    "is_usual_text",
+]
 
 
 class LaneCells(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -13,32 +13,38 @@ from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.openrtb.bid_names import read_names
 from bidstream_svc.core.openrtb.bid_reader import (
     BidRequest,
+    Entry,
     PlainBidRequest,
     Sources,
     read_plain,
     rewrite_plain,
 )
+from bidstream_svc.core.openrtb.bid_remover import remove_plain
 from bidstream_svc.core.openrtb.bid_scanner import BidScanner
 from bidstream_svc.core.openrtb.json_check import (
     finish,
     finish_if_steps,
-    is_shallow,
+    is_usual_text,
     replace_lone_surrogates,
     without_bom,
 )
 from bidstream_svc.core.status import DecryptionStatus
+
+if TYPE_CHECKING:  # it is not there where it was not built
+    from bidstream_svc.core.kernel import Kernel
 
 SOURCES: Sources = {"uidapi.com": IdentityScope.UID2, "euid.eu": IdentityScope.EUID}
 MAX_BID_REQUEST_BYTES = 512 * 1024
 MAX_ENTRIES = 100
 _MAX_PLAIN_BYTES = 32 * 1024  # longer ones are scanned in steps
 _TOKENS_PER_STEP = 16
-_SCOPE_NAMES = {scope: scope.name for scope in IdentityScope}
+_SCOPE_NAMES = [scope.name for scope in IdentityScope]  # by its value: the hash of an enum's member is Python code
 
 # A bid request with raw uids in the place of tokens, and the statuses in order.
 Rewritten: TypeAlias = tuple[bytes, tuple[DecryptionStatus, ...]]
 # A verdict, and the field that passed the domain check, or None.
 _Verdict: TypeAlias = tuple[Verdict, str | None]
+_VerdictOf: TypeAlias = tuple[dict[str, _Verdict], ...]  # by the value of the scope, and by the token
 
 
 class BidRequestId(msgspec.Struct, frozen=True, gc=False):
@@ -109,7 +115,7 @@ class BidRequestDecryptor:
     """
 
     def __init__(self, decrypt: Mapping[IdentityScope, BoundDecrypt], sources: Sources = SOURCES) -> None:
-        self._decrypt_in = {scope: decrypt.get(scope, decrypt_without_keys) for scope in sources.values()}
+        self._decrypt_in = [decrypt.get(scope, decrypt_without_keys) for scope in IdentityScope]  # by its value
         self._sources = sources
 
     def find(self, body: bytes, now_ms: int) -> BidRequestIds | Generator[None, None, BidRequestIds]:
@@ -123,7 +129,7 @@ class BidRequestDecryptor:
         plain = self._read_plain(text)
         if plain is None:
             return self._find_in_steps(text, now_ms)
-        return _ids_of(plain, finish(self._decrypt(plain, now_ms)))
+        return _ids_of(plain, self._decrypt(plain.entries, _names_of(plain), now_ms, ({}, {})))
 
     def rewrite(self, body: bytes, now_ms: int) -> Rewritten | Generator[None, None, Rewritten]:
         """Replace each token of a bid request by its raw uid, and remove the entries that were not decrypted.
@@ -135,10 +141,11 @@ class BidRequestDecryptor:
         plain = self._read_plain(text)
         if plain is None:
             return self._rewrite_in_steps(text, now_ms)
-        verdicts = finish(self._decrypt(plain, now_ms))
-        rewritten = rewrite_plain(text, plain, [uid for (_, uid, _, _), _ in verdicts])
+        verdicts = self._decrypt(plain.entries, _names_of(plain), now_ms, ({}, {}))
+        uids = [uid for (_, uid, _, _), _ in verdicts]
+        rewritten = remove_plain(text, plain, uids) if None in uids else rewrite_plain(text, plain, uids)
         if rewritten is None:
-            return self._rewrite_in_steps(text, now_ms)
+            return self._rewrite_in_steps(text, now_ms, verdicts)
         return rewritten, _statuses_of(verdicts)
 
     def _read_plain(self, text: bytes) -> PlainBidRequest | None:
@@ -147,35 +154,79 @@ class BidRequestDecryptor:
         plain = read_plain(text, self._sources)
         if plain is None or len(plain.entries) > MAX_ENTRIES:
             return None
-        return plain if is_shallow(text) else None
+        return plain if is_usual_text(text) else None
 
     def _find_in_steps(self, text: bytes, now_ms: int) -> Generator[None, None, BidRequestIds]:
         request = yield from BidScanner(text, self._sources, MAX_ENTRIES).read()
         yield
-        return _ids_of(request, (yield from self._decrypt(request, now_ms)))
+        return _ids_of(request, (yield from self._decrypt_in_steps(request, now_ms)))
 
-    def _rewrite_in_steps(self, text: bytes, now_ms: int) -> Generator[None, None, Rewritten]:
+    def _rewrite_in_steps(
+        self, text: bytes, now_ms: int, verdicts: list[_Verdict] | None = None
+    ) -> Generator[None, None, Rewritten]:
+        """`rewrite` of any request. With `verdicts`, its entries have been decrypted, and are not decrypted again."""
         scanner = BidScanner(text, self._sources, MAX_ENTRIES)
         request = yield from scanner.read()
         yield
-        verdicts = yield from self._decrypt(request, now_ms)
+        if verdicts is None:
+            verdicts = yield from self._decrypt_in_steps(request, now_ms)
         rewritten = yield from scanner.rewrite([uid for (_, uid, _, _), _ in verdicts])
         return rewritten, _statuses_of(verdicts)
 
-    def _decrypt(self, request: BidRequest, now_ms: int) -> Generator[None, None, list[_Verdict]]:
-        """Decrypt the entries, each token once."""
-        names = NameCandidates(partial(read_names, request.site, request.app))
-        verdict_of: dict[tuple[IdentityScope, str], _Verdict] = {}
+    def _decrypt_in_steps(self, request: BidRequest, now_ms: int) -> Generator[None, None, list[_Verdict]]:
+        names = _names_of(request)
+        verdict_of: _VerdictOf = {}, {}
         verdicts: list[_Verdict] = []
-        for _, _, scope, token in request.entries:
-            verdict = verdict_of.get((scope, token))
+        for start in range(0, len(request.entries), _TOKENS_PER_STEP):
+            if start:
+                yield
+            verdicts += self._decrypt(request.entries[start : start + _TOKENS_PER_STEP], names, now_ms, verdict_of)
+        return verdicts
+
+    def _decrypt(
+        self, entries: Sequence[Entry], names: NameCandidates, now_ms: int, verdict_of: _VerdictOf
+    ) -> list[_Verdict]:
+        """Decrypt entries, each token once. `verdict_of` remembers those that are done."""
+        verdicts: list[_Verdict] = []
+        for entry in entries:
+            verdict_of_token = verdict_of[entry.scope]
+            verdict = verdict_of_token.get(entry.token)
             if verdict is None:
                 names.matched = None
-                if verdict_of and len(verdict_of) % _TOKENS_PER_STEP == 0:
-                    yield
-                verdict = verdict_of[scope, token] = self._decrypt_in[scope](token, names, now_ms), names.matched
+                decrypted = self._decrypt_in[entry.scope](entry.token, names, now_ms)
+                verdict = verdict_of_token[entry.token] = decrypted, names.matched
             verdicts.append(verdict)
         return verdicts
+
+
+def _names_of(request: BidRequest) -> NameCandidates:
+    return NameCandidates(partial(read_names, request.site, request.app))
+
+
+def ask_kernel_first(kernel: "Kernel", decrypt: BoundDecrypt) -> BoundDecrypt:
+    """Let the native kernel of a programme decrypt what it is certain of; `decrypt` is bound to the same keys.
+
+    The result takes NameCandidates.
+    """
+    ask, success = kernel.decrypt, DecryptionStatus.SUCCESS
+
+    def decrypt_token(token: object, names: object, now_ms: int) -> Verdict:
+        found = ask(token, None, now_ms)
+        if found is not None:
+            return success, found[0], found[1], None
+        if not isinstance(names, NameCandidates):
+            return decrypt(token, names, now_ms)
+        # Perhaps a token that needs a name. The first name counts if it passes.
+        field, name = names.first()
+        if name and (found := ask(token, name, now_ms)) is not None:
+            names.matched = field
+            return success, found[0], found[1], None
+        verdict = decrypt(token, names, now_ms)
+        if verdict[0] is success and names.matched == field:
+            kernel.note_success(token, name, now_ms)
+        return verdict
+
+    return decrypt_token
 
 
 def bind_keys(keys: Iterable[KeySnapshot], sources: Sources = SOURCES) -> BidRequestDecryptor:
@@ -218,10 +269,8 @@ def _decrypt_with(keys: KeySnapshot, token: object, names: object, now_ms: int) 
 
 def _ids_of(request: BidRequest, verdicts: Sequence[_Verdict]) -> BidRequestIds:
     ids = [
-        BidRequestId(path, source, _SCOPE_NAMES[scope], status, uid, established_ms, matched)
-        for (path, source, scope, _), ((status, uid, established_ms, _), matched) in zip(
-            request.entries, verdicts, strict=True
-        )
+        BidRequestId(entry.path, entry.source, _SCOPE_NAMES[entry.scope], status, uid, established_ms, matched)
+        for entry, ((status, uid, established_ms, _), matched) in zip(request.entries, verdicts, strict=True)
     ]
     return BidRequestIds(msgspec.Raw(request.raw_id), ids)
 

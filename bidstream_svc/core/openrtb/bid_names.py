@@ -40,15 +40,19 @@ _decode_text = msgspec.json.Decoder(str).decode
 def read_names(site: bytes, app: bytes) -> Iterator[tuple[str, str]]:
     """Yield (field, name) in the order in which they are tried; `site` and `app` are JSON of any type."""
     if site.startswith(b"{"):
-        fields = _decode_site(finish(replace_lone_surrogates(site)))
+        fields = _decode_site(_without_lone_surrogates(site))
         yield "site.domain", host_of(_text(fields.domain))
         yield "site.page", host_of(_text(fields.page))
     if app.startswith(b"{"):
-        of_app = _decode_app(finish(replace_lone_surrogates(app)))
+        of_app = _decode_app(_without_lone_surrogates(app))
         yield "app.bundle", _app_id(of_app.bundle)
         yield "app.storeid", _app_id(of_app.storeid)
         yield "app.domain", host_of(_text(of_app.domain))
         yield "app.storeurl", app_id_in_store_url(_text(of_app.storeurl))
+
+
+def _without_lone_surrogates(text: bytes) -> bytes:
+    return finish(replace_lone_surrogates(text)) if b"\\" in text else text
 
 
 def host_of(url: str) -> str:

@@ -5,15 +5,12 @@ and gives the same for what is usual. Where a function here answers, the scanner
 compares the two.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import msgspec
 
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.openrtb.json_check import is_utf8
+from bidstream_svc.core.kernel import count
 
 # The `source` of an eid, in lower case, and the programme that it belongs to.
 Sources = Mapping[str, IdentityScope]
@@ -24,7 +21,7 @@ _NULL = msgspec.Raw(NULL)
 _ABSENT = msgspec.Raw(b"")
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """An entry of `uids` whose eid is of one of our sources.
 
     Attributes:
@@ -43,8 +40,7 @@ class Entry(NamedTuple):
         return f"Entry({self.path}, {self.scope.name})"
 
 
-@dataclass(slots=True, repr=False)
-class BidRequest:
+class BidRequest(msgspec.Struct, gc=False):
     """What is read of a bid request. Values are JSON as it came.
 
     Attributes:
@@ -58,6 +54,10 @@ class BidRequest:
     entries: list[Entry]
     site: bytes
     app: bytes
+
+    def __repr__(self) -> str:
+        """Without what it contains."""
+        return f"BidRequest({self.entries!r})"
 
 
 class _Uid(msgspec.Struct, gc=False):
@@ -78,14 +78,6 @@ class _User(msgspec.Struct, gc=False):
     ext: _UserExt | None = None
 
 
-class _Request(msgspec.Struct, gc=False):
-    id: msgspec.Raw = _NULL
-    user: _User | None = None
-    site: msgspec.Raw = _NULL
-    app: msgspec.Raw = _NULL
-    openrtb: msgspec.Raw = _NULL
-
-
 class _Context(msgspec.Struct, gc=False):
     user: _User | None = None
     site: msgspec.Raw = _NULL
@@ -101,22 +93,44 @@ class _OpenRtb30(msgspec.Struct, gc=False):
     request: _Request30 | None = None
 
 
+class _Request(_Context, gc=False):
+    id: msgspec.Raw = _NULL
+    openrtb: _OpenRtb30 | None = None
+
+
 _decode = msgspec.json.Decoder(_Request).decode
-_decode_3_0 = msgspec.json.Decoder(_OpenRtb30).decode
 _decode_uids = msgspec.json.Decoder(list[_Uid]).decode
 
 
-@dataclass(slots=True, repr=False)
-class PlainBidRequest(BidRequest):
+class PlainUids(msgspec.Struct, gc=False):
+    """A list of uids of one of our sources.
+
+    Attributes:
+        eid_list, eid: its place: index of the list of eids, and of the eid in that.
+        raw: its JSON.
+        uids: its elements.
+    """
+
+    eid_list: int
+    eid: int
+    raw: bytes
+    uids: list[_Uid]
+
+    def __repr__(self) -> str:
+        """Without the tokens."""
+        return f"PlainUids({self.eid_list}, {self.eid})"
+
+
+class PlainBidRequest(BidRequest, gc=False):
     """A usual bid request.
 
     Attributes:
         eid_lists: the lists of eids that there are.
-        uid_lists: (JSON of a list of `uids`, number of its elements) of our sources.
+        uid_lists: the lists of uids of our sources.
     """
 
     eid_lists: list[list[_Eid]]
-    uid_lists: list[tuple[bytes, int]]
+    uid_lists: list[PlainUids]
 
 
 def programme_of(source: str, sources: Sources) -> IdentityScope | None:
@@ -135,18 +149,16 @@ def read_plain(body: bytes, sources: Sources) -> PlainBidRequest | None:
     try:
         request = _decode(body)
         context, raw_id, prefix = request, request.id, ""
-        if bytes(request.openrtb).startswith(b"{"):
-            wrapped = _decode_3_0(request.openrtb).request or _Request30()
+        if request.openrtb is not None:
+            wrapped = request.openrtb.request or _Request30()
             context, raw_id, prefix = wrapped.context or _Context(), wrapped.id, PATH_IN_3_0  # type: ignore[assignment]
-        if not is_utf8(body):
-            return None
         plain = PlainBidRequest(string_or_null(bytes(raw_id)), [], bytes(context.site), bytes(context.app), [], [])
         user = context.user
         if user is not None:
             if user.eids is not None:
-                _read_eids(plain, user.eids, f"{prefix}/user/eids/", sources)
+                _read_eids(plain, user.eids, prefix + "/user/eids/", sources)
             if user.ext is not None and user.ext.eids is not None:
-                _read_eids(plain, user.ext.eids, f"{prefix}/user/ext/eids/", sources)
+                _read_eids(plain, user.ext.eids, prefix + "/user/ext/eids/", sources)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return plain
@@ -156,13 +168,13 @@ def _read_eids(plain: PlainBidRequest, eids: list[_Eid], path: str, sources: Sou
     plain.eid_lists.append(eids)
     for index, eid in enumerate(eids):
         source = eid.source
-        if source is None or (scope := programme_of(source, sources)) is None:
+        if source is None or (scope := sources.get(source.lower())) is None or not source.isascii():
             continue
         raw = bytes(eid.uids)
         if not raw:
             continue
         uids = _decode_uids(raw)
-        plain.uid_lists.append((raw, len(uids)))
+        plain.uid_lists.append(PlainUids(len(plain.eid_lists) - 1, index, raw, uids))
         for number, uid in enumerate(uids):
             if uid.id is not None:
                 plain.entries.append(Entry(f"{path}{index}/uids/{number}", source, scope, uid.id))
@@ -176,31 +188,39 @@ def rewrite_plain(body: bytes, plain: PlainBidRequest, uids: Sequence[str | None
         plain: what `read_plain` returned for it.
         uids: the raw uid of each entry, or None.
     """
-    if not _are_all_lists_known(body, plain):
+    if not are_all_lists_known(body, plain):
         return None
-    tokens = Counter(entry.token for entry in plain.entries)
     uid_of_token: dict[str, str] = {}
+    number_of: dict[str, int] = {}
     for entry, uid in zip(plain.entries, uids, strict=True):
-        if uid is None or uid_of_token.setdefault(entry.token, uid) != uid:
+        token = entry.token
+        if uid is None or uid_of_token.setdefault(token, uid) != uid:
             return None
+        number_of[token] = number_of.get(token, 0) + 1
     for token, uid in uid_of_token.items():
-        text = b'"%b"' % token.encode()
-        if body.count(text) != tokens[token]:
+        parts = body.split(b'"%b"' % token.encode())
+        if len(parts) != number_of[token] + 1:
             return None
-        body = body.replace(text, msgspec.json.encode(uid))
+        body = msgspec.json.encode(uid).join(parts)
     return body
 
 
-def _are_all_lists_known(body: bytes, plain: PlainBidRequest) -> bool:
+def are_all_lists_known(body: bytes, plain: PlainBidRequest) -> bool:
     """Return whether no member that a later one of its name overrides has a list of eids, of uids or an id of ours.
 
     None of these names occurs in the text more often than it was read, in no spelling.
     """
-    if b"\\u006" in body or b"\\u007" in body:  # perhaps a letter of a name
+    if b"\\" in body and (count(body, b"\\u006") or count(body, b"\\u007")):  # perhaps a letter of a name
         return False
-    if body.count(b'"eids"') != len(plain.eid_lists):
+    if count(body, b'"eids"') != len(plain.eid_lists):
         return False
-    lists_of_uids = sum(bytes(eid.uids) != b"" for eids in plain.eid_lists for eid in eids)
-    if body.count(b'"uids"') != lists_of_uids:
+    lists_of_uids = len([eid for eids in plain.eid_lists for eid in eids if eid.uids is not _ABSENT])
+    if count(body, b'"uids"') != lists_of_uids:
         return False
-    return all(b"\\" not in raw and raw.count(b'"id"') == count for raw, count in plain.uid_lists)
+    for each in plain.uid_lists:
+        with_id = len(
+            [uid for uid in each.uids if uid.id is not None]
+        )  # each of them has one, and the others have none
+        if b"\\" in each.raw or each.raw.count(b'"id"') != with_id:
+            return False
+    return True

@@ -196,7 +196,7 @@ class BidScanner:
                     number = -1
                     if counts and field.is_last and len(entries) < self._max_entries:
                         number = len(entries)
-                        entries.append(like._replace(path=f"{like.path}{index}", token=token))
+                        entries.append(Entry(f"{like.path}{index}", like.source, like.scope, token))
                     uid_list.tokens.append((index, member.value, number))
         return uid_list
 

@@ -7,6 +7,7 @@ from typing import NoReturn, TypeVar
 
 import msgspec
 
+from bidstream_svc.core import kernel
 from bidstream_svc.core.errors import BidRequestError
 
 MAX_DEPTH = 64
@@ -52,6 +53,11 @@ def finish_if_steps(result: _Result | Generator[None, None, _Result]) -> _Result
 def without_bom(body: bytes) -> bytes:
     """Return the body without a byte order mark."""
     return body.removeprefix(BOM_UTF8)
+
+
+def is_usual_text(text: bytes) -> bool:
+    """Return whether valid JSON is UTF-8 and certainly nested at most MAX_DEPTH levels deep. False says nothing."""
+    return kernel.is_usual_text(text, MAX_DEPTH) or (is_utf8(text) and is_shallow(text))
 
 
 def is_utf8(body: bytes) -> bool:

@@ -6,7 +6,7 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::iv::FixedLength;
-use bidstream_kernel::{Builder, Kernel, Rules};
+use bidstream_kernel::{Builder, Kernel, Rules, openrtb};
 use libfuzzer_sys::fuzz_target;
 
 const NOW_MS: i64 = 1_700_000_000_000;
@@ -15,9 +15,10 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
-    match kind % 8 {
+    match kind % 9 {
         0 => use_body(data),
         1 => use_names(data),
+        8 => assert!(!openrtb::is_usual_text(data, 64) || std::str::from_utf8(data).is_ok()),
         2 => use_body(&body(&[&[3, 128][..], data].concat())),
         3 => use_body(&body(&v3(data))),
         4 => use_body(&body(&v3(&[&[0x7F; 16][..], &[0; 13], &sealed(data)].concat()))),

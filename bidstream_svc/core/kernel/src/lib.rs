@@ -8,6 +8,8 @@
 //!    response spells the name with an escape ([`names`]), unless Python has decided about it before ([`passed`]); the
 //!    id in a version 2 token is not printable ASCII or has to be escaped ([`token`]); a batch is longer than [`MAX_BATCH_BYTES`](batch::MAX_BATCH_BYTES).
 //!
+//! Beside that it has a check of the text of bid requests, [`openrtb`].
+//!
 //! It gives no other answer. Every failure and every doubtful input is decided in Python (`core/decrypt.py`,
 //! `server/handlers.py`), and so the rules here are a conjunction, whose order does not matter.
 //!
@@ -34,6 +36,7 @@ mod batch;
 mod json;
 mod keys;
 mod names;
+pub mod openrtb;
 mod passed;
 mod shape;
 mod token;

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use crate::answer::Success;
-use crate::{Builder, Kernel, Rules, unless_it_panics};
+use crate::{Builder, Kernel, Rules, openrtb, unless_it_panics};
 
 /// It has its kernel until it is dropped.
 #[pyclass(name = "Kernel", module = "bidstream_svc.core.kernel._native", frozen)]
@@ -142,10 +142,20 @@ fn is_built() -> PyErr {
     PyRuntimeError::new_err("the kernel is built")
 }
 
+#[pyfunction]
+fn is_usual_text(json: &[u8], max_depth: u32) -> bool {
+    unless_it_panics(|| openrtb::is_usual_text(json, max_depth).then_some(())).is_some()
+}
+
+#[pyfunction]
+fn count(text: &[u8], part: &[u8]) -> usize {
+    openrtb::count(text, part)
+}
+
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{PyBuilder, PyKernel};
+    use super::{PyBuilder, PyKernel, count, is_usual_text};
     #[pymodule_export]
     use crate::lane::PyLane;
     #[pymodule_export]
