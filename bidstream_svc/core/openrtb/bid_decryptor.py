@@ -152,7 +152,7 @@ class BidRequestDecryptor:
         if len(text) > _MAX_PLAIN_BYTES:
             return None
         plain = read_plain(text, self._sources)
-        if plain is None or len(plain.entries) > MAX_ENTRIES:
+        if plain is None or len(plain.entries) > _TOKENS_PER_STEP:
             return None
         return plain if is_usual_text(text) else None
 
