@@ -200,6 +200,8 @@ HOSTILE: dict[str, _Hostile] = {
     "users": ("{", '"user":{"eids":[]},', '"x":1}'),
     "two ids": (_UIDS + "{", '"id":"x",', '"id":"y"}]}]}}'),
     "escaped names": ("{", '"\\u0065":1,', '"x":1}'),
+    "spaces before": ("", " ", "{}"),
+    "spaces behind": ("{}", " ", ""),
     "one string": ('{"site":{"page":"', "x", '"}}'),
 }
 

@@ -83,9 +83,11 @@ class JsonSpans:
             else:
                 start = openings.pop()
                 self._ends[start] = position + 1
+                if not openings:
+                    break  # to search what follows would take time quadratic in its length
             if self._is_step_done():
                 yield
-        return start, self._ends[start]  # the outermost ends last
+        return start, self._ends[start]
 
     def members(self, value: Span, names: Collection[bytes]) -> Generator[None, None, list[Member]]:
         """Return the members that have one of these names, in order; none if the value is not an object.
