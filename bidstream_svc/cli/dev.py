@@ -104,12 +104,12 @@ def _banner(service: Service, operators: Sequence[DevOperator], settings: Settin
         *(f"operator      {operator.url} ({operator.state.scope.name})" for operator in operators),
         "              embedded; their keys and tokens are lost when this process ends",
     ]
+    bid_request = _bid_request([operator.state for operator in operators], settings.eid_sources)
+    lines += ["", "# a bid request with a token of each programme", _curl(data, settings, "/openrtb", bid_request)]
     for operator in operators:
         for title, (token, domain) in _samples(operator.state).items():
             body = {"token": token, "domain": domain}
             lines += ["", f"# {operator.state.scope.name}: {title}", _curl(data, settings, "/decrypt", body)]
-    bid_request = _bid_request([operator.state for operator in operators], settings.eid_sources)
-    lines += ["", "# a bid request with a token of each programme", _curl(data, settings, "/openrtb", bid_request)]
     return "\n".join([*lines, "", "Press Ctrl-C to stop.", ""])
 
 

@@ -7,19 +7,18 @@ import java.nio.channels.*;
 import java.util.*;
 import java.util.concurrent.*;
 import java.util.regex.*;
-import java.util.stream.IntStream;
 
 /** A bidder's client of the sidecar in Java; README.md explains it.
  * {@code java Bidder ADDRESS [TIMEOUT_MS [IDLE_MS]]}
  * Needs JDK 17 and no library. It implements HTTP on channels, because java.net.http does not support Unix sockets. */
 public final class Bidder {
-    /** The sidecar's answer for one token; uid is null unless the status is SUCCESS. */
-    record Verdict(String status, String uid) {}
+    /** The sidecar's answer for one token: uid is null unless the status is SUCCESS, scope is UID2 or EUID if known. */
+    record Verdict(String status, String uid, String scope) {}
 
     /** Holds the pool of connections. Use one per process; it is safe for concurrent use. */
     static final class SidecarClient {
         // These values never contain escapes. For anything more, use the bidder's JSON library.
-        private static final Pattern FIELD = Pattern.compile("\"(status|uid)\"\\s*:\\s*(?:\"([^\"\\\\]*)\"|null)");
+        private static final Pattern FIELD = Pattern.compile("\"(status|uid|scope)\"\\s*:\\s*(?:\"([^\"\\\\]*)\"|null)");
         private static final Pattern TO_ESCAPE = Pattern.compile("[\"\\\\\\x00-\\x1f]");
         private final BlockingDeque<Connection> pool = new LinkedBlockingDeque<>(64); // most recently used first
         private final ScheduledExecutorService timer = Executors.newSingleThreadScheduledExecutor();
@@ -38,30 +37,61 @@ public final class Bidder {
             this.idleNanos = idleMs * 1_000_000;
         }
 
-        /** Returns the verdicts for a bid request's tokens, in order. Never throws, and returns within the timeout. */
+        /** Returns the raw uids in a bid request to bid with, if any. Never throws, and returns within the timeout. */
+        List<Verdict> rawIds(byte[] bidRequest) {
+            long deadline = System.nanoTime() + timeoutNanos;
+            List<Verdict> ids = new ArrayList<>();
+            Map<String, Integer> failures = new TreeMap<>();
+            try {
+                String answer = post("/openrtb", bidRequest, deadline);
+                if (!answer.contains("\"ids\":")) throw new IllegalStateException("not a valid answer");
+                for (Verdict verdict : verdicts(answer)) {
+                    if (verdict.status.equals("SUCCESS")) ids.add(verdict);
+                    else failures.merge(verdict.status, 1, Integer::sum);
+                }
+            } catch (IOException | RuntimeException e) {
+                giveUp(e, deadline);
+            }
+            failures.forEach((status, count) -> System.err.println("not decrypted: " + status + " " + count));
+            return ids;
+        }
+
+        /** Returns the verdicts for tokens, in order. Never throws, and returns within the timeout. */
         List<Verdict> decrypt(String domain, List<String> tokens) {
             long deadline = System.nanoTime() + timeoutNanos; // covers connecting, both attempts and the response body
             List<String> requests = tokens.stream()
                     .map(token -> "{\"token\":" + quoted(token) + ",\"domain\":" + quoted(domain) + "}").toList();
+            boolean isSingle = requests.size() == 1;
+            String body = isSingle ? requests.get(0) : "{\"requests\":[" + String.join(",", requests) + "]}";
             try {
-                String answer = requests.size() == 1 ? post("/decrypt", requests.get(0), deadline)
-                        : post("/decrypt/batch", "{\"requests\":[" + String.join(",", requests) + "]}", deadline);
-                List<String> statuses = new ArrayList<>(), uids = new ArrayList<>();
-                for (Matcher m = FIELD.matcher(answer); m.find(); ) {
-                    (m.group(1).equals("uid") ? uids : statuses).add(m.group(2));
-                }
-                return IntStream.range(0, tokens.size())
-                        .mapToObj(i -> new Verdict(statuses.get(i), uids.get(i))).toList();
-            } catch (IOException | RuntimeException e) { // with real traffic, count by reason
-                System.err.println("no verdict: " + (System.nanoTime() < deadline ? e.getMessage() : "timeout"));
-                return Collections.nCopies(tokens.size(), new Verdict("NO_VERDICT", null));
+                String path = isSingle ? "/decrypt" : "/decrypt/batch";
+                List<Verdict> verdicts = verdicts(post(path, body.getBytes(UTF_8), deadline));
+                if (verdicts.size() != tokens.size()) throw new IllegalStateException("not a valid answer");
+                return verdicts;
+            } catch (IOException | RuntimeException e) {
+                giveUp(e, deadline);
+                return Collections.nCopies(tokens.size(), new Verdict("NO_VERDICT", null, null));
             }
         }
 
-        private String post(String path, String json, long deadline) throws IOException {
+        private static void giveUp(Exception reason, long deadline) { // with real traffic, count by reason
+            System.err.println("no verdict: " + (System.nanoTime() < deadline ? reason.getMessage() : "timeout"));
+        }
+
+        private static List<Verdict> verdicts(String answer) {
+            Map<String, List<String>> values =
+                    Map.of("status", new ArrayList<>(), "uid", new ArrayList<>(), "scope", new ArrayList<>());
+            for (Matcher m = FIELD.matcher(answer); m.find(); ) values.get(m.group(1)).add(m.group(2));
+            Iterator<String> uids = values.get("uid").iterator(), scopes = values.get("scope").iterator();
+            return values.get("status").stream()
+                    .map(status -> new Verdict(status, uids.next(), scopes.hasNext() ? scopes.next() : null)).toList();
+        }
+
+        private String post(String path, byte[] json, long deadline) throws IOException {
             String head = "POST " + path + " HTTP/1.1\r\nHost: " + host + "\r\nContent-Type: application/json\r\n"
-                    + "Content-Length: " + json.getBytes(UTF_8).length + "\r\n\r\n";
-            byte[] request = (head + json).getBytes(UTF_8);
+                    + "Content-Length: " + json.length + "\r\n\r\n";
+            byte[] request = ByteBuffer.allocate(head.length() + json.length)
+                    .put(head.getBytes(US_ASCII)).put(json).array();
             Connection pooled = pool.pollFirst();
             for (; pooled != null && System.nanoTime() - pooled.idleSince > idleNanos; pooled = pool.pollFirst()) {
                 pooled.channel.close();
@@ -135,12 +165,18 @@ public final class Bidder {
         }
     }
 
-    /** Takes bid requests from stdin, a line each: domain or nothing, then tokens, with tabs between them. */
+    /** Reads lines from stdin: bid requests in JSON, or a domain or nothing, then tokens, separated by tabs. */
     public static void main(String[] args) throws IOException {
         SidecarClient client = new SidecarClient(args[0], args.length > 1 ? Long.parseLong(args[1]) : 5,
                 args.length > 2 ? Long.parseLong(args[2]) : 60_000);
         BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, UTF_8));
         for (String line; (line = lines.readLine()) != null; ) {
+            if (line.startsWith("{")) {
+                List<String> ids = client.rawIds(line.getBytes(UTF_8)).stream()
+                        .map(id -> id.scope + ":" + id.uid).toList();
+                System.out.println(ids.isEmpty() ? "-" : String.join(" ", ids));
+                continue;
+            }
             List<String> fields = Arrays.asList(line.split("\t", -1));
             String domain = fields.get(0).isEmpty() ? null : fields.get(0);
             for (Verdict verdict : client.decrypt(domain, fields.subList(1, fields.size()))) {

@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstring>
 #include <iostream>
+#include <map>
 #include <sstream>
 #include <system_error>
 #include <vector>
@@ -21,7 +22,8 @@
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds, std::string;
 
-struct Verdict { string status, uid; };  // the sidecar's answer for one token; no uid unless the status is SUCCESS
+// The sidecar's answer for one token: no uid unless the status is SUCCESS; the scope is UID2 or EUID if known.
+struct Verdict { string status, uid, scope; };
 
 // Holds one connection. Use one per thread that bids, for the life of the thread.
 class SidecarClient {
@@ -47,7 +49,27 @@ class SidecarClient {
   SidecarClient(const SidecarClient&) = delete;
   SidecarClient& operator=(const SidecarClient&) = delete;
 
-  // Returns the verdicts for a bid request's tokens, in order. Never throws, and returns within the timeout.
+  // Returns the raw uids in a bid request to bid with, if any. Never throws, and returns within the timeout.
+  std::vector<Verdict> raw_ids(const string& bid_request) {
+    std::vector<Verdict> ids;
+    std::map<string, int> failures;
+    try {
+      const string answer = post("/openrtb", bid_request);
+      if (answer.find("\"ids\":") == string::npos) throw std::runtime_error("not a valid answer");
+      const auto statuses = values(answer, "\"status\":"), uids = values(answer, "\"uid\":");
+      const auto scopes = values(answer, "\"scope\":");
+      for (std::size_t i = 0; i < statuses.size(); ++i) {
+        if (statuses[i] == "SUCCESS") ids.push_back({statuses[i], uids.at(i), scopes.at(i)});
+        else ++failures[statuses[i]];
+      }
+    } catch (const std::exception& error) {
+      give_up(error);
+    }
+    for (const auto& [status, count] : failures) std::cerr << "not decrypted: " << status << ' ' << count << std::endl;
+    return ids;
+  }
+
+  // Returns the verdicts for tokens, in order. Never throws, and returns within the timeout.
   std::vector<Verdict> decrypt(const string& domain, const std::vector<string>& tokens) {
     string body;
     for (const auto& token : tokens) {
@@ -57,19 +79,23 @@ class SidecarClient {
     try {
       const string answer = tokens.size() == 1 ? post("/decrypt", body)
                                                : post("/decrypt/batch", "{\"requests\":[" + body + "]}");
-      const auto statuses = values(answer, "\"status\""), uids = values(answer, "\"uid\"");
+      const auto statuses = values(answer, "\"status\":"), uids = values(answer, "\"uid\":");
       std::vector<Verdict> verdicts;
-      for (std::size_t i = 0; i < tokens.size(); ++i) verdicts.push_back({statuses.at(i), uids.at(i)});
+      for (std::size_t i = 0; i < tokens.size(); ++i) verdicts.push_back({statuses.at(i), uids.at(i), ""});
       return verdicts;
     } catch (const std::exception& error) {
-      disconnect();  // a late answer must not be read as the next one
-      std::cerr << "no verdict: " << error.what() << std::endl;  // with real traffic, count by reason
-      return {tokens.size(), Verdict{"NO_VERDICT", ""}};
+      give_up(error);
+      return {tokens.size(), Verdict{"NO_VERDICT", "", ""}};
     }
   }
 
  private:
   struct Disconnected : std::runtime_error { using std::runtime_error::runtime_error; };
+
+  void give_up(const std::exception& error) {
+    disconnect();  // a late answer must not be read as the next one
+    std::cerr << "no verdict: " << error.what() << std::endl;  // with real traffic, count by reason
+  }
 
   string post(const string& path, const string& json) {
     deadline_ = Clock::now() + timeout_;  // covers connecting, both attempts and the response body
@@ -146,11 +172,11 @@ class SidecarClient {
     return json + '"';
   }
 
-  // The values of a field, which never contain escapes. For anything more, use the bidder's JSON library.
+  // The values of a field given as `"name":`, which never contain escapes. That text is never within a string. For anything more, use the bidder's JSON library.
   static std::vector<string> values(const string& json, const string& field) {
     std::vector<string> values;
     for (std::size_t at = 0; (at = json.find(field, at)) != string::npos;) {
-      at = std::min(json.find_first_not_of(" :", at + field.size()), json.size());
+      at = std::min(json.find_first_not_of(' ', at + field.size()), json.size());
       values.push_back(json[at] == '"' ? json.substr(at + 1, json.find('"', at + 1) - at - 1) : "");
     }
     return values;
@@ -164,17 +190,23 @@ class SidecarClient {
   Clock::time_point last_used_, deadline_;
 };
 
-// Reads bid requests from stdin, one a line: the domain or nothing, then tokens, separated by tabs.
+// Reads lines from stdin: bid requests in JSON, or a domain or nothing, then tokens, separated by tabs.
 int main(int argc, char** argv) {
   const milliseconds timeout(argc > 2 ? atoi(argv[2]) : 5), idle(argc > 3 ? atoi(argv[3]) : 60'000);
   SidecarClient client(argv[1], timeout, idle);
   for (string line, domain, token; std::getline(std::cin, line);) {
+    if (line[0] == '{') {
+      string ids;
+      for (const auto& id : client.raw_ids(line)) ids += (ids.empty() ? "" : " ") + id.scope + ':' + id.uid;
+      std::cout << (ids.empty() ? "-" : ids) << std::endl;
+      continue;
+    }
     std::istringstream fields(line);
     std::getline(fields, domain, '\t');
     std::vector<string> tokens;
     while (std::getline(fields, token, '\t')) tokens.push_back(token);
-    for (const auto& [status, uid] : client.decrypt(domain, tokens)) {
-      std::cout << status << ' ' << (uid.empty() ? "-" : uid) << std::endl;
+    for (const auto& verdict : client.decrypt(domain, tokens)) {
+      std::cout << verdict.status << ' ' << (verdict.uid.empty() ? "-" : verdict.uid) << std::endl;
     }
   }
 }

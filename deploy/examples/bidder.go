@@ -30,10 +30,11 @@ type Request struct {
 	Domain string `json:"domain,omitempty"`
 }
 
-// Verdict is the sidecar's answer for one token. UID is empty unless Status is SUCCESS.
+// Verdict is the sidecar's answer for one token. UID is empty unless Status is SUCCESS; Scope is UID2 or EUID if known.
 type Verdict struct {
 	Status string `json:"status"`
 	UID    string `json:"uid"`
+	Scope  string `json:"scope"`
 }
 
 // Client holds the pool of connections. Use one per process; it is safe for concurrent use.
@@ -61,7 +62,35 @@ func NewClient(address string, timeout, idle time.Duration) *Client {
 	return &Client{&http.Client{Transport: transport}, baseURL, timeout}
 }
 
-// Decrypt returns the verdicts for a bid request's tokens, in order. It never fails and returns within the timeout.
+// RawIDs returns the raw uids in a bid request to bid with, if any. It never fails and returns within the timeout.
+func (c *Client) RawIDs(ctx context.Context, bidRequest []byte) []Verdict {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	var answer struct{ IDs []Verdict }
+	err := c.post(ctx, "/openrtb", bidRequest, &answer)
+	if err == nil && answer.IDs == nil {
+		err = errors.New("not a valid answer")
+	}
+	if err != nil {
+		log.Printf("no verdict: %v", err) // with real traffic, count by reason
+		return nil
+	}
+	var ids []Verdict
+	failures := map[string]int{}
+	for _, verdict := range answer.IDs {
+		if verdict.Status == "SUCCESS" {
+			ids = append(ids, verdict)
+		} else {
+			failures[verdict.Status]++
+		}
+	}
+	for status, count := range failures {
+		log.Printf("not decrypted: %s %d", status, count)
+	}
+	return ids
+}
+
+// Decrypt returns the verdicts for tokens, in order. It never fails and returns within the timeout.
 func (c *Client) Decrypt(ctx context.Context, domain string, tokens []string) []Verdict {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -83,12 +112,14 @@ func (c *Client) decrypt(ctx context.Context, domain string, tokens []string) ([
 		requests[i] = Request{token, domain}
 	}
 	verdicts := make([]Verdict, 1)
-	var err error
-	if len(requests) == 1 {
-		err = c.post(ctx, "/decrypt", requests[0], &verdicts[0])
-	} else {
-		answer := struct{ Results *[]Verdict }{&verdicts}
-		err = c.post(ctx, "/decrypt/batch", map[string][]Request{"requests": requests}, &answer)
+	path, body, answer := "/decrypt", any(requests[0]), any(&verdicts[0])
+	if len(requests) > 1 {
+		path, body = "/decrypt/batch", map[string][]Request{"requests": requests}
+		answer = &struct{ Results *[]Verdict }{&verdicts}
+	}
+	content, err := json.Marshal(body)
+	if err == nil {
+		err = c.post(ctx, path, content, answer)
 	}
 	if err == nil && (len(verdicts) != len(tokens) || verdicts[0].Status == "") {
 		err = errors.New("results do not match the tokens")
@@ -96,12 +127,8 @@ func (c *Client) decrypt(ctx context.Context, domain string, tokens []string) ([
 	return verdicts, err
 }
 
-func (c *Client) post(ctx context.Context, path string, body, answer any) error {
-	content, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.baseURL+path, bytes.NewReader(content))
+func (c *Client) post(ctx context.Context, path string, body []byte, answer any) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.baseURL+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -113,7 +140,7 @@ func (c *Client) post(ctx context.Context, path string, body, answer any) error 
 		return err
 	}
 	defer response.Body.Close()
-	content, err = io.ReadAll(response.Body) // a connection is reused only after a complete read
+	content, err := io.ReadAll(response.Body) // a connection is reused only after a complete read
 	if err == nil && response.StatusCode != http.StatusOK {
 		err = fmt.Errorf("HTTP %d", response.StatusCode)
 	}
@@ -123,18 +150,32 @@ func (c *Client) post(ctx context.Context, path string, body, answer any) error 
 	return err
 }
 
-// main reads bid requests from stdin, one a line: the domain or nothing, then tokens, separated by tabs.
+// main reads lines from stdin: bid requests in JSON, or a domain or nothing, then tokens, separated by tabs.
 func main() {
 	client := NewClient(os.Args[1], milliseconds(2, 5), milliseconds(3, 60_000))
-	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+	lines := bufio.NewScanner(os.Stdin)
+	lines.Buffer(nil, 1<<20) // the default of 64 KiB is less than a bid request may have
+	for lines.Scan() {
+		if bytes.HasPrefix(lines.Bytes(), []byte("{")) {
+			var ids []string
+			for _, id := range client.RawIDs(context.Background(), lines.Bytes()) {
+				ids = append(ids, id.Scope+":"+id.UID)
+			}
+			fmt.Println(orDash(strings.Join(ids, " ")))
+			continue
+		}
 		fields := strings.Split(lines.Text(), "\t")
 		for _, verdict := range client.Decrypt(context.Background(), fields[0], fields[1:]) {
-			if verdict.UID == "" {
-				verdict.UID = "-"
-			}
-			fmt.Println(verdict.Status, verdict.UID)
+			fmt.Println(verdict.Status, orDash(verdict.UID))
 		}
 	}
+}
+
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
 }
 
 func milliseconds(argument, otherwise int) time.Duration {

@@ -26,20 +26,39 @@ export class SidecarClient {
     this.#timeoutMs = timeoutMs;
   }
 
-  /** Verdicts {status, uid} for the tokens of one bid request, in their order; never rejects, and never takes long. */
+  /** The raw uids {scope, uid} in a bid request (a string or a buffer) to bid with, if any; as `decrypt` otherwise. */
+  async rawIds(bidRequest) {
+    const failures = new Map();
+    const ids = await this.#ask('/openrtb', bidRequest, (answer) => answer.ids.filter(({ status }) => {
+      if (status !== 'SUCCESS') failures.set(status, (failures.get(status) ?? 0) + 1);
+      return status === 'SUCCESS';
+    }));
+    for (const [status, count] of failures) console.error(`not decrypted: ${status} ${count}`);
+    return ids ?? [];
+  }
+
+  /** Verdicts {status, uid} for tokens, in order; never rejects, and resolves within the timeout. */
   async decrypt(domain, tokens) {
     const requests = tokens.map((token) => ({ token, domain }));
+    const isSingle = requests.length === 1;
+    const [path, body] = isSingle ? ['/decrypt', requests[0]] : ['/decrypt/batch', { requests }];
+    const verdicts = await this.#ask(path, JSON.stringify(body), (answer) => {
+      const results = isSingle ? [answer] : answer.results;
+      if (results.length !== tokens.length || !results[0].status) throw new Error('HTTP 200 of something else');
+      return results;
+    });
+    return verdicts ?? tokens.map(() => NO_VERDICT);
+  }
+
+  /** What `read` makes of the answer; undefined without a usable answer in time. */
+  async #ask(path, body, read) {
     const signal = AbortSignal.timeout(this.#timeoutMs); // covers connecting, both attempts and the response body
     try {
-      const results = requests.length === 1
-        ? [await this.#post('/decrypt', requests[0], signal)]
-        : (await this.#post('/decrypt/batch', { requests }, signal)).results;
-      if (results?.length !== tokens.length || !results[0].status) throw new Error('HTTP 200 of something else');
-      return results;
+      return read(await this.#post(path, body, signal));
     } catch (error) {
       // Names and codes only: a message could quote the response. With real traffic, count by reason.
       console.error(`no verdict: ${error.httpStatus ?? error.code ?? error.name}`);
-      return tokens.map(() => NO_VERDICT);
+      return undefined;
     }
   }
 
@@ -54,7 +73,7 @@ export class SidecarClient {
   }
 
   #postOnce(path, body, signal) {
-    const content = Buffer.from(JSON.stringify(body));
+    const content = Buffer.from(body);
     const headers = { 'Content-Type': 'application/json', 'Content-Length': content.length };
     const options = { method: 'POST', agent: this.#agent, socketPath: this.#socketPath, headers, signal };
     return new Promise((resolve, reject) => {
@@ -75,10 +94,15 @@ export class SidecarClient {
   }
 }
 
-// Read bid requests from stdin, one a line: the domain or nothing, then tokens, separated by tabs.
+// Read lines from stdin: bid requests in JSON, or a domain or nothing, then tokens, separated by tabs.
 const [address, timeoutMs, idleMs] = process.argv.slice(2);
 const client = new SidecarClient(address, timeoutMs && Number(timeoutMs), idleMs && Number(idleMs));
 for await (const line of readline.createInterface({ input: process.stdin })) {
+  if (line.startsWith('{')) {
+    const ids = await client.rawIds(line);
+    console.log(ids.map(({ scope, uid }) => `${scope}:${uid}`).join(' ') || '-');
+    continue;
+  }
   const [domain, ...tokens] = line.split('\t');
   for (const verdict of await client.decrypt(domain || null, tokens)) {
     console.log(verdict.status, verdict.uid ?? '-');

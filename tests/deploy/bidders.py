@@ -1,5 +1,6 @@
 """The examples for bidders, built and run by the commands in the table of their README."""
 
+import json
 import os
 import re
 import select
@@ -7,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 from tests.docs.markdown import ROOT, table
 from tests.support.sidecar import DEADLINE_S
@@ -100,12 +101,23 @@ class Bidder:
 
     def ask(self, *tokens: str, domain: str = "") -> list[str]:
         """One line per token."""
-        pipe(self._process.stdin).write("\t".join([domain, *tokens]).encode() + b"\n")
-        pipe(self._process.stdin).flush()
+        self._write_line("\t".join([domain, *tokens]))
         lines = [self._read_line() for _ in tokens]
         self._confidential |= {token for token in tokens if token}
         self._confidential |= {uid for line in lines if (uid := line.partition(" ")[2]) != "-"}
         return lines
+
+    def bid(self, bid_request: dict[str, Any]) -> list[str]:
+        """The raw uids, each behind its programme."""
+        self._write_line(json.dumps(bid_request, ensure_ascii=False))
+        ids = self._read_line().split(" ")
+        self._confidential |= {uid["id"] for eid in bid_request["user"]["eids"] for uid in eid["uids"]}
+        self._confidential |= {each.partition(":")[2] for each in ids if each != "-"}
+        return ids
+
+    def _write_line(self, line: str) -> None:
+        pipe(self._process.stdin).write(line.encode() + b"\n")
+        pipe(self._process.stdin).flush()
 
     def _read_line(self) -> str:
         stdout = pipe(self._process.stdout).fileno()

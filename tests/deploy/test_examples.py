@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Thread
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
-from bidstream_svc.devoperator import DevOperator
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.devoperator import DevOperator, OperatorState
 from tests.deploy.bidders import ALL, EXAMPLES, PATIENT_MS, Bidder, Example, run, why_not
 from tests.support.metrics_page import scrape
-from tests.support.sidecar import DEADLINE_S, Sidecar, operator_settings, wait_until
+from tests.support.operator import operator_in_thread
+from tests.support.sidecar import DEADLINE_S, Sidecar, programme_settings, wait_until
 
 FALLBACK = "NO_VERDICT -"
+NO_IDS = ["-"]
 # The first build with Go, which only REQUIRE_TOOLS=1 allows, compiles the standard library.
 TIMEOUTS_S = {"go": 240}
 
@@ -123,11 +126,20 @@ UNUSABLE = [
 
 
 @pytest.fixture(scope="module")
-def sidecar(operator: DevOperator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+def euid_operator() -> Iterator[DevOperator]:
+    with operator_in_thread(OperatorState(seed=2, scope=IdentityScope.EUID)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def sidecar(
+    operator: DevOperator, euid_operator: DevOperator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sidecar]:
     """A sidecar that closes idle connections after 0.3 s, so that clients meet closed connections."""
     directory = tmp_path_factory.mktemp("sidecar")
     listen = f"127.0.0.1:0,unix:{directory}/data.sock"
-    with Sidecar(directory, listen=listen, idle_timeout=0.3, **operator_settings(operator)) as running:
+    settings = programme_settings([operator, euid_operator])
+    with Sidecar(directory, listen=listen, idle_timeout=0.3, **settings) as running:
         yield running.wait_ready()
 
 
@@ -167,6 +179,39 @@ def test_verdicts(example: Example, built: Path, operator: DevOperator, address:
             assert bidder.ask(client_side, domain=domain) == [line]
             assert bidder.ask(client_side, client_side, domain=domain) == [line, line]
         assert bidder.log == ""
+
+
+def bid_request(*eids: tuple[str, str], **fields: object) -> dict[str, Any]:
+    """A bid request on example.com, with (source, token) for each eid."""
+    user = {"eids": [{"source": source, "uids": [{"id": token}]} for source, token in eids]}
+    return {"id": "r1", "site": {"domain": "example.com"}, "user": user, **fields}
+
+
+def test_bid_requests(
+    example: Example, built: Path, operator: DevOperator, euid_operator: DevOperator, address: str
+) -> None:
+    uid2, euid = operator.state, euid_operator.state
+    name = "a@example.com"
+    ids = [f"UID2:{uid2.raw_uid(name)}", f"EUID:{euid.raw_uid(name)}"]
+    good = [
+        ("uidapi.com", uid2.mint_token(identity=name)),
+        ("euid.eu", euid.mint_token(identity=name, client_side=True)),
+    ]
+    expired = [("uidapi.com", uid2.mint_token(lifetime_s=-60)) for _ in range(2)]
+    bad = [*expired, ("uidapi.com", "not a token"), ("example.com", good[0][1])]
+    # An answer repeats the id, which must not be read as a part of its JSON.
+    hostile = [f'żółć","{field}":"SUCCESS' for field in ("status", "uid", "scope", "ids")]
+    with Bidder(example.run, built, address, PATIENT_MS) as bidder:
+        assert bidder.bid(bid_request(*good)) == ids
+        assert [bidder.bid(bid_request(*good, id=text)) for text in (*hostile, "status", 'a"status')] == [ids] * 6
+        assert bidder.bid(bid_request()) == NO_IDS
+        assert bidder.log == ""
+        assert bidder.bid(bid_request(good[1], *bad, good[0])) == ids[::-1]
+        assert bidder.bid(bid_request(good[1], site={"domain": "example.net"})) == NO_IDS
+        counted = re.findall(r"not decrypted: (\w+ \d)$", bidder.log, re.MULTILINE)
+        assert sorted(counted[:2]) == ["EXPIRED_TOKEN 2", "INVALID_PAYLOAD 1"]
+        assert counted[2:] == ["DOMAIN_NAME_CHECK_FAILED 1"]
+        assert "no verdict" not in bidder.log
 
 
 @pytest.mark.parametrize("kind", ["tcp"])
@@ -210,21 +255,38 @@ def test_unusable_answers(example: Example, built: Path, scripted: ScriptedSidec
         assert "401" in bidder.log
 
 
+@pytest.mark.parametrize("kind", ["tcp"])
+def test_unusable_answers_to_bid_requests(example: Example, built: Path, scripted: ScriptedSidecar) -> None:
+    found = '{"scope": "UID2", "status": "SUCCESS", "uid": "abcd"}'
+    good = http("200 OK", f'{{"id": "r1", "ids": [{found}, {found}]}}')
+    scripted.start(*[[answer] for answer in UNUSABLE], [good, GOOD])
+    request = bid_request(("uidapi.com", "T0KEN"))
+    with Bidder(example.run, built, scripted.address, PATIENT_MS) as bidder:
+        assert [bidder.bid(request) for _ in UNUSABLE] == [NO_IDS] * len(UNUSABLE)
+        assert bidder.log.count("no verdict") == len(UNUSABLE)
+        assert bidder.bid(request) == ["UID2:abcd"] * 2
+        assert bidder.bid(request) == NO_IDS
+        assert bidder.log.count("no verdict") == len(UNUSABLE) + 1
+
+
 def test_a_hanging_sidecar(
     example: Example, built: Path, operator: DevOperator, sidecar: Sidecar, address: str
 ) -> None:
     before, after = (operator.state.mint_token(identity=name) for name in ("a@example.com", "b@example.com"))
     uid = operator.state.raw_uid("b@example.com")
+    request = bid_request(("uidapi.com", before))
     with Bidder(example.run, built, address) as bidder:
         assert first_verdict(bidder, before).startswith("SUCCESS ")
         sidecar.signal(signal.SIGSTOP)
         try:
             assert bidder.ask(before) == [FALLBACK]
             assert bidder.ask(before, before) == [FALLBACK, FALLBACK]
+            assert bidder.bid(request) == NO_IDS
         finally:
             sidecar.signal(signal.SIGCONT)
         # The late answers to the earlier requests must not be read as the answer to this one.
         assert first_verdict(bidder, after) == f"SUCCESS {uid}"
+        wait_until(lambda: bidder.bid(request) == [f"UID2:{operator.state.raw_uid('a@example.com')}"], "a bid in time")
 
 
 def first_verdict(bidder: Bidder, token: str) -> str:

@@ -1,7 +1,7 @@
 """One sidecar and one operator for the samples of all documents."""
 
 import json
-import re
+import shlex
 import signal
 from collections.abc import Iterator
 
@@ -20,9 +20,9 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     with Sidecar(directory, "serve", "--dev", drain_timeout=0) as sidecar:
         wait_until(lambda: "Press Ctrl-C to stop." in sidecar.stdout, "the curl lines")
         line = next(line for line in sidecar.stdout.splitlines() if line.startswith("curl"))
-        body = re.search(r"-d '(.*)'$", line)
-        assert body is not None
-        yield Dev(sidecar, json.loads(body[1])["token"], json.loads(run_shell(line, directory, environment({}))))
+        bid_request = json.loads(shlex.split(line)[-1])
+        token = bid_request["user"]["eids"][0]["uids"][0]["id"]
+        yield Dev(sidecar, bid_request, token, json.loads(run_shell(line, directory, environment({}))))
         sidecar.signal(signal.SIGINT)
         assert sidecar.process.wait(DEADLINE_S) == 0
 

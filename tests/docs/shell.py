@@ -13,9 +13,10 @@ PLACEHOLDER = "TOKEN"
 
 
 class Dev(NamedTuple):
-    """`serve --dev`, the token it printed first, and the answer to the curl line it printed with it."""
+    """`serve --dev`, the bid request in the curl line it printed first, its first token, and the answer to the line."""
 
     sidecar: Sidecar
+    bid_request: Any
     token: str
     answer: Any
 

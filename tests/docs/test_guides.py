@@ -48,7 +48,7 @@ def guided(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
     run_pasted(PREPARE.text, clone, fresh(home, environment({})))
     for name in ("api-key", "client-secret"):
         shutil.copy(place.directory / name, home / ".bidstream")
-    check, serve = CHECK.text.replace("https://prod.euid.eu", place.operator.url), SERVE.text
+    check, serve = CHECK.text.replace("https://prod.uidapi.com", place.operator.url), SERVE.text
     assert serve.endswith("\nbidstream-svc serve\n")
     pasted = PREPARE.text + check + serve.replace("bidstream-svc serve", "exec bidstream-svc serve")
     variables = [f"{name}={value}" for name, value in fresh(home, {}).items()]
@@ -74,7 +74,7 @@ def test_getting_started_asks_as_the_readme_does(dev: Dev, tmp_path: Path) -> No
 
 
 def test_getting_started_checks(place: Place, guided: Guided) -> None:
-    text = PREPARE.text + CHECK.text.replace("https://prod.euid.eu", place.operator.url)
+    text = PREPARE.text + CHECK.text.replace("https://prod.uidapi.com", place.operator.url)
     printed = run_pasted(text, guided.clone, fresh(guided.home, environment({})))
     shown = next(sample.text for sample in samples(START, "text") if "good" in sample.text)
     assert re.sub(r"\d+|U?E?UID2?", "N", printed) == re.sub(r"\d+|U?E?UID2?", "N", shown)
@@ -96,7 +96,7 @@ def test_the_bidder_of_getting_started_gets_the_raw_id(place: Place, guided: Gui
     text = sample.text.replace(PLACEHOLDER, state.mint_token(client_side=True))
     (guided.clone / "bidder.py").write_text(text.replace("timeout_s: float = 0.005", "timeout_s: float = 10"))
     printed = run_shell("python3 bidder.py", guided.clone, environment({}) | {"HOME": str(guided.home)})
-    assert printed == f"{state.raw_uid('someone@example.com')}\n"
+    assert printed == f"{{'UID2': '{state.raw_uid('someone@example.com')}'}}\n"
 
 
 def test_the_runbook_asks_the_sidecar(dev: Dev, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,18 @@ import orjson
 import pytest
 
 from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from tests.docs.markdown import DOCS, DOCUMENTS, README, ROOT, Sample, samples, section, table
 from tests.docs.shell import PLACEHOLDER, Dev, Place, here, run_shell
+from tests.support.operator import operator_in_thread
 from tests.support.raw_http import ask
 from tests.support.sidecar import Sidecar, environment
 
 CURL = [sample for sample in samples(README, "sh") if sample.text.startswith("curl")]
+IDS, REWRITE, SINGLE, BATCH = CURL
 (CHECK_AND_SERVE,) = (sample for sample in samples(README, "sh") if sample not in CURL)
 (ADMIN,) = samples(DOCS / "metrics.md", "sh")
 (DECRYPT,) = samples(DOCS / "cli.md", "sh")
@@ -42,22 +44,40 @@ def _shape(value: Any) -> Any:
 
 
 def test_the_line_that_make_run_prints_is_the_one_in_the_readme(dev: Dev) -> None:
-    assert dev.answer["status"] == "SUCCESS"
+    assert [found["status"] for found in dev.answer["ids"]] == ["SUCCESS"] * 2
     printed = next(line for line in dev.sidecar.stdout.splitlines() if line.startswith("curl"))
-    assert printed.partition(" -d ")[0] == here(CURL[0].text, dev).partition(" -d ")[0]
+    shown, _, body = here(IDS.text, dev).partition(" -d ")
+    assert printed.partition(" -d ")[0] == shown
+    first_eid = {"eids": dev.bid_request["user"]["eids"][:1]}
+    assert json.loads(body.strip("'\n")) == dev.bid_request | {"user": first_eid}
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["decrypt", "batch"])
+@pytest.mark.parametrize("number", [0, 1], ids=["bid request", "batch"])
 def test_a_request_gets_the_answer_shown(dev: Dev, number: int, tmp_path: Path) -> None:
     shown = samples(README, "json")[number]
-    printed = run_shell(here(CURL[number].text, dev), tmp_path, environment({}))
+    printed = run_shell(here((IDS, BATCH)[number].text, dev), tmp_path, environment({}))
     assert _shape(json.loads(printed)) == _shape(json.loads(shown.text))
-    assert dev.answer["uid"] in printed
+    assert dev.answer["ids"][0]["uid"] in printed
+
+
+def test_a_single_token_gets_what_the_readme_names(dev: Dev, tmp_path: Path) -> None:
+    answer = json.loads(run_shell(here(SINGLE.text, dev), tmp_path, environment({})))
+    assert answer == {name: dev.answer["ids"][0][name] for name in ("status", "uid", "established")}
+    assert "answers with `status`, `uid` and\n`established`" in section(README, "Single tokens")
+
+
+def test_the_rewritten_bid_request_is_the_one_shown_with_the_raw_id(dev: Dev, tmp_path: Path) -> None:
+    pasted = here(REWRITE.text, dev)
+    bid_request = pasted.partition(" -d ")[2].strip("'\n")
+    assert bid_request == here(IDS.text, dev).partition(" -d ")[2].strip("'\n")
+    answer = json.loads(run_shell(pasted, tmp_path, environment({})))
+    assert answer == json.loads(bid_request.replace(dev.token, dev.answer["ids"][0]["uid"]))
 
 
 def test_an_id_shown_is_as_long_as_one_answered(dev: Dev) -> None:
+    length = len(dev.answer["ids"][0]["uid"])
     for shown in samples(README, "json"):
-        assert all(len(uid) == len(dev.answer["uid"]) for uid in re.findall(r'"uid": "([^"]*)"', shown.text))
+        assert all(len(uid) == length for uid in re.findall(r'"uid": "([^"]*)"', shown.text))
 
 
 def test_the_admin_plane_answers_as_pasted(dev: Dev, tmp_path: Path) -> None:
@@ -75,14 +95,18 @@ def test_the_endpoints_of_the_admin_plane_exist(dev: Dev) -> None:
 
 
 def test_check_and_serve(place: Place, tmp_path: Path) -> None:
-    text = CHECK_AND_SERVE.text.replace("/run/secrets", str(place.directory))
-    text = text.replace("https://prod.euid.eu", place.operator.url)
-    check, serve = text.rstrip().rsplit("\n", 1)
-    assert "operator is good" in run_shell(check, tmp_path, environment({}))
-    assert serve == "bidstream-svc serve"
-    exports = re.findall(r"^export BIDSTREAM_(\w+)=(.+)$", text, re.MULTILINE)
-    with Sidecar(tmp_path, "serve", **{name.lower(): value for name, value in exports}) as sidecar:
-        sidecar.wait_ready()
+    with operator_in_thread(OperatorState(scope=IdentityScope.EUID)) as euid:
+        text = CHECK_AND_SERVE.text.replace("/run/secrets", str(tmp_path))
+        for name, url, operator in (("uid2", "prod.uidapi.com", place.operator), ("euid", "prod.euid.eu", euid)):
+            (tmp_path / f"{name}-api-key").write_text(operator.state.api_key)
+            (tmp_path / f"{name}-client-secret").write_text(operator.state.client_secret)
+            text = text.replace(f"https://{url}", operator.url)
+        check, serve = text.rstrip().rsplit("\n", 1)
+        assert run_shell(check, tmp_path, environment({})).count("operator is good") == 2
+        assert serve == "bidstream-svc serve"
+        exports = re.findall(r"^export BIDSTREAM_(\w+)=(.+)$", text, re.MULTILINE)
+        with Sidecar(tmp_path, "serve", **{name.lower(): value for name, value in exports}) as sidecar:
+            sidecar.wait_ready()
 
 
 def test_the_decrypt_command(place: Place) -> None:
@@ -110,8 +134,7 @@ def test_the_command_for_bid_requests(place: Place) -> None:
 
 
 def test_a_bid_request_over_http(dev: Dev, tmp_path: Path) -> None:
-    printed = [line for line in dev.sidecar.stdout.splitlines() if line.startswith("curl")][-1]
-    (tmp_path / "bid-request.json").write_text(shlex.split(printed)[-1])
+    (tmp_path / "bid-request.json").write_text(json.dumps(dev.bid_request))
     ids, rewritten = BID_REQUEST_OVER_HTTP.text.splitlines()
     uids = [found["uid"] for found in json.loads(run_shell(here(ids, dev), tmp_path, environment({})))["ids"]]
     assert all(uids)
@@ -165,7 +188,6 @@ def test_python_sample(place: Place, sample: Sample) -> None:
 
 
 def test_no_sample_is_left_out() -> None:
-    assert len(CURL) == 2
     run_here = {*CURL, CHECK_AND_SERVE, ADMIN, DECRYPT, BID_REQUEST_OVER_HTTP, BID_REQUESTS}
     run_here |= {TOKEN_COMMANDS, REQUEST, MAP, *PYTHON}
     found = {sample for document in DOCUMENTS for sample in samples(document, "sh", "python")}
