@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from bidstream_svc.core.decrypt import BoundDecrypt, Verdict, bind_decrypt, decrypt_without_keys
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.openrtb import BidRequestDecryptor, Sources
-from bidstream_svc.core.status import DecryptionStatus, FailureReason
+from bidstream_svc.core.openrtb import BidRequestDecryptor, Sources, ask_kernel_first
+from bidstream_svc.core.status import FailureReason
 from bidstream_svc.keystore.store import CurrentKeys
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import SUCCESS_CELLS
@@ -46,24 +46,15 @@ def _bind(
 ) -> BoundDecrypt:
     row, success_cell = metrics.row, SUCCESS_CELLS[scope]
 
-    def decrypt_in_python(token: object, names: object, now_ms: int) -> Verdict:
-        verdict = decrypt(token, names, now_ms)
+    judge = decrypt if kernel is None else ask_kernel_first(kernel, decrypt)
+
+    def decrypt_token(token: object, names: object, now_ms: int) -> Verdict:
+        verdict = judge(token, names, now_ms)
         reason = verdict[3]
         if reason is None:
             row[success_cell] += 1
         else:
             count_failure(reason, scope)
         return verdict
-
-    if kernel is None:
-        return decrypt_in_python
-    ask_kernel = kernel.decrypt
-
-    def decrypt_token(token: object, names: object, now_ms: int) -> Verdict:
-        success = ask_kernel(token, None, now_ms)  # it is not certain of a token that needs a name
-        if success is None:
-            return decrypt_in_python(token, names, now_ms)
-        row[success_cell] += 1
-        return DecryptionStatus.SUCCESS, success[0], success[1], None
 
     return decrypt_token
