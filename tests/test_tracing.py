@@ -108,6 +108,21 @@ def test_a_batch_span_has_the_numbers_of_tokens_and_of_successes(traced: Traced)
     assert attributes(traced.collector.wait(expired).attributes)["bidstream.status"] == "EXPIRED_TOKEN"
 
 
+@pytest.mark.parametrize("path", ["/openrtb", "/openrtb/rewrite"])
+def test_the_span_of_a_bid_request_has_the_numbers_of_its_tokens(traced: Traced, path: str) -> None:
+    trace_id, state = new_trace(), traced.operator.state
+    uids = [{"id": token} for token in (state.mint_token(), state.mint_token(lifetime_s=-60))]
+    source = {"UID2": "uidapi.com", "EUID": "euid.eu"}[state.scope.name]
+    with Connection(traced.sidecar.data) as connection:
+        body = {"user": {"eids": [{"source": source, "uids": uids}]}}
+        assert connection.ask(path, body, headers=traceparent(trace_id)).status == 200
+        without_tokens = new_trace()
+        assert connection.ask(path, {"id": "r1"}, headers=traceparent(without_tokens)).status == 200
+    told = attributes(traced.collector.wait(trace_id).attributes)
+    assert (told["http.route"], told["bidstream.token_count"], told["bidstream.success_count"]) == (path, 2, 1)
+    assert "bidstream.token_count" not in attributes(traced.collector.wait(without_tokens).attributes)
+
+
 def test_a_bad_request_has_only_its_http_status(traced: Traced) -> None:
     trace_id = new_trace()
     with Connection(traced.sidecar.data) as connection:

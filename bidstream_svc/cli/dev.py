@@ -5,7 +5,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from shlex import quote
 from typing import Any
@@ -17,6 +17,7 @@ from bidstream_svc.cli.streams import emit
 from bidstream_svc.config import Settings, env_name, load_settings
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.openrtb import Sources
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.operator_settings import OPERATOR_FIELDS
@@ -94,7 +95,7 @@ async def _watch_terminal(descriptor: int) -> None:
     os.kill(os.getpid(), signal.SIGHUP)
 
 
-def _banner(service: Service, operators: Iterable[DevOperator], settings: Settings) -> str:
+def _banner(service: Service, operators: Sequence[DevOperator], settings: Settings) -> str:
     data = service.data_addresses[0]
     lines = [
         "",
@@ -105,13 +106,30 @@ def _banner(service: Service, operators: Iterable[DevOperator], settings: Settin
     ]
     for operator in operators:
         for title, (token, domain) in _samples(operator.state).items():
-            lines += ["", f"# {operator.state.scope.name}: {title}", _curl(data, settings, token, domain)]
+            body = {"token": token, "domain": domain}
+            lines += ["", f"# {operator.state.scope.name}: {title}", _curl(data, settings, "/decrypt", body)]
+    bid_request = _bid_request([operator.state for operator in operators], settings.eid_sources)
+    lines += ["", "# a bid request with a token of each programme", _curl(data, settings, "/openrtb", bid_request)]
     return "\n".join([*lines, "", "Press Ctrl-C to stop.", ""])
+
+
+def _site(state: OperatorState) -> tuple[int, str]:
+    """Return id and domain of a site."""
+    return next((site.site_id, site.domain_names[0]) for site in state.sites.values() if site.domain_names)
+
+
+def _bid_request(states: Sequence[OperatorState], eid_sources: Sources) -> dict[str, object]:
+    """Return a bid request with a token of each programme; that of the first was generated on the client side."""
+    site_id, domain = _site(states[0])
+    tokens = {state.scope: state.mint_token() for state in states}
+    tokens[states[0].scope] = states[0].mint_token(site_id=site_id, client_side=True)
+    eids = [{"source": source, "uids": [{"id": tokens[scope], "atype": 3}]} for source, scope in eid_sources.items()]
+    return {"id": "1", "site": {"page": f"https://www.{domain}/"}, "user": {"eids": eids}}
 
 
 def _samples(state: OperatorState) -> dict[str, tuple[str, str | None]]:
     """Return (token, domain) by description."""
-    site_id, domain = next((site.site_id, site.domain_names[0]) for site in state.sites.values() if site.domain_names)
+    site_id, domain = _site(state)
     return {
         "a valid token": (state.mint_token(site_id=site_id), None),
         "an expired token": (state.mint_token(site_id=site_id, lifetime_s=-60), None),
@@ -126,7 +144,7 @@ def _samples(state: OperatorState) -> dict[str, tuple[str, str | None]]:
     }
 
 
-def _curl(address: BoundAddress, settings: Settings, token: str, domain: str | None) -> str:
+def _curl(address: BoundAddress, settings: Settings, path: str, body: object) -> str:
     """Format a curl command. It reads the bearer token from its file and contains no secret."""
     options = ""
     scheme = "http"
@@ -139,5 +157,5 @@ def _curl(address: BoundAddress, settings: Settings, token: str, domain: str | N
             scheme, options = "https", " --insecure"
     if settings.auth_token_file is not None:
         options += f' -H "Authorization: Bearer $(cat {quote(str(settings.auth_token_file))})"'
-    body = orjson.dumps({"token": token, "domain": domain}).decode()
-    return f"curl -s{options} -H 'Content-Type: application/json' {scheme}://{host}/decrypt -d '{body}'"
+    text = orjson.dumps(body).decode()
+    return f"curl -s{options} -H 'Content-Type: application/json' {scheme}://{host}{path} -d '{text}'"

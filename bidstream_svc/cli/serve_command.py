@@ -23,9 +23,9 @@ _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 @click.option("--dev", is_flag=True, help="run with an embedded operator and synthetic keys")
 @setting_options()
 def serve(*, dev: bool, **flags: Any) -> None:
-    """Run the sidecar, which answers POST /decrypt and /decrypt/batch.
+    """Run the sidecar, which decrypts tokens and bid requests.
 
-    Metrics and health are on a separate port.
+    It answers POST /decrypt, /decrypt/batch, /openrtb and /openrtb/rewrite. Metrics and health are on a separate port.
     """
     if dev:
         run(serve_dev(provided(flags), _prepare))

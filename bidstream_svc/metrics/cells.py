@@ -43,6 +43,15 @@ class RefusalReason(StrEnum):
     HANDSHAKE_TIMEOUT = "handshake_timeout"
 
 
+class BidRequestResult(StrEnum):
+    """Outcome of a bid request: values of the `result` label."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    NO_TOKEN = "no_token"  # noqa: S105 - a result
+    INVALID = "invalid"
+
+
 class ScopeLabel(StrEnum):
     """The programme: values of the `scope` label."""
 
@@ -110,6 +119,7 @@ class KeyCells:
 # The cell of each value within a row. Durations are in ns, timestamps in Unix ms.
 DECRYPTIONS = {key: _new_cell() for key in product(ScopeLabel, DecryptionStatus)}
 DECRYPT_FAILURES = {reason: _new_cell() for reason in FailureReason}
+BID_REQUESTS = {result: _new_cell() for result in BidRequestResult}
 REQUEST_DURATION_NS = HistogramCells()
 CONNECTIONS = _new_cell()
 ADMIN_CONNECTIONS = _new_cell()

@@ -72,6 +72,7 @@ class _CellCollector(Collector):
         yield self._counter(
             "bidstream_decrypt_failures", "Tokens not decrypted, by reason.", ["reason"], cells.DECRYPT_FAILURES
         )
+        yield self._counter("bidstream_bid_requests", "Bid requests read, by result.", ["result"], cells.BID_REQUESTS)
         yield self._histogram(
             "bidstream_request_duration_seconds",
             "Time from receipt of a complete request to handing the answer to the socket.",

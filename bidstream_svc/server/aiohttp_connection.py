@@ -178,6 +178,11 @@ class AiohttpConnection(Connection):
         return False
 
     @property
+    def is_refused(self) -> bool:
+        """Whether the connection is refused while a request is being answered."""
+        return self._last_answer is not None
+
+    @property
     def _is_pending(self) -> bool:
         """Whether a complete request is not answered."""
         return self._is_answering and self._framer.state in {BETWEEN, UNKNOWN}

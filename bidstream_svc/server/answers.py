@@ -11,8 +11,11 @@ from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.metrics.cells import HttpCode
 from bidstream_svc.server.framing import MAX_HEAD_BYTES, MAX_HEADERS
 
-# (HTTP status code, JSON body)
-Answer: TypeAlias = tuple[HttpCode, bytes]
+# (HTTP status code, JSON body), and at times the value of the header STATUSES.
+Answer: TypeAlias = tuple[HttpCode, bytes] | tuple[HttpCode, bytes, str]
+
+# Tells the statuses of the tokens in a body that has none: `SUCCESS,EXPIRED_TOKEN`.
+STATUSES = "Bidstream-Statuses"
 
 
 class _Success(msgspec.Struct, gc=False, tag_field="status", tag="SUCCESS"):
@@ -56,6 +59,10 @@ class _Verdicts(msgspec.Struct):
     results: list[_Verdict]
 
 
+class _Ids(msgspec.Struct):
+    ids: list[_Verdict]
+
+
 def statuses_in_answer(body: bytes) -> list[str]:
     """Return the one status in a body made by `verdict_body`."""
     return [msgspec.json.decode(body, type=_Verdict).status]
@@ -64,6 +71,11 @@ def statuses_in_answer(body: bytes) -> list[str]:
 def statuses_in_batch(body: bytes) -> list[str]:
     """Return the statuses in a body made by `batch_body`, in order."""
     return [verdict.status for verdict in msgspec.json.decode(body, type=_Verdicts).results]
+
+
+def statuses_in_bid_request(body: bytes) -> list[str]:
+    """Return the statuses in the body of an answer to `POST /openrtb`, in order."""
+    return [verdict.status for verdict in msgspec.json.decode(body, type=_Ids).ids]
 
 
 def error_answer(http_status: HttpCode, code: str, message: str) -> Answer:
@@ -78,12 +90,14 @@ def too_large(limit_bytes: int) -> Answer:
 
 def not_found(paths: Iterable[str]) -> Answer:
     """Return the 404 that names the existing paths."""
-    return error_answer(404, "not_found", "there are " + " and ".join(f"POST {path}" for path in paths))
+    return error_answer(404, "not_found", "there are " + ", ".join(f"POST {path}" for path in paths))
 
 
 UNAUTHORIZED = error_answer(401, "unauthorized", "a valid `Authorization: Bearer` header is required")
 UNSUPPORTED_MEDIA_TYPE = error_answer(
-    415, "unsupported_media_type", "the body must be JSON, sent as application/json and without a Content-Encoding"
+    415,
+    "unsupported_media_type",
+    "the body must be JSON, sent as application/json and without a Content-Encoding; a bid request may be in gzip",
 )
 REQUEST_TIMEOUT = error_answer(408, "request_timeout", "the request did not arrive in time")
 HEAD_TOO_LARGE = error_answer(
@@ -95,6 +109,7 @@ EXPECTATION_FAILED = error_answer(417, "expectation_failed", "only `Expect: 100-
 MALFORMED_HTTP = error_answer(400, "invalid_request", "the request is not well-formed HTTP")
 TOO_MANY_CHUNKS = error_answer(400, "invalid_request", "the body is sent in too many small chunks")
 METHOD_NOT_ALLOWED = error_answer(405, "method_not_allowed", "only POST is allowed here")
+MALFORMED_GZIP = error_answer(400, "invalid_request", "the body is not in gzip format")
 UNKNOWN_HOST = error_answer(
     400, "invalid_request", "the Host header names another host; BIDSTREAM_ALLOWED_HOSTS can allow it"
 )

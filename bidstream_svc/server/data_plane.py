@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -13,19 +14,31 @@ from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import REQUEST_DURATION_NS
 from bidstream_svc.server import answers
 from bidstream_svc.server.aiohttp_connection import AiohttpConnection, FindSuccessor
-from bidstream_svc.server.aiohttp_guest import SERVER, GuestServer, TooManyChunks, guest_of, send_continue
+from bidstream_svc.server.aiohttp_guest import (
+    SERVER,
+    AiohttpGuest,
+    GuestServer,
+    TooManyChunks,
+    guest_of,
+    send_continue,
+)
 from bidstream_svc.server.answers import Answer
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.framing import parse_length
-from bidstream_svc.server.handlers import LongAnswer, TokenDecryptor
+from bidstream_svc.server.gzip_body import inflate
+from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.media_type import JSON, is_json
 from bidstream_svc.server.routes import OTHER_LABEL, Route
 from bidstream_svc.server.turns import Turns
 from bidstream_svc.tracing import Tracer
 
+_Result = TypeVar("_Result")
+
 _OK = 200
+_GZIP = frozenset({"gzip", "x-gzip"})  # two names of the same (RFC 9110, 8.4.1.3)
+_KNOWN_CODINGS = frozenset({*_GZIP, "identity"})
 _HEADERS_OF_CODE: Mapping[int, Mapping[str, str]] = {
     401: {**SERVER, "WWW-Authenticate": "Bearer"},
     405: {**SERVER, "Allow": "POST"},
@@ -87,9 +100,11 @@ class DataPlane:
 
     def _respond(self, label: str, answer: Answer, *, is_last: bool = False) -> web.Response:
         """Return the response for an answer and count it; `is_last` closes the connection after it."""
-        code, body = answer
+        code, body, *statuses = answer
         self._metrics.count_request(label, code)
         response = web.Response(status=code, body=body, content_type=JSON, headers=_HEADERS_OF_CODE.get(code, SERVER))
+        if statuses:
+            response.headers[answers.STATUSES] = statuses[0]
         if is_last or self.is_draining:
             response.force_close()
         return response
@@ -105,7 +120,8 @@ class DataPlane:
             status = response.status
             if status == _OK:
                 assert isinstance(response.body, bytes)
-                statuses = route.statuses_in(response.body)
+                told = response.headers.get(answers.STATUSES)
+                statuses = route.statuses_in(response.body) if told is None else told.split(",")
         finally:
             tracer.record_request(parent, route.path, time.perf_counter_ns() - started_ns, status, statuses)
         return response
@@ -129,25 +145,51 @@ class DataPlane:
                 await self._send_and_linger(request, response)
             return response  # aiohttp discards the rest of the body
         started_ns = time.perf_counter_ns()
-        answer = route.handle(self._decryptor.bind(), body, wall_clock_ms())
-        if not isinstance(answer, tuple):
-            answer = await self._complete(answer, is_urgent=guest_of(request).is_urgent)
-        response = self._respond(label, answer)
+        answer = await self._handle(route, request, body)
+        del body  # it need not be kept while the answer is sent
+        response = self._respond(label, answer, is_last=answer is answers.OVERLOADED)
         await response.prepare(request)
         await response.write_eof()
         self._metrics.observe(REQUEST_DURATION_NS, time.perf_counter_ns() - started_ns)
         return response
 
-    async def _complete(self, steps: LongAnswer, *, is_urgent: bool) -> Answer:
-        """Run all steps of a long answer, each in a turn of its own unless it is urgent."""
+    async def _handle(self, route: Route, request: web.BaseRequest, body: bytes) -> Answer:
+        """Return the answer to a body, which is inflated before if need be."""
+        guest = guest_of(request)
+        if _coding_of(request) in _GZIP:
+            received_bytes = guest.connection.input_bytes
+            inflated = await self._run(inflate(body, route.max_body_bytes), guest)
+            if isinstance(inflated, tuple):
+                return inflated
+            body = inflated
+            guest.connection.hold_input(received_bytes + len(body))
+        answer = route.handle(self._decryptor.bind(), body, wall_clock_ms())
+        del body  # after an error, this frame may be kept until the next garbage collection
+        return answer if isinstance(answer, tuple) else await self._run(answer, guest)
+
+    async def _run(self, steps: Generator[int | None, None, _Result], guest: AiohttpGuest) -> _Result | Answer:
+        """Run a generator, each step in a turn of its own unless it is urgent, and return its result.
+
+        What it yields is the number of bytes that it holds beyond those received. If the connection is refused
+        meanwhile, the answer is OVERLOADED, and they are free.
+        """
+        connection = guest.connection
+        received_bytes = connection.input_bytes
         while True:
-            if not is_urgent:
+            if not guest.is_urgent:
                 await self.turns.wait()
+            if connection.is_refused:
+                return answers.OVERLOADED
+            if connection.transport is None:
+                steps.close()
+                raise ConnectionResetError("the client has closed the connection")
             try:
-                next(steps)
+                held_bytes = next(steps)
             except StopIteration as end:
-                answer: Answer = end.value
-                return answer
+                result: _Result = end.value
+                return result
+            if held_bytes is not None:
+                connection.hold_input(received_bytes + held_bytes)
 
     @staticmethod
     def _refuse_suspicious(request: web.BaseRequest) -> Answer | None:
@@ -167,7 +209,7 @@ class DataPlane:
             return answers.METHOD_NOT_ALLOWED
         if self._bearer is not None and not self._bearer.matches(request.headers.get("Authorization")):
             return answers.UNAUTHORIZED
-        if not is_json(request.headers.get("Content-Type")) or "Content-Encoding" in request.headers:
+        if not is_json(request.headers.get("Content-Type")) or not _is_readable(route, request):
             return answers.UNSUPPORTED_MEDIA_TYPE
         if parse_length(request.headers.get("Content-Length", "0")) > route.max_body_bytes:
             return answers.too_large(route.max_body_bytes)
@@ -206,3 +248,15 @@ class DataPlane:
         finally:
             # After an error, this frame is part of a cycle of references and is kept until the next garbage collection.
             body.clear()
+
+
+def _coding_of(request: web.BaseRequest) -> str | None:
+    """Return the coding of the body as its head names it, in lower case; None if it names none."""
+    codings = request.headers.getall("Content-Encoding", ())
+    return ",".join(codings).strip().lower() if codings else None
+
+
+def _is_readable(route: Route, request: web.BaseRequest) -> bool:
+    """Return whether the coding of the body is one that the route takes."""
+    coding = _coding_of(request)
+    return coding is None or (route.takes_gzip and coding in _KNOWN_CODINGS)

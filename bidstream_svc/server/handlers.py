@@ -9,20 +9,22 @@ there is none.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.openrtb import SOURCES, BidRequestDecryptor, Sources
 from bidstream_svc.core.programmes import bind_programmes
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.keystore.store import CurrentKeys, KeyStores
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import SUCCESS_CELLS
+from bidstream_svc.metrics.cells import BID_REQUESTS, SUCCESS_CELLS, BidRequestResult
 from bidstream_svc.server.answers import Answer, batch_body, error_answer, fill_gaps, verdict_body
 from bidstream_svc.server.batch_body import STEP_BYTES, TokenRequest, decode_batch, decode_request, read_batch
+from bidstream_svc.server.bid_decryption import bind_bid_requests
 from bidstream_svc.server.json_repair import repair
 
 if TYPE_CHECKING:  # it is not there where it was not built
@@ -47,11 +49,15 @@ class BoundKeys:
         decrypt_to_json: decrypts any token and counts the verdict.
         kernels: the native kernels to ask, in this order. They do not count.
         count_successes: counts so many verdicts of the kernel at an index.
+        bid_requests: decrypts the tokens in bid requests and counts the verdicts.
+        count_bid_request: counts a bid request.
     """
 
     decrypt_to_json: DecryptToJson
     kernels: "tuple[Kernel, ...]" = ()
     count_successes: Callable[[int, int], None] = lambda _count, _kernel: None
+    bid_requests: BidRequestDecryptor = field(default_factory=partial(BidRequestDecryptor, {}))
+    count_bid_request: Callable[[BidRequestResult], None] = lambda _result: None
 
 
 # (keys, body, now_ms) -> answer
@@ -254,15 +260,22 @@ class TokenDecryptor:
         metrics: counts verdicts by programme and status, and by reason.
         on_unknown_key: called for every token whose key is unknown, with the token's programme, None if that is
             unknown as well; must return quickly.
+        eid_sources: the programme of each `source` of the eids in bid requests.
 
     Attributes:
         stores: as given.
     """
 
     def __init__(
-        self, stores: KeyStores, metrics: MetricCells, *, on_unknown_key: Callable[[IdentityScope | None], None]
+        self,
+        stores: KeyStores,
+        metrics: MetricCells,
+        *,
+        on_unknown_key: Callable[[IdentityScope | None], None],
+        eid_sources: Sources = SOURCES,
     ) -> None:
         self.stores = stores
+        self._eid_sources = eid_sources
         self._metrics = metrics
         self._on_unknown_key = on_unknown_key
         self._keys = stores.current
@@ -296,7 +309,11 @@ class TokenDecryptor:
         def count_successes(count: int, kernel: int) -> None:
             row[kernel_cells[kernel]] += count
 
-        return BoundKeys(decrypt_to_json, keys.kernels, count_successes)
+        def count_bid_request(result: BidRequestResult) -> None:
+            row[BID_REQUESTS[result]] += 1
+
+        bid_requests = bind_bid_requests(keys, self._eid_sources, self._metrics, count_failure)
+        return BoundKeys(decrypt_to_json, keys.kernels, count_successes, bid_requests, count_bid_request)
 
     def _count_failure(self, reason: FailureReason, scope: IdentityScope | None) -> None:
         self._metrics.count_failure(reason, scope)

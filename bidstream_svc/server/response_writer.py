@@ -2,10 +2,13 @@
 
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Final
 
-from bidstream_svc.server.answers import Answer
+from bidstream_svc.server.answers import STATUSES, Answer
 from bidstream_svc.server.media_type import JSON
 
+_STATUSES = STATUSES.encode()
+_WITH_STATUSES: Final = 3  # the length of such an answer
 _OK = int(HTTPStatus.OK)  # an int: comparing with the enum takes ten times as long
 
 # Statuses whose response closes the connection.
@@ -14,7 +17,7 @@ _LAST = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE})
 
 def closing_response(answer: Answer) -> bytes:
     """Return a response with `Connection: close`."""
-    code, body = answer
+    code, body = answer[:2]
     return _head(_start(code, formatdate(usegmt=True), closes=True), len(body)) + body
 
 
@@ -38,10 +41,15 @@ class ResponseWriter:
 
     def write(self, answer: Answer) -> bytes:
         """Return a complete response."""
+        if len(answer) == _WITH_STATUSES:
+            return self._write_with_statuses(*answer)
         code, body = answer
         if code == _OK:
             return self._heads_of_ok[len(body)] + body
         return _head(self._starts[code], len(body)) + body
+
+    def _write_with_statuses(self, code: int, body: bytes, statuses: str) -> bytes:
+        return b"%b%d\r\n%b: %b\r\n\r\n%b" % (self._starts[code], len(body), _STATUSES, statuses.encode(), body)
 
 
 class _Starts(dict[int, bytes]):

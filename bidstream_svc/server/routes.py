@@ -7,7 +7,9 @@ compare with it. A new route is one new row and a handler; tests then name the d
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from bidstream_svc.server.answers import statuses_in_answer, statuses_in_batch
+from bidstream_svc.core.openrtb import MAX_BID_REQUEST_BYTES
+from bidstream_svc.server.answers import statuses_in_answer, statuses_in_batch, statuses_in_bid_request
+from bidstream_svc.server.bid_handlers import answer_bid_request, answer_rewrite
 from bidstream_svc.server.handlers import Handler, answer_batch, answer_decrypt
 
 # The `route` label of a request to any other path.
@@ -22,18 +24,24 @@ class Route:
         path: the request target; also the `route` label of metrics and spans.
         max_body_bytes: a longer body is answered with 413.
         handle: returns the answer to a body; see `handlers`.
-        statuses_in: returns the statuses in the body of an answer with HTTP status 200, one per token, in order.
+        statuses_in: returns the statuses in the body of an answer with HTTP status 200, one per token, in order; not
+            called for an answer that has them in its head.
+        takes_gzip: whether a body may have a `Content-Encoding`. `max_body_bytes` is then also the limit after it is
+            inflated.
     """
 
     path: str
     max_body_bytes: int
     handle: Handler
     statuses_in: Callable[[bytes], list[str]]
+    takes_gzip: bool = False
 
 
 ROUTES = (
     Route("/decrypt", 16 * 1024, answer_decrypt, statuses_in_answer),
     Route("/decrypt/batch", 4 * 1024 * 1024, answer_batch, statuses_in_batch),
+    Route("/openrtb", MAX_BID_REQUEST_BYTES, answer_bid_request, statuses_in_bid_request, takes_gzip=True),
+    Route("/openrtb/rewrite", MAX_BID_REQUEST_BYTES, answer_rewrite, lambda _body: [], takes_gzip=True),
 )
 
 

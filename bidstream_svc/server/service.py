@@ -114,7 +114,12 @@ class Service:
             RefreshThread(partial(self._open_refresher, place), self._note_failure)
             for place in range(len(self._stores.all))
         ]
-        decryptor = TokenDecryptor(self._stores, metrics, on_unknown_key=self._refresh_for_unknown_key)
+        decryptor = TokenDecryptor(
+            self._stores,
+            metrics,
+            on_unknown_key=self._refresh_for_unknown_key,
+            eid_sources=settings.eid_sources,
+        )
         self._tracer = None if settings.otlp_endpoint is None else Tracer(settings.otlp_endpoint)
         self._data_server = DataServer(
             settings, listeners.data, decryptor, metrics, tracer=self._tracer, has_fast_path=has_fast_path

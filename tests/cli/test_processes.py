@@ -170,6 +170,11 @@ def test_what_serve_dev_prints_works_when_pasted(tmp_path: Path) -> None:
         for command in commands:
             done = subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=DEADLINE_S)
             answers.append(json.loads(done.stdout))
+        found = answers.pop()["ids"]  # in a bid request
+        assert [(each["status"], each["scope"], each["matched"]) for each in found] == [
+            ("SUCCESS", "UID2", "site.page"),
+            ("SUCCESS", "EUID", None),
+        ]
         assert [answer["status"] for answer in answers] == [
             *("SUCCESS", "EXPIRED_TOKEN", "SUCCESS", "USER_OPTED_OUT"),  # UID2
             *("SUCCESS", "EXPIRED_TOKEN", "SUCCESS", "USER_OPTED_OUT"),  # EUID

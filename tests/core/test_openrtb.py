@@ -216,6 +216,28 @@ def test_hostile_bid_requests_are_answered_in_steps(name: str) -> None:
     compare(_body(HOSTILE[name], 40_000))
 
 
+@pytest.mark.parametrize("spaces", [0, 1])
+def test_few_tokens_are_decrypted_without_a_turn_for_others(spaces: int) -> None:
+    """One that needs a name may take a tenth of a millisecond. The list with spaces has another token in each entry."""
+    calls = 0
+
+    def count(_token: object, _names: object, _now_ms: int) -> Verdict:
+        nonlocal calls
+        calls += 1
+        return DecryptionStatus.SUCCESS, "uid", 5, None
+
+    decryptor = BidRequestDecryptor(dict.fromkeys(IdentityScope, count))
+    body = _request(*[_eid(TOKENS["V4"] + " " * spaces * index) for index in range(MAX_ENTRIES)])
+    for steps in (decryptor.find(body, NOW_MS), decryptor.rewrite(body, NOW_MS)):
+        assert isinstance(steps, Generator)
+        before = calls
+        for _ in steps:
+            assert calls <= before + 16
+            before = calls
+        assert calls <= before + 16
+    assert calls == 2 * (MAX_ENTRIES if spaces else 1)
+
+
 def test_a_long_bid_request_gives_what_a_short_one_does() -> None:
     eids = [_eid(TOKENS[name], TOKENS["EXPIRED"]) for name in ("V4", "V3", "V2", "CLIENT_SIDE")]
     short, long = (_request(*eids, site={"domain": "example.com"}, x="y" * size) for size in (10, 100_000))

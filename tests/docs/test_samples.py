@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ CURL = [sample for sample in samples(README, "sh") if sample.text.startswith("cu
 (CHECK_AND_SERVE,) = (sample for sample in samples(README, "sh") if sample not in CURL)
 (ADMIN,) = samples(DOCS / "metrics.md", "sh")
 (DECRYPT,) = samples(DOCS / "cli.md", "sh")
-(BID_REQUESTS,) = samples(DOCS / "openrtb.md", "sh")
+BID_REQUEST_OVER_HTTP, BID_REQUESTS = samples(DOCS / "openrtb.md", "sh")
 TOKEN_COMMANDS, REQUEST = samples(DOCS / "publishers.md", "sh")
 (MAP,) = samples(DOCS / "advertisers.md", "sh")
 # Guides whose samples test_guides.py runs, and one whose sample tests/deploy runs.
@@ -108,6 +109,16 @@ def test_the_command_for_bid_requests(place: Place) -> None:
     assert [*answer["ids"][0]] == [*shown["ids"][0]]
 
 
+def test_a_bid_request_over_http(dev: Dev, tmp_path: Path) -> None:
+    printed = [line for line in dev.sidecar.stdout.splitlines() if line.startswith("curl")][-1]
+    (tmp_path / "bid-request.json").write_text(shlex.split(printed)[-1])
+    ids, rewritten = BID_REQUEST_OVER_HTTP.text.splitlines()
+    uids = [found["uid"] for found in json.loads(run_shell(here(ids, dev), tmp_path, environment({})))["ids"]]
+    assert all(uids)
+    answer = json.loads(run_shell(here(rewritten, dev), tmp_path, environment({})))
+    assert [eid["uids"][0]["id"] for eid in answer["user"]["eids"]] == uids
+
+
 def _raw_uids_in(state: OperatorState, text: str) -> set[str | None]:
     """The words of a text, decrypted where they are tokens."""
     keys = parse_key_response(orjson.dumps(bidstream_keys(state, {})))
@@ -155,7 +166,8 @@ def test_python_sample(place: Place, sample: Sample) -> None:
 
 def test_no_sample_is_left_out() -> None:
     assert len(CURL) == 2
-    run_here = {*CURL, CHECK_AND_SERVE, ADMIN, DECRYPT, BID_REQUESTS, TOKEN_COMMANDS, REQUEST, MAP, *PYTHON}
+    run_here = {*CURL, CHECK_AND_SERVE, ADMIN, DECRYPT, BID_REQUEST_OVER_HTTP, BID_REQUESTS}
+    run_here |= {TOKEN_COMMANDS, REQUEST, MAP, *PYTHON}
     found = {sample for document in DOCUMENTS for sample in samples(document, "sh", "python")}
     assert {sample.place for sample in found - run_here if sample.place.partition(":")[0] not in ELSEWHERE} == set()
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import orjson
 
 from bidstream_svc.addresses import TcpAddress
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, build_kernel
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.keys import KeySnapshot
@@ -178,10 +179,12 @@ class Side:
         self.plane = DataPlane(self.connections, routes, self.decryptor, self.metrics, bearer=bearer)
         self.connect_to: Callable[[HostCheck], Connection] = self.plane.connect
         self.failures: list[object] = []
+        self.unknown_keys: list[IdentityScope | None] = []  # the programmes of tokens with one
         self._refusals = Refusals(lambda _answer: None)
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: self.failures.append(context))
 
-    def _call_on_unknown_key(self, _scope: object) -> None:
+    def _call_on_unknown_key(self, scope: IdentityScope | None) -> None:
+        self.unknown_keys.append(scope)
         self.on_unknown_key()
 
     def drain(self) -> None:

@@ -34,7 +34,7 @@ MARK = b'{"another":true,'
 
 def answer_another(keys: BoundKeys, body: bytes, now_ms: int) -> Answer:
     """The answer of /decrypt, marked."""
-    code, content = answer_decrypt(keys, body, now_ms)
+    code, content = answer_decrypt(keys, body, now_ms)[:2]
     return code, MARK + content[1:]
 
 

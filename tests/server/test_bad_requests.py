@@ -13,11 +13,21 @@ from bidstream_svc.devoperator import OperatorState
 from tests.support.raw_http import Connection, Response, make_request
 from tests.support.sidecar import RunningService
 
-SINGLE_LIMIT = 16 * 1024
-BATCH_LIMIT = 4 * 1024 * 1024
-ROUTES = ["/decrypt", "/decrypt/batch"]
+LIMITS = {
+    "/decrypt": 16 * 1024,
+    "/decrypt/batch": 4 * 1024 * 1024,
+    "/openrtb": 512 * 1024,
+    "/openrtb/rewrite": 512 * 1024,
+}
+ROUTES = [*LIMITS]
 GOOD: dict[str, object] = {"token": "abcd"}
-GOOD_BODIES: dict[str, dict[str, object]] = {"/decrypt": GOOD, "/decrypt/batch": {"requests": [GOOD]}}
+BID_REQUEST: dict[str, object] = {"user": {"eids": [{"source": "euid.eu", "uids": [{"id": "abcd"}]}]}}
+GOOD_BODIES: dict[str, dict[str, object]] = {
+    "/decrypt": GOOD,
+    "/decrypt/batch": {"requests": [GOOD]},
+    "/openrtb": BID_REQUEST,
+    "/openrtb/rewrite": BID_REQUEST,
+}
 
 
 @pytest.fixture
@@ -208,7 +218,7 @@ def test_json_may_be_called_json_or_nothing(connection: Connection, path: str, c
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x-unknown", "gzip, gzip"])
-@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("path", ["/decrypt", "/decrypt/batch"])
 def test_a_compressed_body_is_refused_and_not_unpacked(connection: Connection, path: str, encoding: str) -> None:
     body = json.dumps(GOOD_BODIES[path]).encode()
     for packed in (gzip.compress(body), zlib.compress(body), body):
@@ -222,7 +232,7 @@ def padded(path: str, size: int) -> bytes:
     return body + b" " * (size - len(body))
 
 
-@pytest.mark.parametrize(("path", "limit"), [("/decrypt", SINGLE_LIMIT), ("/decrypt/batch", BATCH_LIMIT)])
+@pytest.mark.parametrize(("path", "limit"), LIMITS.items())
 def test_a_body_may_be_just_so_large(service: RunningService, path: str, limit: int) -> None:
     with service.connect() as connection:
         assert connection.ask(path, padded(path, limit)).status == 200
@@ -236,7 +246,7 @@ def test_a_body_may_be_just_so_large(service: RunningService, path: str, limit: 
         assert str(limit) in answer.json["error"]["message"]
 
 
-@pytest.mark.parametrize(("path", "limit"), [("/decrypt", SINGLE_LIMIT), ("/decrypt/batch", BATCH_LIMIT)])
+@pytest.mark.parametrize(("path", "limit"), LIMITS.items())
 def test_a_chunked_body_is_counted_while_it_comes(service: RunningService, path: str, limit: int) -> None:
     with service.connect() as connection:
         connection.send(make_request(path, headers={"Transfer-Encoding": "chunked"}))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,38 @@ def test_tokens_of_both_programmes(
     assert (growth("UID2", "SUCCESS"), growth("EUID", "SUCCESS")) == (202, 203)
     assert growth("unknown", "INVALID_PAYLOAD") == 100
     assert growth("UID2" if version == 2 else "EUID", "INVALID_PAYLOAD") == 1
+
+
+def test_bid_requests_with_sources_of_the_settings(operators: dict[IdentityScope, DevOperator]) -> None:
+    states = {scope: operator.state for scope, operator in operators.items()}
+    sources = {"ids.example": UID2, "EUID.eu": EUID, "uidapi.com": UID2}
+    eids: list[dict[str, Any]] = [
+        {"source": source, "uids": [{"id": states[scope].mint_token(version)}]}
+        for source, scope in sources.items()
+        for version in (2, 3, 4)
+    ]
+    settings = programme_settings(operators.values())
+    with service_in_thread(eid_sources="ids.example=UID2,euid.eu=EUID", **settings) as service:
+        wait_until(lambda: all(store.snapshot for store in service.service._stores.all), "keys of both")
+        before = scrape(service.admin)
+        ids = service.ask("/openrtb", {"id": "r1", "user": {"eids": eids}}).json["ids"]
+        assert [(each["source"], each["scope"], each["status"], each["uid"]) for each in ids] == [
+            (source, scope.name, "SUCCESS", states[scope].raw_uid("someone@example.com"))
+            for source, scope in list(sources.items())[:2]
+            for _ in range(3)
+        ]
+        answer = service.ask("/openrtb/rewrite", {"id": "r1", "user": {"eids": eids}})
+        assert answer.headers["bidstream-statuses"] == ",".join(["SUCCESS"] * 6)
+        assert [eid["uids"][0]["id"] for eid in answer.json["user"]["eids"]] == [
+            *(each["uid"] for each in ids),
+            *(eid["uids"][0]["id"] for eid in eids[6:]),
+        ]
+        after = scrape(service.admin)
+    name = "bidstream_decryptions_total"
+    for scope in ("UID2", "EUID"):
+        labels = {"scope": scope, "status": "SUCCESS"}
+        assert after.value(name, **labels) - before.value(name, **labels) == 6
+    assert after.value("bidstream_bid_requests_total", result="success") == 2
 
 
 @pytest.mark.parametrize("scope", ["uid2", "", 0, "UID2\n", ["EUID"], "someone@example.com"])

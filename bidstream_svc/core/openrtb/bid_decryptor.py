@@ -138,14 +138,14 @@ class BidRequestDecryptor:
         verdicts = finish(self._decrypt(plain, now_ms))
         rewritten = rewrite_plain(text, plain, [uid for (_, uid, _, _), _ in verdicts])
         if rewritten is None:
-            return self._rewrite_in_steps(text, now_ms)
+            return self._rewrite_in_steps(text, now_ms, verdicts)
         return rewritten, _statuses_of(verdicts)
 
     def _read_plain(self, text: bytes) -> PlainBidRequest | None:
         if len(text) > _MAX_PLAIN_BYTES:
             return None
         plain = read_plain(text, self._sources)
-        if plain is None or len(plain.entries) > MAX_ENTRIES:
+        if plain is None or len(plain.entries) > _TOKENS_PER_STEP:
             return None
         return plain if is_shallow(text) else None
 
@@ -154,11 +154,15 @@ class BidRequestDecryptor:
         yield
         return _ids_of(request, (yield from self._decrypt(request, now_ms)))
 
-    def _rewrite_in_steps(self, text: bytes, now_ms: int) -> Generator[None, None, Rewritten]:
+    def _rewrite_in_steps(
+        self, text: bytes, now_ms: int, verdicts: list[_Verdict] | None = None
+    ) -> Generator[None, None, Rewritten]:
+        """`rewrite` of any request. With `verdicts`, its entries have been decrypted, and are not decrypted again."""
         scanner = BidScanner(text, self._sources, MAX_ENTRIES)
         request = yield from scanner.read()
         yield
-        verdicts = yield from self._decrypt(request, now_ms)
+        if verdicts is None:
+            verdicts = yield from self._decrypt(request, now_ms)
         rewritten = yield from scanner.rewrite([uid for (_, uid, _, _), _ in verdicts])
         return rewritten, _statuses_of(verdicts)
 

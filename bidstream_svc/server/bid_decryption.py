@@ -1,0 +1,69 @@
+"""Decryption of the tokens in bid requests: the native kernel is asked first, and each verdict is counted."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bidstream_svc.core.decrypt import BoundDecrypt, Verdict, bind_decrypt, decrypt_without_keys
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.openrtb import BidRequestDecryptor, Sources
+from bidstream_svc.core.status import DecryptionStatus, FailureReason
+from bidstream_svc.keystore.store import CurrentKeys
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.cells import SUCCESS_CELLS
+
+if TYPE_CHECKING:  # it is not there where it was not built
+    from bidstream_svc.core.kernel import Kernel
+
+# Called with the reason of a failure and the programme of the token.
+CountFailure = Callable[[FailureReason, IdentityScope], None]
+
+
+def bind_bid_requests(
+    keys: CurrentKeys, sources: Sources, metrics: MetricCells, count_failure: CountFailure
+) -> BidRequestDecryptor:
+    """Bind decryption of bid requests to the keys of all programmes.
+
+    A token counts for the programme of its eid's source, whose keys judge it. A programme without keys has verdicts,
+    too.
+    """
+    bound = {each.keys.scope: bind_decrypt(each.keys) for each in keys.programmes if each.keys is not None}
+    kernels = dict(zip(keys.kernel_scopes, keys.kernels, strict=True))
+    return BidRequestDecryptor(
+        {
+            scope: _bind(bound.get(scope, decrypt_without_keys), kernels.get(scope), scope, metrics, count_failure)
+            for scope in IdentityScope
+        },
+        sources,
+    )
+
+
+def _bind(
+    decrypt: BoundDecrypt,
+    kernel: "Kernel | None",
+    scope: IdentityScope,
+    metrics: MetricCells,
+    count_failure: CountFailure,
+) -> BoundDecrypt:
+    row, success_cell = metrics.row, SUCCESS_CELLS[scope]
+
+    def decrypt_in_python(token: object, names: object, now_ms: int) -> Verdict:
+        verdict = decrypt(token, names, now_ms)
+        reason = verdict[3]
+        if reason is None:
+            row[success_cell] += 1
+        else:
+            count_failure(reason, scope)
+        return verdict
+
+    if kernel is None:
+        return decrypt_in_python
+    ask_kernel = kernel.decrypt
+
+    def decrypt_token(token: object, names: object, now_ms: int) -> Verdict:
+        success = ask_kernel(token, None, now_ms)  # it is not certain of a token that needs a name
+        if success is None:
+            return decrypt_in_python(token, names, now_ms)
+        row[success_cell] += 1
+        return DecryptionStatus.SUCCESS, success[0], success[1], None
+
+    return decrypt_token
