@@ -173,7 +173,9 @@ def test_without_an_answer_in_time_the_request_arrives_as_it_came(
         assert time.monotonic() - begun_s < DEADLINE_S / 2
         assert (answer.status, received.body) == (200, sent)
         assert "bidstream-statuses" not in received.headers
-    assert not re.search("[A-Za-z0-9+/_-]{80}", proxy.log)  # a token
+    tokens = re.findall(r'"id":"([\w-]{80,})"', sent.decode())
+    assert len(tokens) == 3
+    assert not [token for token in tokens if token in proxy.log]
 
 
 def test_after_a_restart_of_the_sidecar_requests_are_rewritten(
