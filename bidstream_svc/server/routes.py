@@ -28,6 +28,7 @@ class Route:
             called for an answer that has them in its head.
         takes_gzip: whether a body may have a `Content-Encoding`. `max_body_bytes` is then also the limit after it is
             inflated.
+        content: what the bodies are, for the native lane.
     """
 
     path: str
@@ -35,13 +36,28 @@ class Route:
     handle: Handler
     statuses_in: Callable[[bytes], list[str]]
     takes_gzip: bool = False
+    content: Content = Content.OTHER
 
 
 ROUTES = (
-    Route("/decrypt", 16 * 1024, answer_decrypt, statuses_in_answer),
+    Route("/decrypt", 16 * 1024, answer_decrypt, statuses_in_answer, content=Content.TOKEN),
     Route("/decrypt/batch", 4 * 1024 * 1024, answer_batch, statuses_in_batch),
-    Route("/openrtb", MAX_BID_REQUEST_BYTES, answer_bid_request, statuses_in_bid_request, takes_gzip=True),
-    Route("/openrtb/rewrite", MAX_BID_REQUEST_BYTES, answer_rewrite, lambda _body: [], takes_gzip=True),
+    Route(
+        "/openrtb",
+        MAX_BID_REQUEST_BYTES,
+        answer_bid_request,
+        statuses_in_bid_request,
+        takes_gzip=True,
+        content=Content.BID_REQUEST,
+    ),
+    Route(
+        "/openrtb/rewrite",
+        MAX_BID_REQUEST_BYTES,
+        answer_rewrite,
+        lambda _body: [],
+        takes_gzip=True,
+        content=Content.BID_REQUEST_TO_REWRITE,
+    ),
 )
 
 

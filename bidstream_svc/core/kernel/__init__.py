@@ -5,6 +5,7 @@ only SUCCESS. Where it returns None, `decrypt` decides.
 """
 
 from collections.abc import Generator
+from enum import IntEnum
 from typing import NamedTuple
 
 from bidstream_svc.core.keys import KeySnapshot, split_into_steps
@@ -28,6 +29,7 @@ else:
 
 __all__ = [
     "IS_NATIVE",
+    "Content",
     "Kernel",
     "Lane",
     "LaneCells",
@@ -39,19 +41,29 @@ __all__ = [
 ]
 
 
+class Content(IntEnum):
+    """What the bodies of a route are, to a `Lane`: `src/lane.rs` has the same numbers."""
+
+    OTHER = 0
+    TOKEN = 1
+    BID_REQUEST = 2
+    BID_REQUEST_TO_REWRITE = 3
+
+
 class LaneCells(NamedTuple):
     """The places of the counters that a `Lane` adds to.
 
     Attributes:
         success_uid2, success_euid: count the verdicts of the kernels, by programme.
-        request: counts answered requests.
+        bid_request_success, bid_request_no_token: count bid requests by result.
         first_bucket, last_bucket: of the duration's histogram; see `HistogramCells`.
         sum_ns: adds up the durations.
     """
 
     success_uid2: int
     success_euid: int
-    request: int
+    bid_request_success: int
+    bid_request_no_token: int
     first_bucket: int
     last_bucket: int
     sum_ns: int

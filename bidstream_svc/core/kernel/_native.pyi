@@ -54,7 +54,8 @@ class Lane(Generic[_Route]):
         parts: Sequence[tuple[bytes, int]],
         end: bytes,
         max_body_length: int,
-        is_answered_here: bool,
+        content: int,
+        requests: int,
     ) -> None:
         """Recognise heads of a shape (see `server/fastpath/shapes.py`) from now on.
 
@@ -63,7 +64,8 @@ class Lane(Generic[_Route]):
             parts: as of the Shape.
             end: as of the Shape.
             max_body_length: a longer body makes the head unknown.
-            is_answered_here: whether the body is a request for a token.
+            content: what the body is, a `Content`.
+            requests: the place of the counter of the requests that are answered.
         """
 
     def forget(self) -> None:

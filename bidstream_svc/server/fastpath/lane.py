@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, TypeAlias
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, LaneCells
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import REQUEST_DURATION_NS, SUCCESS_CELLS
+from bidstream_svc.metrics.cells import BID_REQUESTS, REQUEST_DURATION_NS, SUCCESS_CELLS, BidRequestResult
 from bidstream_svc.server.base_connection import Connection
 from bidstream_svc.server.fastpath.connection import FastPathConnection, Shared
 from bidstream_svc.server.fastpath.heads import PlainHeads
 from bidstream_svc.server.fastpath.shapes import Shape
 from bidstream_svc.server.handlers import TokenDecryptor
-from bidstream_svc.server.routes import ROUTES, Route
+from bidstream_svc.server.routes import Route
 
 if IS_NATIVE or TYPE_CHECKING:
     from bidstream_svc.core.kernel import Lane, Receiver
 
 # None if there is no native kernel.
 NativeLane: TypeAlias = "Lane[Route] | None"
-
-_DECRYPT = ROUTES[0]  # the route whose bodies are requests for a token
 
 
 def make_lane(decryptor: TokenDecryptor, metrics: MetricCells) -> NativeLane:
@@ -35,7 +33,8 @@ def make_lane(decryptor: TokenDecryptor, metrics: MetricCells) -> NativeLane:
     cells = LaneCells(
         success_uid2=SUCCESS_CELLS[IdentityScope.UID2],
         success_euid=SUCCESS_CELLS[IdentityScope.EUID],
-        request=metrics.http_requests[_DECRYPT.path, 200],
+        bid_request_success=BID_REQUESTS[BidRequestResult.SUCCESS],
+        bid_request_no_token=BID_REQUESTS[BidRequestResult.NO_TOKEN],
         first_bucket=REQUEST_DURATION_NS.first,
         last_bucket=REQUEST_DURATION_NS.first + REQUEST_DURATION_NS.BUCKETS - 1,
         sum_ns=REQUEST_DURATION_NS.sum,
@@ -43,11 +42,12 @@ def make_lane(decryptor: TokenDecryptor, metrics: MetricCells) -> NativeLane:
     return Lane(metrics.row, cells, decryptor.bind)
 
 
-def teach(lane: "Lane[Route]", shapes: Sequence[Shape]) -> None:
+def teach(lane: "Lane[Route]", shapes: Sequence[Shape], metrics: MetricCells) -> None:
     """Let the lane recognise heads like the one that was found last; `shapes` are those of `PlainHeads`."""
     if shapes:
         shape, route = shapes[0], shapes[0].route
-        lane.learn(route, shape.parts, shape.end, route.max_body_bytes, route is _DECRYPT)
+        requests = metrics.http_requests[route.path, 200]
+        lane.learn(route, shape.parts, shape.end, route.max_body_bytes, route.content, requests)
 
 
 class LaneConnection(FastPathConnection):
@@ -90,4 +90,4 @@ class LaneConnection(FastPathConnection):
 
     def note_head(self) -> None:
         """Let the lane recognise heads like the one that was found last."""
-        teach(self._lane, self._heads.shapes)
+        teach(self._lane, self._heads.shapes, self._shared.metrics)
