@@ -1,10 +1,11 @@
 """Decryption of the tokens in bid requests: the native kernel is asked first, and each verdict is counted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from bidstream_svc.core.decrypt import BoundDecrypt, Verdict, bind_decrypt, decrypt_without_keys
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.kernel import bind_native_bid_requests
 from bidstream_svc.core.openrtb import BidRequestDecryptor, Sources, ask_kernel_first
 from bidstream_svc.core.status import FailureReason
 from bidstream_svc.keystore.store import CurrentKeys
@@ -28,12 +29,19 @@ def bind_bid_requests(
     """
     bound = {each.keys.scope: bind_decrypt(each.keys) for each in keys.programmes if each.keys is not None}
     kernels = dict(zip(keys.kernel_scopes, keys.kernels, strict=True))
+
+    def count_native(tokens: Sequence[int]) -> None:
+        for scope, number in zip(IdentityScope, tokens, strict=True):
+            metrics.row[SUCCESS_CELLS[scope]] += number
+
     return BidRequestDecryptor(
         {
             scope: _bind(bound.get(scope, decrypt_without_keys), kernels.get(scope), scope, metrics, count_failure)
             for scope in IdentityScope
         },
         sources,
+        bind_native_bid_requests(keys.kernels, sources),
+        count_native,
     )
 
 

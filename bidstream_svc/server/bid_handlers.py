@@ -1,21 +1,18 @@
 """Handlers of `POST /openrtb` and `POST /openrtb/rewrite`; see `handlers`."""
 
 from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
 
 from bidstream_svc.core.errors import BidRequestError
-from bidstream_svc.core.openrtb import BidRequestIds, Rewritten
+from bidstream_svc.core.openrtb import Answered
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.metrics.cells import BidRequestResult
 from bidstream_svc.server.answers import Answer, error_answer
 from bidstream_svc.server.handlers import BoundKeys, LongAnswer
 
-_Result = TypeVar("_Result")
-
 
 def answer_bid_request(keys: BoundKeys, body: bytes, now_ms: int) -> Answer | LongAnswer:
     """Answer `POST /openrtb`: the ids in a bid request."""
-    return _answer(keys, keys.bid_requests.find(body, now_ms), _answer_ids)
+    return _answer(keys, keys.bid_requests.answer(body, now_ms), _answer_ids)
 
 
 def answer_rewrite(keys: BoundKeys, body: bytes, now_ms: int) -> Answer | LongAnswer:
@@ -25,16 +22,14 @@ def answer_rewrite(keys: BoundKeys, body: bytes, now_ms: int) -> Answer | LongAn
 
 def _answer(
     keys: BoundKeys,
-    found: _Result | Generator[None, None, _Result],
-    answer_with: Callable[[BoundKeys, _Result], Answer],
+    found: Answered | Generator[None, None, Answered],
+    answer_with: Callable[[BoundKeys, Answered], Answer],
 ) -> Answer | LongAnswer:
-    if isinstance(found, Generator):
-        return _answer_in_steps(keys, found, answer_with)
-    return answer_with(keys, found)
+    return _answer_in_steps(keys, found, answer_with) if isinstance(found, Generator) else answer_with(keys, found)
 
 
 def _answer_in_steps(
-    keys: BoundKeys, steps: Generator[None, None, _Result], answer_with: Callable[[BoundKeys, _Result], Answer]
+    keys: BoundKeys, steps: Generator[None, None, Answered], answer_with: Callable[[BoundKeys, Answered], Answer]
 ) -> LongAnswer:
     try:
         found = yield from steps
@@ -44,12 +39,13 @@ def _answer_in_steps(
     return answer_with(keys, found)
 
 
-def _answer_ids(keys: BoundKeys, found: BidRequestIds) -> Answer:
-    keys.count_bid_request(_result_of([each.status for each in found.ids]))
-    return 200, found.to_json()
+def _answer_ids(keys: BoundKeys, found: Answered) -> Answer:
+    json, statuses = found
+    keys.count_bid_request(_result_of(statuses))
+    return 200, json
 
 
-def _answer_rewritten(keys: BoundKeys, found: Rewritten) -> Answer:
+def _answer_rewritten(keys: BoundKeys, found: Answered) -> Answer:
     body, statuses = found
     keys.count_bid_request(_result_of(statuses))
     return (200, body, ",".join(statuses)) if statuses else (200, body)

@@ -28,7 +28,7 @@ from bidstream_svc.server.bid_decryption import bind_bid_requests
 from bidstream_svc.server.json_repair import repair
 
 if TYPE_CHECKING:  # it is not there where it was not built
-    from bidstream_svc.core.kernel import Kernel
+    from bidstream_svc.core.kernel import BidRequests, Kernel
 
 TOKENS_PER_ITERATION = 64
 _SLOW_PER_ITERATION = 4  # with names that take up to 0.3 ms each to normalise
@@ -51,6 +51,8 @@ class BoundKeys:
         count_successes: counts so many verdicts of the kernel at an index.
         bid_requests: decrypts the tokens in bid requests and counts the verdicts.
         count_bid_request: counts a bid request.
+        native_bid_requests: answers bid requests if all of their tokens are good, and does not count; None if there is
+            no native kernel.
     """
 
     decrypt_to_json: DecryptToJson
@@ -58,6 +60,7 @@ class BoundKeys:
     count_successes: Callable[[int, int], None] = lambda _count, _kernel: None
     bid_requests: BidRequestDecryptor = field(default_factory=partial(BidRequestDecryptor, {}))
     count_bid_request: Callable[[BidRequestResult], None] = lambda _result: None
+    native_bid_requests: "BidRequests | None" = None
 
 
 # (keys, body, now_ms) -> answer
@@ -308,7 +311,9 @@ class TokenDecryptor:
             row[BID_REQUESTS[result]] += 1
 
         bid_requests = bind_bid_requests(keys, self._eid_sources, self._metrics, count_failure)
-        return BoundKeys(decrypt_to_json, keys.kernels, count_successes, bid_requests, count_bid_request)
+        return BoundKeys(
+            decrypt_to_json, keys.kernels, count_successes, bid_requests, count_bid_request, bid_requests.native
+        )
 
     def _count_failure(self, reason: FailureReason, scope: IdentityScope | None) -> None:
         self._metrics.count_failure(reason, scope)

@@ -7,6 +7,7 @@ compare with it. A new route is one new row and a handler; tests then name the d
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from bidstream_svc.core.kernel import Content
 from bidstream_svc.core.openrtb import MAX_BID_REQUEST_BYTES
 from bidstream_svc.server.answers import statuses_in_answer, statuses_in_batch, statuses_in_bid_request
 from bidstream_svc.server.bid_handlers import answer_bid_request, answer_rewrite

@@ -16,7 +16,7 @@ from multiprocessing import Pool
 
 from bidstream_svc.core.decrypt import BoundDecrypt
 from bidstream_svc.core.domains import normalise_domain
-from bidstream_svc.core.kernel import Kernel, Lane, LaneCells
+from bidstream_svc.core.kernel import Content, Kernel, Lane, LaneCells
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.core.token_details import read_details
@@ -61,9 +61,9 @@ class LaneAlone:
 
     def __init__(self) -> None:
         self._lane: Lane[str] = Lane(
-            memoryview(mmap(-1, 64)).cast("q"), LaneCells(0, 1, 2, 3, 4, 5), lambda: self._keys
+            memoryview(mmap(-1, 64)).cast("q"), LaneCells(0, 1, 2, 3, 4, 5, 6), lambda: self._keys
         )
-        self._lane.learn("", [(b"POST / HTTP/1.1\r\nContent-Length: ", 0)], b"\r\n\r\n", 2**30, True)
+        self._lane.learn("", [(b"POST / HTTP/1.1\r\nContent-Length: ", 0)], b"\r\n\r\n", 2**30, Content.TOKEN, 0)
         self._lane.set_response_start(_RESPONSE_START)
         self._keys = BoundKeys(lambda _token, _domain, _scope, _now_ms: b"")
 

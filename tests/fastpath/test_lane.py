@@ -21,7 +21,7 @@ from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.keystore.store import KeyStore, KeyStores
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import DECRYPTIONS, SUCCESS_CELLS
+from bidstream_svc.metrics.cells import BID_REQUESTS, DECRYPTIONS, SUCCESS_CELLS, BidRequestResult
 from bidstream_svc.server.answers import verdict_body
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.fastpath.connection import FastPathConnection
@@ -148,6 +148,34 @@ async def test_a_failure_is_answered_and_counted_by_the_lane_with_the_verdict_of
         assert sum(side.metrics.row[cell] for cell in DECRYPTIONS.values()) == 1 + number
 
 
+@pytest.mark.parametrize("target", ["/openrtb", "/openrtb/rewrite"])
+async def test_a_bid_request_whose_tokens_are_good_is_answered_and_counted_by_the_lane(
+    side: FastPathSide, target: str
+) -> None:
+    source = {IdentityScope.UID2: "uidapi.com", IdentityScope.EUID: "euid.eu"}[STATE.scope]
+    uids = [{"id": TOKENS[0]}, {"id": TOKENS[1]}, {"id": TOKENS[0]}]
+    requests = [
+        make({"id": "a", "user": {"eids": [{"source": source, "uids": uids}]}}, target=target),
+        make({"id": "b", "user": {}}, target=target),
+    ]
+    transport = side.connect()
+    for request in requests:
+        transport.feed(request)
+    side.fast_path.forget_heads()
+    transport.feed(requests[0])  # by Python, as the first one
+    with python_is_asked() as asked:
+        for request in requests:
+            transport.feed(request)
+    assert not asked()
+    first, empty, again, of_lane, empty_of_lane = split_answers(transport.sent)
+    assert (first, empty) == (again, empty_of_lane) == (of_lane, empty)
+    assert (b"Bidstream-Statuses: SUCCESS,SUCCESS,SUCCESS\r\n" in transport.sent) == (target != "/openrtb")
+    row = side.metrics.row
+    assert [row[BID_REQUESTS[result]] for result in BidRequestResult] == [3, 0, 2, 0]
+    assert row[SUCCESSES] == 3 * 2
+    assert row[side.metrics.http_requests[target, 200]] == side.counted[0] == 5
+
+
 async def test_a_bug_in_the_decryption_is_answered_with_500(side: FastPathSide) -> None:
     transport = side.connect()
     transport.feed(make({"token": TOKENS[0]}))
@@ -225,7 +253,7 @@ def test_no_head_is_known_that_is_not_plain(name: str) -> None:
     assert lane is not None
     for line in LINES:
         heads.find(make({"token": TOKENS[0]}, line).partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
-        teach(lane, heads.shapes)
+        teach(lane, heads.shapes, metrics)
     for request in {**CORPUS, **GUARDED_CORPUS}[name].requests:
         taken = lane.take(request, None)
         if taken is not None:
@@ -268,8 +296,8 @@ def test_a_lane_never_raises_and_forgets_the_oldest(data: st.DataObject) -> None
     requests = [make({"token": TOKENS[0]}, f"X-{number}: x") for number in range(MAX_SHAPES + 1)]
     for request in requests:
         heads.find(request.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
-        teach(lane, heads.shapes)
-        teach(lane, heads.shapes)  # makes no difference
+        teach(lane, heads.shapes, metrics)
+        teach(lane, heads.shapes, metrics)  # makes no difference
     assert [lane.take(request, None) is not None for request in requests] == [False] + [True] * MAX_SHAPES
     lane.take(data.draw(st.binary(max_size=300)), None)
     cut = data.draw(st.integers(0, len(requests[1])))
@@ -277,13 +305,15 @@ def test_a_lane_never_raises_and_forgets_the_oldest(data: st.DataObject) -> None
 
 
 def test_a_row_that_cannot_be_written_to_is_refused() -> None:
-    cells = LaneCells(0, 1, 2, 3, 4, 5)
+    cells = LaneCells(0, 1, 2, 3, 4, 5, 6)
     for row in (memoryview(bytes(80)).cast("q"), memoryview(mmap(-1, 160)).cast("q")[::2]):
         with pytest.raises(ValueError, match="row"):
             Lane(row, cells, list)
     lane: Lane[str] = Lane(MetricCells(labels_of(ROUTES)).row, cells, list)
     with pytest.raises(ValueError, match="value"):
-        lane.learn("route", [(b"x", 3)], b"", 0, False)
+        lane.learn("route", [(b"x", 3)], b"", 0, 0, 0)
+    with pytest.raises(ValueError, match="content"):
+        lane.learn("route", [(b"x", 0)], b"", 0, 4, 0)
 
 
 async def test_a_duration_is_in_the_histogram(side: FastPathSide) -> None:

@@ -4,7 +4,7 @@ It is written in Rust (`src/`, see `lib.rs` for its specification) and exists wh
 only SUCCESS. Where it returns None, `decrypt` decides.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -12,7 +12,15 @@ from bidstream_svc.core.keys import KeySnapshot, split_into_steps
 from bidstream_svc.core.token import v3
 
 try:
-    from bidstream_svc.core.kernel._native import Kernel, KernelBuilder, Lane, Receiver, count, is_usual_text
+    from bidstream_svc.core.kernel._native import (
+        BidRequests,
+        Kernel,
+        KernelBuilder,
+        Lane,
+        Receiver,
+        count,
+        is_usual_text,
+    )
 except ModuleNotFoundError:  # pragma: no cover - where it was not built
     IS_NATIVE = False
 
@@ -29,11 +37,13 @@ else:
 
 __all__ = [
     "IS_NATIVE",
+    "BidRequests",
     "Content",
     "Kernel",
     "Lane",
     "LaneCells",
     "Receiver",
+    "bind_native_bid_requests",
     "build_in_steps",
     "build_kernel",
     "count",
@@ -78,6 +88,16 @@ def build_kernel(keys: KeySnapshot) -> "Kernel":
         except StopIteration as end:
             kernel: Kernel = end.value
             return kernel
+
+
+def bind_native_bid_requests(kernels: "Iterable[Kernel]", sources: Mapping[str, int]) -> "BidRequests | None":
+    """Let kernels decrypt whole bid requests; None where it was not built.
+
+    Args:
+        kernels: one of each programme. What is of a programme without a kernel is left to Python.
+        sources: the programme of each `source` of an eid, in lower case.
+    """
+    return BidRequests([*kernels], [*sources.items()]) if IS_NATIVE else None
 
 
 def build_in_steps(keys: KeySnapshot) -> "Generator[None, None, Kernel]":

@@ -31,6 +31,27 @@ class Kernel:
     def used_master_keys(self) -> list[int]:
         """Return the ids of the keys that have opened the outer layer of a version 3 or 4 token."""
 
+class BidRequests:
+    """Decrypts the tokens in a bid request, if all are certainly SUCCESS. Any thread may use it.
+
+    Each method returns (body of the answer, number of entries, number of distinct tokens of UID2 and of EUID); or None
+    unless it is certain of what Python would give, or if the bid request is longer than 32 KiB. No bytes raise.
+
+    Args:
+        kernels: one of each programme. What is of a programme without a kernel is left to Python.
+        sources: each `source` of an eid in lower case, and its IdentityScope.
+
+    Raises:
+        ValueError: there is no such programme.
+    """
+
+    def __init__(self, kernels: Sequence[Kernel], sources: Sequence[tuple[str, int]]) -> None: ...
+    def find(self, body: bytes, now_ms: int) -> tuple[bytes, int, tuple[int, int]] | None:
+        """Return the JSON of `BidRequestIds`, and the numbers."""
+
+    def rewrite(self, body: bytes, now_ms: int) -> tuple[bytes, int, tuple[int, int]] | None:
+        """Return the bid request with raw uids in the place of tokens, and the numbers."""
+
 class Lane(Generic[_Route]):
     """The fast path for the plain case: a request for a token, in one call.
 
@@ -142,7 +163,7 @@ class KernelBuilder:
         """Build the kernel. The builder cannot be used afterwards; RuntimeError if it is."""
 
 def is_usual_text(json: bytes, max_depth: int) -> bool:
-    """Return whether valid JSON is UTF-8, and is certainly nested at most `max_depth` levels deep."""
+    """Return whether a text is certainly JSON without a lone surrogate, nested at most `max_depth` levels deep."""
 
 def count(text: bytes, part: bytes) -> int:
     """`bytes.count` for a part that is not empty, several times as fast."""

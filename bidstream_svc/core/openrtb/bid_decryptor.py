@@ -31,7 +31,7 @@ from bidstream_svc.core.openrtb.json_check import (
 from bidstream_svc.core.status import DecryptionStatus
 
 if TYPE_CHECKING:  # it is not there where it was not built
-    from bidstream_svc.core.kernel import Kernel
+    from bidstream_svc.core.kernel import BidRequests, Kernel
 
 SOURCES: Sources = {"uidapi.com": IdentityScope.UID2, "euid.eu": IdentityScope.EUID}
 MAX_BID_REQUEST_BYTES = 512 * 1024
@@ -40,8 +40,9 @@ _MAX_PLAIN_BYTES = 32 * 1024  # longer ones are scanned in steps
 _TOKENS_PER_STEP = 16
 _SCOPE_NAMES = [scope.name for scope in IdentityScope]  # by its value: the hash of an enum's member is Python code
 
-# A bid request with raw uids in the place of tokens, and the statuses in order.
-Rewritten: TypeAlias = tuple[bytes, tuple[DecryptionStatus, ...]]
+# JSON, and the statuses in order. Rewritten is a bid request with raw uids in the place of tokens.
+Answered: TypeAlias = tuple[bytes, tuple[DecryptionStatus, ...]]
+Rewritten: TypeAlias = Answered
 # A verdict, and the field that passed the domain check, or None.
 _Verdict: TypeAlias = tuple[Verdict, str | None]
 _VerdictOf: TypeAlias = tuple[dict[str, _Verdict], ...]  # by the value of the scope, and by the token
@@ -112,11 +113,31 @@ class BidRequestDecryptor:
         decrypt: `decrypt` bound to the keys of each programme. What is of another programme is NOT_INITIALIZED. Its
             second argument is a NameCandidates.
         sources: the programme of each `source` of an eid, in lower case.
+        native: the native kernels of the same keys, with the same sources. `answer` and `rewrite` ask it first.
+        count_native: called with the numbers of tokens, by the value of the programme, that `native` has decrypted.
+
+    Attributes:
+        native: as given.
     """
 
-    def __init__(self, decrypt: Mapping[IdentityScope, BoundDecrypt], sources: Sources = SOURCES) -> None:
+    def __init__(
+        self,
+        decrypt: Mapping[IdentityScope, BoundDecrypt],
+        sources: Sources = SOURCES,
+        native: "BidRequests | None" = None,
+        count_native: Callable[[Sequence[int]], None] = lambda _tokens: None,
+    ) -> None:
         self._decrypt_in = [decrypt.get(scope, decrypt_without_keys) for scope in IdentityScope]  # by its value
         self._sources = sources
+        self.native = native
+        self._count_native = count_native
+
+    def answer(self, body: bytes, now_ms: int) -> Answered | Generator[None, None, Answered]:
+        """Decrypt all tokens of a bid request: the JSON of what `find` returns, and the statuses, or a generator."""
+        if self.native is not None and (found := self.native.find(body, now_ms)) is not None:
+            return self._succeeded(found)
+        ids = self.find(body, now_ms)
+        return _answer_in_steps(ids) if isinstance(ids, Generator) else _to_json(ids)
 
     def find(self, body: bytes, now_ms: int) -> BidRequestIds | Generator[None, None, BidRequestIds]:
         """Decrypt all tokens of a bid request.
@@ -137,6 +158,8 @@ class BidRequestDecryptor:
         Returns:
             The bid request and the statuses, or a generator as of `find`.
         """
+        if self.native is not None and (found := self.native.rewrite(body, now_ms)) is not None:
+            return self._succeeded(found)
         text = without_bom(body)
         plain = self._read_plain(text)
         if plain is None:
@@ -147,6 +170,11 @@ class BidRequestDecryptor:
         if rewritten is None:
             return self._rewrite_in_steps(text, now_ms, verdicts)
         return rewritten, _statuses_of(verdicts)
+
+    def _succeeded(self, found: tuple[bytes, int, tuple[int, int]]) -> Answered:
+        json, entries, tokens = found
+        self._count_native(tokens)
+        return json, (DecryptionStatus.SUCCESS,) * entries
 
     def _read_plain(self, text: bytes) -> PlainBidRequest | None:
         if len(text) > _MAX_PLAIN_BYTES:
@@ -197,6 +225,14 @@ class BidRequestDecryptor:
                 verdict = verdict_of_token[entry.token] = decrypted, names.matched
             verdicts.append(verdict)
         return verdicts
+
+
+def _answer_in_steps(steps: Generator[None, None, BidRequestIds]) -> Generator[None, None, Answered]:
+    return _to_json((yield from steps))
+
+
+def _to_json(found: BidRequestIds) -> Answered:
+    return found.to_json(), tuple([each.status for each in found.ids])
 
 
 def _names_of(request: BidRequest) -> NameCandidates:

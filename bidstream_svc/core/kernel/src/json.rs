@@ -56,11 +56,6 @@ impl<'body> Reader<'body> {
     /// Reads up to the next quotation mark. If the string has an escape, the result has a backslash.
     pub fn string(&mut self) -> Option<&'body [u8]> {
         self.expect(b"\"")?;
-        self.rest_of_string()
-    }
-
-    /// `string` without the first quotation mark.
-    pub fn rest_of_string(&mut self) -> Option<&'body [u8]> {
         let (text, left) = self.left.split_at_checked(memchr(b'"', self.left)?)?;
         self.left = left.strip_prefix(b"\"")?;
         Some(text)

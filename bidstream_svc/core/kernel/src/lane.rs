@@ -36,7 +36,7 @@ struct Known {
 }
 
 /// What the bodies of a route are.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Content {
     /// Left to Python.
     Other,
@@ -135,15 +135,15 @@ impl PyLane {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let began = Instant::now();
         let Some((known, body)) = find(&mut self.known, data) else { return Ok(None) };
-        if !self.response_start.is_empty() {
+        if known.content != Content::Other && !self.response_start.is_empty() {
+            let bound = bind(&mut self.bound, &self.bind, keys)?;
             let answer = Answer { py, start: &self.response_start, counters: &self.counters };
-            let mut bound = || bind(&mut self.bound, &self.bind, keys);
             let response = match known.content {
                 Content::Other => None,
-                Content::Token => answer.token(body, bound()?)?,
-                Content::BidRequest => answer.bid_request(bound()?, b"", |all, now_ms| all.find(body, now_ms))?,
+                Content::Token => answer.token(body, bound)?,
+                Content::BidRequest => answer.bid_request(bound, b"", |all, now_ms| all.find(body, now_ms))?,
                 Content::BidRequestToRewrite => {
-                    answer.bid_request(bound()?, STATUSES, |all, now_ms| all.rewrite(body, now_ms))?
+                    answer.bid_request(bound, STATUSES, |all, now_ms| all.rewrite(body, now_ms))?
                 }
             };
             if let Some(response) = response {

@@ -8,7 +8,8 @@
 //!    response spells the name with an escape ([`names`]), unless Python has decided about it before ([`passed`]); the
 //!    id in a version 2 token is not printable ASCII or has to be escaped ([`token`]); a batch is longer than [`MAX_BATCH_BYTES`](batch::MAX_BATCH_BYTES).
 //!
-//! Beside that it has a check of the text of bid requests, [`openrtb`].
+//! For whole bid requests, [`openrtb`], the same holds: it answers those in the plain spelling of [`bid_reader`] in which
+//! every token of ours is a SUCCESS.
 //!
 //! It gives no other answer. Every failure and every doubtful input is decided in Python (`core/decrypt.py`,
 //! `server/handlers.py`), and so the rules here are a conjunction, whose order does not matter.
@@ -33,14 +34,18 @@
 mod answer;
 mod base64;
 mod batch;
+mod bid_reader;
 mod json;
 mod keys;
 mod names;
 pub mod openrtb;
 mod passed;
+mod scanner;
 mod shape;
 mod token;
 
+#[cfg(feature = "python")]
+mod bid_python;
 #[cfg(feature = "python")]
 mod lane;
 #[cfg(feature = "python")]
@@ -138,12 +143,24 @@ impl Kernel {
         now_ms: i64,
         use_success: impl FnOnce(&Success<'_>) -> Option<T>,
     ) -> Option<T> {
+        self.decrypt_noting_name(token, domain, now_ms, |success, _| use_success(success))
+    }
+
+    /// `decrypt` that also says whether the token needs a name.
+    fn decrypt_noting_name<T>(
+        &self,
+        token: &[u8],
+        domain: Option<&[u8]>,
+        now_ms: i64,
+        use_success: impl FnOnce(&Success<'_>, bool) -> Option<T>,
+    ) -> Option<T> {
         if self.rules.last_expiry_ms <= i128::from(now_ms) {
             return None;
         }
         with_buffer(base64::max_decoded_length(token.len()), |buffer| {
             let opened = token::open(token, buffer, &self.keys, self.rules.scope_bit, now_ms)?;
-            if self.is_usable(&opened, domain, now_ms) { use_success(&opened.success) } else { None }
+            let needs_name = self.needs_name(&opened);
+            if self.is_usable(&opened, domain, now_ms) { use_success(&opened.success, needs_name) } else { None }
         })
     }
 

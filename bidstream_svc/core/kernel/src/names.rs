@@ -4,9 +4,7 @@
 
 use std::ops::Range;
 
-use memchr::memchr;
-
-use crate::json::{Reader, is_plain};
+use crate::scanner::Scanner;
 
 const MAX_CHARACTERS: usize = 255;
 const A_LABEL_PREFIX: &[u8] = b"xn--";
@@ -33,19 +31,16 @@ impl Names {
     fn read(raw: &[u8]) -> Option<Self> {
         let mut text = Vec::with_capacity(raw.len());
         let mut places = Vec::new();
-        let mut reader = Reader::new(raw);
-        reader.expect(b"[")?;
-        let mut more = reader.expect(b"]").is_none();
-        while more {
-            let name = read_name(&mut reader)?;
-            if let Some(name) = name.and_then(normalised) {
+        let mut scanner = Scanner::new(raw, 1)?;
+        scanner.array(|scanner| {
+            if let Some(name) = scanner.string()?.plain().and_then(normalised) {
                 let start = u32::try_from(text.len()).ok()?;
                 text.extend(name.iter().map(u8::to_ascii_lowercase));
                 places.push(start..u32::try_from(text.len()).ok()?);
             }
-            more = reader.either(b',', b']')?;
-        }
-        if !reader.is_at_end() {
+            Some(())
+        })?;
+        if !scanner.is_at_end() {
             return None;
         }
         places.sort_unstable_by(|one, other| at(&text, one).cmp(at(&text, other)));
@@ -55,43 +50,6 @@ impl Names {
 
 fn at<'text>(text: &'text [u8], place: &Range<u32>) -> &'text [u8] {
     text.get(place.start as usize..place.end as usize).unwrap_or_default()
-}
-
-/// Reads a string: Some(None) if it has an escape, None if it is not valid.
-fn read_name<'raw>(reader: &mut Reader<'raw>) -> Option<Option<&'raw [u8]>> {
-    let text = reader.string()?;
-    if is_plain(text) {
-        return Some(Some(text));
-    }
-    // It may have a surrogate without the other, or half of an escape: then none of the names counts.
-    let mut part = text;
-    while let Some(place) = memchr(b'\\', part) {
-        let (before, escape) = part.split_at_checked(place)?;
-        if !is_plain(before) {
-            return None;
-        }
-        part = match escape {
-            [b'\\'] => reader.rest_of_string()?, // an escaped quotation mark
-            [b'\\', b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', behind @ ..] => behind,
-            [b'\\', b'u', behind @ ..] => match code_unit(behind)? {
-                (0xD800..0xDC00, [b'\\', b'u', behind @ ..]) => match code_unit(behind)? {
-                    (0xDC00..0xE000, behind) => behind,
-                    _ => return None,
-                },
-                (0xD800..0xE000, _) => return None,
-                (_, behind) => behind,
-            },
-            _ => return None,
-        };
-    }
-    is_plain(part).then_some(None)
-}
-
-/// Reads the four digits behind `\u`; also returns what is behind them.
-fn code_unit(text: &[u8]) -> Option<(u32, &[u8])> {
-    let (digits, behind) = text.split_at_checked(4)?;
-    let value = digits.iter().try_fold(0, |value, digit| Some(value << 4 | char::from(*digit).to_digit(16)?));
-    Some((value?, behind))
 }
 
 /// As `core/domains.py` normalises it, except for case. None if it is not ASCII, or perhaps an IDNA form.

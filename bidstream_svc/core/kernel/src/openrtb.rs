@@ -1,18 +1,138 @@
-//! A check of bid requests that Python's decoder does not make, because it skips what it does not need; and a search.
-//!
-//! Whenever [`is_usual_text`] is true, Python finds the same. Otherwise Python decides.
+//! Whole bid requests: the answer, or the bid request with raw uids in the place of tokens, if every token of ours in it
+//! is a SUCCESS. Otherwise Python decides (`core/openrtb`).
 
-use memchr::{memchr, memmem};
+use memchr::memmem;
 
-const BLOCK: usize = 64; // bytes; one bit of a u64 for each
-const LOW_BITS: u64 = u64::MAX / 0xFF; // the lowest bit of each byte of a word
-const LOW_SEVEN: u64 = 0x7F * LOW_BITS;
-const LOWER_CASE: u8 = 0x20; // `[` and `{` differ in this bit, and so do `]` and `}`
+use crate::Kernel;
+use crate::answer::Uid;
+pub use crate::bid_reader::Sources;
+use crate::bid_reader::{BidRequest, Entry};
+use crate::scanner::Scanner;
 
-/// Whether JSON is UTF-8, and is certainly nested at most `max_depth` levels deep.
+/// The number of programmes; the value of `IdentityScope` is an index.
+pub const PROGRAMMES: usize = 2;
+const SCOPE_NAMES: [&str; PROGRAMMES] = ["UID2", "EUID"];
+/// A longer bid request is not read: this one takes a few hundredths of a millisecond.
+const MAX_BYTES: usize = 32 * 1024;
+/// Room for an entry in the answer.
+const USUAL_ENTRY_LENGTH: usize = 256;
+
+/// The body of an answer.
+pub struct Answered {
+    pub body: Vec<u8>,
+    /// The number of entries, of which each is a SUCCESS.
+    pub entries: usize,
+    /// The number of distinct tokens, by programme.
+    pub tokens: [usize; PROGRAMMES],
+}
+
+/// Decrypts the tokens in bid requests.
+pub struct BidRequests<'kernels> {
+    pub kernels: [Option<&'kernels Kernel>; PROGRAMMES],
+    pub sources: &'kernels Sources,
+}
+
+impl BidRequests<'_> {
+    /// The answer to `POST /openrtb`.
+    #[must_use]
+    pub fn find(&self, body: &[u8], now_ms: i64) -> Option<Answered> {
+        let mut request = self.read(body)?;
+        request.entries.sort_by_key(|entry| entry.is_in_ext);
+        let capacity = request.entries.len().saturating_mul(USUAL_ENTRY_LENGTH).saturating_add(USUAL_ENTRY_LENGTH);
+        let mut out = Vec::with_capacity(capacity);
+        out.extend_from_slice(b"{\"id\":");
+        match request.id {
+            Some(id) => [b"\"", id.raw, b"\""].into_iter().for_each(|part| out.extend_from_slice(part)),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"ids\":[");
+        for (index, entry) in request.entries.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            self.write_entry(&request, entry, now_ms, &mut out)?;
+        }
+        out.extend_from_slice(b"]}");
+        Some(Answered::new(out, &request))
+    }
+
+    /// The answer to `POST /openrtb/rewrite`.
+    #[must_use]
+    pub fn rewrite(&self, body: &[u8], now_ms: i64) -> Option<Answered> {
+        let request = self.read(body)?;
+        let name = request.first_name().map(|(_, name)| name);
+        let mut out = Vec::with_capacity(body.len());
+        let mut done = 0;
+        for entry in &request.entries {
+            out.extend_from_slice(body.get(done..entry.start)?);
+            let kernel = self.kernel(entry)?;
+            kernel.decrypt(entry.token, name, now_ms, |success| write_uid(success.uid, &mut out))?;
+            done = entry.start.checked_add(entry.token.len())?;
+        }
+        out.extend_from_slice(body.get(done..)?);
+        Some(Answered::new(out, &request))
+    }
+
+    fn read<'body>(&self, body: &'body [u8]) -> Option<BidRequest<'body>> {
+        if body.len() > MAX_BYTES { None } else { BidRequest::read(body, self.sources) }
+    }
+
+    fn kernel(&self, entry: &Entry<'_>) -> Option<&Kernel> {
+        self.kernels.get(entry.programme).copied().flatten()
+    }
+
+    fn write_entry(&self, request: &BidRequest<'_>, entry: &Entry<'_>, now_ms: i64, out: &mut Vec<u8>) -> Option<()> {
+        let (field, name) = request.first_name().unzip();
+        let mut digits = itoa::Buffer::new();
+        let prefix = if request.is_3_0 { "/openrtb/request/context" } else { "" };
+        let place = if entry.is_in_ext { "/user/ext/eids/" } else { "/user/eids/" };
+        put(out, &["{\"path\":\"", prefix, place, digits.format(entry.eid), "/uids/"]);
+        put(out, &[digits.format(entry.uid), "\",\"source\":\""]);
+        out.extend_from_slice(entry.source);
+        put(out, &["\",\"scope\":\"", SCOPE_NAMES.get(entry.programme)?, "\",\"status\":\"SUCCESS\",\"uid\":\""]);
+        self.kernel(entry)?.decrypt_noting_name(entry.token, name, now_ms, |success, needs_name| {
+            write_uid(success.uid, out)?;
+            put(out, &["\",\"established\":", digits.format(success.established_ms), ",\"matched\":"]);
+            match field {
+                Some(field) if needs_name => put(out, &["\"", field, "\"}"]),
+                _ => put(out, &["null}"]),
+            }
+            Some(())
+        })
+    }
+}
+
+impl Answered {
+    fn new(body: Vec<u8>, request: &BidRequest<'_>) -> Self {
+        let mut tokens = [0_usize; PROGRAMMES];
+        for (index, entry) in request.entries.iter().enumerate() {
+            let mut before = request.entries.iter().take(index);
+            let is_first = before.all(|other| (other.programme, other.token) != (entry.programme, entry.token));
+            if let Some(count) = tokens.get_mut(entry.programme).filter(|_| is_first) {
+                *count = count.saturating_add(1);
+            }
+        }
+        Self { body, entries: request.entries.len(), tokens }
+    }
+}
+
+fn put(out: &mut Vec<u8>, parts: &[&str]) {
+    for part in parts {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+fn write_uid(uid: Uid<'_>, out: &mut Vec<u8>) -> Option<()> {
+    let start = out.len();
+    out.resize(start.checked_add(uid.length())?, 0);
+    uid.write(out.get_mut(start..)?);
+    Some(())
+}
+
+/// Whether a text is JSON, nested at most `max_depth` levels deep.
 #[must_use]
 pub fn is_usual_text(json: &[u8], max_depth: u32) -> bool {
-    std::str::from_utf8(json).is_ok() && is_shallow(json, max_depth)
+    Scanner::new(json, max_depth).is_some_and(|mut scanner| scanner.skip().is_some() && scanner.is_at_end())
 }
 
 /// How often a text occurs, without overlaps.
@@ -21,123 +141,147 @@ pub fn count(text: &[u8], part: &[u8]) -> usize {
     memmem::find_iter(text, part).count()
 }
 
-/// Counts brackets outside of strings, a block at a time: where a block begins it knows the depth, and within it each
-/// opening bracket counts and no closing one does.
-fn is_shallow(json: &[u8], max_depth: u32) -> bool {
-    let mut depth = 0_i64;
-    let mut is_in_string = 0; // a bit for each byte of a block: all or none
-    let mut is_escaped = false; // the first byte of the block
-    let has_backslashes = memchr(b'\\', json).is_some();
-    json.chunks(BLOCK).all(|bytes| {
-        let mut block = [b' '; BLOCK];
-        block.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-        let escaped = if has_backslashes { escaped_by(places_of(&block, b'\\', 0), &mut is_escaped) } else { 0 };
-        let quotes = places_of(&block, b'"', 0) & !escaped;
-        let in_string = parity_of_bits_up_to_each(quotes) ^ is_in_string;
-        is_in_string = if in_string >> (BLOCK - 1) == 1 { u64::MAX } else { 0 };
-        let outside = !(in_string | escaped);
-        let opened = (places_of(&block, b'{', LOWER_CASE) & outside).count_ones();
-        let closed = (places_of(&block, b'}', LOWER_CASE) & outside).count_ones();
-        let deepest = depth.saturating_add(i64::from(opened));
-        depth = deepest.saturating_sub(i64::from(closed));
-        deepest <= i64::from(max_depth)
-    })
-}
-
-/// The bytes that are equal to `byte` once the bits of `ignored` are set, as bits of a block.
-fn places_of(block: &[u8; BLOCK], byte: u8, ignored: u8) -> u64 {
-    block.rchunks_exact(8).fold(0, |places, word| {
-        let word = <[u8; 8]>::try_from(word).map_or(0, u64::from_le_bytes) | LOW_BITS.wrapping_mul(u64::from(ignored));
-        let differs = word ^ LOW_BITS.wrapping_mul(u64::from(byte));
-        // The highest bit of each byte that is zero; nothing is carried from one to the next.
-        let zeros = !((differs & LOW_SEVEN).wrapping_add(LOW_SEVEN) | differs | LOW_SEVEN);
-        places << 8 | (zeros >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
-    })
-}
-
-/// The bytes that a backslash escapes. `is_first` says so of the first byte of this block, and then of the next one.
-fn escaped_by(backslashes: u64, is_first: &mut bool) -> u64 {
-    let mut escaped = u64::from(*is_first);
-    let mut left = backslashes & !escaped;
-    *is_first = false;
-    while left != 0 {
-        let backslash = left & left.wrapping_neg();
-        let next = backslash << 1;
-        *is_first = next == 0;
-        escaped |= next;
-        left &= !(backslash | next);
-    }
-    escaped
-}
-
-/// Each bit is set if an odd number of bits up to it is set: those from an opening quotation mark up to the closing one.
-fn parity_of_bits_up_to_each(mut bits: u64) -> u64 {
-    for shift in [1, 2, 4, 8, 16, 32] {
-        bits ^= bits << shift;
-    }
-    bits
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK, count, is_shallow, is_usual_text};
+    use super::*;
+    use crate::tests::{NOW_MS, good_token, kernel};
+    use crate::token::{CLIENT_SIDE_GENERATED, OPTED_OUT};
 
-    /// The depth, a byte at a time.
-    fn depth_of(json: &[u8]) -> u32 {
-        let (mut depth, mut deepest, mut is_in_string, mut is_escaped) = (0_i64, 0_i64, false, false);
-        for byte in json {
-            match byte {
-                _ if is_escaped => is_escaped = false,
-                b'\\' => is_escaped = true,
-                b'"' => is_in_string = !is_in_string,
-                b'[' | b'{' if !is_in_string => depth += 1,
-                b']' | b'}' if !is_in_string => depth -= 1,
-                _ => {}
-            }
-            deepest = deepest.max(depth);
-        }
-        u32::try_from(deepest).unwrap()
+    const UID: &str = "+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/v7";
+    /// A list of eids with a good token.
+    const EIDS: &str = r#"[{"source":"uidapi.com","uids":[{"id":"@"}]}]"#;
+
+    /// Bodies of both answers, and the number of tokens, with the keys of the crate's tests. `@` stands for a good
+    /// token, `%` for one that needs a name.
+    fn answer(body: &str) -> Option<(String, String, usize)> {
+        let body = body.replace('%', &good_token(CLIENT_SIDE_GENERATED)).replace('@', &good_token(1));
+        let (kernel, sources) = (kernel(), Sources(vec![("uidapi.com".into(), 0), ("euid.eu".into(), 1)]));
+        let bid_requests = BidRequests { kernels: [Some(&kernel), None], sources: &sources };
+        let found = bid_requests.find(body.as_bytes(), NOW_MS);
+        let rewritten = bid_requests.rewrite(body.as_bytes(), NOW_MS);
+        assert_eq!(found.is_some(), rewritten.is_some());
+        let (found, rewritten) = (found?, rewritten?);
+        assert_eq!((found.entries, found.tokens), (rewritten.entries, rewritten.tokens));
+        Some((String::from_utf8(found.body).unwrap(), String::from_utf8(rewritten.body).unwrap(), found.tokens[0]))
     }
 
-    /// Texts of these bytes, from a small generator of random numbers.
-    fn texts() -> impl Iterator<Item = Vec<u8>> {
-        let mut state = 7_u64;
-        let mut next = move |below: u64| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) % below
+    fn entry(path: &str, source: &str, matched: &str) -> String {
+        let verdict = format!(r#""scope":"UID2","status":"SUCCESS","uid":"{UID}","established":7,"matched":{matched}"#);
+        format!(r#"{{"path":"{path}","source":"{source}",{verdict}}}"#)
+    }
+
+    #[track_caller]
+    fn assert_answered(body: &str, id: &str, entries: &[String], tokens: usize) {
+        let expected = format!(r#"{{"id":{id},"ids":[{}]}}"#, entries.join(","));
+        assert_eq!(answer(body).unwrap(), (expected, body.replace(['@', '%'], UID), tokens));
+    }
+
+    #[test]
+    fn without_tokens() {
+        assert_answered(" {\n} ", "null", &[], 0);
+        assert_answered(r#"{"id":"a\"\u00e9é","user":{}}"#, r#""a\"\u00e9é""#, &[], 0);
+        assert_answered(r#"{"id":{"id":"x"},"user":{"eids":[{"source":"a","uids":7},{"uids":0}]}}"#, "null", &[], 0);
+        assert_answered(r#"{"openrtb":{"request":{"id":"r","context":{}}}}"#, r#""r""#, &[], 0);
+        assert_answered(r#"{"device":{"eids":[{"source":"euid.eu","uids":[{"id":"x"}]}]}}"#, "null", &[], 0);
+    }
+
+    #[test]
+    fn tokens_in_every_place() {
+        let ext = r#""ext":{"eids":[{}, {"uids" : [{"a":1, "id" : "@"}] ,"source":"UidAPI.com"}]}"#;
+        let body = format!(r#"{{"user":{{{ext},"eids":{EIDS}}}}}"#);
+        let entries = [
+            entry("/user/eids/0/uids/0", "uidapi.com", "null"),
+            entry("/user/ext/eids/1/uids/0", "UidAPI.com", "null"),
+        ];
+        assert_answered(&body, "null", &entries, 1);
+        let path = "/openrtb/request/context/user/eids/0/uids/0";
+        let body = format!(r#"{{"openrtb":{{"request":{{"context":{{"user":{{"eids":{EIDS}}}}}}}}}}}"#);
+        assert_answered(&body, "null", &[entry(path, "uidapi.com", "null")], 1);
+    }
+
+    #[test]
+    fn a_name_that_is_needed() {
+        let with = |names: &str| format!(r#"{{{names}"user":{{"eids":{EIDS}}}}}"#).replace('@', "%");
+        for (names, field) in [
+            (r#""site":{"domain":"example.com","page":"x"},"#, r#""site.domain""#),
+            (r#""site":{"domain":"https://example.com/\u0061","page":"x"},"#, r#""site.domain""#),
+            (r#""site":{"domain":null,"page":"http://example.com?x"},"app":{},"#, r#""site.page""#),
+            (r#""app":{"bundle":"example.com"},"site":{"domain":"","page":7},"#, r#""app.bundle""#),
+        ] {
+            assert_answered(&with(names), "null", &[entry("/user/eids/0/uids/0", "uidapi.com", field)], 1);
+        }
+        for names in [
+            "",
+            r#""site":{"domain":"other.org"},"app":{"bundle":"example.com"},"#,
+            r#""site":{"domain":"Example.com"},"#,
+            r#""site":{"domain":"example.com:80"},"#,
+            r#""site":{"domain":"example.com@other.org"},"#,
+            r#""site":{"domain":"//example.com"},"#,
+            r#""site":{"domain":"example.com\u002e"},"#,
+            r#""site":{"page":"x://example.com"},"#,
+            r#""app":{"bundle":"example.com/"},"#,
+            r#""app":{"bundle":"id7"},"#,
+        ] {
+            assert!(answer(&with(names)).is_none(), "{names}");
+        }
+    }
+
+    #[test]
+    fn what_python_decides() {
+        let bad = good_token(OPTED_OUT);
+        for body in [
+            "",
+            "[]",
+            "{} x",
+            "\u{feff}{}",
+            r#"{"x":01}"#,
+            r#"{"x":"\ud800"}"#,
+            r#"{"\u0069d":"x"}"#,
+            r#"{"id":"a","id":"b"}"#,
+            r#"{"user":7}"#,
+            r#"{"user":{},"user":{}}"#,
+            r#"{"user":{"eids":{}}}"#,
+            r#"{"user":{"eids":[],"eids":[]}}"#,
+            r#"{"user":{"ext":{},"ext":{}}}"#,
+            r#"{"user":{"ext":{"eids":[],"eids":[]}}}"#,
+            r#"{"user":{"eids":[7]}}"#,
+            r#"{"user":{"eids":[{"source":7}]}}"#,
+            r#"{"user":{"eids":[{"source":"\u0075idapi.com"}]}}"#,
+            r#"{"user":{"eids":[{"source":"a","source":"uidapi.com"}]}}"#,
+            r#"{"user":{"eids":[{"source":"a","uids":[],"uids":[]}]}}"#,
+            r#"{"user":{"eids":[{"source":"uidapi.com","uids":7}]}}"#,
+            r#"{"user":{"eids":[{"source":"uidapi.com","uids":[{}]}]}}"#,
+            r#"{"user":{"eids":[{"source":"uidapi.com","uids":[{"id":7}]}]}}"#,
+            r#"{"user":{"eids":[{"source":"uidapi.com","uids":[{"id":"@","id":"@"}]}]}}"#,
+            r#"{"user":{"eids":[{"source":"uidapi.com","uids":[{"id":"@"},{"id":""}]}]}}"#,
+            r#"{"user":{"eids":[{"source":"euid.eu","uids":[{"id":"@"}]}]}}"#,
+            r#"{"site":{},"site":{}}"#,
+            r#"{"site":{"domain":"a","domain":"b"}}"#,
+            r#"{"site":{"page":"a","page":"b"}}"#,
+            r#"{"app":{},"app":{}}"#,
+            r#"{"app":{"bundle":"a","bundle":"b"}}"#,
+            r#"{"openrtb":{},"user":{}}"#,
+            r#"{"openrtb":7}"#,
+            r#"{"openrtb":{},"openrtb":{}}"#,
+            r#"{"openrtb":{"request":{},"request":{}}}"#,
+            r#"{"openrtb":{"request":{"context":{},"context":{}}}}"#,
+            &format!(r#"{{"user":{{"eids":[{{"source":"uidapi.com","uids":[{{"id":"{bad}"}}]}}]}}}}"#),
+            &format!("{{}}{}", " ".repeat(MAX_BYTES)),
+        ] {
+            assert!(answer(body).is_none(), "{body}");
+        }
+    }
+
+    #[test]
+    fn how_many() {
+        let with = |count: usize| {
+            format!(
+                r#"{{"user":{{"eids":[{{"source":"uidapi.com","uids":[{}]}}]}}}}"#,
+                vec![r#"{"id":"@"}"#; count].join(",")
+            )
         };
-        (0..20_000).map(move |_| {
-            let length = next(300);
-            let shares = [br#"[{]}]}"\\, "#.as_slice(), br#"[{["\\"#, br#"]}["\\xxxxxxxxxxxxxxxxxxxx"#]
-                [usize::try_from(next(3)).unwrap()];
-            (0..length).map(|_| shares[usize::try_from(next(shares.len() as u64)).unwrap()]).collect()
-        })
-    }
-
-    #[test]
-    fn what_is_called_shallow_is() {
-        let mut shallow = 0;
-        for text in texts() {
-            for max_depth in [0, 1, 3, 8, 64] {
-                let is = is_shallow(&text, max_depth);
-                assert!(!is || depth_of(&text) <= max_depth, "{:?}", String::from_utf8_lossy(&text));
-                shallow += u32::from(is);
-            }
-        }
-        assert!(shallow > 20_000, "it is often certain: {shallow}");
-    }
-
-    #[test]
-    fn the_depth_is_known_exactly_where_a_block_begins() {
-        for depth in 1..130_usize {
-            for pause in ["x".repeat(BLOCK), "\\\\".repeat(BLOCK), "\\\"".repeat(BLOCK + 1), "[{".repeat(BLOCK)] {
-                let levels = format!("[{}\"{pause}\",", " ".repeat(BLOCK)).repeat(depth);
-                let json = format!("{levels}1{}", "]".repeat(depth));
-                let limit = u32::try_from(depth).unwrap();
-                assert!(is_shallow(json.as_bytes(), limit));
-                assert!(!is_shallow(json.as_bytes(), limit - 1));
-            }
-        }
+        assert!(answer(&with(100)).is_some_and(|(_, _, tokens)| tokens == 1));
+        assert!(answer(&with(101)).is_none());
     }
 
     #[test]
@@ -145,12 +289,5 @@ mod tests {
         assert_eq!(count(b"a,aa,,a", b"a"), 4);
         assert_eq!(count(b"aaa", b"aa"), 1);
         assert_eq!(count(b"", b"a"), 0);
-    }
-
-    #[test]
-    fn it_is_utf_8() {
-        assert!(is_usual_text("[\"é東😀\"]".as_bytes(), 1));
-        assert!(!is_usual_text(b"[\"\xed\xa0\x80\"]", 1));
-        assert!(is_usual_text(b"", 0));
     }
 }

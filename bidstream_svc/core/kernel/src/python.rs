@@ -157,6 +157,8 @@ mod _native {
     #[pymodule_export]
     use super::{PyBuilder, PyKernel, count, is_usual_text};
     #[pymodule_export]
+    use crate::bid_python::PyBidRequests;
+    #[pymodule_export]
     use crate::lane::PyLane;
     #[pymodule_export]
     use crate::receiver::PyReceiver;

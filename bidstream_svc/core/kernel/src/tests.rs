@@ -38,12 +38,12 @@ pub fn seal_cbc(secret: &[u8], plaintext: &[u8]) -> Vec<u8> {
     [iv.to_vec(), cbc_blocks(secret, &iv, &padded)].concat()
 }
 
-const NOW_MS: i64 = 1_800_000_000_000;
+pub const NOW_MS: i64 = 1_800_000_000_000;
 const MASTER: [u8; 32] = [1; 32];
 const SITE: [u8; 16] = [2; 16];
 const UID: [u8; 33] = [0xFB; 33];
 
-fn kernel() -> Kernel {
+pub fn kernel() -> Kernel {
     let mut builder = Builder::new(Rules {
         scope_bit: 0,
         checks_domains: true,
@@ -67,6 +67,10 @@ struct Content {
 }
 
 const GOOD: Content = Content { version: 128, expires_ms: NOW_MS + 500, generated_ms: NOW_MS, privacy_bits: 1 };
+
+pub fn good_token(privacy_bits: u32) -> String {
+    text(Content { privacy_bits, ..GOOD })
+}
 
 fn text(content: Content) -> String {
     let raw = if content.version == 2 { v2(content) } else { v3(content) };
