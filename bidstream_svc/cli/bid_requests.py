@@ -9,16 +9,16 @@ from bidstream_svc.cli.streams import emit, tell
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.errors import BidRequestError
 from bidstream_svc.core.keys import KeySnapshot
-from bidstream_svc.core.openrtb import MAX_BID_REQUEST_BYTES, bind_keys, finish_if_steps
+from bidstream_svc.core.openrtb import MAX_BID_REQUEST_BYTES, Sources, bind_keys, finish_if_steps
 from bidstream_svc.core.status import DecryptionStatus
 
 
-def decrypt_bid_requests(path: Path, snapshots: Sequence[KeySnapshot]) -> bool:
+def decrypt_bid_requests(path: Path, snapshots: Sequence[KeySnapshot], sources: Sources) -> bool:
     """Print the answer to each bid request, and on stderr which lines are none.
 
     Returns whether every line is a bid request and every id in it was decrypted.
     """
-    decryptor = bind_keys(snapshots)
+    decryptor = bind_keys(snapshots, sources)
     lines = ids = bad_lines = failed_ids = 0
     for number, body in _lines(path):
         lines += 1
