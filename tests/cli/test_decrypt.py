@@ -143,7 +143,7 @@ def test_bid_requests_of_two_programmes(
     outcome = cli("decrypt", "--keys", euid_key_file, "--keys", key_file, "--bid-requests", "-", stdin=stdin)
     assert (outcome.status, outcome.err) == (0, "")
     outcome = cli("decrypt", "--keys", key_file, "--bid-requests", "-", stdin=stdin)
-    assert (outcome.status, outcome.err) == (1, "bidstream-svc: 1 of 2 ids were not decrypted\n")
+    assert (outcome.status, outcome.err) == (1, "bidstream-svc: 1 of 2 tokens were not decrypted\n")
     assert json.loads(outcome.out.splitlines()[1])["ids"][0]["status"] == "NOT_INITIALIZED"
 
 
