@@ -66,8 +66,9 @@ class OperatorSettings:
 
     def missing(self) -> list[str]:
         """Return a problem for each setting that a call needs and that is missing."""
-        url = [] if self.operator_url else [f"{self.variable('operator_url')}: missing; e.g. https://prod.euid.eu"]
-        return url + self._missing_credentials
+        if self.operator_url:
+            return self._missing_credentials
+        return [f"{self.variable('operator_url')}: missing; {self._example}", *self._missing_credentials]
 
     def require(self) -> None:
         """Check that URL and credentials are configured.
@@ -86,6 +87,15 @@ class OperatorSettings:
         """
         if missing := self._missing_credentials:
             raise ConfigurationError("; ".join(missing))
+
+    @property
+    def _example(self) -> str:
+        example = "e.g. https://prod.uidapi.com" if self.scope is IdentityScope.UID2 else "e.g. https://prod.euid.eu"
+        if self.scope is not None or self.names_set:
+            return example
+        # Nothing is set: the names with a programme may be the ones to set.
+        named = " and ".join(env_name(f"{scope.name.lower()}_operator_url") for scope in IdentityScope)
+        return f"{example}, or set {named}"
 
     @property
     def _missing_credentials(self) -> list[str]:

@@ -9,17 +9,17 @@ from bidstream_svc.cli.streams import emit, tell
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.errors import BidRequestError
 from bidstream_svc.core.keys import KeySnapshot
-from bidstream_svc.core.openrtb import MAX_BID_REQUEST_BYTES, bind_keys, finish_if_steps
+from bidstream_svc.core.openrtb import MAX_BID_REQUEST_BYTES, Sources, bind_keys, finish_if_steps
 from bidstream_svc.core.status import DecryptionStatus
 
 
-def decrypt_bid_requests(path: Path, snapshots: Sequence[KeySnapshot]) -> bool:
+def decrypt_bid_requests(path: Path, snapshots: Sequence[KeySnapshot], sources: Sources) -> bool:
     """Print the answer to each bid request, and on stderr which lines are none.
 
-    Returns whether every line is a bid request and every id in it was decrypted.
+    Returns whether every line is a bid request and every token in it was decrypted.
     """
-    decryptor = bind_keys(snapshots)
-    lines = ids = bad_lines = failed_ids = 0
+    decryptor = bind_keys(snapshots, sources)
+    lines = tokens = bad_lines = failed = 0
     for number, body in _lines(path):
         lines += 1
         try:
@@ -31,15 +31,15 @@ def decrypt_bid_requests(path: Path, snapshots: Sequence[KeySnapshot]) -> bool:
             bad_lines += 1
             continue
         emit(found.to_json())
-        ids += len(found.ids)
-        failed_ids += sum(each.status is not DecryptionStatus.SUCCESS for each in found.ids)
+        tokens += len(found.ids)
+        failed += sum(each.status is not DecryptionStatus.SUCCESS for each in found.ids)
     if not lines:
         tell("bidstream-svc: no bid requests in the input")
     if bad_lines:
         tell(f"bidstream-svc: {bad_lines} of {lines} lines are not bid requests")
-    if failed_ids:
-        tell(f"bidstream-svc: {failed_ids} of {ids} ids were not decrypted")
-    return not (bad_lines or failed_ids)
+    if failed:
+        tell(f"bidstream-svc: {failed} of {tokens} tokens were not decrypted")
+    return not (bad_lines or failed)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

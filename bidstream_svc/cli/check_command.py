@@ -7,7 +7,7 @@ import click
 
 from bidstream_svc.cli.key_source import fetch_once
 from bidstream_svc.cli.options import provided, setting_options
-from bidstream_svc.cli.streams import emit, tell
+from bidstream_svc.cli.streams import emit, message_of, tell
 from bidstream_svc.clock import iso_time, wall_clock_ms
 from bidstream_svc.config import Settings, env_name, load_settings, unknown_variables
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError
@@ -24,7 +24,7 @@ _MS_PER_DAY = 24 * 3600 * MS_PER_S
 
 
 @click.command()
-@click.option("--online", is_flag=True, help="also fetch keys from the operator")
+@click.option("--online", is_flag=True, help="also fetch keys from each operator")
 @setting_options()
 def check(*, online: bool, **flags: Any) -> None:
     """Check the configuration of `serve`."""
@@ -73,7 +73,7 @@ def _check_operators(settings: Settings) -> None:
         except BidstreamError as error:
             failures.append(error)
     for failure in failures[:-1]:
-        tell(f"bidstream-svc: {failure}")
+        tell(f"bidstream-svc: {message_of(failure)}")
     if failures:
         raise failures[-1]
 

@@ -17,7 +17,15 @@ import click
 
 from bidstream_svc._version import __version__
 from bidstream_svc.cli import EARLY_SIGNALS
-from bidstream_svc.cli.streams import describe, discard_output, finish_errors, finish_output, prepare_streams, tell
+from bidstream_svc.cli.streams import (
+    describe,
+    discard_output,
+    finish_errors,
+    finish_output,
+    message_of,
+    prepare_streams,
+    tell,
+)
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 
 EXIT_FAILED = 1
@@ -87,9 +95,9 @@ def _run() -> int:
             error.show()
         return error.exit_code
     except ConfigurationError as error:
-        return _fail(error, EXIT_USAGE)
+        return _fail(message_of(error), EXIT_USAGE)
     except BidstreamError as error:
-        return _fail(error)
+        return _fail(message_of(error))
     except OSError as error:  # from output that click has written, such as --help
         discard_output()
         return _fail(f"cannot write the output: {describe(error)}")
@@ -100,6 +108,6 @@ def _run() -> int:
     return status or 0
 
 
-def _fail(reason: object, status: int = EXIT_FAILED) -> int:
+def _fail(reason: str, status: int = EXIT_FAILED) -> int:
     tell(f"bidstream-svc: {reason}")
     return status

@@ -13,7 +13,7 @@ from bidstream_svc.cli.line_reader import LineReader
 from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
 from bidstream_svc.cli.streams import emit, tell
 from bidstream_svc.clock import wall_clock_ms
-from bidstream_svc.config import load_settings
+from bidstream_svc.config import SETTINGS, load_settings
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.programmes import Programme, bind_programmes
@@ -32,12 +32,12 @@ from bidstream_svc.server.answers import verdict_body
     "--keys",
     type=INPUT_FILE,
     multiple=True,
-    help="file with a key response in JSON, instead of a call; may be repeated, for two programmes",
+    help="file with a key response in JSON, instead of a call to the operator; once for each programme",
 )
 @click.option(
     "--scope", type=click.Choice([scope.name for scope in IdentityScope]), help="the programme of version 2 tokens"
 )
-@setting_options(*OPERATOR_FIELDS)
+@setting_options(*OPERATOR_FIELDS, "eid_sources")
 @click.pass_context
 def decrypt(
     context: click.Context,
@@ -59,12 +59,16 @@ def decrypt(
         raise click.UsageError("--bid-requests takes tokens, domains and programmes from the bid requests alone")
     if STDIN in keys and not tokens and bid_requests is None:
         raise click.UsageError("stdin cannot hold both keys and tokens; name a file in --keys")
-    if keys:
+    given = provided(flags)
+    if keys:  # the settings of operators are of no use
+        others = SETTINGS.keys() - {"eid_sources"}
+        settings = load_settings(**given | dict.fromkeys(others))
         snapshots = read_key_files(keys)
     else:
-        snapshots = [fetch_once(operator) for operator in load_settings(**provided(flags)).operators]
+        settings = load_settings(**given)
+        snapshots = [fetch_once(operator) for operator in settings.operators]
     if bid_requests is not None:
-        is_good = decrypt_bid_requests(bid_requests, snapshots)
+        is_good = decrypt_bid_requests(bid_requests, snapshots, settings.eid_sources)
     else:
         requested = None if scope is None else IdentityScope[scope]
         is_good = _decrypt_tokens(tokens or _stdin_lines(), domain, requested, snapshots)

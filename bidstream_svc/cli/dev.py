@@ -106,6 +106,8 @@ def _banner(service: Service, operators: Sequence[DevOperator], settings: Settin
     ]
     bid_request = _bid_request([operator.state for operator in operators], settings.eid_sources)
     lines += ["", "# a bid request with a token of each programme", _curl(data, settings, "/openrtb", bid_request)]
+    lines += ["", "# the same, rewritten for a bidder that expects raw uids"]
+    lines += [_curl(data, settings, "/openrtb/rewrite", bid_request)]
     for operator in operators:
         for title, (token, domain) in _samples(operator.state).items():
             body = {"token": token, "domain": domain}

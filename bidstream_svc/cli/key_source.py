@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bidstream_svc.cli.inputs import read_any_text
-from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.errors import BidstreamError, ConfigurationError, KeyResponseError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.keys import KeySnapshot
@@ -22,7 +22,12 @@ def read_key_file(path: Path) -> KeySnapshot:
         ConfigurationError, InputError: the file cannot be read.
         KeyResponseError: its content is not a valid key response.
     """
-    return parse_key_response(read_any_text(path))
+    text = read_any_text(path)
+    try:
+        return parse_key_response(text)
+    except KeyResponseError as error:
+        error.add_note(f"--keys: {path}")
+        raise
 
 
 def read_key_files(paths: Iterable[Path]) -> list[KeySnapshot]:
@@ -48,13 +53,18 @@ def fetch_once(operator: OperatorSettings) -> KeySnapshot:
 
     Raises:
         BidstreamError: settings are missing or invalid, the call failed, or the keys are of another programme than the
-            settings name.
+            settings name. It has a note with the programme if the settings name one.
     """
 
     async def fetch() -> KeySnapshot:
         async with make_transport(operator) as transport:
             return (await fetch_keys(transport)).snapshot
 
-    snapshot = asyncio.run(fetch())
-    require_scope(snapshot, operator.scope)
+    try:
+        snapshot = asyncio.run(fetch())
+        require_scope(snapshot, operator.scope)
+    except BidstreamError as error:
+        if operator.scope is not None:
+            error.add_note(operator.scope.name)
+        raise
     return snapshot

@@ -35,7 +35,13 @@ def _to_address(_context: click.Context, _parameter: click.Parameter, value: str
 @click.command()
 @click.option("--listen", default="127.0.0.1:0", callback=_to_address, help="HOST:PORT; port 0 chooses a free one")
 @click.option("--seed", type=int, help="makes keys, credentials and raw uids deterministic")
-@click.option("--scope", type=click.Choice([scope.name for scope in IdentityScope]), default="UID2")
+@click.option(
+    "--scope",
+    type=click.Choice([scope.name for scope in IdentityScope], case_sensitive=False),
+    default="UID2",
+    show_default=True,
+    help="the programme of its keys and tokens",
+)
 @click.option(
     "--role",
     "roles",

@@ -20,7 +20,7 @@ _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
 @click.command()
-@click.option("--dev", is_flag=True, help="run with an embedded operator and synthetic keys")
+@click.option("--dev", is_flag=True, help="run on embedded operators, one for UID2 and one for EUID, with made-up keys")
 @setting_options()
 def serve(*, dev: bool, **flags: Any) -> None:
     """Run the sidecar, which decrypts tokens and bid requests.

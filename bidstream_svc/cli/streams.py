@@ -56,6 +56,11 @@ def tell(text: str) -> None:
         click.echo(text, err=True)
 
 
+def message_of(error: BidstreamError) -> str:
+    """Return the message of an error behind its notes, which tell the operator or the file that it is about."""
+    return ": ".join([*getattr(error, "__notes__", ()), str(error)])
+
+
 def raise_output_error(error: OSError) -> NoReturn:
     """Raise the exception for a failed write to stdout: a BrokenPipeError itself, OutputError for all others.
 

@@ -16,7 +16,7 @@ def answer_bid_request(keys: BoundKeys, body: bytes, now_ms: int) -> Answer | Lo
 
 
 def answer_rewrite(keys: BoundKeys, body: bytes, now_ms: int) -> Answer | LongAnswer:
-    """Answer `POST /openrtb/rewrite`: the bid request with raw ids in the place of tokens."""
+    """Answer `POST /openrtb/rewrite`: the bid request with raw uids in place of its tokens."""
     return _answer(keys, keys.bid_requests.rewrite(body, now_ms), _answer_rewritten)
 
 

@@ -175,13 +175,15 @@ def test_what_serve_dev_prints_works_when_pasted(tmp_path: Path) -> None:
             ("SUCCESS", "UID2", "site.page"),
             ("SUCCESS", "EUID", None),
         ]
+        rewritten = answers.pop(0)["user"]["eids"]
+        assert [eid["uids"][0]["id"] for eid in rewritten] == [each["uid"] for each in found]
         assert [answer["status"] for answer in answers] == [
             *("SUCCESS", "EXPIRED_TOKEN", "SUCCESS", "USER_OPTED_OUT"),  # UID2
             *("SUCCESS", "EXPIRED_TOKEN", "SUCCESS", "USER_OPTED_OUT"),  # EUID
         ]
         assert cache.read_text() == "precious"
         assert all(re.fullmatch(r"[\w+/]{43,}=*", answer["uid"]) for answer in (answers[0], answers[2]))
-        without_domain = json.loads(shlex.split(commands[3])[-1]) | {"domain": None}
+        without_domain = json.loads(shlex.split(commands[4])[-1]) | {"domain": None}
         assert ask(sidecar.data, "/decrypt", without_domain).json["status"] == "DOMAIN_NAME_CHECK_FAILED"
         (warning,) = [line for line in sidecar.log if line["level"] == "warning"]
         assert (warning["variable"], warning["did_you_mean"]) == ("BIDSTREAM_LISTENS", "BIDSTREAM_LISTEN")

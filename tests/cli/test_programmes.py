@@ -47,9 +47,11 @@ def test_check_goes_on_after_a_failure(cli: Cli, both: list[DevOperator], both_s
     both[0].state.faults.inject(Fault.UNAUTHORIZED, times=None)
     outcome = cli("check", "--online", **both_settings)
     assert (outcome.status, outcome.out.splitlines()[-1].rpartition(", ")[2]) == (1, "EUID")
-    assert "answered 401" in outcome.err
+    assert outcome.err.startswith("bidstream-svc: UID2: operator answered 401")
     both[1].state.faults.inject(Fault.UNAUTHORIZED, times=None)
-    assert cli("check", "--online", **both_settings).err.count("answered 401") == 2
+    lines = cli("check", "--online", **both_settings).err.splitlines()
+    assert [line.partition(" operator")[0] for line in lines] == ["bidstream-svc: UID2:", "bidstream-svc: EUID:"]
+    assert cli("decrypt", "abcd", **both_settings).complaint.startswith("UID2: operator answered 401")
 
 
 @pytest.mark.parametrize("command", ["check --online", "decrypt abcd"])
@@ -72,3 +74,12 @@ def test_an_incomplete_programme_is_one_line(cli: Cli, both_settings: dict[str, 
     outcome = cli("check", **both_settings)
     assert outcome.status == 2
     assert outcome.complaint == ("BIDSTREAM_EUID_CLIENT_SECRET: missing; set it or BIDSTREAM_EUID_CLIENT_SECRET_FILE")
+
+
+def test_without_settings_both_forms_are_named(cli: Cli) -> None:
+    named = "or set BIDSTREAM_UID2_OPERATOR_URL and BIDSTREAM_EUID_OPERATOR_URL"
+    assert named in cli("check").complaint
+    assert named not in cli("check", api_key="key").complaint
+    assert cli("check", uid2_api_key="key").complaint.startswith(
+        "BIDSTREAM_UID2_OPERATOR_URL: missing; e.g. https://prod.uidapi.com;"
+    )

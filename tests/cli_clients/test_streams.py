@@ -305,7 +305,7 @@ def test_text_that_the_terminal_cannot_show_is_escaped(env: dict[str, str]) -> N
 
 
 def test_a_programming_error_is_one_line_without_its_message(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(**_flags: object) -> None:
+    def fail(_operator: object) -> None:
         raise RuntimeError("hidden")
 
     monkeypatch.setattr("bidstream_svc.cli.decrypt_command.fetch_once", fail)

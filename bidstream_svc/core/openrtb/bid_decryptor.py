@@ -40,7 +40,7 @@ _MAX_PLAIN_BYTES = 32 * 1024  # longer ones are scanned in steps
 _TOKENS_PER_STEP = 16
 _SCOPE_NAMES = [scope.name for scope in IdentityScope]  # by its value: the hash of an enum's member is Python code
 
-# JSON, and the statuses in order. Rewritten is a bid request with raw uids in the place of tokens.
+# JSON, and the statuses in order. Rewritten is a bid request with raw uids in place of its tokens.
 Answered: TypeAlias = tuple[bytes, tuple[DecryptionStatus, ...]]
 Rewritten: TypeAlias = Answered
 # A verdict, and the field that passed the domain check, or None.

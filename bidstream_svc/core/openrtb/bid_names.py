@@ -1,6 +1,6 @@
 """Domain and app names of a bid request, for tokens that were generated on the client side.
 
-Source: docs/openrtb.md, "Candidates".
+Source: docs/openrtb.md, "Names for the domain check".
 """
 
 import re
