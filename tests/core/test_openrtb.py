@@ -1,6 +1,7 @@
 """Bid requests in files, names in them, limits, and hostile ones."""
 
 import json
+import tracemalloc
 from collections.abc import Generator
 
 import pytest
@@ -243,3 +244,18 @@ def test_a_long_bid_request_gives_what_a_short_one_does() -> None:
     short, long = (_request(*eids, site={"domain": "example.com"}, x="y" * size) for size in (10, 100_000))
     assert decrypt_bid_request(short, KEYS, NOW_MS).to_json() == decrypt_bid_request(long, KEYS, NOW_MS).to_json()
     assert rewrite_bid_request(short, KEYS, NOW_MS)[1] == rewrite_bid_request(long, KEYS, NOW_MS)[1]
+
+
+@pytest.mark.parametrize("element", ["{}", "0", '{"id":""}'])
+@pytest.mark.parametrize("frame", ['{"user":{"eids":[%s]}}', '{"user":{"eids":[{"source":"euid.eu","uids":[%s]}]}}'])
+def test_memory_for_many_elements(frame: str, element: str) -> None:
+    """Many such requests may be in progress at once, and what they hold is counted by the length of their bodies."""
+    body = (frame % ",".join([element] * (48 * 1024 // (1 + len(element))))).encode()
+    for method in (bind_keys(KEYS).find, bind_keys(KEYS).rewrite):
+        tracemalloc.start()
+        try:
+            finish_if_steps(method(body, NOW_MS))
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak_bytes < 12 * len(body)

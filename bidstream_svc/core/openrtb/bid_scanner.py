@@ -4,9 +4,8 @@ It reads what `bid_reader` does not: fields of the wrong type, duplicate names, 
 one of the same name overrides does not count: its entries are not answered, and a rewrite removes them.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TypeAlias
 
 import msgspec
@@ -21,7 +20,7 @@ from bidstream_svc.core.openrtb.bid_reader import (
     string_or_null,
 )
 from bidstream_svc.core.openrtb.json_check import check_object, replace_lone_surrogates
-from bidstream_svc.core.openrtb.json_spans import JsonSpans, Member, Span
+from bidstream_svc.core.openrtb.json_spans import JsonSpans, Member, Span, Spans
 
 _PER_STEP = 1024  # edits; less than a millisecond of work
 
@@ -37,14 +36,16 @@ class _UidList:
     Attributes:
         array: the list.
         elements: its elements.
-        tokens: (index of an element, its `id`, index in the entries of the request or -1) for each that is a string.
+        tokens: (index of an element, its `id`, index in the entries of the request) for each that was read.
+        removed: by the index of an element, 1 if it has an `id` that is a string and was not read.
         overridden: (index of an element, start, end) for members `id` that do not count.
         counts: whether no later list of the same eid overrides this one.
     """
 
     array: Span
-    elements: list[Span]
+    elements: Spans
     tokens: list[tuple[int, Span, int]]
+    removed: bytearray
     overridden: list[tuple[int, int, int]]
     counts: bool
 
@@ -60,7 +61,7 @@ class _EidList:
     """
 
     array: Span
-    elements: list[Span]
+    elements: Spans
     ours: list[tuple[int, list[_UidList]]]
 
 
@@ -110,11 +111,11 @@ class BidScanner:
         """
         edits: list[Edit] = []
         for eid_list in self._lists:
-            removed: set[int] = set()
+            removed = bytearray(len(eid_list.elements))
             for index, uid_lists in eid_list.ours:
                 inner, is_empty = yield from _edit_eid(uid_lists, uids)
                 if is_empty:
-                    removed.add(index)
+                    removed[index] = 1
                 else:
                     edits += inner
             edits += _remove(eid_list.elements, removed, eid_list.array)
@@ -184,20 +185,21 @@ class BidScanner:
 
     def _read_uids(self, field: Member, like: Entry, *, counts: bool) -> Generator[None, None, _UidList]:
         """Read a list of uids; `like` has the beginning of their paths, and their source."""
-        uid_list = _UidList(field.value, (yield from self._json.elements(field.value)), [], [], field.is_last)
+        elements = yield from self._json.elements(field.value)
+        uid_list = _UidList(field.value, elements, [], bytearray(len(elements)), [], field.is_last)
         entries = self._request.entries
-        for index, element in enumerate(uid_list.elements):
+        for index, element in enumerate(elements):
             members = yield from self._json.members(element, (b"id",))
             uid_list.overridden += [(index, start, end) for start, end in self._json.overridden]
             for member in members:
                 if not member.is_last:
                     uid_list.overridden.append((index, member.start, member.next_start))
                 elif (token := self._json.string(member.value)) is not None:
-                    number = -1
                     if counts and field.is_last and len(entries) < self._max_entries:
-                        number = len(entries)
+                        uid_list.tokens.append((index, member.value, len(entries)))
                         entries.append(Entry(f"{like.path}{index}", like.source, like.scope, token))
-                    uid_list.tokens.append((index, member.value, number))
+                    else:
+                        uid_list.removed[index] = 1
         return uid_list
 
     def _raw(self, value: Span) -> bytes:
@@ -211,34 +213,27 @@ def _edit_eid(
     edits: list[Edit] = []
     is_empty = False
     for uid_list in uid_lists:
-        removed: set[int] = set()
-        for done, (index, (start, end), number) in enumerate(uid_list.tokens):
-            raw_uid = None if number < 0 else uids[number]
+        removed = uid_list.removed
+        for index, (start, end), number in uid_list.tokens:
+            raw_uid = uids[number]
             if raw_uid is None:
-                removed.add(index)
+                removed[index] = 1
             else:
                 edits.append((start, end, msgspec.json.encode(raw_uid)))
-            if done % _PER_STEP == 0:
-                yield
-        edits += [(start, end, b"") for index, start, end in uid_list.overridden if index not in removed]
+        yield
+        edits += [(start, end, b"") for index, start, end in uid_list.overridden if not removed[index]]
         edits += _remove(uid_list.elements, removed, uid_list.array)
-        is_empty |= uid_list.counts and 0 < len(removed) == len(uid_list.elements)
+        is_empty |= uid_list.counts and len(removed) > 0 and all(removed)
     return edits, is_empty
 
 
-def _remove(elements: Sequence[Span], removed: set[int], array: Span) -> list[Edit]:
-    """The edits that remove elements from an array: of what is between those that stay."""
-    if not removed:
-        return []
-    kept = [index for index in range(len(elements)) if index not in removed]
-    start, end = array[0] + 1, array[1] - 1
-    if not kept:
-        return [(start, end, b"")]
-    edits = [
-        (elements[before][1], elements[behind][0], b",") for before, behind in pairwise(kept) if behind - before > 1
-    ]
-    if kept[0] > 0:
-        edits.append((start, elements[kept[0]][0], b""))
-    if kept[-1] < len(elements) - 1:
-        edits.append((elements[kept[-1]][1], end, b""))
-    return edits
+def _remove(elements: Spans, removed: bytearray, array: Span) -> Iterator[Edit]:
+    """Yield the edits that remove elements from an array, with the commas that become too many."""
+    first = removed.find(1)
+    while first >= 0:
+        behind = removed.find(0, first)
+        is_at_start, is_at_end = first == 0, behind < 0
+        start = array[0] + 1 if is_at_start else elements[first - 1][1]
+        end = array[1] - 1 if is_at_end else elements[behind][0]
+        yield start, end, b"" if is_at_start or is_at_end else b","
+        first = -1 if is_at_end else removed.find(1, behind)
