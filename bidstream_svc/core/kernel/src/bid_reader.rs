@@ -54,14 +54,14 @@ impl<'body> BidRequest<'body> {
 
     /// The first name for the domain check, and its field. None if there is none, or it is not in the plain spelling.
     pub fn first_name(&self) -> Option<(&'static str, &'body [u8])> {
-        let is_given = |text: &&Text<'_>| !text.raw.is_empty();
+        let is_given = |text: &&Text<'_>| !text.0.is_empty();
         if let Some(domain) = self.domain.as_ref().filter(is_given) {
-            return Some(("site.domain", host_of(domain.raw)?));
+            return Some(("site.domain", host_of(domain.0)?));
         }
         if let Some(page) = self.page.as_ref().filter(is_given) {
-            return Some(("site.page", host_of(page.raw)?));
+            return Some(("site.page", host_of(page.0)?));
         }
-        let bundle = self.bundle?.raw;
+        let bundle = self.bundle?.0;
         let is_number = bundle.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"id")); // of a store, perhaps
         (!bundle.is_empty() && !is_number && name_length(bundle) == bundle.len()).then_some(("app.bundle", bundle))
     }

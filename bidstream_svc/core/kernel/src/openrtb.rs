@@ -42,7 +42,7 @@ impl BidRequests<'_> {
         let mut out = Vec::with_capacity(capacity);
         out.extend_from_slice(b"{\"id\":");
         match request.id {
-            Some(id) => [b"\"", id.raw, b"\""].into_iter().for_each(|part| out.extend_from_slice(part)),
+            Some(id) => [b"\"", id.0, b"\""].into_iter().for_each(|part| out.extend_from_slice(part)),
             None => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(b",\"ids\":[");
