@@ -23,7 +23,7 @@ from benchmarks.targets.process import Server
 from benchmarks.traffic import make_traffic, traffic_requests
 from bidstream_svc import parse_key_response
 from bidstream_svc.core.decrypt import bind_decrypt
-from bidstream_svc.core.kernel import bind_bid_requests, build_kernel
+from bidstream_svc.core.kernel import build_bid_requests, build_kernel
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.openrtb import SOURCES, BidRequestDecryptor, ask_kernel_first, finish_if_steps
 
@@ -98,7 +98,7 @@ def _passes(
     kernel = build_kernel(snapshot)
     asking = {snapshot.scope: ask_kernel_first(kernel, bind_decrypt(snapshot))}
     ours = {
-        "find": BidRequestDecryptor(asking, SOURCES, bind_bid_requests([kernel], SOURCES)),
+        "find": BidRequestDecryptor(asking, SOURCES, build_bid_requests([kernel], SOURCES)),
         "find, tokens by the kernel": BidRequestDecryptor(asking),
         "find, without the kernel": BidRequestDecryptor({snapshot.scope: bind_decrypt(snapshot)}),
     }

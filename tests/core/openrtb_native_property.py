@@ -18,7 +18,7 @@ from typing import Any
 from bidstream_svc.core.decrypt import BoundDecrypt, Verdict, bind_decrypt
 from bidstream_svc.core.errors import BidRequestError
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.kernel import BidRequests, bind_bid_requests, build_kernel
+from bidstream_svc.core.kernel import BidRequests, build_bid_requests, build_kernel
 from bidstream_svc.core.openrtb import SOURCES, BidRequestDecryptor, ask_kernel_first, finish_if_steps
 from bidstream_svc.core.status import DecryptionStatus
 from tests.core.openrtb_cases import DIRECTORY
@@ -84,7 +84,7 @@ class Checked:
 
 
 def _bind(kernels: list[Any]) -> BidRequests:
-    native = bind_bid_requests(kernels, SOURCES)
+    native = build_bid_requests(kernels, SOURCES)
     assert native is not None
     return native
 
