@@ -23,9 +23,9 @@ from benchmarks.targets.process import Server
 from benchmarks.traffic import make_traffic, traffic_requests
 from bidstream_svc import parse_key_response
 from bidstream_svc.core.decrypt import bind_decrypt
-from bidstream_svc.core.kernel import build_kernel
+from bidstream_svc.core.kernel import build_bid_requests, build_kernel
 from bidstream_svc.core.keys import KeySnapshot
-from bidstream_svc.core.openrtb import BidRequestDecryptor, ask_kernel_first, finish_if_steps
+from bidstream_svc.core.openrtb import SOURCES, BidRequestDecryptor, ask_kernel_first, finish_if_steps
 
 _KEY_SET = KeySet(100)
 _API_KEY = "openrtb"
@@ -95,8 +95,11 @@ def _measure_in_process(size: int, rounds: int) -> dict[str, float]:
 def _passes(
     snapshot: KeySnapshot, client: BidstreamClient, samples: Sequence[BidSample]
 ) -> dict[str, Callable[[], float]]:
+    kernel = build_kernel(snapshot)
+    asking = {snapshot.scope: ask_kernel_first(kernel, bind_decrypt(snapshot))}
     ours = {
-        "find": BidRequestDecryptor({snapshot.scope: ask_kernel_first(build_kernel(snapshot), bind_decrypt(snapshot))}),
+        "find": BidRequestDecryptor(asking, SOURCES, build_bid_requests([kernel], SOURCES)),
+        "find, tokens by the kernel": BidRequestDecryptor(asking),
         "find, without the kernel": BidRequestDecryptor({snapshot.scope: bind_decrypt(snapshot)}),
     }
     passes: dict[str, Pass] = {}
@@ -120,7 +123,7 @@ def _passes(
 
 
 def _find(decryptor: BidRequestDecryptor, sample: BidSample) -> bytes:
-    return finish_if_steps(decryptor.find(sample.body, _now_ms())).to_json()
+    return finish_if_steps(decryptor.answer(sample.body, _now_ms()))[0]
 
 
 def _rewrite(decryptor: BidRequestDecryptor, sample: BidSample) -> bytes:

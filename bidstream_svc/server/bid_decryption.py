@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from bidstream_svc.core.decrypt import BoundDecrypt, Verdict, bind_decrypt, decrypt_without_keys
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.kernel import bind_native_bid_requests
+from bidstream_svc.core.kernel import build_bid_requests
 from bidstream_svc.core.openrtb import BidRequestDecryptor, Sources, ask_kernel_first
 from bidstream_svc.core.status import FailureReason
 from bidstream_svc.keystore.store import CurrentKeys
@@ -40,7 +40,7 @@ def bind_bid_requests(
             for scope in IdentityScope
         },
         sources,
-        bind_native_bid_requests(keys.kernels, sources),
+        build_bid_requests(keys.kernels, sources),
         count_native,
     )
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bidstream_svc.core.decrypt import bind_decrypt
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.kernel import BidRequests, bind_native_bid_requests, build_kernel
+from bidstream_svc.core.kernel import BidRequests, build_bid_requests, build_kernel
 from bidstream_svc.core.openrtb import MAX_ENTRIES, SOURCES, BidRequestDecryptor, finish_if_steps
 from tests.core.openrtb_cases import DIRECTORY
 from tests.core.openrtb_compare import KEYS
@@ -33,7 +33,7 @@ FILES = [path for path in sorted(DIRECTORY.iterdir()) if path.suffix in {".reque
 
 
 def native(programmes: int = 2, sources: dict[str, IdentityScope] | None = None) -> BidRequests:
-    found = bind_native_bid_requests([build_kernel(keys) for keys in KEYS[:programmes]], sources or SOURCES)
+    found = build_bid_requests([build_kernel(keys) for keys in KEYS[:programmes]], sources or SOURCES)
     assert found is not None
     return found
 

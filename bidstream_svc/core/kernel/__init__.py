@@ -43,7 +43,7 @@ __all__ = [
     "Lane",
     "LaneCells",
     "Receiver",
-    "bind_native_bid_requests",
+    "build_bid_requests",
     "build_in_steps",
     "build_kernel",
     "count",
@@ -90,7 +90,7 @@ def build_kernel(keys: KeySnapshot) -> "Kernel":
             return kernel
 
 
-def bind_native_bid_requests(kernels: "Iterable[Kernel]", sources: Mapping[str, int]) -> "BidRequests | None":
+def build_bid_requests(kernels: "Iterable[Kernel]", sources: Mapping[str, int]) -> "BidRequests | None":
     """Let kernels decrypt whole bid requests; None where it was not built.
 
     Args:

@@ -6,7 +6,8 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::iv::FixedLength;
-use bidstream_kernel::{Builder, Kernel, Rules, openrtb};
+use bidstream_kernel::openrtb::{BidRequests, Sources, is_usual_text};
+use bidstream_kernel::{Builder, Kernel, Rules};
 use libfuzzer_sys::fuzz_target;
 
 const NOW_MS: i64 = 1_700_000_000_000;
@@ -18,12 +19,12 @@ fuzz_target!(|data: &[u8]| {
     match kind % 9 {
         0 => use_body(data),
         1 => use_names(data),
-        8 => assert!(!openrtb::is_usual_text(data, 64) || std::str::from_utf8(data).is_ok()),
         2 => use_body(&body(&[&[3, 128][..], data].concat())),
         3 => use_body(&body(&v3(data))),
         4 => use_body(&body(&v3(&[&[0x7F; 16][..], &[0; 13], &sealed(data)].concat()))),
         5 => use_body(&body(&[&[2, 0, 0, 0, 0][..], &blocks(data)].concat())),
         6 => use_body(&body(&[&[2, 0, 0, 0, 0][..], &padded_blocks(data)].concat())),
+        8 => use_bid_request(data),
         _ => {
             let master = [&[0x7F; 8][..], &[0; 4], &padded_blocks(data)].concat();
             use_body(&body(&[&[2, 0, 0, 0, 0][..], &padded_blocks(&master)].concat()));
@@ -64,12 +65,37 @@ fn use_body(body: &[u8]) {
 
 fn use_names(data: &[u8]) {
     let (name, names) = data.split_at(data.len() / 2);
-    let site = [&[0; 16][..], &2_u32.to_be_bytes(), &[0; 48]].concat();
-    let token = v3(&[&[0x7F; 16][..], &[0; 13], &sealed(&site)].concat());
-    let body = [&br#"{"domain":""#[..], name, br#"","token":""#, base64(&token).as_bytes(), br#""}"#].concat();
+    let token = good_token(2);
+    let body = [&br#"{"domain":""#[..], name, br#"","token":""#, token.as_bytes(), br#""}"#].concat();
     for names in [names, &[&b"[\""[..], name, b"\"]"].concat()] {
         let _ = kernel(names).answer(&body, NOW_MS, |_| Some(()));
     }
+}
+
+/// `@` in it stands for a good token, `%` for one that needs a name.
+fn use_bid_request(data: &[u8]) {
+    let mut body = Vec::new();
+    for byte in data {
+        match byte {
+            b'@' => body.extend(good_token(1).bytes()),
+            b'%' => body.extend(good_token(2).bytes()),
+            _ => body.push(*byte),
+        }
+    }
+    let (kernel, sources) = (kernel(br#"["example.com","a"]"#), Sources(vec![("uidapi.com".to_owned(), 0)]));
+    let bid_requests = BidRequests { kernels: [Some(&kernel), None], sources: &sources };
+    let (found, rewritten) = (bid_requests.find(&body, NOW_MS), bid_requests.rewrite(&body, NOW_MS));
+    assert_eq!(found.is_some(), rewritten.is_some());
+    let (Some(found), Some(rewritten)) = (found, rewritten) else { return };
+    assert_eq!((found.entries, found.tokens), (rewritten.entries, rewritten.tokens));
+    assert!([&body, &found.body, &rewritten.body].iter().all(|json| is_usual_text(json, 64)));
+    // Raw uids are not tokens.
+    assert_eq!(bid_requests.find(&rewritten.body, NOW_MS).is_some(), found.entries == 0);
+}
+
+fn good_token(privacy_bits: u32) -> String {
+    let site = [&[0; 16][..], &privacy_bits.to_be_bytes(), &[0; 48]].concat();
+    base64(&v3(&[&[0x7F; 16][..], &[0; 13], &sealed(&site)].concat()))
 }
 
 fn body(token: &[u8]) -> Vec<u8> {

@@ -13,8 +13,8 @@ pub struct Sources(pub Vec<(String, usize)>);
 
 impl Sources {
     fn programme_of(&self, source: &[u8]) -> Option<usize> {
-        let is_it = |known: &str| source.is_ascii() && source.to_ascii_lowercase() == known.as_bytes();
-        self.0.iter().find(|(known, _)| known.len() == source.len() && is_it(known)).map(|(_, programme)| *programme)
+        let is_it = |known: &str| source.iter().map(u8::to_ascii_lowercase).eq(known.bytes());
+        self.0.iter().find(|(known, _)| source.is_ascii() && is_it(known)).map(|(_, programme)| *programme)
     }
 }
 
@@ -29,6 +29,9 @@ pub struct Entry<'body> {
     /// Where the token begins in the body.
     pub start: usize,
 }
+
+/// A field that has a domain or app name, and the name.
+pub type Name<'body> = (&'static str, &'body [u8]);
 
 /// What is read of a bid request.
 #[derive(Default)]
@@ -52,16 +55,16 @@ impl<'body> BidRequest<'body> {
         scanner.is_at_end().then_some(reader.request)
     }
 
-    /// The first name for the domain check, and its field. None if there is none, or it is not in the plain spelling.
-    pub fn first_name(&self) -> Option<(&'static str, &'body [u8])> {
-        let is_given = |text: &&Text<'_>| !text.raw.is_empty();
+    /// The first name for the domain check. None if there is none, or it is not in the plain spelling.
+    pub fn first_name(&self) -> Option<Name<'body>> {
+        let is_given = |text: &&Text<'_>| !text.0.is_empty();
         if let Some(domain) = self.domain.as_ref().filter(is_given) {
-            return Some(("site.domain", host_of(domain.raw)?));
+            return Some(("site.domain", host_of(domain.0)?));
         }
         if let Some(page) = self.page.as_ref().filter(is_given) {
-            return Some(("site.page", host_of(page.raw)?));
+            return Some(("site.page", host_of(page.0)?));
         }
-        let bundle = self.bundle?.raw;
+        let bundle = self.bundle?.0;
         let is_number = bundle.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"id")); // of a store, perhaps
         (!bundle.is_empty() && !is_number && name_length(bundle) == bundle.len()).then_some(("app.bundle", bundle))
     }

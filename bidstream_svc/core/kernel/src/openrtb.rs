@@ -6,7 +6,7 @@ use memchr::memmem;
 use crate::Kernel;
 use crate::answer::Uid;
 pub use crate::bid_reader::Sources;
-use crate::bid_reader::{BidRequest, Entry};
+use crate::bid_reader::{BidRequest, Entry, Name};
 use crate::scanner::Scanner;
 
 /// The number of programmes; the value of `IdentityScope` is an index.
@@ -42,15 +42,17 @@ impl BidRequests<'_> {
         let mut out = Vec::with_capacity(capacity);
         out.extend_from_slice(b"{\"id\":");
         match request.id {
-            Some(id) => [b"\"", id.raw, b"\""].into_iter().for_each(|part| out.extend_from_slice(part)),
+            Some(id) => [b"\"", id.0, b"\""].into_iter().for_each(|part| out.extend_from_slice(part)),
             None => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(b",\"ids\":[");
+        let prefix = if request.is_3_0 { "/openrtb/request/context" } else { "" };
+        let name = request.first_name();
         for (index, entry) in request.entries.iter().enumerate() {
             if index > 0 {
                 out.push(b',');
             }
-            self.write_entry(&request, entry, now_ms, &mut out)?;
+            self.write_entry(prefix, entry, name, now_ms, &mut out)?;
         }
         out.extend_from_slice(b"]}");
         Some(Answered::new(out, &request))
@@ -81,10 +83,16 @@ impl BidRequests<'_> {
         self.kernels.get(entry.programme).copied().flatten()
     }
 
-    fn write_entry(&self, request: &BidRequest<'_>, entry: &Entry<'_>, now_ms: i64, out: &mut Vec<u8>) -> Option<()> {
-        let (field, name) = request.first_name().unzip();
+    fn write_entry(
+        &self,
+        prefix: &str,
+        entry: &Entry<'_>,
+        name: Option<Name<'_>>,
+        now_ms: i64,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
+        let (field, name) = name.unzip();
         let mut digits = itoa::Buffer::new();
-        let prefix = if request.is_3_0 { "/openrtb/request/context" } else { "" };
         let place = if entry.is_in_ext { "/user/ext/eids/" } else { "/user/eids/" };
         put(out, &["{\"path\":\"", prefix, place, digits.format(entry.eid), "/uids/"]);
         put(out, &[digits.format(entry.uid), "\",\"source\":\""]);

@@ -1,20 +1,19 @@
 //! A strict reader of any JSON text: UTF-8, the grammar of RFC 8259, no surrogate without the other, a limited depth.
 
+use memchr::memchr;
+
 const WORD: usize = 8; // bytes, and bits of each
 const LOW_BITS: u64 = u64::MAX / 0xFF; // the lowest bit of each byte of a word
 const HIGH_BITS: u64 = LOW_BITS << 7;
 
 /// A string as it is spelled, without the quotation marks.
 #[derive(Clone, Copy)]
-pub struct Text<'json> {
-    pub raw: &'json [u8],
-    has_escape: bool,
-}
+pub struct Text<'json>(pub &'json [u8]);
 
 impl<'json> Text<'json> {
     /// The string; None if it has an escape.
     pub fn plain(self) -> Option<&'json [u8]> {
-        (!self.has_escape).then_some(self.raw)
+        memchr(b'\\', self.0).is_none().then_some(self.0)
     }
 }
 
@@ -64,9 +63,10 @@ impl<'json> Scanner<'json> {
 
     pub fn string(&mut self) -> Option<Text<'json>> {
         self.expect(b'"')?;
-        let (text, left) = read_string(self.left)?;
-        self.left = left;
-        Some(text)
+        let text = self.left;
+        self.left = behind_string(text)?;
+        let length = text.len().checked_sub(self.left.len())?.checked_sub(1)?; // without a quotation mark
+        text.get(..length).map(Text)
     }
 
     /// Reads any value.
@@ -75,7 +75,7 @@ impl<'json> Scanner<'json> {
         let (mut is_object, mut levels) = (0_u64, 0_u32); // a bit for each open level
         loop {
             left = match behind_blanks(left) {
-                [b'"', text @ ..] => read_string(text)?.1,
+                [b'"', text @ ..] => behind_string(text)?,
                 [open @ (b'{' | b'['), inner @ ..] => {
                     levels = levels.checked_add(1).filter(|levels| *levels <= self.levels)?;
                     is_object = is_object << 1 | u64::from(*open == b'{');
@@ -147,6 +147,7 @@ impl<'json> Scanner<'json> {
     }
 }
 
+#[inline]
 fn behind_blanks(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\n' | b'\r' | b'\t', left @ ..] = text {
         text = left;
@@ -157,23 +158,17 @@ fn behind_blanks(mut text: &[u8]) -> &[u8] {
 /// Skips the name of a member, and the colon.
 fn behind_name(text: &[u8]) -> Option<&[u8]> {
     let text = behind_blanks(text).strip_prefix(b"\"")?;
-    behind_blanks(read_string(text)?.1).strip_prefix(b":")
+    behind_blanks(behind_string(text)?).strip_prefix(b":")
 }
 
-/// Reads a string behind its first quotation mark; also returns what is behind it.
-fn read_string(text: &[u8]) -> Option<(Text<'_>, &[u8])> {
-    let (mut left, mut has_escape) = (text, false);
+/// Skips a string behind its first quotation mark.
+#[inline]
+fn behind_string(mut text: &[u8]) -> Option<&[u8]> {
     loop {
-        left = behind_plain(left);
-        match left {
-            [b'"', behind @ ..] => {
-                let (raw, _) = text.split_at_checked(text.len().checked_sub(left.len())?)?;
-                return Some((Text { raw, has_escape }, behind));
-            }
-            [b'\\', behind @ ..] => {
-                has_escape = true;
-                left = behind_escape(behind)?;
-            }
+        text = behind_plain(text);
+        match text {
+            [b'"', left @ ..] => return Some(left),
+            [b'\\', left @ ..] => text = behind_escape(left)?,
             _ => return None,
         }
     }
@@ -200,6 +195,7 @@ fn behind_digits(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// Skips up to a quotation mark, a backslash or a control character.
+#[inline]
 fn behind_plain(mut text: &[u8]) -> &[u8] {
     while let Some((word, left)) = text.split_first_chunk() {
         let special = special_bytes(u64::from_le_bytes(*word));
@@ -218,12 +214,12 @@ fn behind_plain(mut text: &[u8]) -> &[u8] {
 const fn special_bytes(word: u64) -> u64 {
     // A byte is below a number if the subtraction sets its highest bit, which was not set. What it borrows only reaches
     // the bytes above one that is.
-    let quotes = word ^ LOW_BITS.wrapping_mul(b'"' as u64);
     let backslashes = word ^ LOW_BITS.wrapping_mul(b'\\' as u64);
-    let is_quote = quotes.wrapping_sub(LOW_BITS) & !quotes;
     let is_backslash = backslashes.wrapping_sub(LOW_BITS) & !backslashes;
-    let is_control = word.wrapping_sub(LOW_BITS.wrapping_mul(b' ' as u64)) & !word;
-    (is_quote | is_backslash | is_control) & HIGH_BITS
+    // With the bit flipped in which it differs from a blank, a quotation mark comes directly behind control characters.
+    let flipped = word ^ LOW_BITS.wrapping_mul((b'"' ^ b' ') as u64);
+    let is_control_or_quote = flipped.wrapping_sub(LOW_BITS.wrapping_mul(b'!' as u64)) & !word;
+    (is_backslash | is_control_or_quote) & HIGH_BITS
 }
 
 /// Skips an escape without its backslash, or both of a pair of surrogates.
@@ -385,7 +381,7 @@ mod tests {
                     changed.splice(at..at + letter.len(), *b"\\\"");
                     let mut scanner = Scanner::new(&changed, 0).unwrap();
                     let found = scanner.string().unwrap();
-                    assert!(found.plain().is_none() && found.raw.len() == text.len() + 2 - letter.len());
+                    assert!(found.plain().is_none() && found.0.len() == text.len() + 2 - letter.len());
                     changed.splice(at..at + 2, *b"\x1f");
                     assert!(Scanner::new(&changed, 0).unwrap().string().is_none());
                 }
