@@ -161,7 +161,7 @@ class KeyRefresher:
                 if self._shared is not None:
                     self._shared.save(cached.wire)
                 return
-            _log.warning("key cache ignored", error=problem)
+            _log.warning("key cache ignored", scope=LABEL_OF_SCOPE[self._store.scope], error=problem)
 
     def _problem_of_cached(self, snapshot: KeySnapshot) -> str | None:
         """Return why keys of a cache are not used, or None."""

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from bidstream_svc.core.crypto import Envelope, seal_response
 from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
@@ -106,6 +107,24 @@ async def test_keys_are_used_until_the_last_expires(cache: KeyCache, wire: bytes
     await refresher._load_cache()
     assert (store.snapshot is not None) == store.is_from_cache == is_used
     assert (store.keys.kernel is not None) == (is_used and IS_NATIVE)
+
+
+@pytest.mark.parametrize(
+    ("scope", "error"),
+    [(IdentityScope.UID2, "all its keys have expired"), (IdentityScope.EUID, "its keys are of UID2")],
+)
+async def test_the_log_tells_whose_keys_are_not_used(
+    cache: KeyCache, wire: bytes, scope: IdentityScope, error: str
+) -> None:
+    cache.save(wire)
+    store = KeyStore(scope=scope)
+    refresher = KeyRefresher(asyncio.Future, store, MetricCells(), cache=cache, interval_s=1, now_ms=lambda: 2**62)
+    with capture_logs() as log:
+        await refresher._load_cache()
+    (line,) = log
+    assert (line["event"], line["scope"]) == ("key cache ignored", scope.name)
+    assert error in line["error"]
+    assert store.snapshot is None
 
 
 def is_ignored(cache: KeyCache, level: str = "warning") -> str:
