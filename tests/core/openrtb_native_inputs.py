@@ -48,16 +48,16 @@ def plain_bid_request(random: Random) -> bytes:
         eids = [_eid(random, is_named=is_named) for _ in range(random.choice((0, 1, 1, 2, 5)))]
         user[place] = eids if place == "eids" else _with_others(random, {"eids": eids})
     context["user"] = user
-    request_id = random.choice(("r1", "é", 'a"b', "", 7, None))
+    ids: dict[str, Any] = random.choice(({"id": "r1"}, {"id": 'é"'}, {"id": ""}, {"id": 7}, {}))
     if random.random() < 0.2:
         request = {
             "openrtb": {
                 "ver": "3.0",
-                "request": _with_others(random, {"id": request_id, "context": _shuffled(random, context)}),
+                "request": _with_others(random, {**ids, "context": _shuffled(random, context)}),
             }
         }
     else:
-        request = _with_others(random, {"id": request_id, **context})
+        request = _with_others(random, {**ids, **context})
     text = json.dumps(
         _shuffled(random, request),
         ensure_ascii=random.random() < 0.3,
