@@ -40,6 +40,7 @@ CORE_LAYERS = (
 # Bytes and numbers in, a value out: no clock, environment, files, randomness, logging or event loop.
 PURE_MODULES = {
     *(
+        "array",
         "codecs",
         "collections",
         "dataclasses",
