@@ -143,7 +143,7 @@ _INSERTED = (
 )
 
 
-_MEMBERS = (
+MEMBERS = (
     *(
         b'"id":7,',
         b'"id":"x",',
@@ -170,7 +170,7 @@ _MEMBERS = (
 def with_member(random: Random, body: bytes) -> bytes:
     """Put a member into one of the objects of a body."""
     start = random.choice([n + 1 for n, byte in enumerate(body) if byte == ord("{")] or [0])
-    return body[:start] + random.choice(_MEMBERS) + body[start:]
+    return body[:start] + random.choice(MEMBERS) + body[start:]
 
 
 def damaged(random: Random, body: bytes) -> bytes:

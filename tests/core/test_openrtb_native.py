@@ -14,7 +14,7 @@ from bidstream_svc.core.kernel import BidRequests, build_bid_requests, build_ker
 from bidstream_svc.core.openrtb import MAX_ENTRIES, SOURCES, BidRequestDecryptor, finish_if_steps
 from tests.core.openrtb_cases import DIRECTORY
 from tests.core.openrtb_compare import KEYS
-from tests.core.openrtb_native_inputs import damaged
+from tests.core.openrtb_native_inputs import MEMBERS, damaged
 from tests.core.openrtb_native_property import Checked, run
 from tests.core.openrtb_strategies import TOKENS, any_bid_requests, usual_bid_requests
 from tests.vectors.inputs import NOW_MS, RAW_UID
@@ -63,6 +63,16 @@ def test_plain_bid_requests_and_damaged_ones() -> None:
 def test_any_bid_request(body: bytes, random: Random) -> None:
     CHECKED.check(body)
     CHECKED.check(damaged(random, body))
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_any_member_in_any_object(member: bytes) -> None:
+    body = request("CLIENT_SIDE", "V4", site={"domain": "example.com"})
+    for before, opening, behind in (
+        body.partition(part) for part in (b"{", b'"user": {', b'"site": {', b"[{", b'[{"id')
+    ):
+        inside, outside = (opening, b"") if opening.endswith(b"{") else (b"[{", b'"id')
+        CHECKED.check(before + inside + member + outside + behind)
 
 
 @settings(max_examples=60)
