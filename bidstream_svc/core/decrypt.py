@@ -17,7 +17,7 @@ from bidstream_svc.core.crypto import make_cbc_decrypt
 from bidstream_svc.core.domains import NameCandidates, is_registered, normalise_domain
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
-from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, OPTED_OUT, decode_text, open_token, v2, v3, v4
+from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, OPTED_OUT, OpenedToken, decode_text, v2, v3, v4
 from bidstream_svc.core.token.text import is_padded_standard
 
 # (status, raw uid or None, established in Unix ms or None, reason or None on SUCCESS)
@@ -25,8 +25,8 @@ Verdict: TypeAlias = tuple[DecryptionStatus, str | None, int | None, FailureReas
 
 # (token, domain, now_ms) -> verdict: `decrypt` for one snapshot and one thread.
 BoundDecrypt: TypeAlias = Callable[[object, object, int], Verdict]
-# (bytes of a token, domain, now_ms) -> verdict: the same for one layout.
-_DecryptBytes: TypeAlias = Callable[[bytes, object, int], Verdict]
+# text of a token -> its fields if both layers open, else None, which says nothing.
+OpenNatively: TypeAlias = Callable[[str], OpenedToken | None]
 
 
 _SUCCESS = DecryptionStatus.SUCCESS
@@ -36,7 +36,7 @@ _NO_KEYS = FAILURES[FailureReason.NO_KEYS]
 _KEYS_EXPIRED = FAILURES[FailureReason.KEYS_EXPIRED]
 _NOT_A_TOKEN = FAILURES[FailureReason.NOT_A_TOKEN]
 _BAD_ENCODING = FAILURES[FailureReason.BAD_ENCODING]
-_VERSION_UNKNOWN = FAILURES[FailureReason.VERSION_UNKNOWN]
+_EXPIRED = FAILURES[FailureReason.EXPIRED]
 _DOMAIN_MISSING = FAILURES[FailureReason.DOMAIN_MISSING]
 _SITE_UNKNOWN = FAILURES[FailureReason.SITE_UNKNOWN]
 _DOMAIN_NOT_LISTED = FAILURES[FailureReason.DOMAIN_NOT_LISTED]
@@ -77,45 +77,69 @@ def decrypt_without_keys(_token: object, _domain: object, _now_ms: int) -> Verdi
     return _NO_KEYS
 
 
-def bind_decrypt(keys: KeySnapshot) -> BoundDecrypt:
-    """Bind `decrypt` to a snapshot. The result is not thread-safe: the CBC ciphers of v2 are stateful."""
+def bind_decrypt(keys: KeySnapshot, open_natively: OpenNatively | None = None) -> BoundDecrypt:
+    """Bind `decrypt` to a snapshot. The result is not thread-safe: the CBC ciphers of v2 are stateful.
+
+    Args:
+        keys: the snapshot.
+        open_natively: `Kernel.open` of the same snapshot, which takes a third of the time; None if there is no kernel.
+    """
     last_expiry_ms = keys.last_expiry_ms
-    decrypt_gcm, decrypt_v2 = _bind_gcm(keys), _bind_v2(keys)
-    v2_prefix, v3_version, v4_version = v2.PREFIX, v3.VERSION, v4.VERSION
+    open_bytes, judge = _bind_open(keys), _bind_judge(keys)
 
     def decrypt_text(token: object, domain: object, now_ms: int) -> Verdict:
         if last_expiry_ms <= now_ms:  # 2
             return _KEYS_EXPIRED
         if not isinstance(token, str) or len(token) < _MIN_TOKEN_CHARACTERS:  # 3
             return _NOT_A_TOKEN
-        try:
-            raw = decode_text(token)
-        except ValueError:
-            return _BAD_ENCODING
-        version = raw[1] if len(raw) > 1 else None  # 4
-        if version == v4_version and raw[0] != v2_prefix:
-            return decrypt_gcm(raw, domain, now_ms)
-        # base64url and missing padding are valid in v4 only.
-        if raw[0] == v2_prefix:
-            return decrypt_v2(raw, domain, now_ms) if is_padded_standard(token) else _BAD_ENCODING
-        if version == v3_version:
-            return decrypt_gcm(raw, domain, now_ms) if is_padded_standard(token) else _BAD_ENCODING
-        return _VERSION_UNKNOWN
+        opened = None if open_natively is None else open_natively(token)
+        if opened is None:
+            try:
+                raw = decode_text(token)
+            except ValueError:
+                return _BAD_ENCODING
+            found = open_bytes(raw, token, now_ms)
+            if not isinstance(found, tuple):  # 4 to 10
+                return FAILURES[found]
+            opened = found
+        return judge(opened, domain, now_ms)
 
     return decrypt_text
 
 
-def _bind_gcm(keys: KeySnapshot) -> _DecryptBytes:
+def _bind_open(keys: KeySnapshot) -> Callable[[bytes, str, int], OpenedToken | FailureReason]:
+    """Bind the function that decrypts both layers: (bytes of a token, its text, now_ms) -> its fields."""
     scope_bit = v3.scope_bit(keys.scope)
-    master_ciphers, site_ciphers = keys.master_gcm_ciphers, keys.site_gcm_ciphers
-    domain_bit, max_lifetime_ms, clock_skew_ms = _rules_of_use(keys)
+    master_ciphers, site_ciphers, cbc_ciphers = keys.master_gcm_ciphers, keys.site_gcm_ciphers, _CbcCiphers(keys)
+    v2_prefix, v3_version, v4_version = v2.PREFIX, v3.VERSION, v4.VERSION
+
+    def open_bytes(raw: bytes, token: str, now_ms: int) -> OpenedToken | FailureReason:
+        version = raw[1] if len(raw) > 1 else None  # 4
+        if version == v4_version and raw[0] != v2_prefix:
+            return v3.open_token(raw, scope_bit, master_ciphers, site_ciphers, now_ms)
+        # base64url and missing padding are valid in v4 only.
+        if raw[0] == v2_prefix:
+            return v2.open_token(raw, cbc_ciphers, now_ms) if is_padded_standard(token) else FailureReason.BAD_ENCODING
+        if version == v3_version:
+            if not is_padded_standard(token):
+                return FailureReason.BAD_ENCODING
+            return v3.open_token(raw, scope_bit, master_ciphers, site_ciphers, now_ms)
+        return FailureReason.VERSION_UNKNOWN
+
+    return open_bytes
+
+
+def _bind_judge(keys: KeySnapshot) -> Callable[[OpenedToken, object, int], Verdict]:
+    """Bind the function that checks the fields of a token."""
+    domain_bit = CLIENT_SIDE_GENERATED if keys.checks_domains else 0
+    max_lifetime_ms = inf if keys.max_lifetime_ms is None else keys.max_lifetime_ms
+    clock_skew_ms = keys.clock_skew_ms
     noticed_bits = domain_bit | OPTED_OUT
 
-    def decrypt_gcm(raw: bytes, domain: object, now_ms: int) -> Verdict:
-        opened = open_token(raw, scope_bit, master_ciphers, site_ciphers, now_ms)
-        if not isinstance(opened, tuple):  # 5 to 10
-            return FAILURES[opened]
+    def judge(opened: OpenedToken, domain: object, now_ms: int) -> Verdict:
         expires_ms, generated_ms, site_id, privacy_bits, established_ms, raw_uid = opened
+        if expires_ms < now_ms:  # 8
+            return _EXPIRED
         verdict: Verdict = _SUCCESS, raw_uid, established_ms, None  # 14
         if privacy_bits & noticed_bits:
             failure = _check_domain(domain, site_id, keys) if privacy_bits & domain_bit else None  # 11
@@ -123,38 +147,15 @@ def _bind_gcm(keys: KeySnapshot) -> _DecryptBytes:
                 return failure
             if privacy_bits & OPTED_OUT:
                 verdict = _OPTED_OUT_AT_GENERATION  # 13
+        if generated_ms is None:  # v2; the current time takes its place, so it is never in the future
+            generated_ms = now_ms
         if expires_ms - generated_ms > max_lifetime_ms:  # 12
             return _LIFETIME_TOO_LONG
         if generated_ms - now_ms > clock_skew_ms:
             return _GENERATED_IN_FUTURE
         return verdict
 
-    return decrypt_gcm
-
-
-def _bind_v2(keys: KeySnapshot) -> _DecryptBytes:
-    ciphers = _CbcCiphers(keys)
-    domain_bit, max_lifetime_ms, _ = _rules_of_use(keys)
-    noticed_bits = domain_bit | OPTED_OUT
-
-    def decrypt_v2(raw: bytes, domain: object, now_ms: int) -> Verdict:
-        opened = v2.open_token(raw, ciphers, now_ms)
-        if not isinstance(opened, tuple):  # 6 to 10
-            return FAILURES[opened]
-        expires_ms, site_id, privacy_bits, established_ms, raw_uid = opened
-        verdict: Verdict = _SUCCESS, raw_uid, established_ms, None  # 14
-        if privacy_bits & noticed_bits:
-            failure = _check_domain(domain, site_id, keys) if privacy_bits & domain_bit else None  # 11
-            if failure is not None:
-                return failure
-            if privacy_bits & OPTED_OUT:
-                verdict = _OPTED_OUT_AT_GENERATION  # 13
-        # v2 has no generation time. The current time takes its place, so it is never in the future.
-        if expires_ms - now_ms > max_lifetime_ms:  # 12
-            return _LIFETIME_TOO_LONG
-        return verdict
-
-    return decrypt_v2
+    return judge
 
 
 class _CbcCiphers(dict[int, Callable[[bytes], bytes]]):
@@ -170,12 +171,6 @@ class _CbcCiphers(dict[int, Callable[[bytes], bytes]]):
     def __missing__(self, key_id: int) -> Callable[[bytes], bytes]:
         decrypt_layer = self[key_id] = make_cbc_decrypt(self._keys[key_id].secret)
         return decrypt_layer
-
-
-def _rules_of_use(keys: KeySnapshot) -> tuple[int, float, int]:
-    """(privacy bit that requires a registered domain, maximum lifetime in ms, allowed clock skew in ms)."""
-    domain_bit = CLIENT_SIDE_GENERATED if keys.checks_domains else 0
-    return domain_bit, inf if keys.max_lifetime_ms is None else keys.max_lifetime_ms, keys.clock_skew_ms
 
 
 def _check_domain(domain: object, site_id: int, keys: KeySnapshot) -> Verdict | None:

@@ -7,7 +7,7 @@ otherwise the programmes that have its master key are tried.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from bidstream_svc.core.decrypt import FAILURES, BoundDecrypt, Verdict, bind_decrypt, decrypt_without_keys
+from bidstream_svc.core.decrypt import FAILURES, BoundDecrypt, OpenNatively, Verdict, bind_decrypt, decrypt_without_keys
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.status import FailureReason
@@ -35,10 +35,12 @@ class Programme(NamedTuple):
     Attributes:
         scope: which programme; None if only its keys will tell.
         keys: None before the first were loaded.
+        open_natively: as of `bind_decrypt`.
     """
 
     scope: IdentityScope | None
     keys: KeySnapshot | None
+    open_natively: OpenNatively | None = None
 
 
 def bind_programmes(programmes: Sequence[Programme]) -> BoundProgrammes:
@@ -97,7 +99,9 @@ class _Bound:
         self.scope = programme.scope if keys is None else keys.scope
         self.secrets = {} if keys is None else keys.keys
         self.last_expiry_ms = 0 if keys is None else keys.last_expiry_ms
-        self.decrypt: BoundDecrypt = decrypt_without_keys if keys is None else bind_decrypt(keys)
+        self.decrypt: BoundDecrypt = (
+            decrypt_without_keys if keys is None else bind_decrypt(keys, programme.open_natively)
+        )
 
 
 def _decrypt_v2(

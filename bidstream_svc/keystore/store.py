@@ -130,7 +130,8 @@ class KeyStores:
         for store in self.all:
             snapshot, kernel = store.keys
             earlier = [programme.keys for programme in programmes if programme.keys is not None]
-            programmes.append(Programme(store.required_scope if snapshot is None else snapshot.scope, snapshot))
+            scope = store.required_scope if snapshot is None else snapshot.scope
+            programmes.append(Programme(scope, snapshot, None if kernel is None else kernel.open))
             if snapshot is None or kernel is None:
                 continue
             # With a key in common, a v2 token could open in both. The first verdict counts, also if it is a failure,

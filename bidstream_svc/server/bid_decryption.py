@@ -27,7 +27,11 @@ def bind_bid_requests(
     A token counts for the programme of its eid's source, whose keys judge it. A programme without keys has verdicts,
     too.
     """
-    bound = {each.keys.scope: bind_decrypt(each.keys) for each in keys.programmes if each.keys is not None}
+    bound = {
+        programme.keys.scope: bind_decrypt(programme.keys, programme.open_natively)
+        for programme in keys.programmes
+        if programme.keys is not None
+    }
     kernels = dict(zip(keys.kernel_scopes, keys.kernels, strict=True))
 
     def count_native(tokens: Sequence[int]) -> None:

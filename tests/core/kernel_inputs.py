@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -101,6 +102,11 @@ class Scenario:
     decrypt: BoundDecrypt
     kernel: Kernel
     tokens: list[str]
+
+    @cached_property
+    def decrypt_opened(self) -> BoundDecrypt:
+        """`decrypt`, but the kernel opens what it can."""
+        return bind_decrypt(self.snapshot, self.kernel.open)
 
 
 @dataclass(frozen=True, slots=True)

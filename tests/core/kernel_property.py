@@ -3,6 +3,7 @@
 1. Whenever the kernel answers, Python gives the same bytes.
 2. Every SUCCESS in the plain spelling is answered by the kernel.
 3. The lane reads what is in the plain spelling as Python does.
+4. What the kernel opens, Python judges as what it has opened itself.
 """
 
 import argparse
@@ -91,6 +92,9 @@ def check(input_: Input) -> str:
     given = scenario.kernel.answer(body, now_ms)
     assert answer_decrypt(both.keys, body, now_ms) == answer
     assert both.counts == python.counts
+    opened = Counted(scenario.decrypt_opened)
+    assert answer_decrypt(opened.keys, body, now_ms) == answer, (input_.kind, body, now_ms)
+    assert opened.counts == python.counts
     of_lane = _LANE.answer(python.keys, body, now_ms)
     assert (answer[1] if answer[0] == 200 and _is_plain(body) else None) == of_lane, (input_.kind, body, now_ms)
     if given is not None:

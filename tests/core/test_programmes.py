@@ -61,10 +61,10 @@ def test_a_verdict_is_always_that_of_one_programme(
     snapshots = [None if name is None else key_snapshot(name) for name in names]
     held = {None if keys is None else keys.scope for keys in snapshots} - {None}
     programmes = [Programme(scope, keys) for scope, keys in zip(IdentityScope, snapshots, strict=True)]
-    if any(keys is not None and keys.scope is not scope for scope, keys in programmes):
+    if any(each.keys is not None and each.keys.scope is not each.scope for each in programmes):
         return  # never used; see the refresher
     verdict, scope = bind_programmes(programmes)(token, domain, requested, now_ms)
-    verdicts = [decrypt(token, domain, keys, now_ms) for _, keys in programmes]
+    verdicts = [decrypt(token, domain, each.keys, now_ms) for each in programmes]
     assert verdict in [*verdicts, FAILURES[FailureReason.IDENTITY_SCOPE]]
     if verdict[3] is None:
         assert scope in held

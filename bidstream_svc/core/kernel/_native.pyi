@@ -2,6 +2,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from bidstream_svc.core.kernel import LaneCells
+from bidstream_svc.core.token import OpenedToken
 
 _Route = TypeVar("_Route")
 
@@ -24,6 +25,9 @@ class Kernel:
 
     def decrypt(self, token: object, domain: object, now_ms: int) -> tuple[str, int] | None:
         """Return (raw uid, established in Unix ms) if the status is SUCCESS."""
+
+    def open(self, token: object) -> OpenedToken | None:
+        """Return the fields of a token if both of its layers open, whatever the fields say."""
 
     def note_success(self, token: object, domain: object, now_ms: int) -> None:
         """Remember that a domain passes for the site of a token, because Python has decided SUCCESS at `now_ms`."""

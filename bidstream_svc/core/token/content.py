@@ -1,13 +1,16 @@
 """The content of a token, independent of its version."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from bidstream_svc.core.identity import IdentityScope, IdentityType
 
 # Bits of `privacy_bits`, counted from the least significant. Bit 0 is always set by operators and has no meaning.
 CLIENT_SIDE_GENERATED = 0x2
 OPTED_OUT = 0x4  # the user had opted out when the token was generated
+
+# (expires_ms, generated_ms or None in v2, site id, privacy bits, established_ms, raw uid): what decides, and the uid.
+OpenedToken: TypeAlias = tuple[int, int | None, int, int, int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

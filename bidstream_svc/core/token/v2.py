@@ -11,16 +11,12 @@ All integers are big endian::
 from collections.abc import Callable, Mapping
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - struct.error is a class
-from typing import TypeAlias
 
 import pybase64
 
 from bidstream_svc.core.crypto import CBC_BLOCK_LENGTH, cbc_encrypt, make_cbc_decrypt
 from bidstream_svc.core.status import FailureReason
-from bidstream_svc.core.token.content import TokenContent, TokenKey
-
-# (expires_ms, site id, privacy bits, established_ms, raw uid)
-OpenedToken: TypeAlias = tuple[int, int, int, int, str]
+from bidstream_svc.core.token.content import OpenedToken, TokenContent, TokenKey
 
 PREFIX = 0x02
 _TOKEN = Struct(">BI")  # prefix, master key id
@@ -67,7 +63,7 @@ def open_token(raw: bytes, ciphers: Mapping[int, Callable[[bytes], bytes]], now_
         return FailureReason.SITE_KEY_UNKNOWN
     except ValueError:  # 10, UnicodeDecodeError among them
         return FailureReason.SITE_LAYER
-    return expires_ms, site_id, privacy_bits, established_ms, raw_uid
+    return expires_ms, None, site_id, privacy_bits, established_ms, raw_uid
 
 
 def has_whole_master_layer(raw: bytes, secret: bytes) -> bool:

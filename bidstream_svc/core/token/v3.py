@@ -24,12 +24,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from bidstream_svc.core.crypto import GCM_IV_LENGTH, seal_gcm
 from bidstream_svc.core.identity import IdentityScope, IdentityType
 from bidstream_svc.core.status import FailureReason
-from bidstream_svc.core.token.content import TokenContent, TokenKey
+from bidstream_svc.core.token.content import OpenedToken, TokenContent, TokenKey
 
 # What `make_gcm_cipher` returns and `open_token` takes. Thread-safe.
 GcmCipher: TypeAlias = Any
-# (expires_ms, generated_ms, site id, privacy bits, established_ms, raw uid)
-OpenedToken: TypeAlias = tuple[int, int, int, int, int, str]
 
 VERSION = 112
 _TOKEN = Struct(">BBI")  # prefix, version, master key id

@@ -164,6 +164,13 @@ impl Kernel {
         })
     }
 
+    /// Calls `use_fields` if both layers of a token open, whatever its fields say.
+    pub fn open<T>(&self, token: &[u8], use_fields: impl FnOnce(&token::Opened<'_>) -> Option<T>) -> Option<T> {
+        with_buffer(base64::max_decoded_length(token.len()), |buffer| {
+            use_fields(&token::open(token, buffer, &self.keys, self.rules.scope_bit, 0)?)
+        })
+    }
+
     /// Remembers that `domain` passes for the site of a token, which Python has found good at `now_ms`.
     pub fn note_success(&self, token: &[u8], domain: &[u8], now_ms: i64) {
         with_buffer(base64::max_decoded_length(token.len()), |buffer| {

@@ -32,6 +32,9 @@ impl Drop for PyKernel {
 /// (answer, number of verdicts in it, the rest as (gap in the answer, start and end in the body))
 type PyBatchAnswer<'py> = (Bound<'py, PyBytes>, usize, Vec<(usize, usize, usize)>);
 
+/// (`expires_ms`, `generated_ms`, site id, privacy bits, `established_ms`, raw uid)
+type PyOpened<'py> = (i64, Option<i64>, u32, u32, i64, Bound<'py, PyString>);
+
 #[pymethods]
 impl PyKernel {
     fn answer<'py>(&self, py: Python<'py>, body: &[u8], now_ms: i64) -> Option<Bound<'py, PyBytes>> {
@@ -56,13 +59,17 @@ impl PyKernel {
         let kernel = self.kernel()?;
         let token = text(token)?;
         let domain = text(domain).map(str::as_bytes);
+        unless_it_panics(|| kernel.decrypt(token.as_bytes(), domain, now_ms, |success| uid_and_time(py, success)))
+    }
+
+    fn open<'py>(&self, py: Python<'py>, token: &Bound<'py, PyAny>) -> Option<PyOpened<'py>> {
+        let kernel = self.kernel()?;
+        let token = text(token)?;
         unless_it_panics(|| {
-            kernel.decrypt(token.as_bytes(), domain, now_ms, |success| {
-                let uid = crate::with_buffer(success.uid.length(), |buffer| {
-                    success.uid.write(buffer);
-                    std::str::from_utf8(buffer).ok().map(|uid| PyString::new(py, uid))
-                });
-                Some((uid?, success.established_ms))
+            kernel.open(token.as_bytes(), |opened| {
+                let generated_ms = (!opened.is_v2).then_some(opened.generated_ms);
+                let (uid, established_ms) = uid_and_time(py, &opened.success)?;
+                Some((opened.expires_ms, generated_ms, opened.site_id, opened.privacy_bits, established_ms, uid))
             })
         })
     }
@@ -79,6 +86,14 @@ impl PyKernel {
     fn used_master_keys(&self) -> Vec<u32> {
         self.kernel().map(|kernel| kernel.used_master_keys().collect()).unwrap_or_default()
     }
+}
+
+fn uid_and_time<'py>(py: Python<'py>, success: &Success<'_>) -> Option<(Bound<'py, PyString>, i64)> {
+    let uid = crate::with_buffer(success.uid.length(), |buffer| {
+        success.uid.write(buffer);
+        std::str::from_utf8(buffer).ok().map(|uid| PyString::new(py, uid))
+    });
+    Some((uid?, success.established_ms))
 }
 
 fn encode<'py>(py: Python<'py>, success: &Success<'_>) -> Option<Bound<'py, PyBytes>> {
