@@ -148,7 +148,7 @@ def _bind_judge(keys: KeySnapshot) -> Callable[[OpenedToken, object, int], Verdi
             if privacy_bits & OPTED_OUT:
                 verdict = _OPTED_OUT_AT_GENERATION  # 13
         if generated_ms is None:  # v2; the current time takes its place, so it is never in the future
-            generated_ms = now_ms
+            return _LIFETIME_TOO_LONG if expires_ms - now_ms > max_lifetime_ms else verdict
         if expires_ms - generated_ms > max_lifetime_ms:  # 12
             return _LIFETIME_TOO_LONG
         if generated_ms - now_ms > clock_skew_ms:

@@ -318,7 +318,7 @@ def test_it_takes_bytes_only_and_numbers_of_64_bits() -> None:
 def test_it_cannot_be_copied_or_pickled_and_its_repr_shows_no_key() -> None:
     assert "Kernel object" in repr(KERNEL)
     public = {name for name in vars(type(KERNEL)) if not name.startswith("__")}
-    assert public == {"answer", "answer_batch", "decrypt", "note_success", "used_master_keys"}
+    assert public == {"answer", "answer_batch", "decrypt", "note_success", "open", "used_master_keys"}
     for leave in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError):
             leave(KERNEL)
@@ -327,6 +327,9 @@ def test_it_cannot_be_copied_or_pickled_and_its_repr_shows_no_key() -> None:
 def test_the_property_notices_a_kernel_that_is_wrong() -> None:
     class Forgetful:
         def note_success(self, *_success: object) -> None:
+            """Nothing."""
+
+        def open(self, _token: object) -> None:
             """Nothing."""
 
     class Wrong(Forgetful):
@@ -338,13 +341,21 @@ def test_the_property_notices_a_kernel_that_is_wrong() -> None:
         def answer(self, _body: bytes, _now_ms: int) -> bytes | None:
             return None
 
+    class Misreading(Forgetful):
+        def answer(self, body: bytes, now_ms: int) -> bytes | None:
+            return KERNEL.answer(body, now_ms)
+
+        def open(self, token: object) -> Any:
+            opened = KERNEL.open(token)
+            return opened and (0, *opened[1:])
+
     def with_kernel(kernel: Any) -> Iterator[Input]:
         scenario = Scenario(UID2, bind_decrypt(UID2), kernel, [])
         for version in BUILDERS:
             token = build(version, privacy_bits=CLIENT_SIDE_GENERATED).token
             yield Input("test", scenario, body_of(token, "example.com"), NOW_MS)
 
-    for kernel in (Wrong(), Lazy()):
+    for kernel in (Wrong(), Lazy(), Misreading()):
         for input_ in with_kernel(kernel):
             with pytest.raises(AssertionError):
                 check(input_)

@@ -47,7 +47,8 @@ def test_a_replaced_key_set_is_published() -> None:
     assert first.kernel_scopes == (UID2, EUID)
     stores.all[1].keys = KeysInUse(SNAPSHOTS[1], None)
     assert stores.current.kernel_scopes == (UID2,)
-    assert stores.current.programmes == first.programmes
+    assert [each[:2] for each in stores.current.programmes] == [each[:2] for each in first.programmes]
+    assert [each.open_natively is None for each in stores.current.programmes] == [False, True]
     assert first.kernel_scopes == (UID2, EUID)
 
 
