@@ -202,7 +202,7 @@ def test_every_worker_traces_and_sends_what_is_left_at_its_end(operator: DevOper
             sidecar.wait_ready()
             with Connection(sidecar.data) as connection:
                 assert connection.ask("/decrypt", {"token": "abcd"}, headers=traceparent(trace_id)).status == 200
-            wait_until(lambda: sidecar.times_logged("keys loaded") == 2, "the first refresh of both workers")
+            wait_until(lambda: sidecar.times_loaded(from_cache=False) == 2, "the first refresh of both workers")
             assert sidecar.stop() == 0
         assert len(collector.refreshes()) == 2
         assert len(collector.of_trace(trace_id)) == 1

@@ -129,6 +129,10 @@ class Sidecar:
     def times_logged(self, event: str) -> int:
         return sum(line["event"] == event for line in self.log)
 
+    def times_loaded(self, *, from_cache: bool) -> int:
+        """How often workers have logged their first keys: from the operator, or those of another worker before."""
+        return sum(line["event"] == "keys loaded" and line["from_cache"] is from_cache for line in self.log)
+
     def wait_ready(self) -> Self:
         wait_until(lambda: ask(self.admin, "/readyz", method="GET").status == 200, "/readyz")
         return self

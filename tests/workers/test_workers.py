@@ -50,7 +50,7 @@ def sidecar_of(directory: Path, operator: DevOperator, **settings: Any) -> Itera
     program = options.pop("program", PROGRAM)
     with Sidecar(directory, program=program, **options) as sidecar:
         wait_until(lambda: sidecar.times_logged("listening") == options["workers"], "all workers to listen")
-        wait_until(lambda: sidecar.times_logged("keys loaded") == options["workers"], "all workers to have keys")
+        wait_until(lambda: sidecar.times_loaded(from_cache=False) == options["workers"], "all workers to have keys")
         yield sidecar
 
 
