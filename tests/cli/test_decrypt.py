@@ -10,7 +10,9 @@ import pytest
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
+from tests.core.openrtb_cases import DIRECTORY as CASES
 from tests.support.cli import Cli
+from tests.vectors.inputs import KEY_RESPONSES, NOW_MS
 
 
 @pytest.fixture
@@ -134,6 +136,24 @@ def test_bid_requests_one_a_line(cli: Cli, key_file: str, state: OperatorState, 
         assert [found["matched"] for answer in answers for found in answer["ids"]] == [None, "site.page"]
     outcome = cli("decrypt", "--keys", key_file, "--bid-requests", "-", stdin=text)
     assert (outcome.status, len(outcome.out.splitlines())) == (0, 3)
+
+
+def test_every_case_of_a_bid_request(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What /openrtb and the pure function answer, too; see tests/core/openrtb_cases.py."""
+    monkeypatch.setattr("bidstream_svc.cli.bid_requests.wall_clock_ms", lambda: NOW_MS)
+    options = []
+    for name in ("uid2", "euid"):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(KEY_RESPONSES[name]["response"]), encoding="utf-8")
+        options += ["--keys", str(path)]
+    cases = {path: path.read_bytes() for path in sorted(CASES.glob("*.request"))}
+    in_one_line = {
+        path: body for path, body in cases.items() if b"\n" not in body.strip() and b"\r" not in body.strip()
+    }
+    assert len(in_one_line) > 40
+    outcome = cli("decrypt", *options, "--bid-requests", "-", stdin=b"\n".join(in_one_line.values()))
+    for path, line in zip(in_one_line, outcome.out.splitlines(), strict=True):
+        assert json.loads(line) == json.loads(path.with_suffix(".answer").read_bytes()), path.name
 
 
 def test_bid_requests_of_two_programmes(
