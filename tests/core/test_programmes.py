@@ -83,7 +83,10 @@ def test_each_token_is_of_its_programme(version: int, scope: IdentityScope) -> N
         assert verdict == decrypt(token, None, KEYS[scope], NOW_MS)
         assert BOTH(late, None, requested, NOW_MS) == (FAILURES[FailureReason.EXPIRED], scope)
     wrong = BOTH(token, None, other, NOW_MS)
-    assert wrong[0][0] == "INVALID_PAYLOAD"
+    if version == 2:
+        assert wrong[0][3] is not None  # once in 256 times, a wrong key gives valid padding and any fields
+    else:
+        assert wrong[0][0] == "INVALID_PAYLOAD"
     assert wrong[1] is (other if version == 2 else scope)
 
 
