@@ -16,6 +16,7 @@ from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.state import Lifetimes
 from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
+from tests.support.processes import children
 from tests.support.raw_http import Connection, Response, ask, make_request
 from tests.support.sidecar import DEADLINE_S, PROGRAM, Sidecar, environment, operator_settings, wait_until
 
@@ -175,8 +176,10 @@ def test_a_sigterm_during_the_start_ends_it_with_status_0_and_leaves_nothing(
     for delay_s in (0.1, 0.2, 0.4, 0.8):
         with subprocess.Popen([*PROGRAM, "serve"], env=environ, stderr=subprocess.PIPE, cwd=tmp_path) as process:
             time.sleep(delay_s)  # the interpreter itself has to start first, which takes less
-            if not has_blocked(process.pid, signal.SIGTERM):
-                wait_until(lambda: has_blocked(process.pid, signal.SIGTERM), "the program to begin")
+            # A parent that waits for signals has them neither blocked nor handled meanwhile.
+            wait_until(
+                lambda: has_blocked(process.pid, signal.SIGTERM) or children(process.pid), "the program to begin"
+            )
             process.send_signal(signal.SIGHUP)
             process.send_signal(signal.SIGTERM)
             _, errors = process.communicate(timeout=DEADLINE_S)
