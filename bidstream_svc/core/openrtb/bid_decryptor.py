@@ -16,6 +16,7 @@ from bidstream_svc.core.openrtb.bid_reader import (
     Entry,
     PlainBidRequest,
     Sources,
+    are_all_lists_known,
     read_plain,
     rewrite_plain,
 )
@@ -166,7 +167,9 @@ class BidRequestDecryptor:
             return self._rewrite_in_steps(text, now_ms)
         verdicts = self._decrypt(plain.entries, _names_of(plain), now_ms, ({}, {}))
         uids = [uid for (_, uid, _, _), _ in verdicts]
-        rewritten = remove_plain(text, plain, uids) if None in uids else rewrite_plain(text, plain, uids)
+        rewritten = None
+        if are_all_lists_known(text, plain):
+            rewritten = (remove_plain if None in uids else rewrite_plain)(text, plain, uids)
         if rewritten is None:
             return self._rewrite_in_steps(text, now_ms, verdicts)
         return rewritten, _statuses_of(verdicts)

@@ -185,11 +185,9 @@ def rewrite_plain(body: bytes, plain: PlainBidRequest, uids: Sequence[str | None
 
     Args:
         body: what was read, without a byte order mark.
-        plain: what `read_plain` returned for it.
+        plain: what `read_plain` returned for it. All of its lists are known.
         uids: the raw uid of each entry, or None.
     """
-    if not are_all_lists_known(body, plain):
-        return None
     uid_of_token: dict[str, str] = {}
     number_of: dict[str, int] = {}
     for entry, uid in zip(plain.entries, uids, strict=True):
@@ -218,9 +216,8 @@ def are_all_lists_known(body: bytes, plain: PlainBidRequest) -> bool:
     if count(body, b'"uids"') != lists_of_uids:
         return False
     for each in plain.uid_lists:
-        with_id = len(
-            [uid for uid in each.uids if uid.id is not None]
-        )  # each of them has one, and the others have none
+        # Each of these has one `id`, and the others have none.
+        with_id = len([uid for uid in each.uids if uid.id is not None])
         if b"\\" in each.raw or each.raw.count(b'"id"') != with_id:
             return False
     return True

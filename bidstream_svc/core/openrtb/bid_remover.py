@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from bidstream_svc.core.openrtb.bid_reader import PlainBidRequest, PlainUids, are_all_lists_known
+from bidstream_svc.core.openrtb.bid_reader import PlainBidRequest, PlainUids
 
 
 class _Ext(msgspec.Struct, gc=False):
@@ -45,11 +45,9 @@ def remove_plain(body: bytes, plain: PlainBidRequest, uids: Sequence[str | None]
 
     Args:
         body: what was read, without a byte order mark.
-        plain: what `read_plain` returned for it.
+        plain: what `read_plain` returned for it. All of its lists are known.
         uids: the raw uid of each entry, or None.
     """
-    if not are_all_lists_known(body, plain):
-        return None
     eid_lists: list[list[bytes | None]] = [list(map(bytes, eids)) for eids in _raw_eid_lists(body)]
     before = list(map(_join, eid_lists))
     uid_of_entry = iter(uids)
