@@ -7,8 +7,9 @@ import click
 from bidstream_svc.cli import EARLY_SIGNALS
 from bidstream_svc.cli.lazy_commands import LazyCommands
 
-# A line each: `"check": "optouts_check_command.check",`
-_PLACES: dict[str, str] = {}
+_PLACES = {
+    "send": "optouts_send_command.send",
+}
 
 
 @click.group(commands=LazyCommands(_PLACES))

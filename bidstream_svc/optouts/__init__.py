@@ -1,0 +1,1 @@
+"""The opt-out store, what fills it, and what asks it."""
