@@ -95,9 +95,7 @@ def test_what_is_built_parses_back(raw_id: bytes, time_s: int, names: list[str],
 
 @pytest.mark.parametrize(
     "url",
-    ["", "dsp.example/optout", "ftp://dsp.example/optout", "http://", "http://[::1/", "http://h:99999", "unix:/x"][
-        "", "dsp.example/optout", "ftp://dsp.example/optout", "http://", "http://[::1/", "http://h:99999/", "unix:/x"
-    ],
+    ["", "dsp.example/optout", "ftp://dsp.example/optout", "http://", "http://[::1/", "http://h:99999", "unix:/x"],
 )
 def test_a_url_that_is_none(url: str) -> None:
     with pytest.raises(ConfigurationError, match="not an http or https URL"):
