@@ -33,11 +33,16 @@ from bidstream_svc.setting_values import (
     to_log_level,
     to_names,
     to_not_negative,
+    to_parameter,
     to_path,
     to_positive,
     to_secret,
     to_size,
+    to_stream,
+    to_stream_name,
     to_text,
+    to_url_path,
+    to_when_stale,
     to_workers,
 )
 
@@ -160,6 +165,42 @@ class Settings:
     drain_timeout: float = _setting(
         "10", "seconds that requests in flight get to finish after SIGTERM", to_not_negative
     )
+    optout_store: Path | None = _setting(
+        "", "directory of the opt-out store; the raw uids in it are never answered", to_path
+    )
+    optout_listen: tuple[ListenAddress, ...] = _setting(
+        "",
+        "addresses of the webhook for opt-outs: HOST:PORT, unix:/path or systemd:NAME, comma-separated",
+        to_addresses,
+    )
+    optout_path: str = _setting("/optout", "path of the webhook", to_url_path)
+    optout_id_parameter: str = _setting(
+        "identity", "parameter of the webhook's query that holds the raw uid", to_parameter
+    )
+    optout_time_parameter: str = _setting(
+        "timestamp", "parameter of the webhook's query that holds the time of the opt-out", to_parameter
+    )
+    optout_auth_token_file: Path | None = _setting(
+        "", "file with the bearer token that the webhook and snapshots require", to_path
+    )
+    optout_stream: str | None = _setting(
+        "",
+        "Redis or Valkey server with the stream of opt-outs: redis://HOST:PORT/DB, rediss:// for TLS, or unix:///PATH",
+        to_stream,
+    )
+    optout_stream_name: str = _setting("bidstream:optouts", "name of that stream", to_stream_name)
+    optout_stream_password_file: Path | None = _setting(
+        "", "file with the password of that server, or with USER:PASSWORD", to_path
+    )
+    optout_snapshot_url: str | None = _setting(
+        "", "receiver from which to get all opt-outs, e.g. http://optouts.example/snapshot", to_collector
+    )
+    optout_max_age: float = _setting(
+        "900", "seconds without contact to the stream after which the store is stale", to_positive
+    )
+    optout_when_stale: str = _setting(
+        "serve", "serve or withhold: whether raw uids are answered while the store is stale", to_when_stale
+    )
     otlp_endpoint: str | None = _setting(
         "", "collector for traces over OTLP/HTTP, e.g. http://127.0.0.1:4318; requires the extra otel", to_collector
     )
@@ -181,8 +222,9 @@ class Settings:
             yield from operator.problems()
         if not self.listen:
             yield f"{env_name('listen')}: empty; at least one address is required"
-        for one, other in overlapping([*self.listen, *self.admin_listen]):
-            names = [env_name(name) for name in ("listen", "admin_listen") if {one, other} & {*getattr(self, name)}]
+        for one, other in overlapping([*self.listen, *self.admin_listen, *self.optout_listen]):
+            fields_of_addresses = ("listen", "admin_listen", "optout_listen")
+            names = [env_name(name) for name in fields_of_addresses if {one, other} & {*getattr(self, name)}]
             what = f"{one} is given twice" if one == other else f"{one} and {other} overlap"
             yield f"{', '.join(names)}: {what}; choose another"
         # The addresses of systemd's sockets are known only once they are opened; see server/sockets.py.
@@ -193,6 +235,26 @@ class Settings:
             yield f"{env_name('tls_cert')}: must be set together with {env_name('tls_key')}"
         if self.tls_client_ca and not self.tls_cert:
             yield f"{env_name('tls_client_ca')}: requires {env_name('tls_cert')} and {env_name('tls_key')}"
+        yield from self._optout_problems()
+
+    def _optout_problems(self) -> Iterator[str]:
+        for name in ("optout_listen", "optout_stream"):
+            if getattr(self, name) and self.optout_store is None:
+                yield f"{env_name(name)}: requires {env_name('optout_store')}"
+        for name in ("optout_snapshot_url", "optout_stream_password_file"):
+            if getattr(self, name) and self.optout_stream is None:
+                yield f"{env_name(name)}: requires {env_name('optout_stream')}"
+        if self.optout_when_stale == "withhold" and self.optout_stream is None:
+            yield f"{env_name('optout_when_stale')}: withhold requires {env_name('optout_stream')}"
+        if self.optout_auth_token_file or self.allow_unauthenticated:
+            return
+        for address in self.optout_listen:
+            if not isinstance(address, SystemdAddress) and not address.is_local:
+                yield (
+                    f"{env_name('optout_listen')}: {address} is open to the network; set"
+                    f" {env_name('optout_auth_token_file')}, listen on loopback or a Unix socket, or set"
+                    f" {env_name('allow_unauthenticated')}=1"
+                )
 
     def authentication_problems(self, addresses: Iterable[BoundAddress]) -> Iterator[str]:
         """Yield a problem for each of these data plane addresses that is open to the network without authentication."""

@@ -144,3 +144,38 @@ def to_eid_sources(text: str) -> Mapping[str, IdentityScope]:
             raise ValueError(f"{source} is given twice")
         sources[source.lower()] = IdentityScope[scope]
     return sources
+
+
+def to_url_path(text: str) -> str:
+    """The path of a URL."""
+    if not re.fullmatch(r"/[!-\"$->@-~]*", text):
+        raise ValueError("not a path such as /optout")
+    return text.rstrip("/") or "/"
+
+
+def to_parameter(text: str) -> str:
+    """The name of a parameter in a query."""
+    if not re.fullmatch(r"[A-Za-z0-9_.~-]+", text):
+        raise ValueError("not a name of letters, digits, _, ., ~ and -")
+    return text
+
+
+def to_stream(text: str) -> str | None:
+    """The URL of a Redis or Valkey server, without a password; None for none."""
+    if text and not re.fullmatch(r"rediss?://[^\s/?#@]+(/[0-9]+)?|unix:///[^\s?#@]+(\?db=[0-9]+)?", text):
+        raise ValueError("not a URL such as redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB")
+    return text or None
+
+
+def to_stream_name(text: str) -> str:
+    """The name of a stream."""
+    if not re.fullmatch(r"[!-~]{1,255}", text):
+        raise ValueError("not a name of printable ASCII without spaces")
+    return text
+
+
+def to_when_stale(text: str) -> str:
+    """What happens while the store is stale: serve or withhold."""
+    if text not in {"serve", "withhold"}:
+        raise ValueError("not one of 'serve' or 'withhold'")
+    return text

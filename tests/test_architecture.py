@@ -18,7 +18,7 @@ LAYERS = (
     {"addresses", "files", "logs", "metrics"},
     {"operator_settings", "setting_values"},
     {"config", "loop_thread", "tracing"},
-    {"operator"},
+    {"operator", "optouts"},
     {"keystore"},
     {"sdk"},
     {"__init__"},  # the public names

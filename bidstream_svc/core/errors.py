@@ -54,6 +54,14 @@ class BidRequestError(BidstreamError, ValueError):
     """A bid request is not a JSON object in UTF-8, or is nested more than 64 levels deep."""
 
 
+class OptOutStoreError(BidstreamError):
+    """The opt-out store cannot be used: it is missing, damaged, of another version, or its disk is full."""
+
+
+class OptOutRecordError(BidstreamError, ValueError):
+    """A raw uid, an entry of the stream or a snapshot of opt-outs is malformed. The message does not contain it."""
+
+
 class OperatorError(BidstreamError):
     """A call to an operator failed."""
 

@@ -1,4 +1,4 @@
-"""Outcomes of a decryption: ten statuses for callers, and finer reasons for diagnosis.
+"""Outcomes of a decryption: eleven statuses for callers, and finer reasons for diagnosis.
 
 Source: docs/protocol.md, "The verdict".
 """
@@ -8,7 +8,7 @@ from typing import Self
 
 
 class DecryptionStatus(StrEnum):
-    """The ten statuses of the protocol. The value is the name used over HTTP."""
+    """The eleven statuses of the protocol. The value is the name used over HTTP."""
 
     __hash__ = str.__hash__  # that of an Enum is written in Python and takes ten times as long
 
@@ -22,6 +22,7 @@ class DecryptionStatus(StrEnum):
     DOMAIN_NAME_CHECK_FAILED = "DOMAIN_NAME_CHECK_FAILED"
     INVALID_TOKEN_LIFETIME = "INVALID_TOKEN_LIFETIME"  # noqa: S105
     USER_OPTED_OUT = "USER_OPTED_OUT"
+    OPTOUTS_NOT_SYNCED = "OPTOUTS_NOT_SYNCED"
 
     # The published SDK's second name for it, an alias: comparisons with it work, and it is not listed.
     NOT_AUTHORIZED_FOR_MASTER_KEY = "NOT_AUTHORIZED_FOR_KEY"
@@ -61,3 +62,5 @@ class FailureReason(StrEnum):
     LIFETIME_TOO_LONG = "lifetime_too_long", DecryptionStatus.INVALID_TOKEN_LIFETIME
     GENERATED_IN_FUTURE = "generated_in_future", DecryptionStatus.INVALID_TOKEN_LIFETIME
     OPTED_OUT_AT_GENERATION = "opted_out_at_generation", DecryptionStatus.USER_OPTED_OUT
+    OPTED_OUT = "opted_out", DecryptionStatus.USER_OPTED_OUT
+    OPTOUTS_NOT_SYNCED = "optouts_not_synced", DecryptionStatus.OPTOUTS_NOT_SYNCED

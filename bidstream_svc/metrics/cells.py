@@ -52,6 +52,16 @@ class BidRequestResult(StrEnum):
     INVALID = "invalid"
 
 
+class OptOutResult(StrEnum):
+    """Outcome of a request to the webhook for opt-outs: values of the `result` label."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    MALFORMED = "malformed"
+    UNAUTHORIZED = "unauthorized"
+    ERROR = "error"
+
+
 class ScopeLabel(StrEnum):
     """The programme: values of the `scope` label."""
 
@@ -126,6 +136,13 @@ ADMIN_CONNECTIONS = _new_cell()
 CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
 ADMIN_CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
 KEY_CELLS = {label: KeyCells() for label in ScopeLabel}
+# Those of opt-outs are used in `MetricCells.optout_row` alone.
+OPTOUTS = _new_cell()
+OPTOUTS_RECEIVED = {result: _new_cell() for result in OptOutResult}
+OPTOUT_DELAY_MS = HistogramCells()
+OPTOUT_STREAM_CONNECTED = _new_cell()
+OPTOUT_STREAM_LAST_CONTACT_MS = _new_cell()
+OPTOUT_APPLIED_MS = _new_cell()
 TLS_CERTIFICATE_EXPIRY_MS = _new_cell()
 EVENT_LOOP_LAG_NS = _new_cell()
 HEARTBEAT_NS = _new_cell()  # the monotonic clock when the serving loop last turned
@@ -159,6 +176,7 @@ class MetricCells:
         http_requests: (route label, HTTP status) -> cell.
         owner_pid: the process that made this object: the parent of the workers, or the only process.
         rows: one for each worker.
+        optout_row: that of the process of the opt-out store.
         row: the row that this process writes to.
     """
 
@@ -166,9 +184,9 @@ class MetricCells:
         self.http_requests = {key: _FIXED_CELLS + place for place, key in enumerate(product(route_labels, HTTP_CODES))}
         self.owner_pid = os.getpid()
         row_cells = _FIXED_CELLS + len(self.http_requests)
-        self._map = mmap(-1, workers * row_cells * _CELL_BYTES)
+        self._map = mmap(-1, (workers + 1) * row_cells * _CELL_BYTES)
         cells = memoryview(self._map).cast("q")
-        self.rows = [cells[start : start + row_cells] for start in range(0, len(cells), row_cells)]
+        *self.rows, self.optout_row = (cells[start : start + row_cells] for start in range(0, len(cells), row_cells))
         self.row = self.rows[0]
 
     def take_row(self, worker: int) -> None:
@@ -188,11 +206,11 @@ class MetricCells:
         """Count an answered HTTP request."""
         self.row[self.http_requests[route_label, code]] += 1
 
-    def observe(self, histogram: HistogramCells, duration_ns: int, times: int = 1) -> None:
-        """Add a duration to a histogram, `times` times."""
-        bucket = min(duration_ns.bit_length(), HistogramCells.BUCKETS - 1)
+    def observe(self, histogram: HistogramCells, duration: int, times: int = 1) -> None:
+        """Add a duration, in the unit of the histogram, `times` times."""
+        bucket = min(duration.bit_length(), HistogramCells.BUCKETS - 1)
         self.row[histogram.first + bucket] += times
-        self.row[histogram.sum] += duration_ns * times
+        self.row[histogram.sum] += duration * times
 
     def add(self, cell: int, amount: int = 1) -> None:
         """Add to a counter or gauge of this worker."""

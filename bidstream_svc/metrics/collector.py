@@ -1,10 +1,10 @@
 """The Prometheus collector, which reads the metric cells in shared memory at each scrape."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import accumulate
 from platform import python_version
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -22,9 +22,17 @@ from bidstream_svc.metrics import cells
 from bidstream_svc.metrics.cells import HistogramCells, KeyCells, MetricCells, ScopeLabel
 from bidstream_svc.metrics.processes import ProcessCollector
 
-# Exported histogram buckets: the first is up to 2**10 ns (1 us), and values from 2**34 ns (17 s) on are in +Inf.
-_FIRST_BUCKET = 10
-_LAST_BUCKET = 34
+
+class _Buckets(NamedTuple):
+    """Which buckets of a histogram are exported: up to 2**first units, and so on; above 2**last all are in +Inf."""
+
+    first: int
+    last: int
+    units_per_s: int
+
+
+_OF_DURATIONS = _Buckets(10, 34, NS_PER_S)  # 1 us to 17 s
+_OF_DELAYS = _Buckets(6, 31, MS_PER_S)  # 64 ms to 25 days
 
 
 def build_registry(metrics: MetricCells) -> CollectorRegistry:
@@ -47,6 +55,7 @@ class _CellCollector(Collector):
         yield from self._decryptions()
         yield from self._connections()
         yield from self._keys()
+        yield from self._optouts()
         yield self._gauge(
             "bidstream_event_loop_lag_seconds",
             "Delay of the event loop's last timer; maximum over workers.",
@@ -115,7 +124,7 @@ class _CellCollector(Collector):
         for label, of_keys in cells.KEY_CELLS.items():
             for result, cell in of_keys.refreshes.items():
                 refreshes.add_metric([label, result], self._metrics.over_workers(cell))
-            durations.add_metric([label], *self._buckets(of_keys.refresh_duration_ns))
+            durations.add_metric([label], *self._buckets(of_keys.refresh_duration_ns, self._metrics.rows))
             for written, cell in of_keys.cache_writes.items():
                 writes.add_metric([label, written], self._metrics.over_workers(cell))
         yield from (refreshes, durations, writes)
@@ -149,6 +158,40 @@ class _CellCollector(Collector):
             lambda of_keys: of_keys.last_success_ms,
             MS_PER_S,
             merge=min,
+        )
+
+    def _optouts(self) -> Iterator[Metric]:
+        row = self._metrics.optout_row
+        yield GaugeMetricFamily(
+            "bidstream_optouts", "Raw uids in the opt-out store; 0 without one.", value=row[cells.OPTOUTS]
+        )
+        received = CounterMetricFamily(
+            "bidstream_optouts_received", "Requests to the webhook for opt-outs, by result.", labels=["result"]
+        )
+        for result, cell in cells.OPTOUTS_RECEIVED.items():
+            received.add_metric([result], row[cell])
+        yield received
+        buckets, total_s = self._buckets(cells.OPTOUT_DELAY_MS, [row], _OF_DELAYS)
+        yield HistogramMetricFamily(
+            "bidstream_optout_delay_seconds",
+            "Time from the user's opt-out to its arrival.",
+            buckets=buckets,
+            sum_value=total_s,
+        )
+        yield GaugeMetricFamily(
+            "bidstream_optout_stream_connected",
+            "1 while the stream of opt-outs can be read.",
+            value=row[cells.OPTOUT_STREAM_CONNECTED],
+        )
+        yield GaugeMetricFamily(
+            "bidstream_optout_stream_last_contact_timestamp_seconds",
+            "Unix time at which the store was last known to hold all of the stream; 0 for never.",
+            value=row[cells.OPTOUT_STREAM_LAST_CONTACT_MS] / MS_PER_S,
+        )
+        yield GaugeMetricFamily(
+            "bidstream_optout_applied_timestamp_seconds",
+            "Unix time of the most recent opt-out in the store; 0 for none.",
+            value=row[cells.OPTOUT_APPLIED_MS] / MS_PER_S,
         )
 
     def _key_gauge(
@@ -187,14 +230,15 @@ class _CellCollector(Collector):
         return GaugeMetricFamily(name, text, value=self._metrics.over_workers(cell, merge) / divisor)
 
     def _histogram(self, name: str, text: str, histogram: HistogramCells) -> HistogramMetricFamily:
-        buckets, total_s = self._buckets(histogram)
+        buckets, total_s = self._buckets(histogram, self._metrics.rows)
         return HistogramMetricFamily(name, text, buckets=buckets, sum_value=total_s)
 
-    def _buckets(self, histogram: HistogramCells) -> tuple[list[tuple[str, float]], float]:
+    def _buckets(
+        self, histogram: HistogramCells, rows: Sequence[memoryview], exported: _Buckets = _OF_DURATIONS
+    ) -> tuple[list[tuple[str, float]], float]:
         """The cumulative buckets in seconds, and the sum of all values in seconds."""
-        counts = [self._metrics.over_workers(histogram.first + bucket) for bucket in range(HistogramCells.BUCKETS)]
+        first, last, units_per_s = exported
+        counts = [sum(row[histogram.first + bucket] for row in rows) for bucket in range(HistogramCells.BUCKETS)]
         cumulative = list(accumulate(counts))
-        buckets = [
-            (repr(2**bucket / NS_PER_S), float(cumulative[bucket])) for bucket in range(_FIRST_BUCKET, _LAST_BUCKET + 1)
-        ]
-        return [*buckets, ("+Inf", float(cumulative[-1]))], self._metrics.over_workers(histogram.sum) / NS_PER_S
+        buckets = [(repr(2**bucket / units_per_s), float(cumulative[bucket])) for bucket in range(first, last + 1)]
+        return [*buckets, ("+Inf", float(cumulative[-1]))], sum(row[histogram.sum] for row in rows) / units_per_s
