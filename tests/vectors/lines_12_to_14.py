@@ -117,8 +117,8 @@ def _opted_out() -> list[dict[str, Any]]:
 
 
 def _optouts() -> list[dict[str, Any]]:
-    ours, others, none = {"UID2": [RAW_UID]}, {"EUID": [RAW_UID], "UID2": [RAW_UID[::-1]]}, {"UID2": [], "EUID": []}
-    unknown = "not synced"
+    ours, others, unknown = {"UID2": [RAW_UID]}, {"EUID": [RAW_UID], "UID2": [RAW_UID[::-1]]}, "not synced"
+    empty: dict[str, list[str]] = {"UID2": [], "EUID": []}
     out = []
     for version in (2, 3, 4):
         good, client_side = build(version), build(version, privacy_bits=0x2)
@@ -150,7 +150,7 @@ def _optouts() -> list[dict[str, Any]]:
             failure(11, f"v{version}, the domain comes before the store", client_side, "domain_missing", optouts=ours),
             failure(8, f"v{version}, the expiry comes before the store", expired, "expired", optouts=unknown),
             success(14, f"v{version}, others are in the store", good, optouts=others),
-            success(14, f"v{version}, the store is empty", good, optouts=none),
+            success(14, f"v{version}, the store is empty", good, optouts=empty),
         ]
     early = build(4, generated_ms=NOW_MS + CLOCK_SKEW_MS + 1)
     return [*out, failure(12, "the skew comes before the store", early, "generated_in_future", optouts=ours)]
