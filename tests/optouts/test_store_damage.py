@@ -238,7 +238,7 @@ def test_a_full_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_lmdb_is_opened_again_after_its_fatal_error(directory: Path) -> None:
     def fail(transaction: lmdb.Transaction, ids: list[bytes]) -> None:
-        raise lmdb.PanicError
+        raise lmdb.PanicError("MDB_PANIC")
 
     with OptOutStore(directory) as store:
         before, store.before_commit = store._environment, fail
