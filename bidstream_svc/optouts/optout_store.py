@@ -13,6 +13,7 @@ consistent with the ids (the filter, the position in the stream) changes within 
 An environment must not be used across a fork, nor be opened twice in a process.
 """
 
+import os
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -218,6 +219,15 @@ class OptOutStore:
     def _read_records(self, scope: IdentityScope, length: int, after: bytes) -> list[bytes]:
         with self._opened() as environment:
             return read_records(environment, environment.tables[scope, length], after, _CHUNK_IDS)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other process has looked into the store since it was started, and still runs."""
+        with self._opened() as environment:
+            environment.lmdb.reader_check()
+            slots = environment.lmdb.readers().splitlines()
+        own = str(os.getpid())
+        return all(slot.split()[0] == own for slot in slots if slot.split()[0].isdecimal())
 
     @property
     def _has_filter(self) -> bool:
