@@ -60,8 +60,9 @@ class _Readers:
     """The readers of this process, by directory."""
 
     def __init__(self) -> None:
-        self._forget()
-        os.register_at_fork(after_in_child=self._forget)
+        self._lock = threading.Lock()
+        self._open: WeakValueDictionary[Path, OptOutReader] = WeakValueDictionary()
+        os.register_at_fork(after_in_child=self._start_again)
 
     def open(self, directory: Path) -> OptOutReader:
         """Open a store, unless it is open."""
@@ -71,9 +72,12 @@ class _Readers:
                 reader = self._open[directory] = OptOutReader(directory)
             return reader
 
-    def _forget(self) -> None:
-        self._lock = threading.Lock()
-        self._open: WeakValueDictionary[Path, OptOutReader] = WeakValueDictionary()
+    def _start_again(self) -> None:
+        """Give up what belongs to the parent, where it stays open."""
+        self._lock = threading.Lock()  # another thread of the parent may hold the old one
+        for reader in list(self._open.values()):
+            reader.close()
+        self._open = WeakValueDictionary()
 
 
 _readers = _Readers()
