@@ -28,19 +28,26 @@ class OptOutReader:
     Args:
         directory: the store, which must exist.
         withholds: whether no raw uid may be answered while the store is stale.
+        is_required: whether it is an error if the store cannot be opened now. If not, it is unusable until it can.
 
     Raises:
-        OptOutStoreError: it cannot be opened.
+        OptOutStoreError: it cannot be opened, and `is_required`.
     """
 
-    def __init__(self, directory: Path, *, withholds: bool = False) -> None:
+    def __init__(self, directory: Path, *, withholds: bool = False, is_required: bool = True) -> None:
         self._directory = directory
         self._withholds = withholds
         self._opening = threading.Lock()
-        self._environment: Environment | None = open_environment(directory, is_writable=False)
+        self._environment: Environment | None = None
         self._check_file_at = time.monotonic() + _FILE_CHECK_INTERVAL_S
         self._open_at = 0.0
         self._back_off_s = _MIN_BACK_OFF_S
+        try:
+            self._environment = open_environment(directory, is_writable=False)
+        except OptOutStoreError as error:
+            if is_required:
+                raise
+            _log.error("opt-out store unusable", directory=str(directory), problem=str(error))
 
     @property
     def is_usable(self) -> bool:
