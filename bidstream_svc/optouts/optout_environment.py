@@ -14,7 +14,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 from weakref import WeakValueDictionary
 
 import lmdb
@@ -44,7 +45,9 @@ class Table(NamedTuple):
 
 
 class Environment:
-    """An open environment. Its attributes do not change.
+    """An open environment. It is used within a `with`, and closed when nothing uses it any more.
+
+    LMDB crashes if an environment is closed under an operation of another thread.
 
     Attributes:
         lmdb: the environment.
@@ -52,11 +55,14 @@ class Environment:
         outbox, meta: the handles of the other databases.
         store_id: 16 random bytes.
         is_writable: whether it is open for writing.
+        is_closed: whether it has been closed, which changes.
     """
 
     def __init__(self, directory: Path, *, is_writable: bool) -> None:
         self.is_writable = is_writable
-        self._is_closed = False
+        self.is_closed = False
+        self._uses = 0
+        self._changed = threading.Condition()
         self._data_file = directory / _DATA_FILE
         self.lmdb = lmdb.open(
             str(directory),
@@ -81,18 +87,39 @@ class Environment:
             }
             self.outbox, self.meta = self._open_database(b"outbox"), self._open_database(b"meta")
         except BaseException:
-            self.close()
+            self.lmdb.close()
             raise
 
+    def __enter__(self) -> Self:
+        """Begin to use it.
+
+        Raises:
+            OptOutStoreError: it is closed.
+        """
+        with self._changed:
+            if self.is_closed:
+                raise OptOutStoreError("it is closed")
+            self._uses += 1
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the use."""
+        with self._changed:
+            self._uses -= 1
+            if self.is_closed:
+                self._changed.notify_all()
+
     def close(self) -> None:
-        """Close the environment, for all of this process that share it, when their operations have ended."""
-        self._is_closed = True
-        self.lmdb.close()
+        """Close it, for all of this process that share it."""
+        with self._changed:
+            self.is_closed = True
+            self._changed.wait_for(lambda: self._uses == 0)
+            self.lmdb.close()
 
     def find_problem(self) -> str | None:
         """Return why the environment cannot be used, None if its file is the one that was opened, and whole."""
-        if self._is_closed:
-            return "it is closed"
         try:
             status = self._data_file.stat()
         except OSError as error:
@@ -171,7 +198,7 @@ def open_environment(directory: Path, *, is_writable: bool) -> Environment:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         else:
             environment = _environments.get((os.getpid(), _file_id(directory / _DATA_FILE)))
-            if environment is not None and environment.find_problem() is None:
+            if environment is not None and not environment.is_closed:
                 return environment
         _allocate_lock_file(directory)
         environment = Environment(directory, is_writable=is_writable)
@@ -185,12 +212,12 @@ def one_line(directory: Path) -> Iterator[None]:
     try:
         yield
     except (lmdb.Error, OSError, struct.error) as error:
-        raise OptOutStoreError(f"opt-out store {directory}: {_describe(error)}") from error
+        raise OptOutStoreError(f"opt-out store {directory}: {_describe(error, directory)}") from error
     except OptOutStoreError as error:
         raise OptOutStoreError(f"opt-out store {directory}: {error}") from None
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: Exception, directory: Path) -> str:
     match error:
         case lmdb.InvalidError() | lmdb.VersionMismatchError() | lmdb.CorruptedError() | lmdb.PageNotFoundError():
             return f"{_DATA_FILE} is damaged, or is no LMDB file of this version"
@@ -201,7 +228,7 @@ def _describe(error: Exception) -> str:
         case OSError():
             return error.strerror or type(error).__name__
         case _:
-            return str(error)
+            return str(error).removeprefix(f"{directory}: ")
 
 
 def _allocate_lock_file(directory: Path) -> None:

@@ -15,12 +15,12 @@ An environment must not be used across a fork, nor be opened twice in a process.
 
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice, repeat
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 import lmdb
 
@@ -76,10 +76,12 @@ class OptOutStore:
         self.before_commit: Callable[[lmdb.Transaction, list[bytes]], None] | None = None
         self._environment: Environment | None = open_environment(directory, is_writable=True)
         self.store_id = self._environment.store_id
+        self._is_open = True
         self._next_reader_check = 0.0
 
     def close(self) -> None:
         """Close the environment."""
+        self._is_open = False
         environment, self._environment = self._environment, None
         if environment is not None:
             environment.close()
@@ -120,43 +122,33 @@ class OptOutStore:
             {key: sorted(records.values()) for key, records in by_table.items()}, position=position, is_owed=is_owed
         )
 
-    def add_records(
-        self,
-        records: dict[tuple[IdentityScope, int], list[bytes]],
-        *,
-        position: Position | None = None,
-        is_owed: bool = False,
-    ) -> int:
+    def add_records(self, records: "Records", *, position: Position | None = None, is_owed: bool = False) -> int:
         """As `add`, with records (`optout_records`) by programme and length of the id, sorted and no id twice."""
-        with self._opened() as environment:
-            by_table: _ByTable = [(environment.tables[key], of_table) for key, of_table in records.items()]
-            with environment.lmdb.begin() as transaction:
-                by_table = _only_new(transaction, by_table)
-                seen = transaction.id()
-            if not by_table and position is None:
-                return 0
-            with self.writing() as transaction:
-                if transaction.id() != seen + 1:  # another transaction came between
-                    by_table = _only_new(transaction, by_table)
-                count = sum(len(new) for _, new in by_table)
-                environment.extend_file(2 * count)
-                if self.before_commit is not None and by_table:
-                    self.before_commit(transaction, _filter_ids(by_table))
-                for table, new in by_table:
-                    _put_all(transaction, table, new)
-                if is_owed and by_table:
-                    _put_into_outbox(transaction, environment, by_table)
-                if position is not None:
-                    transaction.put(_META_POSITION, _encode_position(position), db=environment.meta)
+        with self._opened() as environment, environment.lmdb.begin() as transaction:
+            new = _only_new(environment, transaction, records)
+            seen = transaction.id()
+        if not new and position is None:
+            return 0
+        with self._write() as (environment, transaction):
+            if transaction.id() != seen + 1:  # another transaction came between
+                new = _only_new(environment, transaction, new)
+            count = sum(map(len, new.values()))
+            environment.extend_file(2 * count)
+            if self.before_commit is not None and new:
+                self.before_commit(transaction, _filter_ids(new))
+            for key, of_table in new.items():
+                _put_all(transaction, environment.tables[key], of_table)
+            if is_owed and new:
+                _put_into_outbox(transaction, environment, new)
+            if position is not None:
+                transaction.put(_META_POSITION, _encode_position(position), db=environment.meta)
         return count
 
     @contextmanager
     def writing(self) -> Iterator[lmdb.Transaction]:
-        """Begin a write transaction, and commit it at the end. All writing goes through this."""
-        with self._opened() as environment:
-            self._check_readers(environment)
-            with environment.lmdb.begin(write=True) as transaction:
-                yield transaction
+        """Begin a write transaction, and commit it at the end. Not within another use of the store."""
+        with self._write() as (_, transaction):
+            yield transaction
 
     def contains(self, scope: IdentityScope, raw_id: bytes) -> bool:
         """Whether an id is in the store."""
@@ -207,19 +199,30 @@ class OptOutStore:
             ]
 
     @contextmanager
+    def _write(self) -> Iterator[tuple[Environment, lmdb.Transaction]]:
+        """A write transaction. All writing goes through this."""
+        with self._opened() as environment:
+            self._check_readers(environment)
+            with environment.lmdb.begin(write=True) as transaction:
+                yield environment, transaction
+
+    @contextmanager
     def _opened(self) -> Iterator[Environment]:
         """The environment, unless its file has been removed or replaced, because what is written then would be lost."""
+        environment = self._environment
+        if environment is None and self._is_open:
+            environment = self._environment = open_environment(self.directory, is_writable=True)
         with one_line(self.directory):
-            environment = self._environment
             if environment is None:
                 raise OptOutStoreError("it is closed")
-            if problem := environment.find_problem():
-                raise OptOutStoreError(problem)
             try:
-                yield environment
-            except lmdb.PanicError:  # the disk failed while LMDB wrote its last page; no more use of this environment
+                with environment:
+                    if problem := environment.find_problem():
+                        raise OptOutStoreError(problem)
+                    yield environment
+            except lmdb.PanicError:  # the disk failed while LMDB wrote its last page; it has to be opened again
+                self._environment = None
                 environment.close()
-                self._environment = open_environment(self.directory, is_writable=True)
                 raise
 
     def _check_readers(self, environment: Environment) -> None:
@@ -228,7 +231,8 @@ class OptOutStore:
             environment.lmdb.reader_check()
 
 
-_ByTable = Sequence[tuple[Table, list[bytes]]]
+# By programme and length of the id; sorted.
+Records: TypeAlias = Mapping[tuple[IdentityScope, int], list[bytes]]
 
 
 def contains(environment: Environment, scope: IdentityScope, raw_id: bytes) -> bool:
@@ -277,10 +281,10 @@ def _read_records(environment: Environment, table: Table, after: bytes, maximum:
         return list(islice(values, maximum))
 
 
-def _only_new(transaction: lmdb.Transaction, by_table: _ByTable) -> _ByTable:
+def _only_new(environment: Environment, transaction: lmdb.Transaction, records: Records) -> Records:
     """What is not in the store, without tables of which all is."""
-    found = ((table, _find_new(transaction, table, records)) for table, records in by_table)
-    return [(table, new) for table, new in found if new]
+    found = {key: _find_new(transaction, environment.tables[key], of_table) for key, of_table in records.items()}
+    return {key: new for key, new in found.items() if new}
 
 
 def _find_new(transaction: lmdb.Transaction, table: Table, records: list[bytes]) -> list[bytes]:
@@ -304,20 +308,19 @@ def _put_all(transaction: lmdb.Transaction, table: Table, new: list[bytes]) -> N
         cursor.putmulti(zip(repeat(TABLE_KEY), new, strict=False), dupdata=True, append=is_behind)
 
 
-def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, by_table: _ByTable) -> None:
-    optouts = [decode_record(table.scope, record) for table, new in by_table for record in new]
+def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, new: Records) -> None:
+    optouts = [decode_record(scope, record) for (scope, _), of_table in new.items() for record in of_table]
     with transaction.cursor(environment.outbox) as cursor:
         last = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
         cursor.put(_NUMBER.pack(last + 1), pack(optouts), append=True)
 
 
-def _filter_ids(by_table: _ByTable) -> list[bytes]:
-    return [
-        prefix + record[: table.id_length]
-        for table, new in by_table
-        for prefix in [bytes((table.scope,))]
-        for record in new
-    ]
+def _filter_ids(new: Records) -> list[bytes]:
+    ids: list[bytes] = []
+    for (scope, length), of_table in new.items():
+        prefix = bytes((scope,))
+        ids.extend(prefix + record[:length] for record in of_table)
+    return ids
 
 
 def _encode_position(position: Position) -> bytes:
