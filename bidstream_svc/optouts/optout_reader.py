@@ -2,7 +2,6 @@
 
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import lmdb
@@ -39,11 +38,16 @@ class OptOutReader:
         self._directory = directory
         self._withholds = withholds
         self._opening = threading.Lock()
-        self._environment = open_environment(directory, is_writable=False) if is_required else None
+        self._environment: Environment | None = None
         self._check_file_at = time.monotonic() + _FILE_CHECK_INTERVAL_S
         self._open_at = 0.0
         self._back_off_s = _MIN_BACK_OFF_S
-        self._is_reported = False  # whether the last line in the log says that the store is unusable
+        try:
+            self._environment = open_environment(directory, is_writable=False)
+        except OptOutStoreError as error:
+            if is_required:
+                raise
+            _log.error("opt-out store unusable", directory=str(directory), problem=str(error))
 
     @property
     def is_usable(self) -> bool:
@@ -63,15 +67,10 @@ class OptOutReader:
 
     def check_file(self) -> bool:
         """Return whether the store is usable; once a second that is found out, and an unusable one opened again."""
-        environment = self._environment
-        if environment is not None and time.monotonic() >= self._check_file_at:
+        if time.monotonic() >= self._check_file_at:
             self._check_file_at = time.monotonic() + _FILE_CHECK_INTERVAL_S
-            try:
-                with environment:
-                    problem = environment.find_problem()
-            except OptOutStoreError as error:
-                problem = str(error)
-            if problem is not None:
+            environment = self._environment
+            if environment is not None and (problem := environment.find_problem()):
                 self._give_up(environment, problem)
         return self._environment is not None or self._reopen() is not None
 
@@ -88,26 +87,19 @@ class OptOutReader:
             if environment is None:
                 return None
             try:
-                with environment:
-                    return contains(environment, scope, raw_id)
-            except OptOutStoreError as error:
-                self._give_up(environment, str(error))
+                return contains(environment, scope, raw_id)
             except lmdb.ReadersFullError:
-                with suppress(OptOutStoreError), environment:
-                    environment.lmdb.reader_check()  # frees the slots of processes that were killed
+                environment.lmdb.reader_check()  # frees the slots of processes that were killed
             except lmdb.Error as error:
                 self._give_up(environment, type(error).__name__)
         return None
 
     def _give_up(self, environment: Environment, problem: str) -> None:
         with self._opening:
-            if self._environment is not environment:
-                return
-            self._environment = None
-            if not environment.is_closed:  # else another user of the environment has closed it, for whatever reason
+            if self._environment is environment:
+                self._environment = None
                 if not environment.is_writable:
                     environment.close()  # so that it can be opened again
-                self._is_reported = True
                 _log.error("opt-out store unusable", directory=str(self._directory), problem=problem)
 
     def _reopen(self) -> Environment | None:
@@ -119,12 +111,8 @@ class OptOutReader:
                 except OptOutStoreError as error:
                     self._open_at = time.monotonic() + self._back_off_s
                     self._back_off_s = min(self._back_off_s * 2, _MAX_BACK_OFF_S)
-                    if not self._is_reported:
-                        self._is_reported = True
-                        _log.error("opt-out store unusable", directory=str(self._directory), problem=str(error))
+                    _log.debug("opt-out store still unusable", problem=str(error))
                 else:
                     self._open_at, self._back_off_s = 0.0, _MIN_BACK_OFF_S
-                    if self._is_reported:
-                        self._is_reported = False
-                        _log.info("opt-out store usable again", directory=str(self._directory))
+                    _log.info("opt-out store usable again", directory=str(self._directory))
             return self._environment
