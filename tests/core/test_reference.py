@@ -16,11 +16,7 @@ MANY = 300  # a disagreement may hide in a corner; an example takes a millisecon
 
 
 STORES: tuple[Any, ...] = (
-    None,
-    "not synced",
-    {},
-    {"UID2": [RAW_UID]},
-    {"EUID": [RAW_UID]},
+    *(None, "not synced", {}, {"UID2": [RAW_UID]}, {"EUID": [RAW_UID]}),
     {"UID2": ["", "abc"], "EUID": ["abc"]},
 )
 
