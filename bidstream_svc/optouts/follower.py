@@ -1,6 +1,7 @@
 """Reads the stream and applies it to the store.
 
-The position is kept in the store: written with the opt-outs, or up to about a second later, so it never claims too much.
+The position is kept in the store: written with the opt-outs, or up to about a second later. So it may be
+too low, and is never too high.
 `stream_entries` decides what follows a position, and what to do where entries are missing.
 
 In a gap (opt-outs may be missing that the stream does not hold any more) the reader goes on, gets a snapshot from a

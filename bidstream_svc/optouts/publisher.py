@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from bidstream_svc.clock import wall_clock_ms
-from bidstream_svc.core.errors import OptOutStoreError, OptOutStreamError
+from bidstream_svc.core.errors import BidstreamError
 from bidstream_svc.logs import get_logger
 from bidstream_svc.optouts.back_off import BackOff
 from bidstream_svc.optouts.blocking import run_blocking
@@ -110,7 +110,7 @@ class Publisher:
                     await self._load()
                     await self._append_owed(client)
                     await self._save()
-                except (OptOutStreamError, OptOutStoreError) as error:
+                except BidstreamError as error:
                     self._note_failure(error)
                     await back_off.wait()
                 else:
@@ -130,7 +130,7 @@ class Publisher:
                     return
                 continue
             batches = _batches(entries)
-            self.state.owed = sum(batch.count for batch in batches)
+            self.state.owed = sum(batch.optout_count for batch in batches)
             for batch in batches:
                 if not await self._append(client, batch):
                     break
@@ -153,7 +153,7 @@ class Publisher:
             own=appended.position.entry_id if appended.is_new else progress.own,
             lost="" if appended.is_new else progress.lost,
         )
-        self.state.owed -= batch.count
+        self.state.owed -= batch.optout_count
         return True
 
     async def _load(self) -> None:
@@ -197,12 +197,12 @@ class _Batch(NamedTuple):
     Attributes:
         last_number: the last entry of the outbox of which all is in this batch or an earlier one.
         packed: the opt-outs.
-        count: how many.
+        optout_count: how many.
     """
 
     last_number: int
     packed: bytes
-    count: int
+    optout_count: int
 
 
 def _batches(entries: Iterable[OutboxEntry]) -> list[_Batch]:
@@ -224,7 +224,7 @@ def _batches(entries: Iterable[OutboxEntry]) -> list[_Batch]:
 
 
 def _expire(progress: _Progress, now_ms: int, retention_ms: int) -> tuple[_Progress, int]:
-    """Note how far the outbox has been appended by now. Returns that, and how far it was longer than the retention ago."""
+    """Note how far the outbox has been appended by now. Returns that, and how far it was a retention ago."""
     marks = progress.marks
     if not marks or now_ms - marks[-1][0] >= retention_ms // _MARKS:
         marks = (*marks, (now_ms, progress.sent))

@@ -8,6 +8,7 @@ import hashlib
 import random
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +25,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from bidstream_svc.core.errors import ConfigurationError, OptOutRecordError, OptOutStreamError
+from bidstream_svc.core.errors import ConfigurationError, OptOutStreamError
 from bidstream_svc.files import read_secret_file
-from bidstream_svc.optouts.optout_store import Position
 from bidstream_svc.optouts.stream_entries import Appended, StreamEntry, Tip, parse_appended, parse_entry, parse_tip
 from bidstream_svc.optouts.stream_scripts import APPEND, INSPECT
 
@@ -54,7 +54,7 @@ class StreamSettings(NamedTuple):
     url: str
     name: str
     password_file: Path | None = None
-    password_variable: str = "BIDSTREAM_OPTOUT_STREAM_PASSWORD_FILE"
+    password_variable: str = "BIDSTREAM_OPTOUT_STREAM_PASSWORD_FILE"  # noqa: S105 - the name of a variable
     retention_ms: int = DEFAULT_RETENTION_MS
     idle_ms: int = DEFAULT_IDLE_MS
     timeout_s: float = 5.0
@@ -119,23 +119,21 @@ class StreamClient:
         """Close the connection. The next call makes a new one."""
         client, self._client = self._client, None
         if client is not None:
-            try:
+            with suppress(RedisError, OSError):
                 await client.aclose()
-            except (RedisError, OSError):
-                pass
 
-    async def _run_script(self, script: str, *arguments: str | bytes) -> Any:  # noqa: ANN401 - what the server answers
+    async def _run_script(self, script: str, *arguments: str | bytes) -> Any:
         digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         try:
             return await self._call("EVALSHA", digest, 1, self.settings.name, *arguments)
         except _NoSuchScriptError:
             return await self._call("EVAL", script, 1, self.settings.name, *arguments)
 
-    async def _call(self, *command: str | bytes | int) -> Any:  # noqa: ANN401 - what the server answers
+    async def _call(self, *command: str | bytes | int) -> Any:
         try:
             if self._client is None:
                 self._client = self._connect()
-            return await self._client.execute_command(*command)
+            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except NoScriptError:
             raise _NoSuchScriptError("the script is not cached") from None
         except (RedisError, OSError, TimeoutError, ssl.SSLError) as error:
@@ -216,6 +214,4 @@ def _explain_response(message: str) -> OptOutStreamError:
     for word, explanation in _RESPONSES.items():
         if word in message:
             return OptOutStreamError(explanation)
-    return _RefusedError(f"the server refuses a command ({message.split(maxsplit=1)[0][:32] if message else 'no reason'})")
-
-
+    return _RefusedError("the server refuses a command, or the stream is not one of this program")

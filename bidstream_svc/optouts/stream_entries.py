@@ -1,7 +1,7 @@
 """Entries of the stream, and what a reader makes of them: pure.
 
-`Bearings` is a reader's state, kept in the store. `advance` applies entries that follow what it has read; `recover` says
-what to do about entries that do not. `stream_scripts` describes the fields of an entry.
+`Bearings` is a reader's state, kept in the store. `advance` applies entries that follow what it has read; `recover`
+says what to do about entries that do not. `stream_scripts` describes the fields of an entry.
 """
 
 from collections.abc import Mapping, Sequence
@@ -189,10 +189,10 @@ def recover(bearings: Bearings, tip: Tip, *, now_ms: int, max_away_ms: int) -> B
         max_away_ms: the time for which receivers certainly append again what the server has lost; less than the
             retention, and less than the time for which they keep it.
 
-    What the server has lost comes again: every receiver whose last entry is gone appends all that it has received within
-    the retention. So a reader that was level within that time only has to read the stream that there is: from the last
-    of its positions which that still holds, or from its first entry. Otherwise, or where the stream's beginning or
-    entries in between were removed, there is a gap: read all that there is, and get a snapshot.
+    What the server has lost comes again: every receiver whose last entry is gone appends all that it has received
+    within the retention. So a reader that was level within that time only has to read the stream that there is: from
+    the last of its positions which that still holds, or from its first entry. Otherwise, or where the stream's
+    beginning or entries in between were removed, there is a gap: read all that there is, and get a snapshot.
     """
     position = bearings.position
     is_complete = tip.first_sequence == 1 and not tip.first_previous
@@ -267,7 +267,7 @@ def _open_gap(bearings: Bearings, reason: str) -> Bearings:
 
 
 def _leave_mark(bearings: Bearings) -> Bearings:
-    """Add the position to the trail, and keep so many earlier ones that their ages about double from one to the next."""
+    """Add the position to the trail, and keep earlier ones whose ages about double from one to the next."""
     position, trail = bearings.position, bearings.trail
     if position is None or bearings.gap:
         return bearings
@@ -282,4 +282,7 @@ def _leave_mark(bearings: Bearings) -> Bearings:
 
 
 def _parse_position(epoch: str, sequence: str, entry_id: str) -> Position:
-    return Position(bytes.fromhex(epoch), int(sequence), entry_id)
+    try:
+        return Position(bytes.fromhex(epoch), int(sequence), entry_id)
+    except ValueError:
+        raise OptOutRecordError("not an entry of the stream of opt-outs") from None

@@ -11,10 +11,10 @@ An entry has the fields
     optouts    packed records; may be empty
     lost       only in an entry whose receiver found that the server has lost entries: the id of one of them
 
-Sequence numbers alone do not tell two histories apart: after a fail-over, a replica that lagged gives the numbers of lost
-entries to others. So ids are unique (milliseconds and a random number), and each entry names the one before it: whoever
-has read up to an entry, and finds it as `previous` of the next, has missed nothing. `entries-added` would not tell:
-it does not exist before Redis 7, and is that of another server after a fail-over.
+Sequence numbers alone do not tell two histories apart: after a fail-over, a replica that lagged gives the numbers of
+lost entries to others. So ids are unique (milliseconds and a random number), and each entry names the one before it:
+whoever has read up to an entry, and finds it as `previous` of the next, has missed nothing. `entries-added` would not
+tell: it does not exist before Redis 7, and is that of another server after a fail-over.
 """
 
 # Sets `first` and `last`, the first and last of our entries as {id, fields}, nil if there is none; and `last_id`, the
@@ -51,8 +51,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-# ARGV: id of the caller's last entry or "", the newest id that it knows or "", new epoch, random number, packed opt-outs
-# or "", lost id or "", retention in ms, ms after which an entry without opt-outs is appended.
+# ARGV: id of the caller's last entry or "", the newest id that it knows or "", new epoch, random number, packed
+# opt-outs or "", lost id or "", retention in ms, ms after which an entry without opt-outs is appended.
 APPEND = (
     _LOOK
     + """
@@ -84,8 +84,8 @@ return {'appended', id, epoch, sequence}
 """
 )
 
-# ARGV: ids, the newest first. Returns the last entry's id, epoch and sequence; the first's id, sequence and previous; and
-# the place in ARGV of the first id that the stream holds, 0 for none. Strings are empty if there is no entry.
+# ARGV: ids, the newest first. Returns the last entry's id, epoch and sequence; the first's id, sequence and previous;
+# and the place in ARGV of the first id that the stream holds, 0 for none. Strings are empty if there is no entry.
 INSPECT = (
     _LOOK
     + """
