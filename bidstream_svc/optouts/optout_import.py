@@ -87,7 +87,7 @@ class OptOutImport:
         """
         for told_scope, records in zip(_TOLD_SCOPES, self._run.take(), strict=True):
             if records:
-                self._write(self._scope or told_scope, records)
+                self._write(told_scope if self._scope is None else self._scope, records)
 
     def _decide(self, lines: bytes, others: list[int]) -> None:
         """Add those lines that are unusual, and count those that are malformed."""

@@ -18,20 +18,30 @@ import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import islice, product, repeat
+from itertools import islice, product
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self
 
 import lmdb
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.optouts.filter_writer import FilterWriter
-from bidstream_svc.optouts.optout_environment import TABLE_KEY, Environment, Table, one_line, open_environment
+from bidstream_svc.optouts.optout_environment import TABLE_KEY, Environment, one_line, open_environment
 from bidstream_svc.optouts.optout_records import RAW_ID_LENGTHS, OptOut, decode_record, encode_record, pack, unpack
+from bidstream_svc.optouts.optout_tables import (
+    Records,
+    contains,
+    count_ids,
+    filter_ids,
+    only_new,
+    put_all,
+    read_records,
+)
 
 _META_POSITION = b"position"
+_NOTE_PREFIX = b"note."  # small states of the publisher and the follower
 _NUMBER = struct.Struct(">Q")
 _POSITION = struct.Struct(">16sQ")
 _CHUNK_IDS = 10_000
@@ -109,16 +119,24 @@ class OptOutStore:
         """Close the environment."""
         self.close()
 
-    def add(self, optouts: Iterable[OptOut], *, position: Position | None = None, is_owed: bool = False) -> int:
+    def add(
+        self,
+        optouts: Iterable[OptOut],
+        *,
+        position: Position | None = None,
+        is_owed: bool = False,
+        notes: Mapping[str, bytes] | None = None,
+    ) -> int:
         """Add opt-outs in one transaction, which is on disk on return. The first record of an id is kept.
 
-        Nothing is written if none of them is new and there is no position. What is not new costs no time under the
-        write lock.
+        Nothing is written if none of them is new and there is no position and no note. What is not new costs no time
+        under the write lock.
 
         Args:
             optouts: any number.
             position: the place in the stream up to which all has been applied by this.
             is_owed: whether new ones are put into the outbox, too.
+            notes: what `read_note` returns by name afterwards.
 
         Returns:
             The number of ids that are new.
@@ -132,29 +150,40 @@ class OptOutStore:
             if optout.raw_id not in records:
                 records[optout.raw_id] = encode_record(optout)
         return self.add_records(
-            {key: sorted(records.values()) for key, records in by_table.items()}, position=position, is_owed=is_owed
+            {key: sorted(records.values()) for key, records in by_table.items()},
+            position=position,
+            is_owed=is_owed,
+            notes=notes,
         )
 
-    def add_records(self, records: "Records", *, position: Position | None = None, is_owed: bool = False) -> int:
+    def add_records(
+        self,
+        records: Records,
+        *,
+        position: Position | None = None,
+        is_owed: bool = False,
+        notes: Mapping[str, bytes] | None = None,
+    ) -> int:
         """As `add`, with records (`optout_records`) by programme and length of the id, sorted and no id twice."""
         with self._opened() as environment, environment.lmdb.begin() as transaction:
-            new = _only_new(environment, transaction, records)
+            new = only_new(environment, transaction, records)
             seen = transaction.id()
-        if not new and position is None:
+        if not new and position is None and not notes:
             return 0
         with self._write() as (environment, transaction):
             if transaction.id() != seen + 1:  # another transaction came between
-                new = _only_new(environment, transaction, new)
+                new = only_new(environment, transaction, new)
             count = sum(map(len, new.values()))
             environment.extend_file(2 * count)
             # Before the commit, and so before anybody relies on them.
-            self.filter.note(transaction.id(), _filter_ids(new) if self._has_filter else [])
+            self.filter.note(transaction.id(), filter_ids(new) if self._has_filter else [])
             for key, of_table in new.items():
-                _put_all(transaction, environment.tables[key], of_table)
+                put_all(transaction, environment.tables[key], of_table)
             if is_owed and new:
                 _put_into_outbox(transaction, environment, new)
             if position is not None:
                 transaction.put(_META_POSITION, _encode_position(position), db=environment.meta)
+            _put_notes(transaction, environment, notes or {})
         return count
 
     @contextmanager
@@ -194,6 +223,29 @@ class OptOutStore:
                 )
         return entries
 
+    def write_notes(self, notes: Mapping[str, bytes], *, trim_outbox_up_to: int = 0) -> None:
+        """Write notes, and remove the entries of the outbox with numbers up to one, in one transaction."""
+        with self._write() as (environment, transaction):
+            self.filter.note(transaction.id(), [])
+            _put_notes(transaction, environment, notes)
+            with transaction.cursor(environment.outbox) as cursor:
+                # The last one stays: the next number is one larger.
+                last = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
+                is_left = cursor.first()
+                while is_left and _NUMBER.unpack(cursor.key())[0] <= min(trim_outbox_up_to, last - 1):
+                    is_left = cursor.delete()
+
+    def read_note(self, name: str) -> bytes | None:
+        """Return a note; None if there is none of this name."""
+        with self._opened() as environment, environment.lmdb.begin(db=environment.meta) as transaction:
+            return transaction.get(_NOTE_PREFIX + name.encode())
+
+    @contextmanager
+    def reading(self) -> Iterator["Reading"]:
+        """Read the store as it is now, whatever is written meanwhile. Until the end, freed pages are not used again."""
+        with self._opened() as environment, environment.lmdb.begin() as transaction:
+            yield Reading(environment, transaction)
+
     def iterate(self, scope: IdentityScope, after: bytes = b"", maximum: int = 100_000) -> list[OptOut]:
         """Return up to `maximum` opt-outs of a programme behind the id `after`: short ids first, then by id."""
         with self._opened() as environment:
@@ -213,7 +265,7 @@ class OptOutStore:
         for scope, length in product(IdentityScope, sorted(RAW_ID_LENGTHS)):
             after = b""
             while records := self._read_records(scope, length, after):
-                yield _filter_ids({(scope, length): records})
+                yield filter_ids({(scope, length): records})
                 after = records[-1][:length]
 
     def _read_records(self, scope: IdentityScope, length: int, after: bytes) -> list[bytes]:
@@ -269,25 +321,24 @@ class OptOutStore:
             environment.lmdb.reader_check()
 
 
-# By programme and length of the id; sorted.
-Records: TypeAlias = Mapping[tuple[IdentityScope, int], list[bytes]]
+class Reading:
+    """A store at one moment; see `OptOutStore.reading`."""
 
+    def __init__(self, environment: Environment, transaction: lmdb.Transaction) -> None:
+        self._tables = environment.tables
+        self._transaction = transaction
+        found = transaction.get(_META_POSITION, db=environment.meta)
+        self.position = None if found is None else _decode_position(bytes(found))
+        self.count = sum(transaction.stat(table.db)["entries"] for table in environment.tables.values())
 
-def contains(environment: Environment, scope: IdentityScope, raw_id: bytes) -> bool:
-    """Whether an id is in a store, in a transaction of its own: one that is kept would never see new ids."""
-    table = environment.tables.get((scope, len(raw_id)))
-    if table is None:
-        return False
-    with environment.lmdb.begin(db=table.db) as transaction:
-        cursor = transaction.cursor()
-        return cursor.set_range_dup(TABLE_KEY, raw_id) and cursor.value().startswith(raw_id)
-
-
-def count_ids(environment: Environment, scope: IdentityScope | None = None) -> int:
-    """Return the number of ids, of one programme or of all."""
-    with environment.lmdb.begin() as transaction:
-        tables = [table for table in environment.tables.values() if scope in {None, table.scope}]
-        return sum(transaction.stat(table.db)["entries"] for table in tables)
+    def iterate_records(self, maximum: int) -> Iterator[tuple[IdentityScope, int, list[bytes]]]:
+        """Yield all records by programme and length of the id, in order, up to `maximum` at a time."""
+        for (scope, length), table in self._tables.items():
+            with self._transaction.cursor(table.db) as cursor:
+                if cursor.set_key(TABLE_KEY):
+                    values: Iterator[Any] = cursor.iternext_dup()
+                    while records := list(islice(values, maximum)):
+                        yield scope, length, records
 
 
 def read_position(environment: Environment) -> Position | None:
@@ -297,44 +348,6 @@ def read_position(environment: Environment) -> Position | None:
     return None if found is None else _decode_position(found)
 
 
-def read_records(environment: Environment, table: Table, after: bytes, maximum: int) -> list[bytes]:
-    """Return up to `maximum` records behind the id `after`, in order."""
-    with environment.lmdb.begin(db=table.db) as transaction, transaction.cursor() as cursor:
-        if not cursor.set_range_dup(TABLE_KEY, after or b"\0"):
-            return []
-        values = cursor.iternext_dup()
-        if after and cursor.value().startswith(after):
-            next(values)
-        return list(islice(values, maximum))
-
-
-def _only_new(environment: Environment, transaction: lmdb.Transaction, records: Records) -> Records:
-    """What is not in the store, without tables of which all is."""
-    found = {key: _find_new(transaction, environment.tables[key], of_table) for key, of_table in records.items()}
-    return {key: new for key, new in found.items() if new}
-
-
-def _find_new(transaction: lmdb.Transaction, table: Table, records: list[bytes]) -> list[bytes]:
-    length = table.id_length
-    new = []
-    with transaction.cursor(table.db) as cursor:
-        for place, record in enumerate(records):
-            raw_id = record[:length]
-            if not cursor.set_range_dup(TABLE_KEY, raw_id):
-                new.extend(records[place:])  # all behind the last id of the store
-                break
-            if cursor.value()[:length] != raw_id:
-                new.append(record)
-    return new
-
-
-def _put_all(transaction: lmdb.Transaction, table: Table, new: list[bytes]) -> None:
-    with transaction.cursor(table.db) as cursor:
-        # Appended pages are full, others are half full at worst.
-        is_behind = not cursor.last() or bytes(cursor.value()) < new[0]
-        cursor.putmulti(zip(repeat(TABLE_KEY), new, strict=False), dupdata=True, append=is_behind)
-
-
 def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, new: Records) -> None:
     optouts = [decode_record(scope, record) for (scope, _), of_table in new.items() for record in of_table]
     with transaction.cursor(environment.outbox) as cursor:
@@ -342,12 +355,9 @@ def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, ne
         cursor.put(_NUMBER.pack(last + 1), pack(optouts), append=True)
 
 
-def _filter_ids(new: Records) -> list[bytes]:
-    ids: list[bytes] = []
-    for (scope, length), of_table in new.items():
-        prefix = bytes((scope,))
-        ids.extend([prefix + record[:length] for record in of_table])
-    return ids
+def _put_notes(transaction: lmdb.Transaction, environment: Environment, notes: Mapping[str, bytes]) -> None:
+    for name, note in notes.items():
+        transaction.put(_NOTE_PREFIX + name.encode(), note, db=environment.meta)
 
 
 def _encode_position(position: Position) -> bytes:
