@@ -41,9 +41,9 @@ _WINDOW_IDS = 20_000
 @click.option("--add", "is_adding", is_flag=True, help="with --online: add to the store what it lacks")
 @setting_options("optout_store", *ONLY_OPERATOR_FIELDS)
 def check(*, scope_name: str | None, online: bool, is_adding: bool, **flags: Any) -> None:
-    """Say of each raw uid on stdin, one a line, whether it is in the store.
+    """Tell which raw uids on stdin are in the store.
 
-    Prints `raw uid,in store` or `raw uid,not in store`. With --online, `raw uid,missing,Unix seconds` is one that the
+    There is one on each line. Prints `raw uid,in store` or `raw uid,not in store`. With --online, `raw uid,missing,Unix seconds` is one that the
     operator says is opted out and the store lacks; the exit status is 1 if there is any that --add has not added.
     Malformed lines are counted on stderr.
     """

@@ -24,9 +24,9 @@ _CHUNK_IDS = 10_000
 @click.option("--format", "file_format", type=click.Choice(["text", "csv"]), default="text", show_default=True)
 @setting_options("optout_store")
 def export(*, scope_name: str | None, file_format: str, **flags: Any) -> None:
-    """Print all raw uids of the store in base64, in the order of their bytes: those of 32 bytes, then those of 33.
+    """Print all opt-outs of the store.
 
-    A line of text is `raw uid,Unix seconds`, or the raw uid where the time is unknown. CSV has the columns scope,
+    Raw uids are in base64, in the order of their bytes: those of 32 bytes, then those of 33. A line of text is `raw uid,Unix seconds`, or the raw uid where the time is unknown. CSV has the columns scope,
     identity, timestamp and arrived. `optouts import` reads both. It may run while a service uses the store.
     """
     directory = required_store(flags)

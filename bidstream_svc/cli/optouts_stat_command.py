@@ -61,9 +61,9 @@ def _parse_time(_context: click.Context, _parameter: click.Parameter, text: str 
 @click.option("--until", "until_s", callback=_parse_time, metavar="TIME", help="fail unless all were level since TIME")
 @setting_options("optout_store")
 def stat(*, urls: tuple[str, ...], applied: _Applied | None, until_s: float | None, **flags: Any) -> None:
-    """Print what the store holds, in JSON; or with --fleet a line of JSON for each host.
+    """Print what the store holds, or how far a fleet is.
 
-    A DNS name with several addresses counts as several hosts. With --applied and --until, the exit status is 1 unless
+    Prints JSON; with --fleet, a line for each host. A DNS name with several addresses counts as several hosts. With --applied and --until, the exit status is 1 unless
     every host has applied the stream up to this entry, or has been known to hold all of it at or after this time.
     """
     if not urls:
