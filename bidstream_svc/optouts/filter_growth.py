@@ -36,7 +36,7 @@ class FilteredStore(Protocol):
         """
 
     def writing(self) -> AbstractContextManager[int]:
-        """Begin a write transaction that changes no id, note it with `filter`, and commit it; its number."""
+        """Begin a write transaction that changes nothing; its number."""
 
 
 def needs_growth(store: FilteredStore) -> bool:
@@ -74,11 +74,11 @@ def _grow(store: FilteredStore, should_stop: Callable[[], bool]) -> bool:
         is_filled = _fill(store, generation, should_stop)
     finally:
         if not is_filled:
-            with store.writing():
-                store.filter.cancel_growth(generation)
+            with store.writing() as transaction:
+                store.filter.cancel_growth(transaction, generation)
     if is_filled:
-        with store.writing():
-            return store.filter.finish_growth(generation)
+        with store.writing() as transaction:
+            return store.filter.finish_growth(transaction, generation)
     return False
 
 

@@ -53,7 +53,7 @@ class FilterWriter:
         directory: the store.
         store_id: its id.
         control: its control words.
-        last_transaction: the last one that was committed.
+        transaction: the number of the write transaction, which changes nothing.
         is_native: False where there is no kernel; there is no filter then.
     """
 
@@ -62,20 +62,16 @@ class FilterWriter:
         directory: Path,
         store_id: bytes,
         control: ControlWords,
-        last_transaction: int,
+        transaction: int,
         *,
         is_native: bool = IS_NATIVE,
     ) -> None:
         self._directory, self._store_id, self._control = directory, store_id, control
         self._is_native = is_native
         self._mapped: dict[int, MappedFilter] = {}
-        self._follow()
-        in_use = self._mapped.get(control.generation)
-        if in_use is not None:
-            if in_use.file.is_complete(last_transaction):
-                in_use.file.adopt(last_transaction)
-            else:
-                self._abandon(control.generation, "it may lack ids")
+        self._follow(transaction)
+        for mapped in self._mapped.values():
+            mapped.file.adopt(transaction - 1)
 
     @property
     def is_native(self) -> bool:
@@ -89,25 +85,22 @@ class FilterWriter:
         return 0 if in_use is None else in_use.file.identity.capacity
 
     def note(self, transaction: int, ids: list[bytes]) -> None:
-        """Note a write transaction and add its ids: in every one, before it commits, whether it has ids or not.
+        """Note a write transaction and add its ids: in every one that changes anything, before it commits.
 
         Args:
             transaction: its number; they ascend.
-            ids: each the byte of the programme and the raw id.
+            ids: each the byte of the programme and the raw id; those that are new to the store, or none.
         """
-        self._follow()
-        for generation, mapped in list(self._mapped.items()):
-            if mapped.file.noted < transaction - 1:
-                self._abandon(generation, "the store was written to without it")
-            else:
-                mapped.file.note(transaction)
-                mapped.native.add(ids)
+        self._follow(transaction)
+        for mapped in self._mapped.values():
+            mapped.native.add(ids)
+            mapped.file.note(transaction)
 
     def begin_growth(self, transaction: int, count: int) -> int | None:
         """Create a larger filter, to which every writer adds from now on. Only for whoever holds the lock of builders.
 
         Args:
-            transaction: the write transaction.
+            transaction: the number of the write transaction.
             count: how many ids the store has.
 
         Returns:
@@ -118,66 +111,74 @@ class FilterWriter:
         """
         control = self._control
         control.growing = NO_GENERATION  # of a builder that has died
-        self._follow()
+        self._follow(transaction)
         self._remove_others()
         if not self._is_native or count < self.capacity:
             return None
         generation = max(control.newest, control.generation, *filter_generations(self._directory), 0) + 1
         control.newest = generation
         identity = new_identity(generation, max(MIN_CAPACITY, 2 * count), self._store_id)
-        FilterFile.create(self._directory, identity, transaction).close()
+        FilterFile.create(self._directory, identity, transaction - 1).close()
         control.growing = generation
-        self._follow()
+        self._follow(transaction)
         return generation
 
-    def finish_growth(self, generation: int) -> bool:
+    def finish_growth(self, transaction: int, generation: int) -> bool:
         """Use a new filter, to which all ids have been added; False if it was put out of use meanwhile."""
         control = self._control
+        self._follow(transaction)
         if control.growing != generation:
             return False
         control.generation = generation
         control.growing = NO_GENERATION
-        self._follow()
+        self._follow(transaction)
         self._remove_others()
         return True
 
-    def cancel_growth(self, generation: int) -> None:
+    def cancel_growth(self, transaction: int, generation: int) -> None:
         """Give up a new filter."""
         if self._control.growing == generation:
             self._control.growing = NO_GENERATION
-        self._follow()
+        self._follow(transaction)
         self._remove_others()
 
-    def close(self, last_transaction: int) -> None:
+    def close(self, transaction: int) -> None:
         """Write the filter in use to the disk, so that it can be used after another boot, and unmap all.
 
         Args:
-            last_transaction: the last one that was committed.
+            transaction: the number of the write transaction, which changes nothing.
         """
-        self._follow()
+        self._follow(transaction)
         try:
             in_use = self._mapped.get(self._control.generation)
-            if in_use is not None and in_use.file.noted >= last_transaction:
-                in_use.file.sync(last_transaction)
+            if in_use is not None:
+                in_use.file.sync(transaction - 1)
         except OSError as error:
             _log.warning("opt-out filter not synced", error=error.strerror)
         for mapped in self._mapped.values():
             mapped.close()
         self._mapped.clear()
 
-    def _follow(self) -> None:
-        """Map what the control words say, and nothing else."""
+    def _follow(self, transaction: int) -> None:
+        """Map what the control words say, and nothing else, and only what has noted every earlier transaction."""
         control = self._control
         if not self._is_native:
             control.generation = control.growing = NO_GENERATION
         wanted = {control.generation, control.growing} - {NO_GENERATION}
         for generation in self._mapped.keys() - wanted:
             self._mapped.pop(generation).close()
-        for generation in wanted - self._mapped.keys():
+        for generation in wanted:
             try:
-                self._mapped[generation] = MappedFilter.open(self._directory, generation, self._store_id, self._control)
+                self._require(generation, transaction - 1)
             except (OSError, OptOutStoreError) as error:
                 self._abandon(generation, str(error.strerror if isinstance(error, OSError) else error))
+
+    def _require(self, generation: int, last_transaction: int) -> None:
+        """Map a filter, unless it is mapped. OptOutStoreError or OSError if it cannot be used."""
+        if generation not in self._mapped:
+            self._mapped[generation] = MappedFilter.open(self._directory, generation, self._store_id, self._control)
+        if not self._mapped[generation].file.is_complete(last_transaction):
+            raise OptOutStoreError("it may lack ids")
 
     def _abandon(self, generation: int, reason: str) -> None:
         """Put a filter out of use."""

@@ -15,8 +15,8 @@ An environment must not be used across a fork, nor be opened twice in a process.
 
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import islice, repeat
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ import lmdb
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts.filter_writer import FilterWriter
 from bidstream_svc.optouts.optout_environment import TABLE_KEY, Environment, Table, one_line, open_environment
 from bidstream_svc.optouts.optout_records import OptOut, decode_record, encode_record, pack, unpack
 
@@ -64,8 +65,10 @@ class OptOutStore:
         directory: created if it does not exist.
 
     Attributes:
-        before_commit: called within the write transaction, before anything is committed, with the ids that are new:
-            the byte of the programme and the raw id.
+        directory: the store.
+        store_id: 16 bytes.
+        control: the words by which processes agree.
+        filter: the filters in front, to which new ids are added before they are committed.
 
     Raises:
         OptOutStoreError: the store is damaged, of another version, or cannot be opened or created.
@@ -73,14 +76,20 @@ class OptOutStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.before_commit: Callable[[lmdb.Transaction, list[bytes]], None] | None = None
-        self._environment: Environment | None = open_environment(directory, is_writable=True)
-        self.store_id = self._environment.store_id
         self._is_open = True
         self._next_reader_check = 0.0
+        environment = open_environment(directory, is_writable=True)
+        self._environment: Environment | None = environment
+        self.store_id = environment.store_id
+        self.control = environment.control
+        with self._opened() as environment, environment.lmdb.begin(write=True) as transaction:
+            self.filter = FilterWriter(directory, self.store_id, self.control, transaction.id() - 1)
 
     def close(self) -> None:
-        """Close the environment."""
+        """Close the store, and sync the filter, so that it can be used after another boot."""
+        if self._environment is not None:
+            with suppress(OptOutStoreError), self._opened() as environment, environment.lmdb.begin(write=True) as last:
+                self.filter.close(last.id() - 1)
         self._is_open = False
         environment, self._environment = self._environment, None
         if environment is not None:
@@ -134,8 +143,7 @@ class OptOutStore:
                 new = _only_new(environment, transaction, new)
             count = sum(map(len, new.values()))
             environment.extend_file(2 * count)
-            if self.before_commit is not None and new:
-                self.before_commit(transaction, _filter_ids(new))
+            self.filter.add(_raw_ids(new))  # before they can be found, and so before they are answered to be kept
             for key, of_table in new.items():
                 _put_all(transaction, environment.tables[key], of_table)
             if is_owed and new:
@@ -204,6 +212,7 @@ class OptOutStore:
         with self._opened() as environment:
             self._check_readers(environment)
             with environment.lmdb.begin(write=True) as transaction:
+                self.filter.begin(transaction.id())
                 yield environment, transaction
 
     @contextmanager
@@ -315,12 +324,10 @@ def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, ne
         cursor.put(_NUMBER.pack(last + 1), pack(optouts), append=True)
 
 
-def _filter_ids(new: Records) -> list[bytes]:
-    ids: list[bytes] = []
+def _raw_ids(new: Records) -> Iterator[tuple[IdentityScope, bytes]]:
     for (scope, length), of_table in new.items():
-        prefix = bytes((scope,))
-        ids.extend(prefix + record[:length] for record in of_table)
-    return ids
+        for record in of_table:
+            yield scope, record[:length]
 
 
 def _encode_position(position: Position) -> bytes:

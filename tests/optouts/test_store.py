@@ -146,22 +146,22 @@ def test_outbox_has_what_is_new_and_owed(tmp_path: Path) -> None:
         assert store.read_outbox(2, 10) == []
 
 
-def test_ids_are_told_before_the_commit_and_only_new_ones(tmp_path: Path) -> None:
+def test_ids_are_told_before_the_commit_and_only_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     added = optouts(50)
-    told: list[bytes] = []
+    told: list[tuple[IdentityScope, bytes]] = []
 
-    def fail(transaction: lmdb.Transaction, ids: list[bytes]) -> None:
+    def fail(ids: object) -> None:
         raise OSError(5, "Input/output error")
 
     with OptOutStore(tmp_path) as store:
         store.add(added[:20])
-        store.before_commit = fail
+        monkeypatch.setattr(store.filter, "add", fail)
         with pytest.raises(OptOutStoreError, match="Input/output error"):
             store.add(added)
         assert store.count() == 20
-        store.before_commit = lambda _, ids: told.extend(ids)
+        monkeypatch.setattr(store.filter, "add", told.extend)
         assert store.add(added) == 30
-        assert sorted(told) == sorted(bytes([optout.scope]) + optout.raw_id for optout in added[20:])
+        assert sorted(told) == sorted((optout.scope, optout.raw_id) for optout in added[20:])
 
 
 def test_what_another_process_adds_between_looking_and_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
