@@ -104,8 +104,8 @@ def test_one_that_is_stale(operator: DevOperator, store: Path, when_stale: str) 
     state = operator.state
     tokens = [state.mint_token(version, identity=f"{version}@example.com") for version in (2, 3, 4)]
     control = ControlWords(store, create=False)
-    settings = {"optout_store": store, "optout_stream": "redis://127.0.0.1:9/0", "optout_when_stale": when_stale}
-    with service_in_thread(**operator_settings(operator), **settings) as service:
+    settings = operator_settings(operator) | {"optout_store": store, "optout_stream": "redis://127.0.0.1:9/0"}
+    with service_in_thread(**settings, optout_when_stale=when_stale) as service:
 
         def statuses() -> set[str]:
             found = {service.decrypt(token)["status"] for token in tokens}
