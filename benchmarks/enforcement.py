@@ -1,5 +1,6 @@
 """Throughput of `/decrypt` with an opt-out store, compared with that without one."""
 
+import shutil
 import struct
 import tempfile
 import time
@@ -19,6 +20,7 @@ from benchmarks.targets import key_server, service
 from benchmarks.traffic import make_traffic, traffic_requests
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.status import DecryptionStatus
+from bidstream_svc.optouts.filter_growth import grow_if_needed
 from bidstream_svc.optouts.optout_records import OptOut
 from bidstream_svc.optouts.optout_store import OptOutStore
 
@@ -39,12 +41,15 @@ def measure_enforcement(effort: Effort) -> dict[str, Any]:
     samples = make_traffic(_KEY_SET, effort.samples)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
+        empty, others, some = (directory / each for each in ("empty", "others", "some"))
+        _add(empty, [])
+        _add(others, _random_ids(count))
+        shutil.copytree(others, some)
+        _add(some, [_ids_of(samples[::_OPTED_OUT_SHARE])])
         stores = {
-            "an empty store": _make_store(directory / "empty", []),
-            f"{count:,} ids, none of them sent": _make_store(directory / "others", _random_ids(count)),
-            f"{count:,} ids, one token in {_OPTED_OUT_SHARE} opted out": _make_store(
-                directory / "some", [*_random_ids(count), _ids_of(samples[::_OPTED_OUT_SHARE])]
-            ),
+            "an empty store": empty,
+            f"{count:,} ids, none of them sent": others,
+            f"{count:,} ids, one token in {_OPTED_OUT_SHARE} opted out": some,
         }
         url = stack.enter_context(key_server(directory, {_API_KEY: _KEY_SET}))
         all_good = write_requests(directory / "requests", traffic_requests(samples))
@@ -56,9 +61,9 @@ def measure_enforcement(effort: Effort) -> dict[str, Any]:
 
         aims = {_WITHOUT: aim(all_good)}
         for variant, store in stores.items():
-            aims[variant] = aim(some_out if store.name == "some" else all_good, store)
+            aims[variant] = aim(some_out if store == some else all_good, store)
         aims["without a store, interpreted"] = aim(all_good, without="kernel")
-        aims[f"{count:,} ids, none of them sent, interpreted"] = aim(all_good, directory / "others", "kernel")
+        aims[f"{count:,} ids, none of them sent, interpreted"] = aim(all_good, others, "kernel")
         are_filtered = {store: _has_filter(store) for store in stores.values()}
         found = interleave({each: partial(shoot, aims[each], effort.seconds) for each in aims}, effort.rounds)
     base = rates(found[_WITHOUT])
@@ -72,12 +77,13 @@ def measure_enforcement(effort: Effort) -> dict[str, Any]:
     }
 
 
-def _make_store(directory: Path, steps: Iterable[list[bytes]]) -> Path:
+def _add(directory: Path, steps: Iterable[list[bytes]]) -> None:
+    """Add ids to a store and its filter, which are made if there are none."""
     now_s = int(time.time())
     with OptOutStore(directory) as store:
         for raw_ids in steps:
             store.add([OptOut(IdentityScope.UID2, raw_id, now_s) for raw_id in raw_ids])
-    return directory
+        grow_if_needed(store)
 
 
 def _random_ids(count: int) -> Iterator[list[bytes]]:

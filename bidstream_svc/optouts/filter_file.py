@@ -196,7 +196,7 @@ class FilterFile:
         return self._header[_NOTED]
 
     def note(self, transaction: int) -> None:
-        """Note a write transaction, after its ids have been added and before it commits."""
+        """Note a write transaction, before it commits; until then its ids may be added."""
         self._header[_NOTED] = transaction
 
     def sync(self, last_transaction: int) -> None:

@@ -38,15 +38,15 @@ class FilteredLmdb:
         self._is_open = True
         with self._env.begin(write=True) as transaction:
             self.control = ControlWords(directory, create=True)
-            self.filter = FilterWriter(directory, STORE_ID, self.control, transaction.id(), is_native=is_native)
+            self.filter = FilterWriter(directory, STORE_ID, self.control, transaction.id() - 1, is_native=is_native)
 
     def add(self, *numbers: int) -> None:
         """Add the ids with these numbers in one transaction."""
         with self._env.begin(write=True) as transaction:
-            ids = [bytes([scope_of(number)]) + raw_id(number) for number in numbers]
-            self.filter.note(transaction.id(), ids)
-            for each in ids:
-                transaction.put(each, b"")
+            self.filter.begin(transaction.id())
+            self.filter.add((scope_of(number), raw_id(number)) for number in numbers)
+            for number in numbers:
+                transaction.put(bytes([scope_of(number)]) + raw_id(number), b"")
 
     def add_without_filter(self, number: int) -> None:
         """Write as a program would that does not know the filter."""
@@ -69,15 +69,16 @@ class FilteredLmdb:
             last = ids[-1]
 
     @contextmanager
-    def writing(self) -> Iterator[int]:
+    def filter_transaction(self) -> Iterator[int]:
         """Begin a write transaction."""
         with self._env.begin(write=True) as transaction:
+            self.filter.begin(transaction.id())
             yield transaction.id()
 
     def close(self) -> None:
         """Close it as a process does that ends in order."""
         with self._env.begin(write=True) as transaction:
-            self.filter.close(transaction.id())
+            self.filter.close(transaction.id() - 1)
         self.die()
 
     def die(self) -> None:
