@@ -4,14 +4,20 @@ import asyncio
 import re
 import socket
 from dataclasses import replace
-from threading import Event
+from pathlib import Path
+from typing import Any
 
 import pytest
+import trustme
 
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts import sender_connection
 from bidstream_svc.optouts.sender import Endpoint, SenderHabits, made_up_entries
-from bidstream_svc.optouts.sender_report import Fault, SenderReport
+from bidstream_svc.optouts.sender_connection import SenderConnection
+from bidstream_svc.optouts.sender_report import Fault, Reply, SenderReport
 from bidstream_svc.optouts.sending import Load, Sending
+from bidstream_svc.server.tls import load_tls
+from tests.support.certificates import CertificateFiles
 from tests.support.naive_receiver import OK, Habit, NaiveReceiver, Request, answer, naive_receiver
 
 NOW_S = 1_700_000_000
@@ -22,9 +28,7 @@ IMPATIENT = replace(PATIENT, timeout_s=0.3)
 class Sent:
     """What the sender did and said."""
 
-    def __init__(
-        self, url: str, habits: SenderHabits, count: int, *, slow_s: float = 20.0, concurrency: int = 1
-    ) -> None:
+    def __init__(self, url: str, habits: SenderHabits, count: int, *, slow_s: float = 20, concurrency: int = 1) -> None:
         self.report = SenderReport(slow_s)
         self.told: list[str] = []
         sending = Sending(
@@ -32,17 +36,17 @@ class Sent:
             habits,
             Load(concurrency=concurrency),
             lambda: made_up_entries(count, IdentityScope.UID2, 0, NOW_S),
-            self.report,
-            self.told.append,
+            report=self.report,
+            tell=self.told.append,
         )
         self.is_complete = asyncio.run(sending.run())
         self.findings = self.report.findings()
         self.faults = [finding.fault for finding in self.findings]
 
 
-def send(habit: Habit, habits: SenderHabits = PATIENT, count: int = 5, **options: float) -> tuple[Sent, NaiveReceiver]:
+def send(habit: Habit, habits: SenderHabits = PATIENT, count: int = 5, **options: Any) -> tuple[Sent, NaiveReceiver]:
     with naive_receiver(habit) as receiver:
-        sent = Sent(receiver.url, habits, count, **options)  # type: ignore[arg-type]
+        sent = Sent(receiver.url, habits, count, **options)
     return sent, receiver
 
 
@@ -98,7 +102,7 @@ def test_what_stops_the_feed(bad: bytes, fault: Fault) -> None:
     assert sent.faults == [fault]
     (finding,) = sent.findings
     assert finding.first is not None
-    assert (finding.count, finding.first.number) == (1, 3)
+    assert (finding.times, finding.first.number) == (1, 3)
     assert len(receiver.requests) in (3, 4)  # a GET may be sent again on a new connection, as Java does
     assert sent.report.counts["accepted"] == 2
     assert len(sent.told) == 1
@@ -110,7 +114,7 @@ def test_what_is_tried_again(status: str) -> None:
     sent, receiver = send(always(OK, answer(status), answer(status), OK))
     assert sent.is_complete is True
     assert sent.faults == [Fault.RETRIED]
-    assert (sent.findings[0].count, sent.findings[0].seen) == (2, f"status {status[:3]}")
+    assert (sent.findings[0].times, sent.findings[0].seen) == (2, f"status {status[:3]}")
     targets = [request.target for request in receiver.requests]
     assert len(targets) == 7
     assert targets[1] == targets[2] == targets[3] != targets[4]
@@ -124,17 +128,11 @@ def test_retries_come_to_an_end() -> None:
 
 
 def test_no_answer_in_time() -> None:
-    with naive_receiver(lambda _request: b"") as ended:
-        pass
-    waiting: list[Event] = [ended.ending]
-
-    def hang(_request: Request) -> bytes:
-        waiting[0].wait(60)
+    def hang(request: Request) -> bytes:
+        request.ending.wait(60)
         return b""
 
-    with naive_receiver(hang) as receiver:
-        waiting[0] = receiver.ending
-        sent = Sent(receiver.url, IMPATIENT, 5)
+    sent, receiver = send(hang, IMPATIENT)
     assert sent.faults == [Fault.TIMED_OUT]
     assert len(receiver.requests) == 1
 
@@ -150,6 +148,25 @@ def test_a_closed_port() -> None:
         port = gone.getsockname()[1]
     sent = Sent(f"http://127.0.0.1:{port}/optout", PATIENT, 5)
     assert sent.faults == [Fault.NO_CONNECTION]
+
+
+def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
+    tls = load_tls(CertificateFiles(tmp_path, trustme.CA()).files).context
+    with naive_receiver(always(OK), tls) as receiver:
+        sent = Sent(receiver.url, PATIENT, 5)
+    assert sent.faults == [Fault.TLS]
+    assert sent.findings[0].seen == "the TLS certificate is not trusted"
+
+
+def test_a_certificate_that_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    tls = load_tls(CertificateFiles(tmp_path, authority).files).context
+    with naive_receiver(always(OK), tls) as receiver:
+        sent = Sent(receiver.url, PATIENT, 5)
+    assert (sent.is_complete, sent.faults) == (True, [])
+    assert receiver.connections == 1
 
 
 def test_http_behind_an_https_url() -> None:
@@ -174,6 +191,40 @@ def test_a_receiver_that_closes_each_connection(closing: bytes) -> None:
     assert sent.report.counts["accepted"] == 20
 
 
+def test_a_connection_that_is_said_to_close_is_not_used_again() -> None:
+    sent, receiver = send(always(answer("200 OK", "Connection: CLOSE")))  # in capitals the receiver leaves it open
+    assert sent.faults == [Fault.CLOSES]
+    assert receiver.connections == 5
+
+
+@pytest.mark.parametrize("rest", [b"garbage", answer("404 Not Found")])
+def test_what_follows_an_answer_is_of_no_use(rest: bytes) -> None:
+    sent, receiver = send(always(OK + rest))
+    assert (sent.is_complete, sent.faults) == (True, [Fault.CLOSES])
+    assert receiver.connections == 5
+
+
+@pytest.mark.parametrize(("max_idle_s", "is_missed"), [(1e9, True), (0.0, False)])
+def test_only_a_connection_that_was_just_used_is_missed(
+    monkeypatch: pytest.MonkeyPatch, *, max_idle_s: float, is_missed: bool
+) -> None:
+    monkeypatch.setattr(sender_connection, "_MAX_IDLE_S", max_idle_s)
+
+    async def exchange_twice(url: str) -> Reply:
+        connection = SenderConnection(Endpoint(url), 60, may_repeat=False)
+        await connection.exchange(b"GET / HTTP/1.1\r\n\r\n")
+        while not connection.is_closed_by_receiver:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.01)
+        reply = await connection.exchange(b"GET / HTTP/1.1\r\n\r\n")
+        connection.close()
+        return reply
+
+    with naive_receiver(always(b"HTTP/1.1 200 OK\r\nX: close\r\nContent-Length: 0\r\n\r\n")) as receiver:
+        reply = asyncio.run(exchange_twice(receiver.url))
+    assert (reply.status, reply.is_closed) == (200, is_missed)
+    assert receiver.connections == 2
+
+
 def test_a_receiver_that_ends_a_connection_now_and_then() -> None:
     def habit(request: Request) -> bytes:
         return answer("200 OK", *(["Connection: close"] if request.number % 50 == 49 else []))
@@ -184,10 +235,8 @@ def test_a_receiver_that_ends_a_connection_now_and_then() -> None:
 
 
 def test_a_slow_receiver() -> None:
-    ending = Event()
-
-    def habit(_request: Request) -> bytes:
-        ending.wait(0.1)
+    def habit(request: Request) -> bytes:
+        request.ending.wait(0.1)
         return OK
 
     sent, _ = send(habit, slow_s=0.05)
@@ -217,11 +266,11 @@ def test_all_is_sent_again_after_success() -> None:
 def test_entries_go_one_after_another() -> None:
     open_requests = most = 0
 
-    def habit(_request: Request) -> bytes:
+    def habit(request: Request) -> bytes:
         nonlocal open_requests, most
         open_requests += 1
         most = max(most, open_requests)
-        Event().wait(0.002)
+        request.ending.wait(0.002)
         open_requests -= 1
         return OK
 
@@ -240,6 +289,17 @@ def test_a_load_stops_as_a_whole() -> None:
     sent, receiver = send(lambda request: OK if request.number < 20 else answer("404 No"), count=2000, concurrency=4)
     assert sent.is_complete is False
     assert len(receiver.requests) <= 24
+
+
+def test_retries_end_when_another_connection_has_failed() -> None:
+    sent, receiver = send(
+        lambda request: answer("404 No" if request.number == 1 else "503 Unavailable"),
+        replace(PATIENT, retries=300),
+        concurrency=2,
+    )
+    assert Fault.GAVE_UP not in sent.faults
+    assert len(sent.told) == sent.report.counts["failed"] == 1
+    assert len(receiver.requests) < 100
 
 
 def test_no_line_holds_a_raw_uid_or_a_query() -> None:
