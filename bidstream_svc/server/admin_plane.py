@@ -17,17 +17,11 @@ from bidstream_svc.core.units import NS_PER_S
 from bidstream_svc.keystore.store import KeyStore, KeyStores
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import HEARTBEAT_NS, HttpCode
-from bidstream_svc.server.admin_connection import (
-    METHODS,
-    AdminConnection,
-    AdminConnections,
-    AdminRequest,
-    Page,
-    Shared,
-)
 from bidstream_svc.server.answers import error_answer
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.metrics_page import MetricsPage
+from bidstream_svc.server.page_connection import PageConnection, PageConnections, Shared
+from bidstream_svc.server.pages import METHODS, Page, PageRequest
 from bidstream_svc.server.socket_files import problem_of
 from bidstream_svc.server.sockets import Listener
 from bidstream_svc.server.tls import ServerTls
@@ -135,51 +129,51 @@ class AdminPlane:
         connections: the connections of the admin plane.
     """
 
-    def __init__(self, health: Health, registry: CollectorRegistry, connections: AdminConnections) -> None:
+    def __init__(self, health: Health, registry: CollectorRegistry, connections: PageConnections) -> None:
         self.health = health
         self.metrics_page = MetricsPage(registry)
         self._shared = Shared(connections, self._answer, Turns())
         _read_description()  # now, so that no file is read while serving
 
-    def connect(self, hosts: HostCheck) -> AdminConnection:
+    def connect(self, hosts: HostCheck) -> PageConnection:
         """Return a protocol for a new connection; `hosts` checks its `Host` headers."""
-        return AdminConnection(self._shared, hosts)
+        return PageConnection(self._shared, hosts)
 
-    def _answer(self, request: AdminRequest) -> Page | Awaitable[Page]:
+    def _answer(self, request: PageRequest) -> Page | Awaitable[Page]:
         page = PAGES.get(request.path)
         if page is None:
             return _error(404)
-        return page(self, request) if request.method in METHODS else _error(405)
+        return page(self, request) if request.method in METHODS else _error(405, f"Allow: {', '.join(METHODS)}")
 
 
-def _livez(plane: AdminPlane, _request: AdminRequest) -> Page:
+def _livez(plane: AdminPlane, _request: PageRequest) -> Page:
     return _describe_health(plane.health.not_alive(), "the event loop turns")
 
 
-def _startupz(plane: AdminPlane, _request: AdminRequest) -> Page:
+def _startupz(plane: AdminPlane, _request: PageRequest) -> Page:
     health = plane.health
     return _describe_health(health.not_started(), "keys have been loaded", health.started_programmes())
 
 
-def _readyz(plane: AdminPlane, _request: AdminRequest) -> Page:
+def _readyz(plane: AdminPlane, _request: PageRequest) -> Page:
     health = plane.health
     return _describe_health(health.not_ready(), "keys are good", health.ready_programmes())
 
 
-def _info(plane: AdminPlane, _request: AdminRequest) -> Page:
+def _info(plane: AdminPlane, _request: PageRequest) -> Page:
     return Page(200, orjson.dumps(plane.health.info()))
 
 
-async def _metrics(plane: AdminPlane, request: AdminRequest) -> Page:
+async def _metrics(plane: AdminPlane, request: PageRequest) -> Page:
     rendering = await plane.metrics_page.render(request.accept)
     return Page(200, rendering.body, rendering.content_type)
 
 
-def _openapi(_plane: AdminPlane, _request: AdminRequest) -> Page:
+def _openapi(_plane: AdminPlane, _request: PageRequest) -> Page:
     return Page(200, _read_description(), "application/yaml")
 
 
-PAGES: dict[str, Callable[[AdminPlane, AdminRequest], Page | Awaitable[Page]]] = {
+PAGES: dict[str, Callable[[AdminPlane, PageRequest], Page | Awaitable[Page]]] = {
     "/livez": _livez,
     "/startupz": _startupz,
     "/readyz": _readyz,
@@ -206,9 +200,10 @@ def _status(problem: str | None, good: str) -> dict[str, object]:
     return {"status": "unavailable", "reason": problem}
 
 
-def _error(code: HttpCode) -> Page:
+def _error(code: HttpCode, *headers: str) -> Page:
     phrase = HTTPStatus(code).phrase
-    return Page(*error_answer(code, phrase.lower().replace(" ", "_"), phrase))
+    status, body, *_ = error_answer(code, phrase.lower().replace(" ", "_"), phrase)
+    return Page(status, body, headers=headers)
 
 
 def _describe_store(store: KeyStore) -> dict[str, object]:

@@ -10,7 +10,7 @@ from bidstream_svc.loop_thread import GilShareSelector, LoopThread
 from bidstream_svc.metrics import MetricCells, build_registry
 from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_REFUSED
 from bidstream_svc.server.acceptor import open_acceptors
-from bidstream_svc.server.admin_connection import AdminConnections
+from bidstream_svc.server.page_connection import PageConnections
 from bidstream_svc.server.admin_plane import AdminPlane, Health
 from bidstream_svc.server.connections import ConnectionLimits
 from bidstream_svc.server.descriptors import share_descriptors
@@ -61,7 +61,7 @@ class AdminServer:
 
     async def _serve(self) -> None:
         async with AsyncExitStack() as stack:
-            connections = AdminConnections(
+            connections = PageConnections(
                 self._make_limits(), self._metrics, gauge=ADMIN_CONNECTIONS, refused=ADMIN_CONNECTIONS_REFUSED
             )
             plane = AdminPlane(self._health, build_registry(self._metrics), connections)

@@ -317,19 +317,19 @@ async def serve(
         service = Service(settings, listeners, metrics, family=family, manager=manager)
         if signal.SIGHUP not in stop_signals:
             stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
-        await _first_of(stack.enter_async_context(service), stop.first.wait())
+        await first_of(stack.enter_async_context(service), stop.first.wait())
         if stop.first.is_set() and not service.is_serving:
             _log.info("stopped")  # during the start
             return
         # The objects so far live as long as the process. Full collections, which stall requests, need not scan them.
         gc.freeze()
         if on_started is not None:
-            await _first_of(service.wait_started(), stop.first.wait(), service.failed.wait())
+            await first_of(service.wait_started(), stop.first.wait(), service.failed.wait())
             if not stop.first.is_set() and not service.failed.is_set():
                 on_started(service)
-        await _first_of(stop.first.wait(), service.failed.wait())
+        await first_of(stop.first.wait(), service.failed.wait())
         _log.info("draining")
-        await _first_of(service.drain(), stop.second.wait())
+        await first_of(service.drain(), stop.second.wait())
     _log.info("stopped")
     if service.failed.is_set():
         raise ThreadFailedError("a thread of the service failed; the log says why")
@@ -349,7 +349,7 @@ def handle_signals(numbers: Collection[int], handle: Callable[[], object]) -> It
             loop.remove_signal_handler(number)
 
 
-async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
+async def first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
     """Run coroutines until one ends, then cancel the others and wait for them to end.
 
     An exception of the one that ended is raised.

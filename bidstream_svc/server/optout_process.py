@@ -1,0 +1,179 @@
+"""The process of the opt-out store: webhook, writer, stream. It runs beside the workers, which read the store."""
+
+import asyncio
+import resource
+import signal
+import time
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+from bidstream_svc.config import Settings
+from bidstream_svc.core.errors import OptOutStoreError
+from bidstream_svc.core.units import MS_PER_S, NS_PER_S
+from bidstream_svc.logs import get_logger
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.cells import EVENT_LOOP_LAG_NS, HEARTBEAT_NS, OPTOUT_APPLIED_MS, OPTOUTS
+from bidstream_svc.optouts.group_commit import GroupCommit
+from bidstream_svc.optouts.malformed_log import MalformedLog
+from bidstream_svc.optouts.optout_records import OptOut
+from bidstream_svc.optouts.optout_store import OptOutStore
+from bidstream_svc.server.descriptors import raise_descriptor_limit
+from bidstream_svc.server.heap import fix_mmap_threshold
+from bidstream_svc.server.optout_server import OptOutServer, Parts
+from bidstream_svc.server.service import first_of, handle_signals
+from bidstream_svc.server.socket_files import SocketHandover
+from bidstream_svc.server.sockets import Listener
+from bidstream_svc.server.stop_signals import StopSignals
+
+_log = get_logger(__name__)
+
+_HOUSEKEEPING_PERIOD_S = 0.5
+# The sender waits for 30 s.
+_COMMIT_TIMEOUT_S = 20.0
+_CLOSE_TIMEOUT_S = 0.3
+
+
+def check_store(directory: Path) -> None:
+    """Open the store, which is created if it does not exist, and close it again.
+
+    Raises:
+        OptOutStoreError: it is damaged, of another version, or cannot be created.
+    """
+    OptOutStore(directory).close()
+
+
+class OptOutService:
+    """What the process does; an asynchronous context manager that works while entered.
+
+    Args:
+        settings: the settings, with a store.
+        listeners: the listening sockets of the webhook.
+        metrics: the counters; this process has taken its row.
+
+    Attributes:
+        failed: set when the store has to be opened again: the process must end.
+
+    Raises:
+        OptOutStoreError: the store is damaged or of another version.
+        ConfigurationError: a file that the settings name cannot be used.
+    """
+
+    def __init__(self, settings: Settings, listeners: Sequence[Listener], metrics: MetricCells) -> None:
+        assert settings.optout_store is not None
+        self._settings = settings
+        self._listeners = listeners
+        self._metrics = metrics
+        self.failed = asyncio.Event()
+        self.store = OptOutStore(settings.optout_store)
+        self._commit = GroupCommit(
+            self.store,
+            MalformedLog(settings.optout_store),
+            is_owed=settings.optout_stream is not None,
+            on_added=self._note_applied,
+            on_damage=self.failed.set,
+        )
+        self._server = OptOutServer(
+            settings, listeners, self.store, self._commit, metrics, open_snapshot=self._open_snapshot
+        )
+        self._closing = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Start the webhook."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._close_store)
+            self._keep_house()
+            housekeeping = asyncio.create_task(self._run_housekeeping())
+            stack.callback(housekeeping.cancel)
+            await stack.enter_async_context(self._server)
+            self._closing = stack.pop_all()
+        _log.info(
+            "optout store open",
+            webhook=[str(listener.address) for listener in self._listeners],
+            optouts=self.store.count(),
+        )
+        return self
+
+    async def __aexit__(self, *_exc_info: object) -> None:
+        """Close all connections at once, write what has come, and close the store."""
+        await self._closing.aclose()
+
+    def reload(self) -> None:
+        """Look for a new bearer token."""
+        self._server.reload_files()
+
+    async def drain(self) -> None:
+        """Finish the requests in flight."""
+        await self._server.drain()
+
+    async def _close_store(self) -> None:
+        if await self._commit.close(_CLOSE_TIMEOUT_S):
+            self.store.close()
+        else:
+            _log.warning("optout store not closed", error="the disk does not respond")
+
+    def _open_snapshot(self) -> Parts | None:
+        return None
+
+    def _note_applied(self, optouts: Iterable[OptOut]) -> None:
+        """Record the newest opt-out."""
+        newest_s = max((optout.entry_s or optout.arrived_s for optout in optouts), default=0)
+        self._metrics.set(OPTOUT_APPLIED_MS, max(self._metrics.row[OPTOUT_APPLIED_MS], newest_s * MS_PER_S))
+
+    async def _run_housekeeping(self) -> None:
+        while True:
+            due_s = time.monotonic() + _HOUSEKEEPING_PERIOD_S
+            await asyncio.sleep(_HOUSEKEEPING_PERIOD_S)
+            self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * NS_PER_S)))
+            self._keep_house()
+
+    def _keep_house(self) -> None:
+        """Record that the loop turns and what the store holds, and give up what the disk does not take."""
+        self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
+        self._commit.expire(_COMMIT_TIMEOUT_S)
+        with suppress(OptOutStoreError):
+            self._metrics.set(OPTOUTS, self.store.count())
+
+
+async def serve_optouts(
+    settings: Settings,
+    listeners: Sequence[Listener],
+    metrics: MetricCells,
+    handover: SocketHandover | None = None,
+    *,
+    stop_signals: Collection[int] = (signal.SIGTERM,),
+) -> None:
+    """Keep the store until a stop signal, then drain. A second stop signal ends draining. SIGHUP re-reads files.
+
+    The process must end after it returns; see StopSignals.
+
+    Args:
+        settings: the settings, with a store.
+        listeners: the listening sockets of the webhook.
+        metrics: the counters; this process has taken its row.
+        handover: brings sockets that the parent has bound again.
+        stop_signals: the signals that stop it.
+
+    Raises:
+        BidstreamError: it cannot start, or the store has to be opened again.
+    """
+    # A core dump would contain raw uids.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    fix_mmap_threshold()
+    raise_descriptor_limit()
+    stop = StopSignals(stop_signals, settings.drain_timeout)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(stop.handling())
+        service = OptOutService(settings, listeners, metrics)
+        stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
+        if handover is not None:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(handover.fileno(), handover.receive, listeners)
+            stack.callback(loop.remove_reader, handover.fileno())
+        await stack.enter_async_context(service)
+        await first_of(stop.first.wait(), service.failed.wait())
+        await first_of(service.drain(), stop.second.wait())
+    _log.info("optout store closed")
+    if service.failed.is_set():
+        raise OptOutStoreError("the opt-out store has to be opened again; the log says why")
