@@ -135,8 +135,10 @@ mutants: $(VENV)/mutants.installed  ## list small changes of MUTANTS that no tes
 
 # The chart is the only source of what deploy/kubernetes has in common with it. The labels left out describe a release of
 # the chart. Helm built from source assumes an old Kubernetes unless told otherwise.
+FORMS := gateway gateway-programmes gateway-optouts sidecar sidecar-programmes sidecar-optouts sidecar-network-policy \
+  optouts-network-policy optout-receivers
 manifests: $(BIN)/helm  ## generate the manifests of deploy/kubernetes from the chart in deploy/helm
-	export PATH="$(abspath $(BIN)):$$PATH"; for form in gateway gateway-programmes sidecar sidecar-programmes sidecar-network-policy; do \
+	export PATH="$(abspath $(BIN)):$$PATH"; for form in $(FORMS); do \
 	  rendered=$$(helm template bidstream-svc deploy/helm/bidstream-svc --kube-version 1.34 \
 	    --values deploy/kubernetes/$${form%-programmes}/values.yaml --values deploy/kubernetes/$$form/values.yaml) || exit 1; \
 	  printf '%s\n' "$$rendered" | sed -E \

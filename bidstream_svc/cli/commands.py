@@ -7,16 +7,14 @@ import atexit
 import signal
 import sys
 import traceback
-from collections import UserDict
-from collections.abc import Iterator
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 
 import click
 
 from bidstream_svc._version import __version__
 from bidstream_svc.cli import EARLY_SIGNALS
+from bidstream_svc.cli.lazy_commands import LazyCommands
 from bidstream_svc.cli.streams import (
     describe,
     discard_output,
@@ -31,35 +29,20 @@ from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-# Each is defined in the module `<name>_command`.
-_NAMES = ("serve", "operator", "decrypt", "request", "token", "identity", "check", "health")
+_NAMES = ("serve", "operator", "decrypt", "request", "token", "identity", "optouts", "check", "health")
+# They handle signals from their start.
+_SERVERS = ("serve", "optouts")
 
 
-class _Commands(UserDict[str, click.Command]):
-    """The commands by name. A command's module is imported on first use, so that each command starts fast."""
-
-    def __getitem__(self, name: str) -> click.Command:
-        if name not in _NAMES:
-            raise KeyError(name)
-        command: click.Command = getattr(import_module(f"bidstream_svc.cli.{name}_command"), name)
-        return command
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_NAMES)
-
-    def __len__(self) -> int:
-        return len(_NAMES)
-
-    def __contains__(self, name: object) -> bool:
-        return name in _NAMES
-
-
-@click.group(commands=_Commands(), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    commands=LazyCommands({name: f"{name}_command.{name}" for name in _NAMES}),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="bidstream-svc")
 @click.pass_context
 def commands(context: click.Context) -> None:
     """Decryption of UID2 and EUID advertising tokens: a sidecar for bidders, and related tools."""
-    if context.invoked_subcommand != "serve":  # which handles them first
+    if context.invoked_subcommand not in _SERVERS:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
     if context.invoked_subcommand == "health":
         return

@@ -32,6 +32,9 @@ class Kernel:
     def note_success(self, token: object, domain: object, now_ms: int) -> None:
         """Remember that a domain passes for the site of a token, because Python has decided SUCCESS at `now_ms`."""
 
+    def set_optouts(self, optouts: OptOutFilter) -> None:
+        """From now on leave ids to Python that may have been opted out; RuntimeError if it was called before."""
+
     def used_master_keys(self) -> list[int]:
         """Return the ids of the keys that have opened the outer layer of a version 3 or 4 token."""
 
@@ -135,6 +138,54 @@ class Receiver:
 
     def receive(self, data: bytes) -> None:
         """Take what the transport has received."""
+
+class OptOutFilter:
+    """A filter of opted-out ids, in memory that all processes of a host share. Any thread may use it.
+
+    It never says that an added id is absent. Where there is no filter of the generation in use, no id is
+    absent.
+
+    Args:
+        control: the words of `optouts/control.py`, a writable buffer of 64-bit integers.
+        withholds: whether a kernel leaves all ids to Python while the store is not synced.
+
+    Raises:
+        ValueError: the buffer is not of this kind, or too short.
+    """
+
+    def __init__(self, control: memoryview, *, withholds: bool) -> None: ...
+    @property
+    def generation(self) -> int | None:
+        """The generation of the filter that is mapped."""
+
+    def map(self, words: memoryview, key: bytes, generation: int) -> None:
+        """Use a filter from now on, until another one is in use.
+
+        Args:
+            words: its blocks of 64 bytes, a writable buffer of 64-bit integers.
+            key: its key, of 16 bytes.
+            generation: its generation, not 0.
+
+        Raises:
+            ValueError: one of them is not of this kind.
+        """
+
+    def unmap(self) -> None:
+        """Release the words of the filter."""
+
+    def add(self, ids: list[bytes]) -> None:
+        """Add ids to the filter that is mapped, without the GIL. Other processes may add at the same time.
+
+        Args:
+            ids: each the byte of its scope and the raw id of 32 or 33 bytes.
+
+        Raises:
+            ValueError: one of them is not an id; none of them is added.
+            RuntimeError: no filter is mapped.
+        """
+
+    def may_contain(self, scope: int, raw_id: bytes) -> bool:
+        """Return False if an id is certainly not in the filter in use. It is perhaps, if it is not 32 or 33 bytes."""
 
 class KernelBuilder:
     """Collects what a kernel is built from.

@@ -17,7 +17,7 @@
 //! Keys and registered names never change, and the names of [`passed`] are behind a lock, so that any number of threads
 //! share a kernel. It holds no reference to a Python object.
 
-#![deny(unsafe_code)] // allowed in `row`
+#![deny(unsafe_code)] // allowed in `shared`
 #![warn(clippy::pedantic)]
 #![allow(clippy::option_option)] // not there, there and empty, there
 #![cfg_attr(
@@ -39,6 +39,7 @@ mod json;
 mod keys;
 mod names;
 pub mod openrtb;
+pub mod optouts;
 mod passed;
 mod scanner;
 mod shape;
@@ -49,17 +50,24 @@ mod bid_python;
 #[cfg(feature = "python")]
 mod lane;
 #[cfg(feature = "python")]
+mod optouts_python;
+#[cfg(feature = "python")]
 mod python;
 #[cfg(feature = "python")]
 mod receiver;
 #[cfg(feature = "python")]
 mod row;
+#[cfg(feature = "python")]
+mod shared;
 #[cfg(test)]
 mod tests;
+
+use std::sync::{Arc, OnceLock};
 
 use answer::Success;
 use keys::{ById, Key};
 use names::Names;
+use optouts::OptOuts;
 use passed::Passed;
 
 /// A panic is a fault of this crate. It is no answer, and Python decides.
@@ -111,7 +119,7 @@ impl Builder {
     #[must_use]
     pub fn build(self) -> Kernel {
         let (keys, sites) = (ById::new(self.keys), ById::new(self.sites));
-        Kernel { rules: self.rules, keys, sites, passed: Passed::default() }
+        Kernel { rules: self.rules, keys, sites, passed: Passed::default(), optouts: OnceLock::new() }
     }
 }
 
@@ -121,6 +129,7 @@ pub struct Kernel {
     keys: ById<Key>,
     sites: ById<Names>,
     passed: Passed,
+    optouts: OnceLock<Arc<OptOuts>>,
 }
 
 impl Kernel {
@@ -160,7 +169,8 @@ impl Kernel {
         with_buffer(base64::max_decoded_length(token.len()), |buffer| {
             let opened = token::open(token, buffer, &self.keys, self.rules.scope_bit, now_ms)?;
             let needs_name = self.needs_name(&opened);
-            if self.is_usable(&opened, domain, now_ms) { use_success(&opened.success, needs_name) } else { None }
+            let is_success = self.is_usable(&opened, domain, now_ms) && !self.may_forbid(&opened, now_ms);
+            if is_success { use_success(&opened.success, needs_name) } else { None }
         })
     }
 
@@ -182,6 +192,16 @@ impl Kernel {
         });
     }
 
+    /// From now on leaves to Python what may have been opted out. None if that has been set before.
+    pub fn set_optouts(&self, optouts: Arc<OptOuts>) -> Option<()> {
+        self.optouts.set(optouts).ok()
+    }
+
+    /// Gives back what `set_optouts` was given.
+    pub fn take_optouts(&mut self) -> Option<Arc<OptOuts>> {
+        self.optouts.take()
+    }
+
     /// Whether the keys are those of EUID.
     #[must_use]
     pub const fn is_of_euid(&self) -> bool {
@@ -201,6 +221,12 @@ impl Kernel {
             && (token.is_v2 || ahead_ms <= self.rules.clock_skew_ms)
             && token.privacy_bits & token::OPTED_OUT == 0
             && (!self.needs_name(token) || domain.is_some_and(|name| self.is_registered(name, token.site_id)))
+    }
+
+    /// Last of all, because it takes a look into memory that is not in the cache.
+    fn may_forbid(&self, token: &token::Opened<'_>, now_ms: i64) -> bool {
+        let scope = u8::from(self.is_of_euid());
+        self.optouts.get().is_some_and(|optouts| optouts.may_forbid(scope, token.success.uid, now_ms))
     }
 
     const fn needs_name(&self, token: &token::Opened<'_>) -> bool {

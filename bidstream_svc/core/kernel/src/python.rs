@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use crate::answer::Success;
+use crate::optouts_python::PyOptOutFilter;
 use crate::{Builder, Kernel, Rules, openrtb, unless_it_panics};
 
 /// It has its kernel until it is dropped.
@@ -23,7 +24,8 @@ impl Drop for PyKernel {
     /// Frees the kernel in a thread of its own. With thousands of keys that takes milliseconds, and the thread that
     /// gives up the last reference may be the one that serves.
     fn drop(&mut self) {
-        let kernel = self.0.take();
+        let mut kernel = self.0.take();
+        drop(kernel.as_mut().map(Kernel::take_optouts)); // its buffers are Python's, and this thread holds the GIL
         // Where no thread can be started, the closure is dropped here, and the kernel with it.
         drop(thread::Builder::new().stack_size(64 * 1024).spawn(move || drop(kernel)));
     }
@@ -81,6 +83,11 @@ impl PyKernel {
                 Some(())
             });
         }
+    }
+
+    fn set_optouts(&self, optouts: &Bound<'_, PyOptOutFilter>) -> PyResult<()> {
+        let is_set = self.kernel().and_then(|kernel| kernel.set_optouts(optouts.get().optouts()));
+        is_set.ok_or_else(|| PyRuntimeError::new_err("the kernel has a filter of opt-outs"))
     }
 
     fn used_master_keys(&self) -> Vec<u32> {
@@ -175,6 +182,8 @@ mod _native {
     use crate::bid_python::PyBidRequests;
     #[pymodule_export]
     use crate::lane::PyLane;
+    #[pymodule_export]
+    use crate::optouts_python::PyOptOutFilter;
     #[pymodule_export]
     use crate::receiver::PyReceiver;
 }

@@ -1,9 +1,13 @@
 //! Tokens of the crate's own making. The tests against Python are in `tests/core/test_kernel.py`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{self, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::iv::FixedLength;
 
+use crate::optouts::OptOuts;
 use crate::{Builder, Kernel, Rules, unless_it_panics};
 
 pub fn seal_gcm(secret: &[u8], iv: &[u8; 12], plaintext: &[u8]) -> Vec<u8> {
@@ -212,4 +216,47 @@ fn bodies_that_are_no_plain_batch() {
 fn a_panic_is_no_answer() {
     assert_eq!(unless_it_panics(|| Some(1)), Some(1));
     assert_eq!(unless_it_panics(|| -> Option<u8> { panic!("on purpose") }), None);
+}
+
+/// A kernel with a filter of one block, of generation 1; and the words that control it.
+fn kernel_with_filter() -> (Kernel, Arc<OptOuts>, Arc<[AtomicI64; 4]>) {
+    struct Control(Arc<[AtomicI64; 4]>);
+    impl AsRef<[AtomicI64]> for Control {
+        fn as_ref(&self) -> &[AtomicI64] {
+            &*self.0
+        }
+    }
+    let control = Arc::new([0, 1, 0, NOW_MS].map(AtomicI64::new));
+    let optouts = Arc::new(OptOuts::new(Box::new(Control(Arc::clone(&control))), true).unwrap());
+    optouts.map(Box::new([0; 8].map(AtomicI64::new)), [0; 16], 1).unwrap();
+    let kernel = kernel();
+    kernel.set_optouts(Arc::clone(&optouts)).unwrap();
+    assert!(kernel.set_optouts(Arc::clone(&optouts)).is_none());
+    (kernel, optouts, control)
+}
+
+#[test]
+fn an_id_that_may_be_opted_out_is_not_answered() {
+    let body = |version| format!(r#"{{"token":"{}"}}"#, text(Content { version, ..GOOD }));
+    let is_answered = |kernel: &Kernel, version| answer(kernel, &body(version), NOW_MS).is_some();
+    for version in [128, 112] {
+        let (kernel, optouts, control) = kernel_with_filter();
+        assert!(is_answered(&kernel, version));
+        optouts.add(&[&[&[1], &UID[..]].concat()]).unwrap(); // of the other programme
+        assert!(is_answered(&kernel, version));
+        control[1].store(2, Ordering::Relaxed);
+        assert!(!is_answered(&kernel, version));
+        control[1].store(1, Ordering::Relaxed);
+        control[3].store(NOW_MS - 1, Ordering::Relaxed);
+        assert!(!is_answered(&kernel, version));
+        control[3].store(NOW_MS, Ordering::Relaxed);
+        assert!(is_answered(&kernel, version));
+        optouts.add(&[&[&[0], &UID[..]].concat()]).unwrap();
+        assert!(!is_answered(&kernel, version));
+        let batch = format!(r#"{{"requests":[{}]}}"#, body(version));
+        let answered = kernel.answer_batch(batch.as_bytes(), NOW_MS).unwrap();
+        assert_eq!((answered.answered, answered.left.len()), (0, 1));
+    }
+    let (kernel, ..) = kernel_with_filter();
+    assert!(!is_answered(&kernel, 2)); // its id is not base64 of 32 or 33 bytes
 }

@@ -71,16 +71,27 @@ its volume and directory. With `programmes`, those; without, the only one. Value
   value: {{ include "bidstream-svc.text" $value | quote }}
 {{- end }}
 
-{{/* The list of a root and the chart's own variables -> these, and the remaining entries of `settings`. */}}
+{{/*
+The list of a root and the chart's own variables -> these, and the remaining entries of `settings`. Those of the webhook
+are for receivers only, which have no use for what is not about opt-outs, the log or the admin plane.
+*/}}
 {{- define "bidstream-svc.env" -}}
 {{- $root := index . 0 }}
 {{- $own := index . 1 | trim }}
+{{- $isReceiver := contains "- name: BIDSTREAM_OPTOUT_LISTEN\n" $own }}
 {{- $own }}
 {{- range $name, $value := $root.Values.settings }}
-{{- if not (contains (printf "- name: BIDSTREAM_%s\n" $name) $own) }}
+{{- $isOfWebhook := regexMatch "^OPTOUT_(LISTEN|PATH|ID_PARAMETER|TIME_PARAMETER)$" $name }}
+{{- $applies := ternary (regexMatch "^(OPTOUT_|LOG_|ADMIN_LISTEN$|ALLOWED_HOSTS$)" $name) (not $isOfWebhook) $isReceiver }}
+{{- if and $applies (not (contains (printf "- name: BIDSTREAM_%s\n" $name) $own)) }}
 {{ include "bidstream-svc.setting" (list $root $name $value) }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- define "bidstream-svc.adminEnv" -}}
+# Probes and scrapes use the pod's address. The admin plane shows no token, no id and no secret.
+{{ include "bidstream-svc.setting" (list . "ADMIN_LISTEN" "0.0.0.0:9464") }}
 {{- end }}
 
 {{- define "bidstream-svc.commonEnv" -}}
@@ -89,11 +100,13 @@ its volume and directory. With `programmes`, those; without, the only one. Value
 {{ include "bidstream-svc.setting" (list $ (print .prefix "API_KEY_FILE") (printf "/run/secrets/bidstream-svc%s/api-key" .suffix)) }}
 {{ include "bidstream-svc.setting" (list $ (print .prefix "CLIENT_SECRET_FILE") (printf "/run/secrets/bidstream-svc%s/client-secret" .suffix)) }}
 {{- end }}
-# Probes and scrapes use the pod's address. The admin plane shows no token, no id and no secret.
-{{ include "bidstream-svc.setting" (list . "ADMIN_LISTEN" "0.0.0.0:9464") }}
+{{ include "bidstream-svc.adminEnv" . }}
 # With the cache, a container that restarts while the operator is down can still serve.
 {{- range include "bidstream-svc.operators" . | fromJson }}
 {{ include "bidstream-svc.setting" (list $ (print .prefix "KEY_CACHE") (printf "/var/cache/bidstream-svc/%s" .cache)) }}
+{{- end }}
+{{- if .Values.optouts.enabled }}
+{{ include "bidstream-svc.optoutsEnv" . }}
 {{- end }}
 {{- end }}
 
@@ -153,7 +166,7 @@ seccompProfile:
     - port: bidstream-admin
 {{- end }}
 
-{{- define "bidstream-svc.egress" -}}
+{{- define "bidstream-svc.dnsEgress" -}}
 - to:
     - namespaceSelector:
         matchLabels:
@@ -166,6 +179,10 @@ seccompProfile:
       protocol: UDP
     - port: 53
       protocol: TCP
+{{- end }}
+
+{{- define "bidstream-svc.egress" -}}
+{{ include "bidstream-svc.dnsEgress" . }}
 # A NetworkPolicy cannot name a host, so the default allows the port of operatorUrl at every public address. Narrow it
 # to the operators' addresses, or use a policy by host name if your network plug-in has one.
 - to:
@@ -192,7 +209,7 @@ seccompProfile:
   {{- include "bidstream-svc.probes" . | nindent 2 }}
   # No CPU limit: throttling would delay answers beyond the bidder's timeout.
   resources:
-    {{- toYaml .Values.sidecarResources | nindent 4 }}
+    {{- include "bidstream-svc.resources" (list . .Values.sidecarResources) | nindent 4 }}
   securityContext:
     {{- include "bidstream-svc.identity" . | nindent 4 }}
     {{- include "bidstream-svc.securityContext" . | nindent 4 }}
@@ -206,6 +223,9 @@ seccompProfile:
     {{- end }}
     - name: bidstream-svc-cache
       mountPath: /var/cache/bidstream-svc
+    {{- if .Values.optouts.enabled }}
+    {{- include "bidstream-svc.optoutsMounts" . | nindent 4 }}
+    {{- end }}
     # Hides the pod's service-account token from the sidecar.
     - name: bidstream-svc-no-token
       mountPath: /var/run/secrets/kubernetes.io/serviceaccount
@@ -232,6 +252,9 @@ seccompProfile:
 - name: bidstream-svc-cache
   emptyDir:
     sizeLimit: 64Mi
+{{- if .Values.optouts.enabled }}
+{{ include "bidstream-svc.optoutsVolumes" . }}
+{{- end }}
 - name: bidstream-svc-no-token
   emptyDir:
     sizeLimit: 1Mi

@@ -1,0 +1,39 @@
+//! Memory that Python has mapped and shares with other processes. The only module with unsafe code.
+
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::atomic::AtomicI64;
+
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// 64-bit words, which Python and other processes may read and write at the same time.
+pub struct SharedWords {
+    /// Those of the buffer. They are lent only as long as `self` is borrowed.
+    words: &'static [AtomicI64],
+    _buffer: PyBuffer<i64>,
+}
+
+impl SharedWords {
+    /// Takes a buffer that is contiguous, writable and aligned.
+    pub fn new(buffer: PyBuffer<i64>) -> PyResult<Self> {
+        let words = buffer.as_slice_ptr().map(NonNull::cast::<AtomicI64>);
+        let Some(start) = words.filter(|start| !buffer.readonly() && start.is_aligned()) else {
+            return Err(PyValueError::new_err("not words of shared memory"));
+        };
+        // SAFETY: the words are the buffer's, which is contiguous, writable, aligned and, as long as `self` holds it,
+        // neither freed nor unmapped. Python and other processes access them by loads and stores of 8 bytes, and Rust
+        // only as atomics. A file behind them is never truncated.
+        let words = unsafe { slice::from_raw_parts(start.as_ptr(), buffer.item_count()) };
+        Ok(Self { words, _buffer: buffer })
+    }
+}
+
+impl AsRef<[AtomicI64]> for SharedWords {
+    fn as_ref(&self) -> &[AtomicI64] {
+        self.words
+    }
+}
