@@ -4,15 +4,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pybase64
-
 from bidstream_svc.cli.inputs import open_input
 from bidstream_svc.cli.line_reader import InputError, LineReader
-from bidstream_svc.optouts.sender import RAW_ID_LENGTHS, OptOutEntry
+from bidstream_svc.core.errors import OptOutRecordError
+from bidstream_svc.optouts.optout_records import decode_raw_id
+from bidstream_svc.optouts.sender import OptOutEntry
 
 _SEPARATOR = re.compile(r"[,;\t]")
 _TIME_S = re.compile(r"[0-9]{1,11}", re.ASCII)
-_ID_LENGTH = 44  # of base64, for both lengths
+_MIN_ID_LENGTH = 43  # of base64 without padding
 
 
 def read_entries(path: Path, time_s: int) -> Iterator[OptOutEntry]:
@@ -29,7 +29,7 @@ def read_entries(path: Path, time_s: int) -> Iterator[OptOutEntry]:
     with open_input(path) as file:
         for number, line in enumerate(LineReader(file), 1):
             cells = [cell.strip().strip('"') for cell in _SEPARATOR.split(line.strip())]
-            if cells == [""] or (number == 1 and len(cells[0]) < _ID_LENGTH):
+            if cells == [""] or (number == 1 and len(cells[0]) < _MIN_ID_LENGTH):
                 continue
             yield _to_entry(number, cells, time_s)
 
@@ -37,11 +37,9 @@ def read_entries(path: Path, time_s: int) -> Iterator[OptOutEntry]:
 def _to_entry(number: int, cells: list[str], time_s: int) -> OptOutEntry:
     text, *rest = cells
     try:
-        raw_id = pybase64.b64decode(text, validate=True)
-    except ValueError:
-        raw_id = b""
-    if len(raw_id) not in RAW_ID_LENGTHS:
-        raise InputError(f"line {number}: not a raw uid, which is base64 of 32 or 33 bytes")
+        raw_id = decode_raw_id(text)
+    except OptOutRecordError as error:
+        raise InputError(f"line {number}: {error}") from None
     if rest and not _TIME_S.fullmatch(rest[0]):
         raise InputError(f"line {number}: the second cell is not a Unix time in seconds")
     return OptOutEntry(number, raw_id, int(rest[0]) if rest else time_s)

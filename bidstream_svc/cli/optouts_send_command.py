@@ -61,7 +61,7 @@ _POSITIVE_SECONDS = click.FloatRange(min=0, min_open=True)
     type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
-    help="for load tests only, the programme never does so: connections at a time",
+    help="connections at a time; more than 1 for load tests only, a programme never does so",
 )
 @click.option("--allow-insecure", is_flag=True, help="allow secrets and real raw uids over plain http to another host")
 @click.option("--json", "as_json", is_flag=True, help="print the report as one line of JSON")
@@ -91,7 +91,11 @@ def send(context: click.Context, /, *, url: str, as_json: bool, **options: Any) 
         tell=tell,
     )
     started = monotonic()
-    is_complete = asyncio.run(sending.run())
+    is_complete = False
+    try:
+        is_complete = asyncio.run(sending.run())
+    except KeyboardInterrupt:
+        tell("interrupted")
     findings, seconds = report.findings(), monotonic() - started
     emit(_json(report, findings, seconds) if as_json else _text(report, findings, seconds))
     if findings or not is_complete:

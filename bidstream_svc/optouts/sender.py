@@ -19,7 +19,7 @@ from bidstream_svc._version import __version__
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.core.identity import IdentityScope, IdentityType
 
-RAW_ID_LENGTHS = (32, 33)
+_LENGTHS = (32, 33)  # of a raw uid
 _SCOPE_SHIFT, _TYPE_SHIFT = 4, 2  # in the first byte of a raw uid of 33 bytes
 
 ACCEPTED = frozenset({200, 204})
@@ -156,9 +156,9 @@ def made_up_entries(count: int, scope: IdentityScope, seed: int, time_s: int) ->
     """Entries with raw uids of nobody, half of them of 32 bytes; the same for the same seed."""
     generator = random.Random(f"opt-outs {scope.name} {seed}")  # noqa: S311 - reproducible on purpose
     for number in range(1, count + 1):
-        length = generator.choice(RAW_ID_LENGTHS)
+        length = generator.choice(_LENGTHS)
         raw_id = generator.randbytes(length)
-        if length == RAW_ID_LENGTHS[1]:
+        if length == _LENGTHS[1]:
             first = scope << _SCOPE_SHIFT | generator.choice([*IdentityType]) << _TYPE_SHIFT
             raw_id = bytes([first]) + raw_id[1:]
         yield OptOutEntry(number, raw_id, time_s)

@@ -4,14 +4,17 @@ import asyncio
 import re
 import socket
 from dataclasses import replace
-from threading import Event
+from pathlib import Path
 
 import pytest
+import trustme
 
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.optouts.sender import Endpoint, SenderHabits, made_up_entries
 from bidstream_svc.optouts.sender_report import Fault, SenderReport
 from bidstream_svc.optouts.sending import Load, Sending
+from bidstream_svc.server.tls import load_tls
+from tests.support.certificates import CertificateFiles
 from tests.support.naive_receiver import OK, Habit, NaiveReceiver, Request, answer, naive_receiver
 
 NOW_S = 1_700_000_000
@@ -22,9 +25,7 @@ IMPATIENT = replace(PATIENT, timeout_s=0.3)
 class Sent:
     """What the sender did and said."""
 
-    def __init__(
-        self, url: str, habits: SenderHabits, count: int, *, slow_s: float = 20.0, concurrency: int = 1
-    ) -> None:
+    def __init__(self, url: str, habits: SenderHabits, count: int, *, slow_s: float = 20, concurrency: int = 1) -> None:
         self.report = SenderReport(slow_s)
         self.told: list[str] = []
         sending = Sending(
@@ -32,8 +33,8 @@ class Sent:
             habits,
             Load(concurrency=concurrency),
             lambda: made_up_entries(count, IdentityScope.UID2, 0, NOW_S),
-            self.report,
-            self.told.append,
+            report=self.report,
+            tell=self.told.append,
         )
         self.is_complete = asyncio.run(sending.run())
         self.findings = self.report.findings()
@@ -98,7 +99,7 @@ def test_what_stops_the_feed(bad: bytes, fault: Fault) -> None:
     assert sent.faults == [fault]
     (finding,) = sent.findings
     assert finding.first is not None
-    assert (finding.count, finding.first.number) == (1, 3)
+    assert (finding.times, finding.first.number) == (1, 3)
     assert len(receiver.requests) in (3, 4)  # a GET may be sent again on a new connection, as Java does
     assert sent.report.counts["accepted"] == 2
     assert len(sent.told) == 1
@@ -110,7 +111,7 @@ def test_what_is_tried_again(status: str) -> None:
     sent, receiver = send(always(OK, answer(status), answer(status), OK))
     assert sent.is_complete is True
     assert sent.faults == [Fault.RETRIED]
-    assert (sent.findings[0].count, sent.findings[0].seen) == (2, f"status {status[:3]}")
+    assert (sent.findings[0].times, sent.findings[0].seen) == (2, f"status {status[:3]}")
     targets = [request.target for request in receiver.requests]
     assert len(targets) == 7
     assert targets[1] == targets[2] == targets[3] != targets[4]
@@ -124,17 +125,11 @@ def test_retries_come_to_an_end() -> None:
 
 
 def test_no_answer_in_time() -> None:
-    with naive_receiver(lambda _request: b"") as ended:
-        pass
-    waiting: list[Event] = [ended.ending]
-
-    def hang(_request: Request) -> bytes:
-        waiting[0].wait(60)
+    def hang(request: Request) -> bytes:
+        request.ending.wait(60)
         return b""
 
-    with naive_receiver(hang) as receiver:
-        waiting[0] = receiver.ending
-        sent = Sent(receiver.url, IMPATIENT, 5)
+    sent, receiver = send(hang, IMPATIENT)
     assert sent.faults == [Fault.TIMED_OUT]
     assert len(receiver.requests) == 1
 
@@ -150,6 +145,25 @@ def test_a_closed_port() -> None:
         port = gone.getsockname()[1]
     sent = Sent(f"http://127.0.0.1:{port}/optout", PATIENT, 5)
     assert sent.faults == [Fault.NO_CONNECTION]
+
+
+def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
+    tls = load_tls(CertificateFiles(tmp_path, trustme.CA()).files).context
+    with naive_receiver(always(OK), tls) as receiver:
+        sent = Sent(receiver.url, PATIENT, 5)
+    assert sent.faults == [Fault.TLS]
+    assert sent.findings[0].seen == "the TLS certificate is not trusted"
+
+
+def test_a_certificate_that_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    tls = load_tls(CertificateFiles(tmp_path, authority).files).context
+    with naive_receiver(always(OK), tls) as receiver:
+        sent = Sent(receiver.url, PATIENT, 5)
+    assert (sent.is_complete, sent.faults) == (True, [])
+    assert receiver.connections == 1
 
 
 def test_http_behind_an_https_url() -> None:
@@ -184,10 +198,8 @@ def test_a_receiver_that_ends_a_connection_now_and_then() -> None:
 
 
 def test_a_slow_receiver() -> None:
-    ending = Event()
-
-    def habit(_request: Request) -> bytes:
-        ending.wait(0.1)
+    def habit(request: Request) -> bytes:
+        request.ending.wait(0.1)
         return OK
 
     sent, _ = send(habit, slow_s=0.05)
@@ -217,11 +229,11 @@ def test_all_is_sent_again_after_success() -> None:
 def test_entries_go_one_after_another() -> None:
     open_requests = most = 0
 
-    def habit(_request: Request) -> bytes:
+    def habit(request: Request) -> bytes:
         nonlocal open_requests, most
         open_requests += 1
         most = max(most, open_requests)
-        Event().wait(0.002)
+        request.ending.wait(0.002)
         open_requests -= 1
         return OK
 

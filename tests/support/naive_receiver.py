@@ -1,6 +1,7 @@
 """Receivers of opt-outs that make mistakes: real servers on loopback, each with one habit."""
 
 import socketserver
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -16,10 +17,12 @@ class Request(NamedTuple):
     Attributes:
         number: from 0, over all connections.
         head: its bytes, up to the empty line.
+        ending: set when the receiver ends.
     """
 
     number: int
     head: bytes
+    ending: Event
 
     @property
     def target(self) -> str:
@@ -41,20 +44,19 @@ class NaiveReceiver:
         url: where it listens.
         requests: those that came, in order.
         connections: how many were opened.
-        ending: set when the receiver ends, for habits that wait.
     """
 
-    def __init__(self, habit: Habit) -> None:
+    def __init__(self, habit: Habit, tls: ssl.SSLContext | None) -> None:
         receiver = self
         self.requests: list[Request] = []
         self.connections = 0
-        self.ending = Event()
+        self._ending = Event()
 
         class _Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
                 receiver.connections += 1
                 while head := self._read_head():
-                    request = Request(len(receiver.requests), head)
+                    request = Request(len(receiver.requests), head, receiver._ending)
                     receiver.requests.append(request)
                     answer = habit(request)
                     self.wfile.write(answer)
@@ -74,21 +76,25 @@ class NaiveReceiver:
 
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/optout"
+        scheme = "http"
+        if tls is not None:
+            scheme = "https"
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{scheme}://localhost:{self._server.server_address[1]}/optout"
 
     def serve(self) -> None:
         self._server.serve_forever(poll_interval=0.01)
 
     def close(self) -> None:
-        self.ending.set()
+        self._ending.set()
         self._server.shutdown()
         self._server.server_close()
 
 
 @contextmanager
-def naive_receiver(habit: Habit) -> Iterator[NaiveReceiver]:
+def naive_receiver(habit: Habit, tls: ssl.SSLContext | None = None) -> Iterator[NaiveReceiver]:
     """Run one in a thread."""
-    receiver = NaiveReceiver(habit)
+    receiver = NaiveReceiver(habit, tls)
     thread = Thread(target=receiver.serve)
     thread.start()
     try:
