@@ -158,7 +158,15 @@ WORKERS_HUNG = _new_cell()  # written by the parent when it has killed the worke
 _FIXED_CELLS = _new_cell()  # the cells of HTTP requests follow; their number depends on the routes
 
 _GAUGES = (
-    *(CONNECTIONS, ADMIN_CONNECTIONS, OPTOUT_CONNECTIONS, OPTOUT_STREAM_CONNECTED, EVENT_LOOP_LAG_NS, TLS_CERTIFICATE_EXPIRY_MS, ACCEPTING),
+    *(
+        CONNECTIONS,
+        ADMIN_CONNECTIONS,
+        OPTOUT_CONNECTIONS,
+        OPTOUT_STREAM_CONNECTED,
+        EVENT_LOOP_LAG_NS,
+        TLS_CERTIFICATE_EXPIRY_MS,
+        ACCEPTING,
+    ),
     *(cell for cells in KEY_CELLS.values() for cell in cells.gauges),
 )
 _FAILURE_CELLS = {

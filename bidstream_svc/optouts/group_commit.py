@@ -123,7 +123,9 @@ class GroupCommit:
         self._malformed.append(malformed.values(), int(time.time()))
         return dict.fromkeys(malformed, OptOutResult.MALFORMED)
 
-    def _try(self, write: Callable[[], dict[_Done, OptOutResult]], all_done: Iterable[_Done]) -> dict[_Done, OptOutResult]:
+    def _try(
+        self, write: Callable[[], dict[_Done, OptOutResult]], all_done: Iterable[_Done]
+    ) -> dict[_Done, OptOutResult]:
         try:
             return write()
         except (OptOutStoreError, OSError) as error:

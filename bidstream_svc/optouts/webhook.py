@@ -93,6 +93,6 @@ def _unquote(text: str) -> str:
 
 
 def _read_time(text: str) -> int | None:
-    """Return Unix seconds; None for anything else. The time is information only: without it, the opt-out counts, too."""
+    """Return Unix seconds; None for anything else: the opt-out counts without a time, too."""
     is_number = text.isascii() and text.isdecimal() and len(text) <= _MAX_TIME_DIGITS
     return clamp_time_s(int(text)) if is_number else None

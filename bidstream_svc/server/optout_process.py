@@ -21,7 +21,8 @@ from bidstream_svc.optouts.optout_records import OptOut
 from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.server.descriptors import raise_descriptor_limit
 from bidstream_svc.server.heap import fix_mmap_threshold
-from bidstream_svc.server.optout_server import OptOutServer, Parts
+from bidstream_svc.server.optout_plane import Parts
+from bidstream_svc.server.optout_server import OptOutServer
 from bidstream_svc.server.service import first_of, handle_signals
 from bidstream_svc.server.socket_files import SocketHandover
 from bidstream_svc.server.sockets import Listener

@@ -236,9 +236,7 @@ class PageConnection(Connection):
             return
         self._is_answering = True
         head.closes = head.closes or self._shared.is_draining()
-        page = self._shared.answer(
-            PageRequest(head.method, head.path, head.accept, head.query, head.authorization)
-        )
+        page = self._shared.answer(PageRequest(head.method, head.path, head.accept, head.query, head.authorization))
         if isinstance(page, Page):
             self._send(head, page)
         else:

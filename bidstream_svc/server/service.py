@@ -32,11 +32,11 @@ from bidstream_svc.operator.from_settings import credentials_reader, make_transp
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
 from bidstream_svc.operator_settings import OperatorSettings
-from bidstream_svc.server.admin_plane import Health
 from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.descriptors import descriptor_problem, raise_descriptor_limit
 from bidstream_svc.server.handlers import TokenDecryptor
+from bidstream_svc.server.health import Health
 from bidstream_svc.server.heap import fix_mmap_threshold
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
 from bidstream_svc.server.sockets import Listeners
