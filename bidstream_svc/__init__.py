@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         OperatorRedirectError,
         OperatorTimeoutError,
         OperatorUnauthorizedError,
+        OptOutStoreError,
     )
     from bidstream_svc.core.identity import Identity, IdentityKind
     from bidstream_svc.core.kernel import IS_NATIVE as is_native  # noqa: N811 - public names are in lower case
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         SharingClient,
         UnmappedIdentity,
     )
+    from bidstream_svc.optouts.optout_lookup import OptOuts
 
 __all__ = [
     "BidRequestError",
@@ -90,6 +92,8 @@ __all__ = [
     "OperatorTimeoutError",
     "OperatorTransport",
     "OperatorUnauthorizedError",
+    "OptOutStoreError",
+    "OptOuts",
     "OptedOut",
     "PublisherClient",
     "RetryPolicy",
@@ -116,7 +120,7 @@ if not TYPE_CHECKING:  # with a `__getattr__`, a type checker accepts any name
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         if name == "is_native":
             return bool(import_module(f"{__name__}.core.kernel").IS_NATIVE)
-        for module_name in (*(f"core.{each}" for each in _MODULES), "operator"):
+        for module_name in (*(f"core.{each}" for each in _MODULES), "optouts.optout_lookup", "operator"):
             module = import_module(f"{__name__}.{module_name}")
             if hasattr(module, name):
                 globals()[name] = value = getattr(module, name)

@@ -18,7 +18,8 @@ LAYERS = (
     {"addresses", "files", "logs", "metrics"},
     {"operator_settings", "setting_values"},
     {"config", "loop_thread", "tracing"},
-    {"operator", "optouts"},
+    {"optouts"},
+    {"operator"},
     {"keystore"},
     {"sdk"},
     {"__init__"},  # the public names

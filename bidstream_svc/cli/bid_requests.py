@@ -1,6 +1,6 @@
 """`decrypt --bid-requests`: bid requests from a file, one per line."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from bidstream_svc.cli.inputs import open_input
@@ -8,17 +8,15 @@ from bidstream_svc.cli.line_reader import OVERLONG, LineReader
 from bidstream_svc.cli.streams import emit, tell
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.errors import BidRequestError
-from bidstream_svc.core.keys import KeySnapshot
-from bidstream_svc.core.openrtb import MAX_BID_REQUEST_BYTES, Sources, bind_keys, finish_if_steps
+from bidstream_svc.core.openrtb import MAX_BID_REQUEST_BYTES, BidRequestDecryptor, finish_if_steps
 from bidstream_svc.core.status import DecryptionStatus
 
 
-def decrypt_bid_requests(path: Path, snapshots: Sequence[KeySnapshot], sources: Sources) -> bool:
+def decrypt_bid_requests(path: Path, decryptor: BidRequestDecryptor) -> bool:
     """Print the answer to each bid request, and on stderr which lines are none.
 
     Returns whether every line is a bid request and every token in it was decrypted.
     """
-    decryptor = bind_keys(snapshots, sources)
     lines = tokens = bad_lines = failed = 0
     for number, body in _lines(path):
         lines += 1

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from bidstream_svc.core.crypto import make_cbc_decrypt
 from bidstream_svc.core.domains import NameCandidates, is_registered, normalise_domain
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, OPTED_OUT, OpenedToken, decode_text, v2, v3, v4
@@ -27,6 +28,8 @@ Verdict: TypeAlias = tuple[DecryptionStatus, str | None, int | None, FailureReas
 BoundDecrypt: TypeAlias = Callable[[object, object, int], Verdict]
 # text of a token -> its fields if both layers open, else None, which says nothing.
 OpenNatively: TypeAlias = Callable[[str], OpenedToken | None]
+# (programme, raw uid, now_ms) -> why the raw uid must not be answered, or None if it may. It must not raise.
+CheckOptOut: TypeAlias = Callable[[IdentityScope, str, int], FailureReason | None]
 
 
 _SUCCESS = DecryptionStatus.SUCCESS
@@ -47,7 +50,13 @@ _OPTED_OUT_AT_GENERATION = FAILURES[FailureReason.OPTED_OUT_AT_GENERATION]
 _MIN_TOKEN_CHARACTERS = 4
 
 
-def decrypt(token: object, domain: object, keys: KeySnapshot | None, now_ms: int) -> Verdict:
+def decrypt(
+    token: object,
+    domain: object,
+    keys: KeySnapshot | None,
+    now_ms: int,
+    check_optout: CheckOptOut | None = None,
+) -> Verdict:
     """Decrypt an advertising token out of a bid request.
 
     Args:
@@ -58,6 +67,7 @@ def decrypt(token: object, domain: object, keys: KeySnapshot | None, now_ms: int
             `NameCandidates` stands for several names, of which one must be registered.
         keys: the operator's keys, or None before the first were loaded.
         now_ms: the current time, Unix ms.
+        check_optout: looks up whether the user has opted out; it is called last, with the raw uid of a good token.
 
     Returns:
         (status, raw uid, established in Unix ms, reason). Raw uid and established are None except on SUCCESS, where
@@ -69,7 +79,8 @@ def decrypt(token: object, domain: object, keys: KeySnapshot | None, now_ms: int
         bound: BoundDecrypt = keys.local.decrypt
     except AttributeError:
         bound = keys.local.decrypt = bind_decrypt(keys)
-    return bound(token, domain, now_ms)
+    verdict = bound(token, domain, now_ms)
+    return verdict if check_optout is None else _unless_opted_out(verdict, keys.scope, now_ms, check_optout)
 
 
 def decrypt_without_keys(_token: object, _domain: object, _now_ms: int) -> Verdict:
@@ -77,12 +88,15 @@ def decrypt_without_keys(_token: object, _domain: object, _now_ms: int) -> Verdi
     return _NO_KEYS
 
 
-def bind_decrypt(keys: KeySnapshot, open_natively: OpenNatively | None = None) -> BoundDecrypt:
+def bind_decrypt(
+    keys: KeySnapshot, open_natively: OpenNatively | None = None, check_optout: CheckOptOut | None = None
+) -> BoundDecrypt:
     """Bind `decrypt` to a snapshot. The result is not thread-safe: the CBC ciphers of v2 are stateful.
 
     Args:
         keys: the snapshot.
         open_natively: `Kernel.open` of the same snapshot, which takes a third of the time; None if there is no kernel.
+        check_optout: as of `decrypt`.
     """
     last_expiry_ms = keys.last_expiry_ms
     open_bytes, judge = _bind_open(keys), _bind_judge(keys)
@@ -104,7 +118,21 @@ def bind_decrypt(keys: KeySnapshot, open_natively: OpenNatively | None = None) -
             opened = found
         return judge(opened, domain, now_ms)
 
-    return decrypt_text
+    if check_optout is None:
+        return decrypt_text
+    scope = keys.scope
+
+    def decrypt_unless_opted_out(token: object, domain: object, now_ms: int) -> Verdict:
+        return _unless_opted_out(decrypt_text(token, domain, now_ms), scope, now_ms, check_optout)
+
+    return decrypt_unless_opted_out
+
+
+def _unless_opted_out(verdict: Verdict, scope: IdentityScope, now_ms: int, check_optout: CheckOptOut) -> Verdict:
+    """Return a verdict, or the failure if its raw uid must not be answered."""
+    raw_uid = verdict[1]
+    reason = None if raw_uid is None else check_optout(scope, raw_uid, now_ms)  # 13
+    return verdict if reason is None else FAILURES[reason]
 
 
 def _bind_open(keys: KeySnapshot) -> Callable[[bytes, str, int], OpenedToken | FailureReason]:

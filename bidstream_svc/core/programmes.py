@@ -7,7 +7,15 @@ otherwise the programmes that have its master key are tried.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from bidstream_svc.core.decrypt import FAILURES, BoundDecrypt, OpenNatively, Verdict, bind_decrypt, decrypt_without_keys
+from bidstream_svc.core.decrypt import (
+    FAILURES,
+    BoundDecrypt,
+    CheckOptOut,
+    OpenNatively,
+    Verdict,
+    bind_decrypt,
+    decrypt_without_keys,
+)
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.status import FailureReason
@@ -35,12 +43,13 @@ class Programme(NamedTuple):
     Attributes:
         scope: which programme; None if only its keys will tell.
         keys: None before the first were loaded.
-        open_natively: as of `bind_decrypt`.
+        open_natively, check_optout: as of `bind_decrypt`.
     """
 
     scope: IdentityScope | None
     keys: KeySnapshot | None
     open_natively: OpenNatively | None = None
+    check_optout: CheckOptOut | None = None
 
 
 def bind_programmes(programmes: Sequence[Programme]) -> BoundProgrammes:
@@ -100,7 +109,9 @@ class _Bound:
         self.secrets = {} if keys is None else keys.keys
         self.last_expiry_ms = 0 if keys is None else keys.last_expiry_ms
         self.decrypt: BoundDecrypt = (
-            decrypt_without_keys if keys is None else bind_decrypt(keys, programme.open_natively)
+            decrypt_without_keys
+            if keys is None
+            else bind_decrypt(keys, programme.open_natively, programme.check_optout)
         )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.programmes import Programme
+from bidstream_svc.optouts.optout_reader import OptOutReader
 
 if TYPE_CHECKING:  # it is not there where it was not built
     from bidstream_svc.core.kernel import Kernel
@@ -36,8 +37,10 @@ class KeyStore:
     Args:
         keys: the first keys.
         scope: the programme that the settings name; None for the only programme, whichever its keys are of.
+        optouts: the opt-out store, whose raw uids are not answered; None if there is none.
 
     Attributes:
+        optouts: as given.
         is_from_cache: whether the keys were loaded from the key cache, or from what another worker left.
         is_cache_read: whether those have been tried, with or without success.
         last_success_ms: Unix ms of the last successful refresh, or None.
@@ -46,8 +49,15 @@ class KeyStore:
         on_change: called after the keys were replaced, in the thread that writes.
     """
 
-    def __init__(self, keys: KeysInUse = NO_KEYS, *, scope: IdentityScope | None = None) -> None:
-        self._keys = keys
+    def __init__(
+        self,
+        keys: KeysInUse = NO_KEYS,
+        *,
+        scope: IdentityScope | None = None,
+        optouts: OptOutReader | None = None,
+    ) -> None:
+        self.optouts = optouts
+        self._keys = self._guard(keys)
         self._scope = scope
         self.is_from_cache = False
         self.is_cache_read = False
@@ -63,8 +73,18 @@ class KeyStore:
 
     @keys.setter
     def keys(self, keys: KeysInUse) -> None:
-        self._keys = keys
+        self._keys = self._guard(keys)
         self.on_change()
+
+    def _guard(self, keys: KeysInUse) -> KeysInUse:
+        """Let a kernel leave to Python what may be in the opt-out store. Leave out one that cannot."""
+        if self.optouts is None or keys.kernel is None:
+            return keys
+        native_filter = getattr(self.optouts, "native_filter", None)
+        if native_filter is None:
+            return keys._replace(kernel=None)
+        keys.kernel.set_optouts(native_filter)
+        return keys
 
     @property
     def snapshot(self) -> KeySnapshot | None:
@@ -131,7 +151,9 @@ class KeyStores:
             snapshot, kernel = store.keys
             earlier = [programme.keys for programme in programmes if programme.keys is not None]
             scope = store.required_scope if snapshot is None else snapshot.scope
-            programmes.append(Programme(scope, snapshot, None if kernel is None else kernel.open))
+            open_natively = None if kernel is None else kernel.open
+            check_optout = None if store.optouts is None else store.optouts.check
+            programmes.append(Programme(scope, snapshot, open_natively, check_optout))
             if snapshot is None or kernel is None:
                 continue
             # With a key in common, a v2 token could open in both. The first verdict counts, also if it is a failure,

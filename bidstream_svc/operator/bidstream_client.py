@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from pathlib import Path
 
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.crypto import GCM_IV_LENGTH
@@ -11,6 +12,7 @@ from bidstream_svc.core.openrtb import BidRequestIds, decrypt_bid_request
 from bidstream_svc.core.sharing import Encryption, encrypt_raw_uid
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import OperatorTransport
+from bidstream_svc.optouts.optout_lookup import OptOuts
 
 
 class _KeyedClient:
@@ -18,8 +20,9 @@ class _KeyedClient:
 
     _purpose: KeyPurpose
 
-    def __init__(self, transport: OperatorTransport) -> None:
+    def __init__(self, transport: OperatorTransport, *, optouts: Path | str | None = None) -> None:
         self._transport = transport
+        self.check_optout = None if optouts is None else OptOuts(optouts).check
         self._refreshing = asyncio.Lock()
         self.keys: KeySnapshot | None = None
 
@@ -39,16 +42,21 @@ class BidstreamClient(_KeyedClient):
 
     Args:
         transport: entered by the caller; clients may share it.
+        optouts: directory of the opt-out store; given, raw uids in it are not answered.
 
     Attributes:
         keys: the keys in use, or None before the first refresh.
+        check_optout: looks a raw uid up in that store; None without one.
+
+    Raises:
+        OptOutStoreError: the store cannot be opened.
     """
 
     _purpose = KeyPurpose.BIDSTREAM
 
     def decrypt(self, token: str, domain_or_app_name: str | None = None) -> Verdict:
         """Decrypt a token of a bid request: (status, raw uid, established in Unix ms, reason). Thread-safe."""
-        return decrypt(token, domain_or_app_name, self.keys, wall_clock_ms())
+        return decrypt(token, domain_or_app_name, self.keys, wall_clock_ms(), self.check_optout)
 
     def decrypt_bid_request(self, body: bytes) -> BidRequestIds:
         """Decrypt all tokens of an OpenRTB bid request. Thread-safe.
@@ -58,7 +66,8 @@ class BidstreamClient(_KeyedClient):
         Raises:
             BidRequestError: the body is not a JSON object.
         """
-        return decrypt_bid_request(body, () if self.keys is None else (self.keys,), wall_clock_ms())
+        keys = () if self.keys is None else (self.keys,)
+        return decrypt_bid_request(body, keys, wall_clock_ms(), self.check_optout)
 
 
 class SharingClient(_KeyedClient):
@@ -66,16 +75,21 @@ class SharingClient(_KeyedClient):
 
     Args:
         transport: entered by the caller; clients may share it.
+        optouts: directory of the opt-out store; given, raw uids in it are not answered.
 
     Attributes:
         keys: the keys in use, or None before the first refresh.
+        check_optout: looks a raw uid up in that store; None without one.
+
+    Raises:
+        OptOutStoreError: the store cannot be opened.
     """
 
     _purpose = KeyPurpose.SHARING
 
     def decrypt(self, token: str) -> Verdict:
         """Decrypt a sharing token: (status, raw uid, established in Unix ms, reason). Thread-safe."""
-        return decrypt(token, None, self.keys, wall_clock_ms())
+        return decrypt(token, None, self.keys, wall_clock_ms(), self.check_optout)
 
     def encrypt(self, raw_uid: str, keyset_id: int | None = None) -> Encryption:
         """Encrypt a raw uid for the participants that may use a key set, by default the caller's. Thread-safe."""

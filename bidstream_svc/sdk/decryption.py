@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Unpack
 
 from bidstream_svc.clock import wall_clock_ms
-from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.decrypt import CheckOptOut, decrypt
 from bidstream_svc.core.errors import BidstreamError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
@@ -27,7 +28,7 @@ class DecryptedToken:
     The properties below `success` are None if the token could not be read that far. They are read at their first use.
 
     Attributes:
-        status: one of the ten statuses.
+        status: one of the eleven statuses.
         uid: the raw uid on SUCCESS, else None.
         established: on SUCCESS, when the user's id was first established on the site that the token was issued for
             (UTC); else None.
@@ -139,15 +140,26 @@ class _KeyedClient(OperatorClient):
 class BidstreamClient(_KeyedClient):
     """Client for bidders. Call `refresh()` at start and then hourly.
 
+    With `optouts`, the directory of an opt-out store, raw uids in it are not answered. An OptOutStoreError is raised if
+    it cannot be opened. The published SDK has nothing like it.
+
     Example:
         client = BidstreamClient(EUID_BASE_URL, EUID_API_KEY, EUID_SECRET_KEY)
         client.refresh()
         decrypted = client.decrypt_token_into_raw_uid(uid_token, domain)
     """
 
-    def __init__(self, base_url: str, auth_key: str, secret_key: str, **options: Unpack[ClientOptions]) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        auth_key: str,
+        secret_key: str,
+        *,
+        optouts: Path | str | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> None:
         super().__init__(base_url, auth_key, secret_key, **options)
-        self._client: AsyncBidstreamClient = AsyncBidstreamClient(self._transport)
+        self._client: AsyncBidstreamClient = AsyncBidstreamClient(self._transport, optouts=optouts)
 
     def decrypt_token_into_raw_uid(self, token: str, domain_name: str | None) -> DecryptedToken:
         """Decrypt a token. No token raises, and no call is made.
@@ -156,7 +168,7 @@ class BidstreamClient(_KeyedClient):
             token: the advertising token.
             domain_name: domain of the site or bundle id of the app in the bid request, or None.
         """
-        return _decrypt(token, domain_name, self._client.keys)
+        return _decrypt(token, domain_name, self._client.keys, self._client.check_optout)
 
     def decrypt_bid_request(self, body: bytes) -> BidRequestIds:
         """Decrypt all tokens of an OpenRTB bid request; no call is made. The published SDK has nothing like it.
@@ -171,11 +183,19 @@ class BidstreamClient(_KeyedClient):
 
 
 class SharingClient(_KeyedClient):
-    """Client for sharers. Call `refresh()` at start and then hourly."""
+    """Client for sharers. Call `refresh()` at start and then hourly. `optouts` is that of BidstreamClient."""
 
-    def __init__(self, base_url: str, auth_key: str, secret_key: str, **options: Unpack[ClientOptions]) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        auth_key: str,
+        secret_key: str,
+        *,
+        optouts: Path | str | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> None:
         super().__init__(base_url, auth_key, secret_key, **options)
-        self._client: AsyncSharingClient = AsyncSharingClient(self._transport)
+        self._client: AsyncSharingClient = AsyncSharingClient(self._transport, optouts=optouts)
 
     def encrypt_raw_uid_into_token(self, uid2: str, keyset_id: int | None = None) -> EncryptionDataResponse:
         """Encrypt a raw uid for the participants that may use a key set, by default the caller's.
@@ -187,10 +207,12 @@ class SharingClient(_KeyedClient):
 
     def decrypt_token_into_raw_uid(self, token: str) -> DecryptedToken:
         """Decrypt a token. No token raises, and no call is made."""
-        return _decrypt(token, None, self._client.keys)
+        return _decrypt(token, None, self._client.keys, self._client.check_optout)
 
 
-def _decrypt(token: str, domain_name: str | None, keys: KeySnapshot | None) -> DecryptedToken:
-    status, uid, established_ms, _ = decrypt(token, domain_name, keys, wall_clock_ms())
+def _decrypt(
+    token: str, domain_name: str | None, keys: KeySnapshot | None, check_optout: CheckOptOut | None
+) -> DecryptedToken:
+    status, uid, established_ms, _ = decrypt(token, domain_name, keys, wall_clock_ms(), check_optout)
     established = None if established_ms is None else from_unix_ms(established_ms)
     return DecryptedToken(status, uid, established, TokenSource(token, keys))

@@ -28,7 +28,7 @@ def bind_bid_requests(
     too.
     """
     bound = {
-        programme.keys.scope: bind_decrypt(programme.keys, programme.open_natively)
+        programme.keys.scope: bind_decrypt(programme.keys, programme.open_natively, programme.check_optout)
         for programme in keys.programmes
         if programme.keys is not None
     }

@@ -32,6 +32,7 @@ from bidstream_svc.operator.from_settings import credentials_reader, make_transp
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
 from bidstream_svc.operator_settings import OperatorSettings
+from bidstream_svc.optouts.optout_reader import OptOutReader
 from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.descriptors import descriptor_problem, raise_descriptor_limit
@@ -88,6 +89,7 @@ class Service:
     Raises:
         ConfigurationError: the bearer token or the certificates cannot be loaded, or the packages for tracing are not
             installed.
+        OptOutStoreError: the opt-out store cannot be opened.
     """
 
     def __init__(
@@ -105,7 +107,11 @@ class Service:
         self._metrics = metrics
         self._family = family
         self._manager = manager or ServiceManager({})
-        self._stores = KeyStores([KeyStore(scope=operator.scope) for operator in settings.operators])
+        # Opened here, because it must not be open while a worker is forked.
+        self._optouts = _open_optouts(settings)
+        self._stores = KeyStores(
+            [KeyStore(scope=operator.scope, optouts=self._optouts) for operator in settings.operators]
+        )
         for store in self._stores.all:
             metrics.set(KEY_CELLS[LABEL_OF_SCOPE[store.scope]].is_in_use, 1)
         self._health = Health(self._stores, metrics, settings.hang_timeout, listeners.all)
@@ -134,6 +140,8 @@ class Service:
     async def __aenter__(self) -> Self:
         """Start the admin plane, the key refreshes and the data plane."""
         async with AsyncExitStack() as stack:
+            if self._optouts is not None:
+                stack.callback(self._optouts.close)
             if self._tracer is not None:
                 stack.callback(self._tracer.close)
             load_public_suffixes()
@@ -333,6 +341,12 @@ async def serve(
     _log.info("stopped")
     if service.failed.is_set():
         raise ThreadFailedError("a thread of the service failed; the log says why")
+
+
+def _open_optouts(settings: Settings) -> OptOutReader | None:
+    if settings.optout_store is None:
+        return None
+    return OptOutReader(settings.optout_store, withholds=settings.optout_when_stale == "withhold")
 
 
 @contextmanager

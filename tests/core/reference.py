@@ -44,13 +44,15 @@ class Fields(NamedTuple):
 
 
 def reference_verdict(
-    token: object, domain: object, response: Any, now_ms: int, *, purpose: str = "bidstream"
+    token: object, domain: object, response: Any, now_ms: int, *, purpose: str = "bidstream", optouts: Any = None
 ) -> Answer:
-    """Judge by `response`, the operator's decoded JSON, or None for no keys at all."""
+    """Judge by `response`, the operator's decoded JSON, or None for no keys at all; `optouts` as of a vector."""
     try:
-        return _judge(token, domain, response, now_ms, purpose)
+        answer = _judge(token, domain, response, now_ms, purpose)
+        _check_optouts(answer, response["body"], optouts)
     except Refused as refused:
         return refused.answer
+    return answer
 
 
 def _judge(token: object, domain: object, response: Any, now_ms: int, purpose: str) -> Answer:
@@ -239,3 +241,11 @@ def _check_lifetime(fields: Fields, body: Any, now_ms: int, purpose: str) -> Non
         skew_s = 1800
     if fields.generated_ms - now_ms > skew_s * 1000:
         raise Refused("INVALID_TOKEN_LIFETIME", "generated_in_future")
+
+
+def _check_optouts(answer: Answer, body: Any, optouts: Any) -> None:
+    if optouts == "not synced":  # line 13
+        raise Refused("OPTOUTS_NOT_SYNCED", "optouts_not_synced")
+    programme = body.get("identity_scope") or "UID2"
+    if optouts is not None and answer.uid in optouts.get(programme, []):
+        raise Refused("USER_OPTED_OUT", "opted_out")

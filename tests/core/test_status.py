@@ -16,7 +16,7 @@ from bidstream_svc.core.errors import (
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from tests.vectors.record import STATUS_OF_REASON
 
-# The rows of the table "Decryption Response Statuses", and one that the published SDK for .NET has besides.
+# The rows of the table "Decryption Response Statuses", one that the published SDK for .NET has besides, and our own.
 STATUSES = {
     "SUCCESS",
     "NOT_AUTHORIZED_FOR_KEY",
@@ -28,6 +28,7 @@ STATUSES = {
     "DOMAIN_NAME_CHECK_FAILED",
     "INVALID_TOKEN_LIFETIME",
     "USER_OPTED_OUT",
+    "OPTOUTS_NOT_SYNCED",
 }
 
 

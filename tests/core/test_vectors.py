@@ -8,7 +8,7 @@ import pytest
 from bidstream_svc.core.decrypt import bind_decrypt, decrypt, decrypt_without_keys
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from tests.vectors.generate import contents
-from tests.vectors.load import DIRECTORY, key_snapshot, load
+from tests.vectors.load import DIRECTORY, key_snapshot, load, optout_check
 
 OWN: list[dict[str, Any]] = load("own.json")
 PUBLISHED: list[dict[str, Any]] = load("published_client.json")
@@ -17,10 +17,11 @@ PUBLISHED: list[dict[str, Any]] = load("published_client.json")
 @pytest.mark.parametrize("vector", [pytest.param(v, id=v["name"]) for v in OWN + PUBLISHED])
 def test_verdict(vector: dict[str, Any]) -> None:
     keys = key_snapshot(vector["keys"])
-    verdict = decrypt(vector["token"], vector["domain"], keys, vector["now_ms"])
+    check_optout = optout_check(vector.get("optouts"))
+    verdict = decrypt(vector["token"], vector["domain"], keys, vector["now_ms"], check_optout)
     assert verdict == (vector["status"], vector["uid"], vector["established"], vector["reason"])
     assert isinstance(verdict[0], DecryptionStatus)
-    bound = decrypt_without_keys if keys is None else bind_decrypt(keys)
+    bound = decrypt_without_keys if keys is None else bind_decrypt(keys, check_optout=check_optout)
     for _ in range(2):
         again = bound(vector["token"], vector["domain"], vector["now_ms"])
         assert again == verdict, "a duplicate of a request gets the same answer, whichever way it is asked"

@@ -173,4 +173,4 @@ def test_bidder_with_an_unregistered_domain(names: dict[str, Any], operator: Dev
 def test_statuses_are_those_of_the_table_and_one_more() -> None:
     table = DOCUMENT.partition("### Decryption Response Statuses")[2].partition("\n## ")[0]
     listed = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
-    assert {status.name for status in DecryptionStatus} == listed | {"USER_OPTED_OUT"}
+    assert {status.name for status in DecryptionStatus} == listed | {"USER_OPTED_OUT", "OPTOUTS_NOT_SYNCED"}

@@ -5,6 +5,7 @@ made once by another implementation, with random ivs of its own, and is only kep
 
 A record of own.json: `name`; `line` of the verdict order that it is about; `provenance`; `keys`, a name in keys.json or
 null for none loaded; `token`; `domain`; `now_ms`; and the expected `status`, `reason`, `uid`, `established` (Unix ms).
+Where there is an opt-out store, `optouts` has the raw uids in it, by programme; or it is "not synced".
 The expectations are stated by hand, they are not computed.
 """
 

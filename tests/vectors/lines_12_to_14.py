@@ -11,6 +11,7 @@ from tests.vectors.inputs import (
     HOUR_MS,
     MAX_LIFETIME_MS,
     NOW_MS,
+    RAW_UID,
     build,
 )
 from tests.vectors.record import failure, success
@@ -19,7 +20,7 @@ _CENTURY_MS = 100 * 365 * 24 * HOUR_MS
 
 
 def vectors() -> list[dict[str, Any]]:
-    return [*_lifetime(), *_skew(), *_sharing(), *_opted_out(), *_success()]
+    return [*_lifetime(), *_skew(), *_sharing(), *_opted_out(), *_optouts(), *_success()]
 
 
 def _lifetime() -> list[dict[str, Any]]:
@@ -113,6 +114,46 @@ def _opted_out() -> list[dict[str, Any]]:
         failure(12, "the skew comes before the opt-out", early, "generated_in_future"),
         failure(8, "the expiry comes before the opt-out", expired, "expired"),
     ]
+
+
+def _optouts() -> list[dict[str, Any]]:
+    ours, others, unknown = {"UID2": [RAW_UID]}, {"EUID": [RAW_UID], "UID2": [RAW_UID[::-1]]}, "not synced"
+    empty: dict[str, list[str]] = {"UID2": [], "EUID": []}
+    out = []
+    for version in (2, 3, 4):
+        good, client_side = build(version), build(version, privacy_bits=0x2)
+        euid = build(version, scope=IdentityScope.EUID)
+        marked = build(version, privacy_bits=0x4)
+        late = build(version, expires_ms=NOW_MS + 2 * MAX_LIFETIME_MS)
+        expired = build(version, expires_ms=NOW_MS - 1)
+        out += [
+            failure(13, f"v{version}, in the store", good, "opted_out", optouts=ours),
+            failure(13, f"v{version}, in the store, EUID", euid, "opted_out", keys="euid", optouts=others),
+            failure(13, f"v{version}, in the store, keys for sharing", good, "opted_out", keys="sharing", optouts=ours),
+            failure(
+                13,
+                f"v{version}, in the store, name listed",
+                client_side,
+                "opted_out",
+                domain="example.com",
+                optouts=ours,
+            ),
+            failure(13, f"v{version}, the store is not synced", good, "optouts_not_synced", optouts=unknown),
+            failure(
+                13,
+                f"v{version}, the token's mark comes before the store",
+                marked,
+                "opted_out_at_generation",
+                optouts=unknown,
+            ),
+            failure(12, f"v{version}, the lifetime comes before the store", late, "lifetime_too_long", optouts=ours),
+            failure(11, f"v{version}, the domain comes before the store", client_side, "domain_missing", optouts=ours),
+            failure(8, f"v{version}, the expiry comes before the store", expired, "expired", optouts=unknown),
+            success(14, f"v{version}, others are in the store", good, optouts=others),
+            success(14, f"v{version}, the store is empty", good, optouts=empty),
+        ]
+    early = build(4, generated_ms=NOW_MS + CLOCK_SKEW_MS + 1)
+    return [*out, failure(12, "the skew comes before the store", early, "generated_in_future", optouts=ours)]
 
 
 def _success() -> list[dict[str, Any]]:

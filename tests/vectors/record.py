@@ -23,6 +23,8 @@ STATUS_OF_REASON = {
     "lifetime_too_long": "INVALID_TOKEN_LIFETIME",
     "generated_in_future": "INVALID_TOKEN_LIFETIME",
     "opted_out_at_generation": "USER_OPTED_OUT",
+    "opted_out": "USER_OPTED_OUT",
+    "optouts_not_synced": "OPTOUTS_NOT_SYNCED",
 }
 
 
@@ -35,6 +37,7 @@ def failure(
     keys: str | None = "uid2",
     domain: Any = None,
     now_ms: int = NOW_MS,
+    optouts: Any = None,
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -44,6 +47,7 @@ def failure(
         "token": made.token,
         "domain": domain,
         "now_ms": now_ms,
+        **_given(optouts),
         "status": STATUS_OF_REASON[reason],
         "reason": reason,
         "uid": None,
@@ -61,6 +65,7 @@ def success(
     now_ms: int = NOW_MS,
     uid: str = RAW_UID,
     established: int = DEFAULTS.established_ms,
+    optouts: Any = None,
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -70,8 +75,13 @@ def success(
         "token": made.token,
         "domain": domain,
         "now_ms": now_ms,
+        **_given(optouts),
         "status": "SUCCESS",
         "reason": None,
         "uid": uid,
         "established": established,
     }
+
+
+def _given(optouts: Any) -> dict[str, Any]:
+    return {} if optouts is None else {"optouts": optouts}

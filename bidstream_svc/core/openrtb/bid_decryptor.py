@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from bidstream_svc.core.decrypt import BoundDecrypt, Verdict, bind_decrypt, decrypt, decrypt_without_keys
+from bidstream_svc.core.decrypt import BoundDecrypt, CheckOptOut, Verdict, bind_decrypt, decrypt, decrypt_without_keys
 from bidstream_svc.core.domains import NameCandidates
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
@@ -268,26 +268,34 @@ def ask_kernel_first(kernel: "Kernel", decrypt: BoundDecrypt) -> BoundDecrypt:
     return decrypt_token
 
 
-def bind_keys(keys: Iterable[KeySnapshot], sources: Sources = SOURCES) -> BidRequestDecryptor:
+def bind_keys(
+    keys: Iterable[KeySnapshot], sources: Sources = SOURCES, check_optout: CheckOptOut | None = None
+) -> BidRequestDecryptor:
     """Bind a BidRequestDecryptor to the keys of each programme; the result is for one thread."""
-    return BidRequestDecryptor({snapshot.scope: bind_decrypt(snapshot) for snapshot in keys}, sources)
+    decrypt_in = {snapshot.scope: bind_decrypt(snapshot, check_optout=check_optout) for snapshot in keys}
+    return BidRequestDecryptor(decrypt_in, sources)
 
 
-def decrypt_bid_request(body: bytes, keys: Iterable[KeySnapshot], now_ms: int) -> BidRequestIds:
+def decrypt_bid_request(
+    body: bytes, keys: Iterable[KeySnapshot], now_ms: int, check_optout: CheckOptOut | None = None
+) -> BidRequestIds:
     """Decrypt all tokens of an OpenRTB bid request. Thread-safe.
 
     Args:
         body: the bid request, JSON of version 2.5, 2.6 or 3.0.
         keys: the keys of each programme. What is of a programme without keys is NOT_INITIALIZED.
         now_ms: the current time, Unix ms.
+        check_optout: as of `decrypt`.
 
     Raises:
         BidRequestError: the body is not a JSON object in UTF-8, or is nested more than 64 levels deep.
     """
-    return finish_if_steps(_thread_safe(keys).find(body, now_ms))
+    return finish_if_steps(_thread_safe(keys, check_optout).find(body, now_ms))
 
 
-def rewrite_bid_request(body: bytes, keys: Iterable[KeySnapshot], now_ms: int) -> Rewritten:
+def rewrite_bid_request(
+    body: bytes, keys: Iterable[KeySnapshot], now_ms: int, check_optout: CheckOptOut | None = None
+) -> Rewritten:
     """Replace the tokens in a bid request by raw uids, and remove the entries that were not decrypted. Thread-safe.
 
     Args and errors are those of `decrypt_bid_request`.
@@ -295,15 +303,17 @@ def rewrite_bid_request(body: bytes, keys: Iterable[KeySnapshot], now_ms: int) -
     Returns:
         (the bid request, statuses in order). Every other value in it is the same bytes as before.
     """
-    return finish_if_steps(_thread_safe(keys).rewrite(body, now_ms))
+    return finish_if_steps(_thread_safe(keys, check_optout).rewrite(body, now_ms))
 
 
-def _thread_safe(keys: Iterable[KeySnapshot]) -> BidRequestDecryptor:
-    return BidRequestDecryptor({snapshot.scope: partial(_decrypt_with, snapshot) for snapshot in keys})
+def _thread_safe(keys: Iterable[KeySnapshot], check_optout: CheckOptOut | None) -> BidRequestDecryptor:
+    return BidRequestDecryptor({snapshot.scope: partial(_decrypt_with, snapshot, check_optout) for snapshot in keys})
 
 
-def _decrypt_with(keys: KeySnapshot, token: object, names: object, now_ms: int) -> Verdict:
-    return decrypt(token, names, keys, now_ms)
+def _decrypt_with(
+    keys: KeySnapshot, check_optout: CheckOptOut | None, token: object, names: object, now_ms: int
+) -> Verdict:
+    return decrypt(token, names, keys, now_ms, check_optout)
 
 
 def _ids_of(request: BidRequest, verdicts: Sequence[_Verdict]) -> BidRequestIds:
