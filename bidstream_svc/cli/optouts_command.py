@@ -9,6 +9,7 @@ from bidstream_svc.cli.lazy_commands import LazyCommands
 
 _PLACES = {
     "send": "optouts_send_command.send",
+    "serve": "optouts_serve_command.serve",
 }
 
 

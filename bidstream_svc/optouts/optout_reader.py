@@ -21,6 +21,9 @@ class OptOutReader:
         directory: the store, which must exist.
         withholds: whether no raw uid may be answered while the store is stale.
 
+    Attributes:
+        is_usable: False once a look-up has failed.
+
     Raises:
         OptOutStoreError: it cannot be opened.
     """
@@ -33,7 +36,7 @@ class OptOutReader:
             self._ids = {scope: self._env.open_db(scope.name.lower().encode(), create=False) for scope in IdentityScope}
         except (lmdb.Error, OSError) as error:
             raise OptOutStoreError(f"opt-out store {directory}: {error}") from error
-        self._is_usable = True
+        self.is_usable = True
 
     def check(self, scope: IdentityScope, uid: str, now_ms: int) -> FailureReason | None:  # noqa: ARG002
         """Return why a raw uid must not be answered, or None if it may."""
@@ -46,8 +49,8 @@ class OptOutReader:
             with self._env.begin(db=self._ids[scope], buffers=True) as transaction:
                 is_in = transaction.get(raw_id) is not None
         except lmdb.Error as error:
-            if self._is_usable:
-                self._is_usable = False
+            if self.is_usable:
+                self.is_usable = False
                 _log.error("opt-out store unusable", error=type(error).__name__)
             return FailureReason.OPTOUTS_NOT_SYNCED
         return FailureReason.OPTED_OUT if is_in else None

@@ -75,6 +75,8 @@ class Health:
         metrics: the row of this process tells when its serving loop last turned.
         hang_timeout_s: for how long it may not turn.
         listeners: the listeners of this process.
+        optouts: tells what `/info` shows of the opt-out store.
+        optouts_problem: tells why the opt-out store cannot be used; None while it can.
         is_draining: True after SIGTERM.
         tls: the TLS of the data plane; None without.
         started_s: the monotonic clock when the process started, in seconds.
@@ -84,6 +86,8 @@ class Health:
     metrics: MetricCells
     hang_timeout_s: float
     listeners: Sequence[Listener] = ()
+    optouts: Callable[[], Mapping[str, object] | None] = lambda: None
+    optouts_problem: Callable[[], str | None] = lambda: None
     is_draining: bool = False
     tls: ServerTls | None = None
     started_s: float = field(default_factory=time.monotonic)
@@ -96,7 +100,7 @@ class Health:
         """Return why the service should get no traffic, or None if it is ready."""
         if self.is_draining:
             return "draining"
-        return self._why_none(_not_usable) or problem_of(self.listeners)
+        return self._why_none(_not_usable) or self.optouts_problem() or problem_of(self.listeners)
 
     def _why_none(self, problem_of_store: Callable[[KeyStore], str | None]) -> str | None:
         """Return why no programme is good, or None if one is."""
@@ -141,6 +145,7 @@ class Health:
             "uptime_s": round(time.monotonic() - self.started_s, 3),
             "draining": self.is_draining,
             **({"programmes": named} if named else _describe_store(self.stores.all[0])),
+            "optouts": self.optouts(),
             "tls_certificate": _describe_tls(self.tls),
         }
 

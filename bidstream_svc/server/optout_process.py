@@ -4,29 +4,33 @@ import asyncio
 import resource
 import signal
 import time
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Collection, Iterable
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
-from bidstream_svc.config import Settings
-from bidstream_svc.core.errors import OptOutStoreError
+from bidstream_svc._version import __version__
+from bidstream_svc.config import Settings, env_name
+from bidstream_svc.core.errors import ConfigurationError, OptOutStoreError
 from bidstream_svc.core.units import MS_PER_S, NS_PER_S
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import EVENT_LOOP_LAG_NS, HEARTBEAT_NS, OPTOUT_APPLIED_MS, OPTOUTS
+from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS, OPTOUT_APPLIED_MS, OPTOUTS
 from bidstream_svc.optouts.group_commit import GroupCommit
 from bidstream_svc.optouts.malformed_log import MalformedLog
 from bidstream_svc.optouts.optout_records import OptOut
 from bidstream_svc.optouts.optout_store import OptOutStore
+from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.descriptors import raise_descriptor_limit
 from bidstream_svc.server.heap import fix_mmap_threshold
+from bidstream_svc.server.optout_health import ReceiverHealth
 from bidstream_svc.server.optout_plane import Parts
 from bidstream_svc.server.optout_server import OptOutServer
-from bidstream_svc.server.service import first_of, handle_signals
-from bidstream_svc.server.socket_files import SocketHandover
-from bidstream_svc.server.sockets import Listener
+from bidstream_svc.server.service import first_of, handle_signals, run
+from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
+from bidstream_svc.server.sockets import Listeners, close_listeners, open_listeners, open_optout_listeners
 from bidstream_svc.server.stop_signals import StopSignals
+from bidstream_svc.server.systemd import ServiceManager
 
 _log = get_logger(__name__)
 
@@ -50,49 +54,66 @@ class OptOutService:
 
     Args:
         settings: the settings, with a store.
-        listeners: the listening sockets of the webhook.
+        listeners: the listening sockets of the webhook; of a receiver, those of its admin plane, too.
         metrics: the counters; this process has taken its row.
+        manager: systemd, if it has started this process; None if it has a parent.
 
     Attributes:
-        failed: set when the store has to be opened again: the process must end.
+        failed: set when the process must end: the store has to be opened again, or a thread has failed.
 
     Raises:
         OptOutStoreError: the store is damaged or of another version.
         ConfigurationError: a file that the settings name cannot be used.
     """
 
-    def __init__(self, settings: Settings, listeners: Sequence[Listener], metrics: MetricCells) -> None:
+    def __init__(
+        self, settings: Settings, listeners: Listeners, metrics: MetricCells, manager: ServiceManager | None = None
+    ) -> None:
         assert settings.optout_store is not None
         self._settings = settings
         self._listeners = listeners
         self._metrics = metrics
+        self._manager = manager or ServiceManager({})
+        self._socket_files = None if manager is None else SocketFiles(listeners.all)
+        self._health = ReceiverHealth(settings, metrics)
         self.failed = asyncio.Event()
-        self.store = OptOutStore(settings.optout_store)
+        self._loop = asyncio.get_running_loop()
+        self._store = OptOutStore(settings.optout_store)
         self._commit = GroupCommit(
-            self.store,
+            self._store,
             MalformedLog(settings.optout_store),
             is_owed=settings.optout_stream is not None,
             on_added=self._note_applied,
             on_damage=self.failed.set,
         )
         self._server = OptOutServer(
-            settings, listeners, self.store, self._commit, metrics, open_snapshot=self._open_snapshot
+            settings, listeners.optouts, self._store, self._commit, metrics, open_snapshot=self._open_snapshot
         )
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Start the webhook."""
+        """Start the webhook, and a receiver's admin plane."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close_store)
             self._keep_house()
             housekeeping = asyncio.create_task(self._run_housekeeping())
             stack.callback(housekeeping.cancel)
+            if self._listeners.admin:
+                admin = AdminServer(
+                    self._settings, self._listeners.admin, self._health, self._metrics, on_failure=self._note_failure
+                )
+                admin.start()
+                stack.callback(admin.stop)
             await stack.enter_async_context(self._server)
             self._closing = stack.pop_all()
+        self._metrics.set(ACCEPTING, 1)
+        self._manager.ready()
         _log.info(
             "optout store open",
-            webhook=[str(listener.address) for listener in self._listeners],
-            optouts=self.store.count(),
+            version=__version__,
+            webhook=[str(listener.address) for listener in self._listeners.optouts],
+            admin=[str(listener.address) for listener in self._listeners.admin],
+            optouts=self._store.count(),
         )
         return self
 
@@ -103,14 +124,17 @@ class OptOutService:
     def reload(self) -> None:
         """Look for a new bearer token."""
         self._server.reload_files()
+        self._manager.reloaded()
 
     async def drain(self) -> None:
         """Finish the requests in flight."""
+        self._health.is_draining = True
+        self._manager.stopping()
         await self._server.drain()
 
     async def _close_store(self) -> None:
         if await self._commit.close(_CLOSE_TIMEOUT_S):
-            self.store.close()
+            self._store.close()
         else:
             _log.warning("optout store not closed", error="the disk does not respond")
 
@@ -122,42 +146,53 @@ class OptOutService:
         newest_s = max((optout.entry_s or optout.arrived_s for optout in optouts), default=0)
         self._metrics.set(OPTOUT_APPLIED_MS, max(self._metrics.row[OPTOUT_APPLIED_MS], newest_s * MS_PER_S))
 
+    def _note_failure(self) -> None:
+        """Note that a thread has failed; called in that thread."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.failed.set)
+
     async def _run_housekeeping(self) -> None:
+        period_s = self._manager.period_s(_HOUSEKEEPING_PERIOD_S)
         while True:
-            due_s = time.monotonic() + _HOUSEKEEPING_PERIOD_S
-            await asyncio.sleep(_HOUSEKEEPING_PERIOD_S)
+            due_s = time.monotonic() + period_s
+            await asyncio.sleep(period_s)
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * NS_PER_S)))
             self._keep_house()
 
     def _keep_house(self) -> None:
         """Record that the loop turns and what the store holds, and give up what the disk does not take."""
         self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
+        self._manager.beat()
         self._commit.expire(_COMMIT_TIMEOUT_S)
+        if self._socket_files is not None and not self._health.is_draining:
+            self._socket_files.check()
         with suppress(OptOutStoreError):
-            self._metrics.set(OPTOUTS, self.store.count())
+            self._metrics.set(OPTOUTS, self._store.count())
 
 
 async def serve_optouts(
     settings: Settings,
-    listeners: Sequence[Listener],
+    listeners: Listeners,
     metrics: MetricCells,
-    handover: SocketHandover | None = None,
     *,
-    stop_signals: Collection[int] = (signal.SIGTERM,),
+    stop_signals: Collection[int] = (signal.SIGTERM, signal.SIGINT),
+    handover: SocketHandover | None = None,
+    manager: ServiceManager | None = None,
 ) -> None:
     """Keep the store until a stop signal, then drain. A second stop signal ends draining. SIGHUP re-reads files.
 
     The process must end after it returns; see StopSignals.
 
     Args:
-        settings: the settings, with a store.
-        listeners: the listening sockets of the webhook.
-        metrics: the counters; this process has taken its row.
-        handover: brings sockets that the parent has bound again.
+        settings: see OptOutService.
+        listeners: see OptOutService.
+        metrics: see OptOutService.
         stop_signals: the signals that stop it.
+        handover: brings sockets that the parent has bound again; None without a parent.
+        manager: see OptOutService.
 
     Raises:
-        BidstreamError: it cannot start, or the store has to be opened again.
+        BidstreamError: it cannot start, the store has to be opened again, or a thread has failed.
     """
     # A core dump would contain raw uids.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -166,11 +201,11 @@ async def serve_optouts(
     stop = StopSignals(stop_signals, settings.drain_timeout)
     async with AsyncExitStack() as stack:
         stack.enter_context(stop.handling())
-        service = OptOutService(settings, listeners, metrics)
+        service = OptOutService(settings, listeners, metrics, manager)
         stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
         if handover is not None:
             loop = asyncio.get_running_loop()
-            loop.add_reader(handover.fileno(), handover.receive, listeners)
+            loop.add_reader(handover.fileno(), handover.receive, listeners.all)
             stack.callback(loop.remove_reader, handover.fileno())
         await stack.enter_async_context(service)
         await first_of(stop.first.wait(), service.failed.wait())
@@ -178,3 +213,26 @@ async def serve_optouts(
     _log.info("optout store closed")
     if service.failed.is_set():
         raise OptOutStoreError("the opt-out store has to be opened again; the log says why")
+
+
+def run_receiver(settings: Settings) -> None:
+    """Run a receiver until a stop signal: the same process, with an admin plane and without workers.
+
+    Raises:
+        ListenError: an address cannot be used.
+        ConfigurationError: a setting is missing, or a file that it names cannot be used.
+        OptOutStoreError: see OptOutService.
+    """
+    for name in ("optout_store", "optout_listen"):
+        if not getattr(settings, name):
+            raise ConfigurationError(f"{env_name(name)}: missing; a receiver of opt-outs requires it")
+    metrics = MetricCells()
+    metrics.take_row(len(metrics.rows))
+    manager = ServiceManager()
+    with ExitStack() as stack:
+        stack.callback(manager.close)
+        optouts = open_optout_listeners(settings)
+        stack.callback(close_listeners, optouts)
+        admin = open_listeners(settings.admin_listen, field="admin_listen")
+        stack.callback(close_listeners, admin)
+        run(serve_optouts(settings, Listeners(admin=admin, optouts=optouts), metrics, manager=manager))

@@ -39,6 +39,7 @@ from bidstream_svc.server.descriptors import descriptor_problem, raise_descripto
 from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.health import Health
 from bidstream_svc.server.heap import fix_mmap_threshold
+from bidstream_svc.server.optout_health import describe_optouts
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
 from bidstream_svc.server.sockets import Listeners
 from bidstream_svc.server.stop_signals import StopSignals
@@ -114,7 +115,14 @@ class Service:
         )
         for store in self._stores.all:
             metrics.set(KEY_CELLS[LABEL_OF_SCOPE[store.scope]].is_in_use, 1)
-        self._health = Health(self._stores, metrics, settings.hang_timeout, listeners.all)
+        self._health = Health(
+            self._stores,
+            metrics,
+            settings.hang_timeout,
+            listeners.all,
+            optouts=partial(describe_optouts, settings, metrics),
+            optouts_problem=self._optouts_problem,
+        )
         # Each in a thread of its own, so that nothing that one of them waits for delays another.
         self._refreshes = [
             RefreshThread(partial(self._open_refresher, place), self._note_failure)
@@ -220,6 +228,11 @@ class Service:
         for store, refresh in zip(self._stores.all, self._refreshes, strict=True):
             if scope is None or store.scope is scope:
                 refresh.refresh_for_unknown_key()
+
+    def _optouts_problem(self) -> str | None:
+        """Return why no raw uid can be answered, or None."""
+        is_usable = self._optouts is None or self._optouts.is_usable
+        return None if is_usable else "the opt-out store cannot be used"
 
     def _watch_socket_files(self, stack: AsyncExitStack) -> None:
         """Keep Unix sockets reachable. Of several workers, the parent does, and hands the sockets over."""

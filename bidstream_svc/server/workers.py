@@ -96,7 +96,9 @@ class _ServiceWork(Work):
             main = serve(self._settings, self._listeners[worker], metrics, stop_signals=[signal.SIGTERM], family=family)
         else:
             os.nice(_OPTOUT_NICENESS)
-            main = serve_optouts(self._settings, self._listeners[worker].optouts, metrics, handover)
+            main = serve_optouts(
+                self._settings, self._listeners[worker], metrics, stop_signals=[signal.SIGTERM], handover=handover
+            )
         run(main)
 
     def name(self, worker: int) -> int | str:
