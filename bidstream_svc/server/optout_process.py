@@ -83,7 +83,7 @@ class OptOutService:
             self._store,
             MalformedLog(settings.optout_store),
             is_owed=settings.optout_stream is not None,
-            on_added=self._note_applied,
+            on_added=self._note_added,
             on_damage=self.failed.set,
         )
         self._server = OptOutServer(
@@ -141,10 +141,11 @@ class OptOutService:
     def _open_snapshot(self) -> Parts | None:
         return None
 
-    def _note_applied(self, optouts: Iterable[OptOut]) -> None:
-        """Record the newest opt-out."""
+    def _note_added(self, optouts: Iterable[OptOut]) -> None:
+        """Record the newest opt-out and how many there are; called in the thread of the writer."""
         newest_s = max((optout.entry_s or optout.arrived_s for optout in optouts), default=0)
         self._metrics.set(OPTOUT_APPLIED_MS, max(self._metrics.row[OPTOUT_APPLIED_MS], newest_s * MS_PER_S))
+        self._record_count()
 
     def _note_failure(self) -> None:
         """Note that a thread has failed; called in that thread."""
@@ -166,6 +167,9 @@ class OptOutService:
         self._commit.expire(_COMMIT_TIMEOUT_S)
         if self._socket_files is not None and not self._health.is_draining:
             self._socket_files.check()
+        self._record_count()
+
+    def _record_count(self) -> None:
         with suppress(OptOutStoreError):
             self._metrics.set(OPTOUTS, self._store.count())
 
