@@ -36,10 +36,10 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && /build/bin/pip --python /opt/bidstream-svc install --no-index --no-deps /wheels/*.whl
 
 FROM python:3.11-slim-bookworm@${PYTHON_DIGEST}
-# Directories that volumes take their owner from: the socket's and the key cache's.
+# Directories that volumes take their owner from: of the socket, the key cache and the store of opt-outs.
 RUN python -m pip uninstall --yes pip setuptools wheel \
     && rm -rf /usr/local/lib/python3.*/ensurepip \
-    && install -d -o 65532 -g 65532 -m 2770 /run/bidstream-svc /var/cache/bidstream-svc
+    && install -d -o 65532 -g 65532 -m 2770 /run/bidstream-svc /var/cache/bidstream-svc /var/lib/bidstream-svc
 COPY --from=build /opt/bidstream-svc /opt/bidstream-svc
 ENV PATH=/opt/bidstream-svc/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1

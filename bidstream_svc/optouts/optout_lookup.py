@@ -9,13 +9,9 @@ import threading
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.status import FailureReason
-from bidstream_svc.logs import get_logger
 from bidstream_svc.optouts.optout_reader import OptOutReader
-
-_log = get_logger(__name__)
 
 
 class OptOuts:
@@ -33,7 +29,7 @@ class OptOuts:
     def __init__(self, directory: Path | str) -> None:
         self._directory = Path(directory).resolve()
         self._pid = os.getpid()
-        self._reader: OptOutReader | None = _readers.open(self._directory)
+        self._reader = _readers.open(self._directory)
 
     def __repr__(self) -> str:
         """Show the directory."""
@@ -41,39 +37,34 @@ class OptOuts:
 
     def check(self, scope: IdentityScope, uid: str, now_ms: int) -> FailureReason | None:
         """Return why a raw uid must not be answered, or None if it may. This is the `check_optout` of `decrypt`."""
-        if self._pid != os.getpid():
-            self._reopen()
-        reader = self._reader
-        return FailureReason.OPTOUTS_NOT_SYNCED if reader is None else reader.check(scope, uid, now_ms)
-
-    def _reopen(self) -> None:
-        """Open the store in a process that was forked."""
-        try:
-            self._reader = _readers.open(self._directory)
-        except OptOutStoreError as error:
-            _log.error("opt-out store unusable", error=type(error).__name__)
-            self._reader = None
-        self._pid = os.getpid()
+        if self._pid != os.getpid():  # this process was forked
+            self._reader = _readers.open(self._directory, is_required=False)
+            self._pid = os.getpid()
+        return self._reader.check(scope, uid, now_ms)
 
 
 class _Readers:
     """The readers of this process, by directory."""
 
     def __init__(self) -> None:
-        self._forget()
-        os.register_at_fork(after_in_child=self._forget)
+        self._lock = threading.Lock()
+        self._open: WeakValueDictionary[Path, OptOutReader] = WeakValueDictionary()
+        os.register_at_fork(after_in_child=self._start_again)
 
-    def open(self, directory: Path) -> OptOutReader:
+    def open(self, directory: Path, *, is_required: bool = True) -> OptOutReader:
         """Open a store, unless it is open."""
         with self._lock:
             reader = self._open.get(directory)
             if reader is None:
-                reader = self._open[directory] = OptOutReader(directory)
+                reader = self._open[directory] = OptOutReader(directory, is_required=is_required)
             return reader
 
-    def _forget(self) -> None:
-        self._lock = threading.Lock()
-        self._open: WeakValueDictionary[Path, OptOutReader] = WeakValueDictionary()
+    def _start_again(self) -> None:
+        """Give up what belongs to the parent, where it stays open."""
+        self._lock = threading.Lock()  # another thread of the parent may hold the old one
+        for reader in list(self._open.values()):
+            reader.close()
+        self._open = WeakValueDictionary()
 
 
 _readers = _Readers()

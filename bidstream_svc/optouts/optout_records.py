@@ -1,7 +1,7 @@
 """Opt-outs as values and as bytes, of which the values of the store, entries of the stream and snapshots are made.
 
-record:  scope u8 | length of the raw id u8 | raw id | arrived s u32 | entry s u32, 0 for unknown; little-endian
-value:   arrived s u32 | entry s u32 unless it is unknown; little-endian
+packed:  scope u8 | length of the raw id u8 | raw id | arrived s u32 | entry s u32, 0 for unknown; little-endian
+record:  raw id | arrived s u32 | entry s u32, 0 for unknown; little-endian
 """
 
 import struct
@@ -17,7 +17,6 @@ RAW_ID_LENGTHS = frozenset({32, 33})
 _MAX_TEXT_LENGTH = 48  # 44 characters, and some room for clumsy padding
 _HEAD = struct.Struct("<BB")
 _TIMES = struct.Struct("<II")
-_ARRIVED = struct.Struct("<I")
 _MAX_S = 2**32 - 1
 _TO_STANDARD = str.maketrans("-_", "+/")
 _SCOPE_BIT = 0x10  # of the first byte of a raw id of 33 bytes
@@ -65,24 +64,15 @@ def scope_of_raw_id(raw_id: bytes) -> IdentityScope | None:
     return IdentityScope.EUID if raw_id[0] & _SCOPE_BIT else IdentityScope.UID2
 
 
-def encode_value(optout: OptOut) -> bytes:
-    """Encode what the store keeps beside a raw id."""
-    if optout.entry_s is None:
-        return _ARRIVED.pack(optout.arrived_s)
-    return _TIMES.pack(optout.arrived_s, optout.entry_s)
+def encode_record(optout: OptOut) -> bytes:
+    """Encode an opt-out as the store keeps it: the raw id, then its times. Records are ordered as their ids are."""
+    return optout.raw_id + _TIMES.pack(optout.arrived_s, optout.entry_s or 0)
 
 
-def decode_value(scope: IdentityScope, raw_id: bytes, value: bytes) -> OptOut:
-    """Decode a raw id of the store and what is beside it.
-
-    Raises:
-        OptOutRecordError: the value has another length.
-    """
-    if len(value) == _ARRIVED.size:
-        return OptOut(scope, raw_id, *_ARRIVED.unpack(value))
-    if len(value) == _TIMES.size:
-        return OptOut(scope, raw_id, *_TIMES.unpack(value))
-    raise OptOutRecordError("not a value of the opt-out store")
+def decode_record(scope: IdentityScope, record: bytes) -> OptOut:
+    """Decode a record of the store."""
+    raw_id, (arrived_s, entry_s) = record[: -_TIMES.size], _TIMES.unpack_from(record, len(record) - _TIMES.size)
+    return OptOut(scope, raw_id, arrived_s, entry_s or None)
 
 
 def pack(optouts: Iterable[OptOut]) -> bytes:

@@ -1,7 +1,8 @@
 """The opt-out store: a set of raw ids in LMDB that only grows.
 
-    <directory>/data.mdb, lock.mdb   LMDB
-        uid2, euid                   raw id -> times (`optout_records.encode_value`)
+    <directory>/data.mdb, lock.mdb   LMDB; see `optout_environment`
+        uid2.32, uid2.33, euid.32,   the ids of a programme and length, each with its times
+            euid.33
         outbox                       number u64 BE -> packed opt-outs that this host received and owes to the stream
         meta                         what is below
     <directory>/control, filter.*    the filter in front; see `filter_file`
@@ -12,29 +13,27 @@ consistent with the ids (the filter, the position in the stream) changes within 
 An environment must not be used across a fork, nor be opened twice in a process.
 """
 
-import os
 import struct
-import uuid
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice, repeat
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 import lmdb
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.optouts.optout_records import OptOut, decode_value, encode_value, pack, unpack
+from bidstream_svc.optouts.optout_environment import TABLE_KEY, Environment, Table, one_line, open_environment
+from bidstream_svc.optouts.optout_records import OptOut, decode_record, encode_record, pack, unpack
 
-# Address space, not memory, and the same for every process: the map is never resized. Room for 10**9 ids.
-MAP_BYTES = 64 * 1024**3
-_MAX_READERS = 1024
-_MAX_DATABASES = 8
-FORMAT_VERSION = 1
-_META_VERSION, _META_STORE_ID, _META_POSITION, _META_OUTBOX_SENT = b"version", b"store_id", b"position", b"outbox_sent"
+_META_POSITION = b"position"
 _NUMBER = struct.Struct(">Q")
 _POSITION = struct.Struct(">16sQ")
+# Readers that were killed keep pages from being used again until their slots are freed.
+_READER_CHECK_INTERVAL_S = 10
 
 
 class Position(NamedTuple):
@@ -63,29 +62,29 @@ class OptOutStore:
 
     Args:
         directory: created if it does not exist.
-        is_synced: False does without fsync, for imports that can be repeated.
+
+    Attributes:
+        before_commit: called within the write transaction, before anything is committed, with the ids that are new:
+            the byte of the programme and the raw id.
 
     Raises:
         OptOutStoreError: the store is damaged, of another version, or cannot be opened or created.
     """
 
-    def __init__(self, directory: Path, *, is_synced: bool = True) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        with _one_line(directory):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            old_mask = os.umask(0o077)
-            try:
-                self._env = open_environment(directory, readonly=False, is_synced=is_synced)
-            finally:
-                os.umask(old_mask)
-            self.ids = {scope: self._env.open_db(scope.name.lower().encode()) for scope in IdentityScope}
-            self._outbox = self._env.open_db(b"outbox")
-            self._meta = self._env.open_db(b"meta")
-            self.store_id = self._check_format()
+        self.before_commit: Callable[[lmdb.Transaction, list[bytes]], None] | None = None
+        self._environment: Environment | None = open_environment(directory, is_writable=True)
+        self.store_id = self._environment.store_id
+        self._is_open = True
+        self._next_reader_check = 0.0
 
     def close(self) -> None:
         """Close the environment."""
-        self._env.close()
+        self._is_open = False
+        environment, self._environment = self._environment, None
+        if environment is not None:
+            environment.close()
 
     def __enter__(self) -> Self:
         """Return the store."""
@@ -100,6 +99,9 @@ class OptOutStore:
     def add(self, optouts: Iterable[OptOut], *, position: Position | None = None, is_owed: bool = False) -> int:
         """Add opt-outs in one transaction, which is on disk on return. The first record of an id is kept.
 
+        Nothing is written if none of them is new and there is no position. What is not new costs no time under the
+        write lock.
+
         Args:
             optouts: any number.
             position: the place in the stream up to which all has been applied by this.
@@ -111,104 +113,214 @@ class OptOutStore:
         Raises:
             OptOutStoreError: nothing has been added, because the disk is full or the store is damaged.
         """
-        new: list[OptOut] = []
-        with _one_line(self.directory), self._env.begin(write=True) as transaction:
-            new.extend(
-                optout
-                for optout in sorted(optouts)
-                if transaction.put(optout.raw_id, encode_value(optout), overwrite=False, db=self.ids[optout.scope])
-            )
+        by_table: dict[tuple[IdentityScope, int], dict[bytes, bytes]] = {}
+        for optout in optouts:
+            records = by_table.setdefault((optout.scope, len(optout.raw_id)), {})
+            if optout.raw_id not in records:
+                records[optout.raw_id] = encode_record(optout)
+        return self.add_records(
+            {key: sorted(records.values()) for key, records in by_table.items()}, position=position, is_owed=is_owed
+        )
+
+    def add_records(self, records: "Records", *, position: Position | None = None, is_owed: bool = False) -> int:
+        """As `add`, with records (`optout_records`) by programme and length of the id, sorted and no id twice."""
+        with self._opened() as environment, environment.lmdb.begin() as transaction:
+            new = _only_new(environment, transaction, records)
+            seen = transaction.id()
+        if not new and position is None:
+            return 0
+        with self._write() as (environment, transaction):
+            if transaction.id() != seen + 1:  # another transaction came between
+                new = _only_new(environment, transaction, new)
+            count = sum(map(len, new.values()))
+            environment.extend_file(2 * count)
+            if self.before_commit is not None and new:
+                self.before_commit(transaction, _filter_ids(new))
+            for key, of_table in new.items():
+                _put_all(transaction, environment.tables[key], of_table)
             if is_owed and new:
-                last = self._last_outbox_number(transaction)
-                transaction.put(_NUMBER.pack(last + 1), pack(new), db=self._outbox)
+                _put_into_outbox(transaction, environment, new)
             if position is not None:
-                transaction.put(_META_POSITION, _encode_position(position), db=self._meta)
-        return len(new)
+                transaction.put(_META_POSITION, _encode_position(position), db=environment.meta)
+        return count
+
+    @contextmanager
+    def writing(self) -> Iterator[lmdb.Transaction]:
+        """Begin a write transaction, and commit it at the end. Not within another use of the store."""
+        with self._write() as (_, transaction):
+            yield transaction
 
     def contains(self, scope: IdentityScope, raw_id: bytes) -> bool:
         """Whether an id is in the store."""
-        with _one_line(self.directory), self._env.begin(db=self.ids[scope], buffers=True) as transaction:
-            return transaction.get(raw_id) is not None
+        with self._opened() as environment:
+            return contains(environment, scope, raw_id)
 
     def count(self, scope: IdentityScope | None = None) -> int:
         """Return the number of ids, of one programme or of all."""
-        with _one_line(self.directory), self._env.begin() as transaction:
-            scopes = IdentityScope if scope is None else (scope,)
-            return sum(transaction.stat(self.ids[each])["entries"] for each in scopes)
+        with self._opened() as environment:
+            return count_ids(environment, scope)
 
     @property
     def position(self) -> Position | None:
         """The place in the stream up to which all has been applied; None before the first entry or snapshot."""
-        with _one_line(self.directory), self._env.begin(db=self._meta) as transaction:
-            found = transaction.get(_META_POSITION)
-        return None if found is None else _decode_position(found)
+        with self._opened() as environment:
+            return read_position(environment)
 
     def read_outbox(self, after: int, maximum: int) -> list[OutboxEntry]:
         """Return up to `maximum` entries of the outbox with larger numbers than `after`, in order."""
         entries: list[OutboxEntry] = []
-        with _one_line(self.directory), self._env.begin(db=self._outbox) as transaction, transaction.cursor() as cursor:
+        with (
+            self._opened() as environment,
+            environment.lmdb.begin(db=environment.outbox) as transaction,
+            transaction.cursor() as cursor,
+        ):
             if cursor.set_range(_NUMBER.pack(after + 1)):
-                for key, value in cursor:
-                    if len(entries) == maximum:
-                        break
-                    entries.append(OutboxEntry(_NUMBER.unpack(key)[0], unpack(value)))
+                entries.extend(
+                    OutboxEntry(_NUMBER.unpack(key)[0], unpack(value)) for key, value in islice(cursor, maximum)
+                )
         return entries
 
     def iterate(self, scope: IdentityScope, after: bytes = b"", maximum: int = 100_000) -> list[OptOut]:
-        """Return up to `maximum` opt-outs of a programme behind the id `after`, in the order of their ids."""
-        found: list[OptOut] = []
-        with _one_line(self.directory), self._env.begin(db=self.ids[scope]) as transaction:
-            found.extend(_read_range(transaction, scope, after, maximum))
-        return found
+        """Return up to `maximum` opt-outs of a programme behind the id `after`: short ids first, then by id."""
+        with self._opened() as environment:
+            return [
+                decode_record(scope, record)
+                for _, records in scan(environment, scope, after, maximum)
+                for record in records
+            ]
 
-    def _last_outbox_number(self, transaction: lmdb.Transaction) -> int:
-        with transaction.cursor(self._outbox) as cursor:
-            return _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
+    def raw_ids(self, scope: IdentityScope, after: bytes, maximum: int) -> list[bytes]:
+        """As `iterate`, without the times."""
+        with self._opened() as environment:
+            return [
+                record[: table.id_length]
+                for table, records in scan(environment, scope, after, maximum)
+                for record in records
+            ]
 
-    def _check_format(self) -> bytes:
-        """Check the version, or write it into a new store. Returns the id of the store."""
-        with self._env.begin(write=True, db=self._meta) as transaction:
-            version = transaction.get(_META_VERSION)
-            if version is None:
-                transaction.put(_META_VERSION, str(FORMAT_VERSION).encode())
-                transaction.put(_META_STORE_ID, uuid.uuid4().bytes)
-            elif version != str(FORMAT_VERSION).encode():
-                raise OptOutStoreError(
-                    f"the store has format {version.decode('ascii', 'replace')}, this version needs {FORMAT_VERSION}"
-                )
-            return transaction.get(_META_STORE_ID, b"")
+    @contextmanager
+    def _write(self) -> Iterator[tuple[Environment, lmdb.Transaction]]:
+        """A write transaction. All writing goes through this."""
+        with self._opened() as environment:
+            self._check_readers(environment)
+            with environment.lmdb.begin(write=True) as transaction:
+                yield environment, transaction
+
+    @contextmanager
+    def _opened(self) -> Iterator[Environment]:
+        """The environment, unless its file has been removed or replaced, because what is written then would be lost."""
+        environment = self._environment
+        if environment is None and self._is_open:
+            environment = self._environment = open_environment(self.directory, is_writable=True)
+        with one_line(self.directory):
+            if environment is None:
+                raise OptOutStoreError("it is closed")
+            try:
+                with environment:
+                    if problem := environment.find_problem():
+                        raise OptOutStoreError(problem)
+                    yield environment
+            except lmdb.PanicError:  # the disk failed while LMDB wrote its last page; it has to be opened again
+                self._environment = None
+                environment.close()
+                raise
+
+    def _check_readers(self, environment: Environment) -> None:
+        if (now := time.monotonic()) >= self._next_reader_check:
+            self._next_reader_check = now + _READER_CHECK_INTERVAL_S
+            environment.lmdb.reader_check()
 
 
-def open_environment(directory: Path, *, readonly: bool, is_synced: bool = True) -> lmdb.Environment:
-    """Open LMDB as every process must: see the module."""
-    environment = lmdb.open(
-        os.fspath(directory),
-        map_size=MAP_BYTES,
-        readonly=readonly,
-        create=not readonly,
-        mode=0o600,
-        max_readers=_MAX_READERS,
-        max_dbs=_MAX_DATABASES,
-        sync=is_synced,
-        metasync=is_synced,
-        readahead=False,
-    )
-    # LMDB would read behind the end of a file that was cut short, and the kernel would end the process.
-    pages = environment.info()["last_pgno"] + 1
-    if (directory / "data.mdb").stat().st_size < pages * environment.stat()["psize"]:
-        environment.close()
-        raise OptOutStoreError("data.mdb is shorter than it says")
-    return environment
+# By programme and length of the id; sorted.
+Records: TypeAlias = Mapping[tuple[IdentityScope, int], list[bytes]]
 
 
-def _read_range(transaction: lmdb.Transaction, scope: IdentityScope, after: bytes, maximum: int) -> Iterator[OptOut]:
-    with transaction.cursor() as cursor:
-        if not cursor.set_range(after + b"\0" if after else b""):
-            return
-        for place, (raw_id, value) in enumerate(cursor):
-            if place == maximum:
-                return
-            yield decode_value(scope, bytes(raw_id), bytes(value))
+def contains(environment: Environment, scope: IdentityScope, raw_id: bytes) -> bool:
+    """Whether an id is in a store, in a transaction of its own: one that is kept would never see new ids."""
+    table = environment.tables.get((scope, len(raw_id)))
+    if table is None:
+        return False
+    with environment.lmdb.begin(db=table.db) as transaction:
+        cursor = transaction.cursor()
+        return cursor.set_range_dup(TABLE_KEY, raw_id) and cursor.value().startswith(raw_id)
+
+
+def count_ids(environment: Environment, scope: IdentityScope | None = None) -> int:
+    """Return the number of ids, of one programme or of all."""
+    with environment.lmdb.begin() as transaction:
+        tables = [table for table in environment.tables.values() if scope in {None, table.scope}]
+        return sum(transaction.stat(table.db)["entries"] for table in tables)
+
+
+def read_position(environment: Environment) -> Position | None:
+    """Return the place in the stream up to which all has been applied; None before the first entry or snapshot."""
+    with environment.lmdb.begin(db=environment.meta) as transaction:
+        found = transaction.get(_META_POSITION)
+    return None if found is None else _decode_position(found)
+
+
+def scan(
+    environment: Environment, scope: IdentityScope, after: bytes, maximum: int
+) -> Iterator[tuple[Table, list[bytes]]]:
+    """Yield up to `maximum` records of a programme behind the id `after`: short ids first, then by id."""
+    for table in environment.tables.values():
+        if table.scope is scope and table.id_length >= len(after):
+            records = _read_records(environment, table, after if table.id_length == len(after) else b"", maximum)
+            maximum -= len(records)
+            yield table, records
+
+
+def _read_records(environment: Environment, table: Table, after: bytes, maximum: int) -> list[bytes]:
+    """Return up to `maximum` records behind the id `after`, in order."""
+    with environment.lmdb.begin(db=table.db) as transaction, transaction.cursor() as cursor:
+        if not cursor.set_range_dup(TABLE_KEY, after or b"\0"):
+            return []
+        values = cursor.iternext_dup()
+        if after and cursor.value().startswith(after):
+            next(values)
+        return list(islice(values, maximum))
+
+
+def _only_new(environment: Environment, transaction: lmdb.Transaction, records: Records) -> Records:
+    """What is not in the store, without tables of which all is."""
+    found = {key: _find_new(transaction, environment.tables[key], of_table) for key, of_table in records.items()}
+    return {key: new for key, new in found.items() if new}
+
+
+def _find_new(transaction: lmdb.Transaction, table: Table, records: list[bytes]) -> list[bytes]:
+    length = table.id_length
+    new = []
+    with transaction.cursor(table.db) as cursor:
+        for place, record in enumerate(records):
+            raw_id = record[:length]
+            if not cursor.set_range_dup(TABLE_KEY, raw_id):
+                new.extend(records[place:])  # all behind the last id of the store
+                break
+            if cursor.value()[:length] != raw_id:
+                new.append(record)
+    return new
+
+
+def _put_all(transaction: lmdb.Transaction, table: Table, new: list[bytes]) -> None:
+    with transaction.cursor(table.db) as cursor:
+        # Appended pages are full, others are half full at worst.
+        is_behind = not cursor.last() or bytes(cursor.value()) < new[0]
+        cursor.putmulti(zip(repeat(TABLE_KEY), new, strict=False), dupdata=True, append=is_behind)
+
+
+def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, new: Records) -> None:
+    optouts = [decode_record(scope, record) for (scope, _), of_table in new.items() for record in of_table]
+    with transaction.cursor(environment.outbox) as cursor:
+        last = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
+        cursor.put(_NUMBER.pack(last + 1), pack(optouts), append=True)
+
+
+def _filter_ids(new: Records) -> list[bytes]:
+    ids: list[bytes] = []
+    for (scope, length), of_table in new.items():
+        prefix = bytes((scope,))
+        ids.extend(prefix + record[:length] for record in of_table)
+    return ids
 
 
 def _encode_position(position: Position) -> bytes:
@@ -218,14 +330,3 @@ def _encode_position(position: Position) -> bytes:
 def _decode_position(encoded: bytes) -> Position:
     epoch, sequence = _POSITION.unpack_from(encoded)
     return Position(epoch, sequence, encoded[_POSITION.size :].decode())
-
-
-@contextmanager
-def _one_line(directory: Path) -> Iterator[None]:
-    """Turn errors of LMDB and of the file system into one line."""
-    try:
-        yield
-    except (lmdb.Error, OSError, struct.error) as error:
-        raise OptOutStoreError(f"opt-out store {directory}: {error}") from error
-    except OptOutStoreError as error:
-        raise OptOutStoreError(f"opt-out store {directory}: {error}") from None

@@ -1,7 +1,7 @@
 """How a programme's service sends opt-outs: its requests, and what each answer means to it. Without I/O.
 
-Source: docs/protocol.md, "Opt-outs". The head has the lines of Java's HTTP client, which the service uses, in their
-order: it offers HTTP/2 with every request over plain TCP, and its GET has a Content-Length.
+Source: docs/optouts.md, "What to agree with the programme". The head has the lines of Java's HTTP client, which the
+service uses, in their order: it offers HTTP/2 with every request over plain TCP, and its GET has a Content-Length.
 """
 
 import random

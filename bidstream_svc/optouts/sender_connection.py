@@ -105,9 +105,14 @@ class SenderConnection:
             raise _IncompleteError(Trouble.NOT_CONNECTED) from None
         return self._streams
 
+    @property
+    def is_closed_by_receiver(self) -> bool:
+        """Whether there is a connection that the receiver has closed since the last answer."""
+        return self._streams is not None and self._streams[0].at_eof()
+
     def _is_open(self) -> bool:
         """Whether there is a connection that the receiver has not closed yet."""
-        if self._streams is not None and self._streams[0].at_eof():
+        if self.is_closed_by_receiver:
             if monotonic() - self._used_at < _MAX_IDLE_S:
                 self._was_closed = True
             self.close()
@@ -172,7 +177,6 @@ class _Answer:
             return
         self.status = self._parser.get_status_code()
         self.has_head = self.status >= HTTPStatus.OK
-        self._has_framing = self._has_framing and self.has_head
         self.keeps_alive = self._parser.should_keep_alive()
 
     def on_message_complete(self) -> None:

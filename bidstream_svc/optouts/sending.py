@@ -90,9 +90,11 @@ class Sending:
         request = self._build(entry)
         reply = await self._exchange(connection, request, entry)
         for _ in range(self._habits.retries):
-            if next_step(reply.status) is not NextStep.RETRY or self._is_stopped:
+            if next_step(reply.status) is not NextStep.RETRY:
                 break
             await asyncio.sleep(self._habits.retry_pause_s)
+            if self._is_stopped:  # by an entry on another connection
+                return False
             reply = await self._exchange(connection, request, entry)
         if next_step(reply.status) is NextStep.NEXT_ENTRY:
             return True

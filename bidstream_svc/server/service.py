@@ -109,7 +109,7 @@ class Service:
         self._family = family
         self._manager = manager or ServiceManager({})
         # Opened here, because it must not be open while a worker is forked.
-        self._optouts = _open_optouts(settings)
+        self._optouts = _open_optouts(settings, is_required=family is None or not family.is_restarted)
         self._stores = KeyStores(
             [KeyStore(scope=operator.scope, optouts=self._optouts) for operator in settings.operators]
         )
@@ -277,13 +277,15 @@ class Service:
             )
 
     async def _run_housekeeping(self) -> None:
-        """At intervals: record that the event loop turns and how late, and keep Unix sockets reachable."""
+        """At intervals: record that the event loop turns and how late, and check what files are still there."""
         period_s = self._manager.period_s(_HOUSEKEEPING_PERIOD_S)
         while True:
             self._beat()
             due_s = time.monotonic() + period_s
             await asyncio.sleep(period_s)
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * 1e9)))
+            if self._optouts is not None:
+                self._optouts.check_file()  # the kernel asks the filter only
             if self._socket_files is not None and not self._health.is_draining:
                 self._socket_files.check()
 
@@ -356,10 +358,11 @@ async def serve(
         raise ThreadFailedError("a thread of the service failed; the log says why")
 
 
-def _open_optouts(settings: Settings) -> OptOutReader | None:
+def _open_optouts(settings: Settings, *, is_required: bool) -> OptOutReader | None:
     if settings.optout_store is None:
         return None
-    return OptOutReader(settings.optout_store, withholds=settings.optout_when_stale == "withhold")
+    withholds = settings.optout_when_stale == "withhold"
+    return OptOutReader(settings.optout_store, withholds=withholds, is_required=is_required)
 
 
 @contextmanager

@@ -2,4 +2,4 @@
 
 from tests.support.native import IS_NATIVE_EXPECTED
 
-collect_ignore = [] if IS_NATIVE_EXPECTED else ["test_kernel.py", "test_openrtb_native.py"]
+collect_ignore = [] if IS_NATIVE_EXPECTED else ["test_kernel.py", "test_kernel_optouts.py", "test_openrtb_native.py"]

@@ -15,7 +15,10 @@ VECTOR_TOKENS = [vector["token"] for vector in load("own.json")]
 MANY = 300  # a disagreement may hide in a corner; an example takes a millisecond
 
 
-STORES: tuple[Any, ...] = (None, "not synced", {}, {"UID2": [RAW_UID]}, {"EUID": [RAW_UID]}, {"UID2": ["", "abc"], "EUID": ["abc"]})
+STORES: tuple[Any, ...] = (
+    *(None, "not synced", {}, {"UID2": [RAW_UID]}, {"EUID": [RAW_UID]}),
+    {"UID2": ["", "abc"], "EUID": ["abc"]},
+)
 
 
 def _assert_agreement(token: Any, domain: Any, keys: str | None, now_ms: int) -> None:

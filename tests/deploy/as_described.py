@@ -51,7 +51,8 @@ def as_described(
 ) -> Iterator[Described]:
     """Serve with keys until the context exits, on free ports and with temporary directories in place of the mounts.
 
-    Where the settings name programmes, each gets its operator; otherwise the only operator is that of UID2.
+    Where the settings name programmes, each gets its operator; otherwise the only operator is that of UID2. The stream of
+    opt-outs and its receivers cannot be reached, which must not keep it from serving.
     """
     here = {str(mount): directory / str(number) for number, mount in enumerate(mounts)}
     for own in here.values():
@@ -63,6 +64,8 @@ def as_described(
     certificate = trustme.CA().issue_cert("localhost")
     contents = {
         "auth_token_file": _BEARER,
+        "optout_auth_token_file": _BEARER,
+        "optout_stream_password_file": _BEARER,
         "tls_cert": certificate.cert_chain_pems[0].bytes().decode(),
         "tls_key": certificate.private_key_pem.bytes().decode(),
     }
@@ -70,6 +73,9 @@ def as_described(
         given = operator_settings(operator)
         settings[f"{prefix}operator_url"] = given["operator_url"]
         contents |= {f"{prefix}{name}_file": given[name] for name in ("api_key", "client_secret")}
+    if "optout_stream" in settings:
+        settings["optout_stream"] = f"unix://{directory}/no-redis.sock"
+        settings["optout_snapshot_url"] = "http://127.0.0.1:9/snapshot"
     for name in contents.keys() & settings.keys():
         Path(settings[name]).write_text(contents[name])
     tls = None

@@ -15,11 +15,12 @@ IMAGE = "bidstream-svc"
 
 
 class Pod(NamedTuple):
-    """The pod of a Deployment, and the container of the service in it."""
+    """The pod of a Deployment or StatefulSet, and the container of the service in it."""
 
     labels: dict[str, str]
     spec: Any
     container: Any
+    claims: dict[str, Any]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -32,7 +33,7 @@ class Pod(NamedTuple):
     @property
     def mounts(self) -> dict[Path, tuple[Any, Any]]:
         """The mount and the volume at each path."""
-        volumes = {volume["name"]: volume for volume in self.spec["volumes"]}
+        volumes = {volume["name"]: volume for volume in self.spec["volumes"]} | self.claims
         return {Path(mount["mountPath"]): (mount, volumes[mount["name"]]) for mount in self.container["volumeMounts"]}
 
     def security(self, name: str) -> Any:
@@ -103,10 +104,11 @@ def one(objects: list[Any], kind: str) -> Any:
     return found
 
 
-def pods(objects: list[Any]) -> Iterator[Pod]:
-    """Every pod with a container of the service."""
-    for deployment in of_kind(objects, "Deployment"):
-        template = deployment["spec"]["template"]
+def pods(objects: list[Any], kind: str = "Deployment") -> Iterator[Pod]:
+    """Every pod with a container of the service, of Deployments or StatefulSets."""
+    for owner in of_kind(objects, kind):
+        template = owner["spec"]["template"]
         for container in [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]:
             if container["image"].rpartition(":")[0].rpartition("/")[2] == IMAGE:
-                yield Pod(template["metadata"]["labels"], template["spec"], container)
+                claims = {claim["metadata"]["name"]: claim for claim in owner["spec"].get("volumeClaimTemplates", [])}
+                yield Pod(template["metadata"]["labels"], template["spec"], container, claims)

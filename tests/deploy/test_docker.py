@@ -131,7 +131,7 @@ def test_the_image_holds_the_locked_packages_and_nothing_else(image: Container) 
     assert sorted(entry.name for entry in image.inside("/opt").iterdir()) == ["bidstream-svc"]
     assert not image.inside("/src").exists()
     user, group = map(int, LAST.last("USER").text.split(":"))
-    for volume in ("/run/bidstream-svc", "/var/cache/bidstream-svc"):
+    for volume in ("/run/bidstream-svc", "/var/cache/bidstream-svc", "/var/lib/bidstream-svc"):
         status = image.inside(volume).stat()
         assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (user, group, 0o2770)
 

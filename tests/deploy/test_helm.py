@@ -26,6 +26,7 @@ REPLACED = {
     "TLS_CERT": "/run/secrets/bidstream-svc-tls/cert.pem",
     "TLS_KEY": "/run/secrets/bidstream-svc-tls/key.pem",
 }
+OPTOUTS = {"enabled": True, "stream": "rediss://redis.example.com:6380/0", "snapshotUrl": "https://a.example/snapshot"}
 NUMBERS = {
     "MAX_CONNECTIONS": 1_000_000,
     "REFRESH_INTERVAL": 0.25,
@@ -122,6 +123,7 @@ OTHERS: list[dict[str, Any]] = [
     {"resources": {"limits": {"cpu": 2, "memory": "1Gi"}}},
     {"sidecarResources": {"requests": {"memory": "64Mi"}}},
     *({name: value} for name, value in (SCHEDULING | POD).items()),
+    {"optouts": OPTOUTS},
     {"networkPolicy": {"enabled": False}},
     {"networkPolicy": {"monitoringNamespace": "watchers"}},
     {"networkPolicy": {"operatorBlock": {"cidr": "192.0.2.0/24", "except": None}}},
@@ -191,9 +193,11 @@ def test_every_pair_of_values(form: str, choice: list[bool]) -> None:
     shown = {name.removeprefix("BIDSTREAM_"): value for name, value in pod.environment.items()}
     settings = {name: _as_text(value) for name, value in values.get("settings", {}).items()}
     assert shown.items() >= settings.items()
-    assert len(of_kind(objects, "NetworkPolicy")) == values.get("networkPolicy", {}).get("enabled", True)
+    policies = 1 + ("optouts" in values) if values.get("networkPolicy", {}).get("enabled", True) else 0
+    assert len(of_kind(objects, "NetworkPolicy")) == policies
     loaded = load_settings(**{name.lower(): value for name, value in shown.items()})
     loaded.require_operators()
+    assert (loaded.optout_stream is not None) == ("optouts" in values)
     assert len(loaded.operators) == max(1, len(values.get("programmes", {})))
 
 

@@ -45,9 +45,13 @@ def test_yamllint() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def with_sidecar(directory: Path, *resources: dict[str, Any], component: str = "sidecar") -> list[Any]:
-    """Resources after the component is applied."""
-    shutil.copytree(KUSTOMIZE / component, directory / component)
+def with_sidecar(
+    directory: Path, *resources: dict[str, Any], component: str = "sidecar", more: tuple[str, ...] = ()
+) -> list[Any]:
+    """Resources after the components are applied."""
+    components = [component, *more]
+    for name in components:
+        shutil.copytree(KUSTOMIZE / name, directory / name)
     overlay = directory / "overlay"
     overlay.mkdir()
     for number, resource in enumerate(resources):
@@ -57,7 +61,7 @@ def with_sidecar(directory: Path, *resources: dict[str, Any], component: str = "
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
             "resources": [f"{number}.yaml" for number in range(len(resources))],
-            "components": [f"../{component}"],
+            "components": [f"../{name}" for name in components],
         },
         overlay / "kustomization.yaml",
     )
@@ -65,9 +69,10 @@ def with_sidecar(directory: Path, *resources: dict[str, Any], component: str = "
 
 
 @NEEDS_KUSTOMIZE
+@pytest.mark.parametrize("more", [(), ("sidecar-optouts",)], ids=["", "opt-outs"])
 @pytest.mark.parametrize("component", ["sidecar", "sidecar-programmes"])
-def test_the_component_adds_and_changes_nothing_else(component: str, tmp_path: Path) -> None:
-    (made,) = with_sidecar(tmp_path, LABELLED, component=component)
+def test_the_component_adds_and_changes_nothing_else(component: str, more: tuple[str, ...], tmp_path: Path) -> None:
+    (made,) = with_sidecar(tmp_path, LABELLED, component=component, more=more)
     (pod,) = pods([made])
     assert made["metadata"] == LABELLED["metadata"]
     expected: Any = deepcopy(LABELLED["spec"])
@@ -111,13 +116,14 @@ def read_files(directory: Path) -> dict[Path, str]:
 
 
 @NEEDS_KUSTOMIZE
-@pytest.mark.parametrize("form", ["sidecar", "sidecar-programmes", "gateway", "gateway-programmes"])
+@pytest.mark.parametrize("form", ["sidecar", "sidecar-programmes", "gateway", "gateway-programmes", "optout-receivers"])
 def test_the_documented_commands_create_the_mounted_secrets(form: str, tmp_path: Path) -> None:
     text = (KUSTOMIZE / form / "kustomization.yaml").read_text()
     commands = re.findall(r"^# +kubectl create secret generic (.*)$", text, re.MULTILINE)
     created = {(command.split()[0], key) for command in commands for key in re.findall(r"--from-file=(\S+)", command)}
     is_component = "kind: Component" in text
-    (pod,) = pods(with_sidecar(tmp_path, LABELLED, component=form) if is_component else build(KUSTOMIZE / form))
+    objects = with_sidecar(tmp_path, LABELLED, component=form) if is_component else build(KUSTOMIZE / form)
+    (pod,) = [*pods(objects), *pods(objects, "StatefulSet")]
     paths = [Path(value) for variable, value in pod.environment.items() if variable.endswith("_FILE")]
     assert {(pod.mounts[path.parent][1]["secret"]["secretName"], path.name) for path in paths} == created
     mounted = {volume["secret"]["secretName"] for volume in pod.spec["volumes"] if "secret" in volume}

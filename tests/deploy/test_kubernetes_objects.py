@@ -32,23 +32,30 @@ pytestmark = pytest.mark.needs_tools("yaml", "kubernetes_validate", "typed-apply
 # The oldest with every field that is used, and the newest with schemas.
 KUBERNETES = ("1.30", "1.37")
 ADMIN = "bidstream-admin"
+RECEIVER = "bidstream-svc-optouts"
 KUSTOMIZATION = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
 SIDECAR, GATEWAY, TLS = "sidecar", "gateway", "gateway with TLS"
 PROGRAMMES = {
     name: {"operatorUrl": url, "secretName": f"bidstream-svc-{name}"}
     for name, url in {"uid2": "https://prod.uidapi.com", "euid": "https://prod.euid.eu"}.items()
 }
-BOTH, ONE_BY_NAME = "UID2 and EUID", "UID2 by its name"
+BOTH, ONE_BY_NAME, OPTOUTS = "UID2 and EUID", "UID2 by its name", "opt-outs"
+STORE = {"enabled": True, "stream": "rediss://streams.example.com:6379/0"}
+RECEIVERS = {"enabled": True, "ingress": {"enabled": True, "host": "optouts.example.com", "tlsSecretName": "tls"}}
 
 
-def _gateway_with_tls(directory: Path) -> list[Any]:
+def _gateway_with(*components: str) -> Callable[[Path], list[Any]]:
     """From an overlay as a user would write it."""
-    shutil.copytree(KUSTOMIZE, directory, dirs_exist_ok=True)
-    overlay = directory / "overlay"
-    overlay.mkdir()
-    parts = {"resources": ["../gateway"], "components": ["../gateway-tls"]}
-    dump_yaml(KUSTOMIZATION | parts, overlay / "kustomization.yaml")
-    return build(overlay)
+
+    def build_in(directory: Path) -> list[Any]:
+        shutil.copytree(KUSTOMIZE, directory, dirs_exist_ok=True)
+        overlay = directory / "overlay"
+        overlay.mkdir()
+        parts = {"resources": ["../gateway"], "components": [f"../{name}" for name in components]}
+        dump_yaml(KUSTOMIZATION | parts, overlay / "kustomization.yaml")
+        return build(overlay)
+
+    return build_in
 
 
 def _sidecar_with_both(directory: Path) -> list[Any]:
@@ -61,29 +68,32 @@ def _sidecar_with_both(directory: Path) -> list[Any]:
     return build(directory / "example")
 
 
-def _bidder_chart(directory: Path) -> list[Any]:
-    chart = write_bidder_chart(directory)
-    values = load_yaml(chart / "values.yaml")
-    del values["bidstream-svc"]["operatorUrl"]
-    dump_yaml(_with_programmes(values, PROGRAMMES), chart / "values.yaml")
-    return template(chart)
+def _bidder_chart(**values: Any) -> Callable[[Path], list[Any]]:
+    """With these values for our chart in place of the URL of an operator."""
 
+    def render_in(directory: Path) -> list[Any]:
+        chart = write_bidder_chart(directory, has_optouts="optouts" in values)
+        dump_yaml({"bidstream-svc": {"enabled": False} | values}, chart / "values.yaml")
+        return template(chart)
 
-def _with_programmes(values: dict[str, Any], programmes: dict[str, Any]) -> dict[str, Any]:
-    return values | {"bidstream-svc": values["bidstream-svc"] | {"programmes": programmes}}
+    return render_in
 
 
 RENDER: dict[tuple[str, ...], Callable[[Path], list[Any]]] = {
     ("kustomize", SIDECAR): lambda _: build(KUSTOMIZE / "example"),
     ("kustomize", GATEWAY): lambda _: build(KUSTOMIZE / "gateway"),
-    ("kustomize", TLS): _gateway_with_tls,
+    ("kustomize", TLS): _gateway_with("gateway-tls"),
     ("kustomize", SIDECAR, BOTH): _sidecar_with_both,
     ("kustomize", GATEWAY, BOTH): lambda _: build(KUSTOMIZE / "gateway-programmes"),
     ("helm", SIDECAR): lambda directory: template(write_bidder_chart(directory)),
     ("helm", TLS): lambda _: template(CHART, tlsSecretName="bidstream-svc-tls"),
-    ("helm", SIDECAR, BOTH): _bidder_chart,
+    ("kustomize", SIDECAR, OPTOUTS): lambda _: build(KUSTOMIZE / "example-optouts"),
+    ("kustomize", GATEWAY, OPTOUTS): _gateway_with("gateway-optouts", "optouts-network-policy"),
+    ("helm", SIDECAR, BOTH): _bidder_chart(programmes=PROGRAMMES),
     ("helm", TLS, BOTH): lambda _: render({"tlsSecretName": "bidstream-svc-tls", "programmes": PROGRAMMES}),
     ("helm", GATEWAY, ONE_BY_NAME): lambda _: render({"programmes": {"uid2": PROGRAMMES["uid2"]}}),
+    ("helm", SIDECAR, OPTOUTS): _bidder_chart(optouts=STORE | {"snapshotUrl": "https://optouts.example.com/snapshot"}),
+    ("helm", GATEWAY, OPTOUTS): lambda _: render({"optouts": STORE | {"receivers": RECEIVERS}}),
 }
 
 
@@ -137,7 +147,7 @@ def test_files_are_where_the_settings_say(pod: Pod, settings: Settings) -> None:
         if not isinstance(path, Path):
             continue
         mount, volume = pod.mounts[path.parent]
-        if name.endswith("key_cache"):
+        if name.endswith(("key_cache", "optout_store")):
             assert "emptyDir" in volume
             assert not mount.get("readOnly")
             continue
@@ -186,9 +196,9 @@ def test_rights(pod: Pod) -> None:
         assert "emptyDir" in pod.mounts[Path("/var/run/secrets/kubernetes.io/serviceaccount")][1]
     resources = pod.container["resources"]
     assert resources["requests"].keys() == {"cpu", "memory", "ephemeral-storage"}
-    # A limit of the sidecar alone would limit the whole pod, the bidder included.
-    is_sidecar = pod.container in pod.spec.get("initContainers", [])
-    assert resources["limits"].keys() == ({"memory"} if is_sidecar else {"memory", "ephemeral-storage"})
+    # A limit of the sidecar alone would limit the whole pod, the bidder included. A store has a volume with a limit.
+    is_limited = pod.container in pod.spec["containers"] and "BIDSTREAM_OPTOUT_STORE" not in pod.environment
+    assert resources["limits"].keys() == ({"memory", "ephemeral-storage"} if is_limited else {"memory"})
 
 
 def test_start_and_stop(rendered: tuple[str, list[Any]], pod: Pod, settings: Settings) -> None:
@@ -202,6 +212,11 @@ def test_start_and_stop(rendered: tuple[str, list[Any]], pod: Pod, settings: Set
     )
 
 
+def _without_receivers(objects: list[Any]) -> list[Any]:
+    """The objects that are not the receivers' own; test_optout_receivers.py has those."""
+    return [item for item in objects if item["metadata"].get("labels", {}).get("app.kubernetes.io/name") != RECEIVER]
+
+
 def _selects(selector: Any, labels: dict[str, str]) -> bool:
     return bool(selector) and selector.items() <= labels.items()
 
@@ -210,15 +225,15 @@ def test_selectors_and_ports_by_name_fit(rendered: tuple[str, list[Any]], object
     (deployment,) = of_kind(objects, "Deployment")
     assert _selects(deployment["spec"]["selector"]["matchLabels"], pod.labels)
     all_ports = pod.ports.keys() | {port["name"] for c in pod.spec["containers"] for port in c.get("ports", [])}
-    for policy in of_kind(objects, "NetworkPolicy"):
+    for policy in of_kind(_without_receivers(objects), "NetworkPolicy"):
         assert _selects(policy["spec"]["podSelector"]["matchLabels"], pod.labels)
-        for rule in policy["spec"]["ingress"]:
+        for rule in policy["spec"].get("ingress", []):
             assert {port["port"] for port in rule["ports"]} <= all_ports
-    for budget in of_kind(objects, "PodDisruptionBudget"):
+    for budget in of_kind(_without_receivers(objects), "PodDisruptionBudget"):
         assert _selects(budget["spec"]["selector"]["matchLabels"], pod.labels)
     if rendered[0] == SIDECAR:
         return
-    service, scaler = one(objects, "Service"), one(objects, "HorizontalPodAutoscaler")
+    service, scaler = one(_without_receivers(objects), "Service"), one(objects, "HorizontalPodAutoscaler")
     assert _selects(service["spec"]["selector"], pod.labels)
     assert [(port["targetPort"], port["port"]) for port in service["spec"]["ports"]] == [
         ("decrypt", pod.ports["decrypt"])
@@ -233,8 +248,10 @@ def test_selectors_and_ports_by_name_fit(rendered: tuple[str, list[Any]], object
     assert _selects(spread["labelSelector"]["matchLabels"], pod.labels)
 
 
-def test_only_the_operator_and_dns_can_be_reached(objects: list[Any], pod: Pod) -> None:
-    (policy,) = [item for item in of_kind(objects, "NetworkPolicy") if "Egress" in item["spec"]["policyTypes"]]
+def test_only_the_operator_dns_and_the_stream_can_be_reached(objects: list[Any], pod: Pod) -> None:
+    own = of_kind(_without_receivers(objects), "NetworkPolicy")
+    (policy,) = [item for item in own if item["spec"]["policyTypes"] == ["Ingress", "Egress"]]
+    of_optouts = [item for item in own if item["spec"]["policyTypes"] == ["Egress"]]
     dns, operator = policy["spec"]["egress"]
     assert {(port["port"], port["protocol"]) for port in dns["ports"]} == {(53, "UDP"), (53, "TCP")}
     assert operator["ports"] == [{"port": 443}]
@@ -242,6 +259,12 @@ def test_only_the_operator_and_dns_can_be_reached(objects: list[Any], pod: Pod) 
     assert len(urls) in {1, 2}
     assert all(url.startswith("https://") for url in urls)
     assert {ADMIN} in [{port["port"] for port in rule["ports"]} for rule in policy["spec"]["ingress"]]
+    assert len(of_optouts) == ("BIDSTREAM_OPTOUT_STORE" in pod.environment)
+    for more in of_optouts:
+        snapshots, stream = more["spec"]["egress"]
+        assert snapshots["to"] == [{"podSelector": {"matchLabels": {"bidstream-svc/optout-receiver": "true"}}}]
+        assert (snapshots["ports"], stream["ports"]) == ([{"port": "optouts"}], [{"port": 6379}])
+        assert all(peer["ipBlock"]["cidr"] != "0.0.0.0/0" for peer in stream["to"])
 
 
 def test_prometheus_finds_it(pod: Pod) -> None:

@@ -107,6 +107,14 @@ def test_the_stale_keys_alert_matches_the_default_interval() -> None:
 
 
 @NEEDS_YAML
+def test_the_alerts_of_the_stream_match_the_default_age() -> None:
+    age = SETTINGS["optout_max_age"].default
+    last = r"time\(\) - bidstream_optout_stream_last_contact_timestamp_seconds"
+    for name, comparison in {"BidstreamOptOutStreamDisconnected": "<=", "BidstreamOptOutsStale": ">"}.items():
+        assert re.search(rf"{last} {comparison} {age}\n", alerts()[name]["expr"]), name
+
+
+@NEEDS_YAML
 def test_targets_and_job_name_are_consistent() -> None:
     (scraped,) = load_yaml(DEPLOYED / "prometheus.yaml")["scrape_configs"]
     assert scraped["static_configs"][0]["targets"] == [SETTINGS["admin_listen"].default]

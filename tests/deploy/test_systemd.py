@@ -39,12 +39,32 @@ def read_unit(*names: str) -> Unit:
     return entries
 
 
-DROP_IN = "bidstream-svc.service.d/programmes.conf"
-SERVICE, SOCKET = read_unit("bidstream-svc.service"), read_unit("bidstream-svc.socket")
-SERVICE_OF_BOTH = read_unit("bidstream-svc.service", DROP_IN)
-# As comments, the URLs of both programmes.
-URL, *URLS = re.findall(r"^(#?)(BIDSTREAM_\w+)=(.*)$", (UNITS / "settings.env").read_text(), re.MULTILINE)
-FORMS = {"one operator": (SERVICE, [URL]), "both programmes": (SERVICE_OF_BOTH, URLS)}
+NAMES = ("bidstream-svc.service", "bidstream-svc.socket", "bidstream-svc-optouts.service")
+DROP_IN, OPTOUTS, OPTOUTS_OF_FLEET = (
+    f"bidstream-svc.service.d/{name}.conf" for name in ("programmes", "webhook", "stream")
+)
+SERVICE, SOCKET, RECEIVER = map(read_unit, NAMES)
+SERVICE_OF_BOTH = read_unit(NAMES[0], DROP_IN)
+
+
+def read_settings(name: str) -> list[tuple[str, str, str]]:
+    """Of each line, `#` if it is a comment, the variable and its value."""
+    return re.findall(r"^(#?)(BIDSTREAM_\w+)=(.*)$", (UNITS / name).read_text(), re.MULTILINE)
+
+
+# As comments, the URLs of both programmes, and what a fleet shares.
+URL, *URLS, STREAM, SNAPSHOTS = read_settings("settings.env")
+# The drop-ins, the unit with them, and the lines of its settings.
+FORMS: dict[str, tuple[list[str], Unit, list[tuple[str, str, str]]]] = {
+    name: (drop_ins, read_unit(NAMES[0], *sorted(drop_ins)), lines)  # in the order of systemd
+    for name, drop_ins, lines in [
+        ("one operator", [], [URL]),
+        ("both programmes", [DROP_IN], URLS),
+        ("opt-outs of a host", [OPTOUTS], [URL]),
+        ("opt-outs of a fleet", [OPTOUTS_OF_FLEET], [URL, STREAM, SNAPSHOTS]),
+        ("opt-outs of a fleet, both programmes", [OPTOUTS_OF_FLEET, DROP_IN], [*URLS, STREAM, SNAPSHOTS]),
+    ]
+}
 
 
 def environment_of(unit: Unit) -> dict[str, str]:
@@ -61,13 +81,13 @@ def form(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def service(form: str) -> Unit:
-    return FORMS[form][0]
+    return FORMS[form][1]
 
 
 @pytest.fixture(scope="module")
 def settings(form: str) -> Settings:
-    service, urls = FORMS[form]
-    environment = environment_of(service) | {name: url for _, name, url in urls}
+    _, service, lines = FORMS[form]
+    environment = environment_of(service) | {name: value for _, name, value in lines}
     assert unknown_variables(environment) == {}
     loaded = load_settings(**settings_of(environment))
     loaded.require_operators()
@@ -81,11 +101,11 @@ def settings_of(environment: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 def units(form: str, tmp_path: Path) -> Path:
     """The units with a program that exists on this machine."""
-    for name in ("bidstream-svc.service", "bidstream-svc.socket"):
+    for name in NAMES:
         (tmp_path / name).write_text((UNITS / name).read_text().replace(PROGRAM_PATH, sys.executable))
-    if form == "both programmes":
-        (tmp_path / DROP_IN).parent.mkdir()
-        shutil.copy(UNITS / DROP_IN, tmp_path / DROP_IN)
+    (tmp_path / DROP_IN).parent.mkdir()
+    for name in FORMS[form][0]:
+        shutil.copy(UNITS / name, tmp_path / name)
     return tmp_path
 
 
@@ -98,12 +118,13 @@ def systemd_analyze(*arguments: str | Path) -> str:
 
 @pytest.mark.needs_tools("systemd-analyze")
 def test_verify(units: Path) -> None:
-    systemd_analyze("verify", "--man=no", units / "bidstream-svc.service", units / "bidstream-svc.socket")
+    systemd_analyze("verify", "--man=no", *(units / name for name in NAMES))
 
 
 @pytest.mark.needs_tools("systemd-analyze")
 def test_exposure(units: Path) -> None:
-    systemd_analyze("security", "--offline=true", f"--threshold={MAX_EXPOSURE}", units / "bidstream-svc.service")
+    for name in (NAMES[0], NAMES[2]):
+        systemd_analyze("security", "--offline=true", f"--threshold={MAX_EXPOSURE}", units / name)
 
 
 def test_the_program_is_where_the_readme_installs_it() -> None:
@@ -111,13 +132,16 @@ def test_the_program_is_where_the_readme_installs_it() -> None:
     assert f"{Path(PROGRAM_PATH).parent}/pip install" in README.read_text("utf-8")
 
 
-def test_sockets_and_ports_are_those_of_the_settings(settings: Settings) -> None:
+def test_sockets_and_ports_are_those_of_the_settings(service: Unit, settings: Settings) -> None:
     assert settings.listen == tuple(SystemdAddress(name) for name in SOCKET["FileDescriptorName"])
     assert SERVICE["Requires"] == ["bidstream-svc.socket"]
     (admin,) = settings.admin_listen
     assert isinstance(admin, TcpAddress)
     assert admin.is_local
-    assert (SERVICE["SocketBindDeny"], SERVICE["SocketBindAllow"]) == (["any"], [f"ipv4:tcp:{admin.port}"])
+    webhook = [address for address in settings.optout_listen if isinstance(address, TcpAddress)]
+    assert all(address.is_local for address in webhook)
+    assert service["SocketBindDeny"] == ["any"]
+    assert service["SocketBindAllow"] == [f"ipv4:tcp:{address.port}" for address in (admin, *webhook)]
 
 
 def test_files_are_where_the_settings_say(service: Unit, settings: Settings) -> None:
@@ -132,8 +156,47 @@ def test_files_are_where_the_settings_say(service: Unit, settings: Settings) -> 
             field = f"{operator.prefix}{name.replace('-', '_')}_file"
             assert paths.pop(field) == f"%d/{prefix}{name}"
             assert credentials.pop(f"{prefix}{name}") == f"{directory / operator.prefix.rstrip('_')}/{name}"
+    check_files_of_optouts(service, paths, credentials)
     assert (paths, credentials) == ({}, {})
     assert Path(service["EnvironmentFile"][0]).name == "settings.env"
+
+
+def check_files_of_optouts(unit: Unit, paths: dict[str, str], credentials: dict[str, str]) -> None:
+    """Take the files of opt-outs out of those of the settings and of the unit."""
+    if "optout_store" in paths:
+        (state,) = unit["StateDirectory"]
+        assert Path(paths.pop("optout_store")).parent == Path("%S") / state
+        assert unit["StateDirectoryMode"] == ["0700"]
+    for field, name in {
+        "optout_auth_token_file": "optout-token",
+        "optout_stream_password_file": "stream-password",
+    }.items():
+        if field in paths:
+            assert paths.pop(field) == f"%d/{name}"
+            assert credentials.pop(name) == f"/etc/bidstream-svc/{name}"
+
+
+def test_the_unit_of_a_receiver() -> None:
+    """It has the sandbox and the watchdog of the other unit; what differs is listed here."""
+    assert RECEIVER["ExecStart"] == [f"{PROGRAM_PATH} optouts serve"]
+    own = {"ExecStart", "Description", "After", "Environment", "EnvironmentFile", "LoadCredential", "SocketBindAllow"}
+    own |= {"Restart", "Requires", "CacheDirectory", "CacheDirectoryMode", "StateDirectory", "StateDirectoryMode"}
+    for key in (SERVICE.keys() | RECEIVER.keys()) - own:
+        assert SERVICE.get(key) == RECEIVER.get(key), key
+    environment = environment_of(RECEIVER) | {name: value for _, name, value in read_settings("optouts.env")}
+    assert unknown_variables(environment) == {}
+    settings = load_settings(**settings_of(environment))
+    ports = [
+        address.port for address in (*settings.optout_listen, *settings.admin_listen) if isinstance(address, TcpAddress)
+    ]
+    assert RECEIVER["SocketBindAllow"] == [f"ipv4:tcp:{port}" for port in ports]
+    assert settings.optout_stream == STREAM[2]
+    assert settings.optout_snapshot_url == SNAPSHOTS[2]
+    credentials = dict(entry.split(":") for entry in RECEIVER["LoadCredential"])
+    paths = {name: str(path) for name in SETTINGS if isinstance(path := getattr(settings, name), Path)}
+    check_files_of_optouts(RECEIVER, paths, credentials)
+    assert (paths, credentials) == ({}, {})
+    assert int(RECEIVER["TimeoutStopSec"][0]) > settings.drain_timeout + SHUTDOWN_DELAY_S
 
 
 def test_the_url_of_one_operator_beside_both_programmes_is_refused() -> None:
@@ -179,9 +242,14 @@ def test_it_serves_on_the_socket_that_systemd_passes(
     """With the unit's environment. The first connection starts the program, which may not create executable memory."""
     path = tmp_path / "decrypt.sock"
     (tmp_path / "bidstream-svc").mkdir()
-    texts = {name: re.sub("%[Cd]", str(tmp_path), text) for name, text in environment_of(service).items()}
+    texts = {name: re.sub("%[CdS]", str(tmp_path), text) for name, text in environment_of(service).items()}
     texts["BIDSTREAM_ADMIN_LISTEN"] = "127.0.0.1:0"
-    prefixes = ("",) if service is SERVICE else ("uid2_", "euid_")
+    if "BIDSTREAM_OPTOUT_LISTEN" in texts:
+        texts["BIDSTREAM_OPTOUT_LISTEN"] = "127.0.0.1:0"
+    # Without a stream, which only the user's settings name, there is no password of one.
+    texts.pop("BIDSTREAM_OPTOUT_STREAM_PASSWORD_FILE", None)
+    (tmp_path / "optout-token").write_text("made-up")
+    prefixes = ("uid2_", "euid_") if "UnsetEnvironment" in service else ("",)
     called = dict(zip(prefixes, operators.values(), strict=False))
     for prefix, operator in called.items():
         given = operator_settings(operator)

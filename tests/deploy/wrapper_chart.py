@@ -11,7 +11,7 @@ from tests.support.yaml_files import dump_yaml, load_yaml
 _NAME = CHART.name
 
 
-def write_bidder_chart(directory: Path) -> Path:
+def write_bidder_chart(directory: Path, *, has_optouts: bool = False) -> Path:
     """The example bidder of deploy/kubernetes as a chart."""
     shutil.copytree(CHART, directory / "charts" / _NAME)
     version = load_yaml(CHART / "Chart.yaml")["version"]
@@ -24,12 +24,16 @@ def write_bidder_chart(directory: Path) -> Path:
     bidder = load_yaml(KUSTOMIZE / "example" / "bidder.yaml")
     template = bidder["spec"]["template"]
     template["metadata"]["labels"] |= {"bidstream-svc/sidecar": "true", "bidstream-svc/scrape": "true"}
+    policies = ["sidecarNetworkPolicy"]
+    if has_optouts:
+        template["metadata"]["labels"]["bidstream-svc/optouts"] = "true"
+        policies.append("optoutsNetworkPolicy")
     template["spec"]["securityContext"] = {"fsGroup": 65532}
     file = directory / "templates" / "bidder.yaml"
     file.parent.mkdir()
     dump_yaml(bidder, file)
     documented = (CHART / "values.yaml").read_text().partition("\n\n# Whether")[0]
     sidecar, *fields = re.findall(r"^#   (.+)$", documented, re.MULTILINE)
-    policy = f'{{{{ include "{_NAME}.sidecarNetworkPolicy" $sidecar }}}}'
-    file.write_text("\n".join([sidecar, file.read_text(), *(indent(line, " " * 6) for line in fields), "---", policy]))
+    objects = [f'---\n{{{{ include "{_NAME}.{policy}" $sidecar }}}}' for policy in policies]
+    file.write_text("\n".join([sidecar, file.read_text(), *(indent(line, " " * 6) for line in fields), *objects]))
     return directory

@@ -5,13 +5,16 @@ import re
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts import sender_connection
 from bidstream_svc.optouts.sender import Endpoint, SenderHabits, made_up_entries
-from bidstream_svc.optouts.sender_report import Fault, SenderReport
+from bidstream_svc.optouts.sender_connection import SenderConnection
+from bidstream_svc.optouts.sender_report import Fault, Reply, SenderReport
 from bidstream_svc.optouts.sending import Load, Sending
 from bidstream_svc.server.tls import load_tls
 from tests.support.certificates import CertificateFiles
@@ -41,9 +44,9 @@ class Sent:
         self.faults = [finding.fault for finding in self.findings]
 
 
-def send(habit: Habit, habits: SenderHabits = PATIENT, count: int = 5, **options: float) -> tuple[Sent, NaiveReceiver]:
+def send(habit: Habit, habits: SenderHabits = PATIENT, count: int = 5, **options: Any) -> tuple[Sent, NaiveReceiver]:
     with naive_receiver(habit) as receiver:
-        sent = Sent(receiver.url, habits, count, **options)  # type: ignore[arg-type]
+        sent = Sent(receiver.url, habits, count, **options)
     return sent, receiver
 
 
@@ -188,6 +191,40 @@ def test_a_receiver_that_closes_each_connection(closing: bytes) -> None:
     assert sent.report.counts["accepted"] == 20
 
 
+def test_a_connection_that_is_said_to_close_is_not_used_again() -> None:
+    sent, receiver = send(always(answer("200 OK", "Connection: CLOSE")))  # in capitals the receiver leaves it open
+    assert sent.faults == [Fault.CLOSES]
+    assert receiver.connections == 5
+
+
+@pytest.mark.parametrize("rest", [b"garbage", answer("404 Not Found")])
+def test_what_follows_an_answer_is_of_no_use(rest: bytes) -> None:
+    sent, receiver = send(always(OK + rest))
+    assert (sent.is_complete, sent.faults) == (True, [Fault.CLOSES])
+    assert receiver.connections == 5
+
+
+@pytest.mark.parametrize(("max_idle_s", "is_missed"), [(1e9, True), (0.0, False)])
+def test_only_a_connection_that_was_just_used_is_missed(
+    monkeypatch: pytest.MonkeyPatch, *, max_idle_s: float, is_missed: bool
+) -> None:
+    monkeypatch.setattr(sender_connection, "_MAX_IDLE_S", max_idle_s)
+
+    async def exchange_twice(url: str) -> Reply:
+        connection = SenderConnection(Endpoint(url), 60, may_repeat=False)
+        await connection.exchange(b"GET / HTTP/1.1\r\n\r\n")
+        while not connection.is_closed_by_receiver:  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.01)
+        reply = await connection.exchange(b"GET / HTTP/1.1\r\n\r\n")
+        connection.close()
+        return reply
+
+    with naive_receiver(always(b"HTTP/1.1 200 OK\r\nX: close\r\nContent-Length: 0\r\n\r\n")) as receiver:
+        reply = asyncio.run(exchange_twice(receiver.url))
+    assert (reply.status, reply.is_closed) == (200, is_missed)
+    assert receiver.connections == 2
+
+
 def test_a_receiver_that_ends_a_connection_now_and_then() -> None:
     def habit(request: Request) -> bytes:
         return answer("200 OK", *(["Connection: close"] if request.number % 50 == 49 else []))
@@ -252,6 +289,17 @@ def test_a_load_stops_as_a_whole() -> None:
     sent, receiver = send(lambda request: OK if request.number < 20 else answer("404 No"), count=2000, concurrency=4)
     assert sent.is_complete is False
     assert len(receiver.requests) <= 24
+
+
+def test_retries_end_when_another_connection_has_failed() -> None:
+    sent, receiver = send(
+        lambda request: answer("404 No" if request.number == 1 else "503 Unavailable"),
+        replace(PATIENT, retries=300),
+        concurrency=2,
+    )
+    assert Fault.GAVE_UP not in sent.faults
+    assert len(sent.told) == sent.report.counts["failed"] == 1
+    assert len(receiver.requests) < 100
 
 
 def test_no_line_holds_a_raw_uid_or_a_query() -> None:

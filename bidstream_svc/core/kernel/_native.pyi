@@ -146,7 +146,7 @@ class OptOutFilter:
     absent.
 
     Args:
-        control: the words of `optouts/control.py`, a writable buffer of 64-bit integers.
+        control: the words of `optouts/control_words.py`, a writable buffer of 64-bit integers.
         withholds: whether a kernel leaves all ids to Python while the store is not synced.
 
     Raises:

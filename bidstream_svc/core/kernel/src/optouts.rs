@@ -14,7 +14,7 @@ use siphasher::sip128::SipHasher13;
 use crate::answer::Uid;
 use crate::base64;
 
-/// The words of `optouts/control.py`, by their places.
+/// The words of `optouts/control_words.py`, by their places.
 const GENERATION: usize = 1;
 const FRESH_UNTIL_MS: usize = 3;
 

@@ -90,25 +90,23 @@ ephemeral storage: the size limit of the volume takes the place of the container
 {{- toYaml $resources }}
 {{- end }}
 
-{{/* To the receivers of this namespace, for snapshots, and to the stream, unless it is a Unix socket. */}}
+{{/* To the receivers of this namespace, for snapshots, and to the stream. */}}
 {{- define "bidstream-svc.optoutsEgress" -}}
+{{- $url := include "bidstream-svc.stream" . | urlParse }}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default "6379" }}
+{{- if or (lt (int $port) 1) (gt (int $port) 65535) }}
+{{- fail (printf "optouts.stream: %s is not a port" $port) }}
+{{- end -}}
 - to:
     - podSelector:
         matchLabels:
           bidstream-svc/optout-receiver: "true"
   ports:
     - port: optouts
-{{- $url := include "bidstream-svc.stream" . | urlParse }}
-{{- if ne $url.scheme "unix" }}
-{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default "6379" }}
-{{- if or (lt (int $port) 1) (gt (int $port) 65535) }}
-{{- fail (printf "optouts.stream: %s is not a port" $port) }}
-{{- end }}
 - to:
     {{- toYaml .Values.networkPolicy.streamPeers | nindent 4 }}
   ports:
     - port: {{ int $port }}
-{{- end }}
 {{- end }}
 
 {{- define "bidstream-svc.optoutsNetworkPolicy" -}}
