@@ -62,6 +62,10 @@ class OptOutRecordError(BidstreamError, ValueError):
     """A raw uid, an entry of the stream or a snapshot of opt-outs is malformed. The message does not contain it."""
 
 
+class OptOutStreamError(BidstreamError):
+    """The stream of opt-outs, or a snapshot, cannot be reached or used. The message contains no password."""
+
+
 class OperatorError(BidstreamError):
     """A call to an operator failed."""
 

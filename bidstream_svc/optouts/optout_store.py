@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from itertools import islice, repeat
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import lmdb
 
@@ -30,6 +30,7 @@ from bidstream_svc.optouts.optout_environment import TABLE_KEY, Environment, Tab
 from bidstream_svc.optouts.optout_records import OptOut, decode_record, encode_record, pack, unpack
 
 _META_POSITION = b"position"
+_NOTE_PREFIX = b"note."  # small states of the publisher and the follower
 _NUMBER = struct.Struct(">Q")
 _POSITION = struct.Struct(">16sQ")
 # Readers that were killed keep pages from being used again until their slots are freed.
@@ -96,16 +97,24 @@ class OptOutStore:
         """Close the environment."""
         self.close()
 
-    def add(self, optouts: Iterable[OptOut], *, position: Position | None = None, is_owed: bool = False) -> int:
+    def add(
+        self,
+        optouts: Iterable[OptOut],
+        *,
+        position: Position | None = None,
+        is_owed: bool = False,
+        notes: Mapping[str, bytes] | None = None,
+    ) -> int:
         """Add opt-outs in one transaction, which is on disk on return. The first record of an id is kept.
 
-        Nothing is written if none of them is new and there is no position. What is not new costs no time under the
-        write lock.
+        Nothing is written if none of them is new and there is no position and no note. What is not new costs no time
+        under the write lock.
 
         Args:
             optouts: any number.
             position: the place in the stream up to which all has been applied by this.
             is_owed: whether new ones are put into the outbox, too.
+            notes: what `read_note` returns by name afterwards.
 
         Returns:
             The number of ids that are new.
@@ -119,15 +128,25 @@ class OptOutStore:
             if optout.raw_id not in records:
                 records[optout.raw_id] = encode_record(optout)
         return self.add_records(
-            {key: sorted(records.values()) for key, records in by_table.items()}, position=position, is_owed=is_owed
+            {key: sorted(records.values()) for key, records in by_table.items()},
+            position=position,
+            is_owed=is_owed,
+            notes=notes,
         )
 
-    def add_records(self, records: "Records", *, position: Position | None = None, is_owed: bool = False) -> int:
+    def add_records(
+        self,
+        records: "Records",
+        *,
+        position: Position | None = None,
+        is_owed: bool = False,
+        notes: Mapping[str, bytes] | None = None,
+    ) -> int:
         """As `add`, with records (`optout_records`) by programme and length of the id, sorted and no id twice."""
         with self._opened() as environment, environment.lmdb.begin() as transaction:
             new = _only_new(environment, transaction, records)
             seen = transaction.id()
-        if not new and position is None:
+        if not new and position is None and not notes:
             return 0
         with self._write() as (environment, transaction):
             if transaction.id() != seen + 1:  # another transaction came between
@@ -142,6 +161,7 @@ class OptOutStore:
                 _put_into_outbox(transaction, environment, new)
             if position is not None:
                 transaction.put(_META_POSITION, _encode_position(position), db=environment.meta)
+            _put_notes(transaction, environment, notes or {})
         return count
 
     @contextmanager
@@ -179,6 +199,28 @@ class OptOutStore:
                     OutboxEntry(_NUMBER.unpack(key)[0], unpack(value)) for key, value in islice(cursor, maximum)
                 )
         return entries
+
+    def write_notes(self, notes: Mapping[str, bytes], *, trim_outbox_up_to: int = 0) -> None:
+        """Write notes, and remove the entries of the outbox with numbers up to one, in one transaction."""
+        with self._opened() as environment, self.writing() as transaction:
+            _put_notes(transaction, environment, notes)
+            with transaction.cursor(environment.outbox) as cursor:
+                # The last one stays: the next number is one larger.
+                last = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
+                is_left = cursor.first()
+                while is_left and _NUMBER.unpack(cursor.key())[0] <= min(trim_outbox_up_to, last - 1):
+                    is_left = cursor.delete()
+
+    def read_note(self, name: str) -> bytes | None:
+        """Return a note; None if there is none of this name."""
+        with self._opened() as environment, environment.lmdb.begin(db=environment.meta) as transaction:
+            return transaction.get(_NOTE_PREFIX + name.encode())
+
+    @contextmanager
+    def reading(self) -> Iterator["Reading"]:
+        """Read the store as it is now, whatever is written meanwhile. Until the end, freed pages are not used again."""
+        with self._opened() as environment, environment.lmdb.begin() as transaction:
+            yield Reading(environment, transaction)
 
     def iterate(self, scope: IdentityScope, after: bytes = b"", maximum: int = 100_000) -> list[OptOut]:
         """Return up to `maximum` opt-outs of a programme behind the id `after`: short ids first, then by id."""
@@ -233,6 +275,26 @@ class OptOutStore:
 
 # By programme and length of the id; sorted.
 Records: TypeAlias = Mapping[tuple[IdentityScope, int], list[bytes]]
+
+
+class Reading:
+    """A store at one moment; see `OptOutStore.reading`."""
+
+    def __init__(self, environment: Environment, transaction: lmdb.Transaction) -> None:
+        self._tables = environment.tables
+        self._transaction = transaction
+        found = transaction.get(_META_POSITION, db=environment.meta)
+        self.position = None if found is None else _decode_position(bytes(found))
+        self.count = sum(transaction.stat(table.db)["entries"] for table in environment.tables.values())
+
+    def iterate_records(self, maximum: int) -> Iterator[tuple[IdentityScope, int, list[bytes]]]:
+        """Yield all records by programme and length of the id, in order, up to `maximum` at a time."""
+        for (scope, length), table in self._tables.items():
+            with self._transaction.cursor(table.db) as cursor:
+                if cursor.set_key(TABLE_KEY):
+                    values: Iterator[Any] = cursor.iternext_dup()
+                    while records := list(islice(values, maximum)):
+                        yield scope, length, records
 
 
 def contains(environment: Environment, scope: IdentityScope, raw_id: bytes) -> bool:
@@ -313,6 +375,11 @@ def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, ne
     with transaction.cursor(environment.outbox) as cursor:
         last = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
         cursor.put(_NUMBER.pack(last + 1), pack(optouts), append=True)
+
+
+def _put_notes(transaction: lmdb.Transaction, environment: Environment, notes: Mapping[str, bytes]) -> None:
+    for name, note in notes.items():
+        transaction.put(_NOTE_PREFIX + name.encode(), note, db=environment.meta)
 
 
 def _filter_ids(new: Records) -> list[bytes]:

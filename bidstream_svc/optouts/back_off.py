@@ -1,0 +1,28 @@
+"""Growing, random waits between failed attempts."""
+
+import asyncio
+import random
+
+_random = random.SystemRandom()
+
+
+class BackOff:
+    """Waits between attempts: a random time up to a limit that doubles with every failure.
+
+    Args:
+        first_s, longest_s: the first limit and the last.
+    """
+
+    def __init__(self, first_s: float = 0.2, longest_s: float = 5.0) -> None:
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._limit_s = first_s
+
+    async def wait(self) -> None:
+        """Wait after a failure."""
+        limit_s, self._limit_s = self._limit_s, min(2 * self._limit_s, self._longest_s)
+        await asyncio.sleep(_random.uniform(limit_s / 2, limit_s))
+
+    def reset(self) -> None:
+        """Begin anew after a success."""
+        self._limit_s = self._first_s
