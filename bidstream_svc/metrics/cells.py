@@ -148,6 +148,7 @@ OPTOUT_CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
 # The position in the stream: the halves of the epoch, and the sequence number.
 OPTOUT_EPOCH = _new_cell(), _new_cell()
 OPTOUT_SEQUENCE = _new_cell()
+OPTOUT_OWED = _new_cell()  # to the stream
 TLS_CERTIFICATE_EXPIRY_MS = _new_cell()
 EVENT_LOOP_LAG_NS = _new_cell()
 HEARTBEAT_NS = _new_cell()  # the monotonic clock when the serving loop last turned

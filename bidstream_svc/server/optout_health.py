@@ -12,6 +12,7 @@ from bidstream_svc.metrics.cells import (
     ACCEPTING,
     OPTOUT_APPLIED_MS,
     OPTOUT_EPOCH,
+    OPTOUT_OWED,
     OPTOUT_SEQUENCE,
     OPTOUT_STREAM_CONNECTED,
     OPTOUT_STREAM_LAST_CONTACT_MS,
@@ -37,7 +38,7 @@ def describe_optouts(settings: Settings, metrics: MetricCells) -> dict[str, obje
         "count": row[OPTOUTS],
         "position": {"epoch": epoch.hex(), "sequence": row[OPTOUT_SEQUENCE]} if any(epoch) else None,
         "applied": _iso(row[OPTOUT_APPLIED_MS]),
-        "stream": {"connected": bool(row[OPTOUT_STREAM_CONNECTED])} if has_stream else None,
+        "stream": {"connected": bool(row[OPTOUT_STREAM_CONNECTED]), "owed": row[OPTOUT_OWED]} if has_stream else None,
         "last_contact": _iso(last_contact_ms),
         "stale": has_stream and wall_clock_ms() > last_contact_ms + settings.optout_max_age * MS_PER_S,
     }

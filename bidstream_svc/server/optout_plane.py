@@ -5,10 +5,8 @@ other status, so that all further opt-outs wait for hours. So even a request tha
 a 4xx is logged.
 """
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeAlias
 
 import orjson
@@ -22,6 +20,7 @@ from bidstream_svc.metrics.cells import OPTOUT_DELAY_MS, OPTOUTS_RECEIVED, OptOu
 from bidstream_svc.optouts.group_commit import GroupCommit
 from bidstream_svc.optouts.optout_records import OptOut
 from bidstream_svc.optouts.optout_store import OptOutStore
+from bidstream_svc.optouts.snapshot_file import SnapshotFile
 from bidstream_svc.optouts.webhook import Malformed, Webhook
 from bidstream_svc.server.answers import UNAUTHORIZED, Answer, error_answer
 from bidstream_svc.server.auth import BearerToken
@@ -32,17 +31,15 @@ from bidstream_svc.server.turns import Turns
 
 _log = get_logger(__name__)
 
-Parts: TypeAlias = Generator[bytes, None, None]
+OpenSnapshot: TypeAlias = Callable[[], Awaitable[SnapshotFile | None]]
 
 SNAPSHOT_PATH = "/snapshot"
 _WEBHOOK_METHODS = ("GET", "POST")
 _SNAPSHOT_METHODS = ("GET",)
-# Each reads the whole store.
-_MAX_SNAPSHOTS = 2
+# They share files, but each takes time of the loop.
+_MAX_SNAPSHOTS = 8
 _RETRY_AFTER_S = 5
 _LOG_PERIOD_S = 60.0
-# While one is sent, the file of the store grows, because no page of it can be used again.
-_SNAPSHOT_TIMEOUT_S = 3600.0
 _NOT_FOUND = error_answer(404, "not_found", "there is no such path")
 _WRONG_METHOD = error_answer(405, "method_not_allowed", "this method is not allowed here")
 _RESULT_PAGES = {result: Page(200, orjson.dumps({"result": result})) for result in OptOutResult}
@@ -62,7 +59,7 @@ class OptOutPlane:
         metrics: counts requests.
         connections: the connections of the plane.
         bearer: the token that requests must have; None for none.
-        open_snapshot: returns the bytes of a snapshot, made as they are read; None while there cannot be one.
+        open_snapshot: returns a snapshot; None while opt-outs may be missing. May raise OptOutStoreError.
 
     Attributes:
         is_draining: True while the process ends; every answer closes its connection.
@@ -77,7 +74,7 @@ class OptOutPlane:
         connections: PageConnections,
         *,
         bearer: BearerToken | None,
-        open_snapshot: Callable[[], Parts | None],
+        open_snapshot: OpenSnapshot,
     ) -> None:
         self._webhook = webhook
         self._store = store
@@ -143,23 +140,19 @@ class OptOutPlane:
     # The snapshot.
 
     async def _send_snapshot(self) -> Page | StreamedPage:
-        parts = self._open_snapshot() if self._snapshots < _MAX_SNAPSHOTS else None
-        if parts is None:
+        try:
+            snapshot = await self._open_snapshot() if self._snapshots < _MAX_SNAPSHOTS else None
+        except OptOutStoreError as error:
+            _log.error("optout snapshot failed", error=str(error))
+            snapshot = None
+        if snapshot is None:
             return _NO_SNAPSHOT_PAGE
         self._snapshots += 1
-        return StreamedPage(self._read_in_thread(parts), "application/octet-stream")
+        return StreamedPage(self._read(snapshot), snapshot.size, "application/octet-stream")
 
-    async def _read_in_thread(self, parts: Parts) -> AsyncGenerator[bytes, None]:
-        """Yield what is made in a thread of its own: it waits for the disk, and a transaction belongs to a thread."""
-        loop = asyncio.get_running_loop()
-        executor = ThreadPoolExecutor(1, "optout-snapshot")
-        deadline_s = loop.time() + _SNAPSHOT_TIMEOUT_S
+    async def _read(self, snapshot: SnapshotFile) -> AsyncGenerator[bytes, None]:
         try:
-            while part := await loop.run_in_executor(executor, next, parts, b""):
-                if loop.time() > deadline_s:
-                    raise TimeoutError
+            async for part in snapshot.iterate():
                 yield part
         finally:
             self._snapshots -= 1
-            executor.submit(parts.close)
-            executor.shutdown(wait=False)

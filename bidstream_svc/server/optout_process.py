@@ -12,19 +12,23 @@ from typing import Self
 from bidstream_svc._version import __version__
 from bidstream_svc.config import Settings, env_name
 from bidstream_svc.core.errors import ConfigurationError, OptOutStoreError
-from bidstream_svc.core.units import MS_PER_S, NS_PER_S
+from bidstream_svc.core.units import NS_PER_S
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS, OPTOUT_APPLIED_MS, OPTOUTS
+from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS
+from bidstream_svc.optouts.blocking import run_blocking
+from bidstream_svc.optouts.control_words import ControlWords
 from bidstream_svc.optouts.group_commit import GroupCommit
 from bidstream_svc.optouts.malformed_log import MalformedLog
 from bidstream_svc.optouts.optout_records import OptOut
 from bidstream_svc.optouts.optout_store import OptOutStore
+from bidstream_svc.optouts.snapshot_file import SnapshotFile, SnapshotFiles
+from bidstream_svc.optouts.stream_link import StreamLink
 from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.descriptors import raise_descriptor_limit
 from bidstream_svc.server.heap import fix_mmap_threshold
+from bidstream_svc.server.optout_gauges import OptOutGauges
 from bidstream_svc.server.optout_health import ReceiverHealth
-from bidstream_svc.server.optout_plane import Parts
 from bidstream_svc.server.optout_server import OptOutServer
 from bidstream_svc.server.service import first_of, handle_signals, run
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
@@ -35,9 +39,11 @@ from bidstream_svc.server.systemd import ServiceManager
 _log = get_logger(__name__)
 
 _HOUSEKEEPING_PERIOD_S = 0.5
+_SAVE_PERIOD_S = 60.0
 # The sender waits for 30 s.
 _COMMIT_TIMEOUT_S = 20.0
 _CLOSE_TIMEOUT_S = 0.3
+_FOR_EVER_MS = 2**63 - 1
 
 
 def check_store(directory: Path) -> None:
@@ -79,10 +85,19 @@ class OptOutService:
         self.failed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._store = OptOutStore(settings.optout_store)
+        with self._store.writing():
+            self._control = ControlWords(settings.optout_store, create=True)
+        self._snapshots = SnapshotFiles(self._store)
+        self._link: StreamLink | None = None
+        if settings.optout_stream is None:
+            self._note_fresh(_FOR_EVER_MS)
+        else:
+            self._link = StreamLink(settings, self._store, on_fresh=self._note_fresh, on_failure=self._note_failure)
+        self._gauges = OptOutGauges(metrics, self._store, self._link)
         self._commit = GroupCommit(
             self._store,
             MalformedLog(settings.optout_store),
-            is_owed=settings.optout_stream is not None,
+            is_owed=self._link is not None,
             on_added=self._note_added,
             on_damage=self.failed.set,
         )
@@ -92,18 +107,23 @@ class OptOutService:
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Start the webhook, and a receiver's admin plane."""
+        """Start the stream, the webhook, and a receiver's admin plane."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close_store)
             self._keep_house()
             housekeeping = asyncio.create_task(self._run_housekeeping())
             stack.callback(housekeeping.cancel)
+            saving = asyncio.create_task(self._run_saving())
+            stack.callback(saving.cancel)
             if self._listeners.admin:
                 admin = AdminServer(
                     self._settings, self._listeners.admin, self._health, self._metrics, on_failure=self._note_failure
                 )
                 admin.start()
                 stack.callback(admin.stop)
+            if self._link is not None:
+                self._link.start()
+                stack.callback(self._link.stop)
             await stack.enter_async_context(self._server)
             self._closing = stack.pop_all()
         self._metrics.set(ACCEPTING, 1)
@@ -134,18 +154,24 @@ class OptOutService:
 
     async def _close_store(self) -> None:
         if await self._commit.close(_CLOSE_TIMEOUT_S):
+            await run_blocking(self._gauges.save)
             self._store.close()
         else:
             _log.warning("optout store not closed", error="the disk does not respond")
 
-    def _open_snapshot(self) -> Parts | None:
-        return None
+    async def _open_snapshot(self) -> SnapshotFile | None:
+        is_complete = self._link is None or not self._link.follower.gap
+        return await self._snapshots.open() if is_complete else None
 
     def _note_added(self, optouts: Iterable[OptOut]) -> None:
-        """Record the newest opt-out and how many there are; called in the thread of the writer."""
-        newest_s = max((optout.entry_s or optout.arrived_s for optout in optouts), default=0)
-        self._metrics.set(OPTOUT_APPLIED_MS, max(self._metrics.row[OPTOUT_APPLIED_MS], newest_s * MS_PER_S))
-        self._record_count()
+        """Note new opt-outs; called in the thread of the writer."""
+        self._gauges.note_received(optouts)
+        if self._link is not None:
+            self._link.wake()
+
+    def _note_fresh(self, until_ms: int) -> None:
+        """Tell all readers until when the store counts as synced; called in the thread of the stream."""
+        self._control.fresh_until_ms = until_ms
 
     def _note_failure(self) -> None:
         """Note that a thread has failed; called in that thread."""
@@ -160,6 +186,12 @@ class OptOutService:
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * NS_PER_S)))
             self._keep_house()
 
+    async def _run_saving(self) -> None:
+        """Not in the housekeeping, which must go on while the disk does not respond."""
+        while True:
+            await asyncio.sleep(_SAVE_PERIOD_S)
+            await run_blocking(self._gauges.save)
+
     def _keep_house(self) -> None:
         """Record that the loop turns and what the store holds, and give up what the disk does not take."""
         self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
@@ -167,11 +199,7 @@ class OptOutService:
         self._commit.expire(_COMMIT_TIMEOUT_S)
         if self._socket_files is not None and not self._health.is_draining:
             self._socket_files.check()
-        self._record_count()
-
-    def _record_count(self) -> None:
-        with suppress(OptOutStoreError):
-            self._metrics.set(OPTOUTS, self._store.count())
+        self._gauges.record()
 
 
 async def serve_optouts(

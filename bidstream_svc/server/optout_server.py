@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Self
 
@@ -21,7 +21,7 @@ from bidstream_svc.server.connections import ConnectionLimits
 from bidstream_svc.server.data_server import BEARER_PERIOD_S, SHUTDOWN_DELAY_S
 from bidstream_svc.server.descriptors import share_descriptors
 from bidstream_svc.server.file_watch import FileWatch
-from bidstream_svc.server.optout_plane import OptOutPlane, Parts
+from bidstream_svc.server.optout_plane import OpenSnapshot, OptOutPlane
 from bidstream_svc.server.page_connection import PageConnections
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.sockets import Listener
@@ -57,7 +57,7 @@ class OptOutServer:
         commit: GroupCommit,
         metrics: MetricCells,
         *,
-        open_snapshot: Callable[[], Parts | None],
+        open_snapshot: OpenSnapshot,
     ) -> None:
         self._settings = settings
         self._listeners = listeners

@@ -36,11 +36,9 @@ from bidstream_svc.server.framing import (
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.page_head import PageHead
 from bidstream_svc.server.pages import (
-    LAST_CHUNK,
     Page,
     PageRequest,
     StreamedPage,
-    chunk,
     streamed_head,
     whole_response,
 )
@@ -267,17 +265,15 @@ class PageConnection(Connection):
 
     async def _stream(self, head: PageHead, page: StreamedPage) -> None:
         """Write a page as fast as the client reads it. If its parts end with an exception, close the connection."""
-        self._write(streamed_head(page, is_chunked=head.is_chunkable, closes=head.closes))
+        self._write(streamed_head(page, closes=head.closes))
         async with aclosing(page.parts) as parts:
             try:
                 async for part in parts:
                     await self._wait_to_write()
-                    self._write(chunk(part) if head.is_chunkable else part)
+                    self._write(part)
             except Exception:
                 self.abort()  # the only way to tell that it is not complete
                 raise
-        await self._wait_to_write()
-        self._write(LAST_CHUNK if head.is_chunkable else b"")
 
     async def _wait_to_write(self) -> None:
         if self.is_writing_paused:

@@ -18,7 +18,6 @@ class PageHead:
         method, path, query, host, accept, authorization: of the request; valid once the head is complete.
         body_bytes: the length of the body; None for a chunked one.
         closes: whether the connection ends with the answer.
-        is_chunkable: whether the answer may be chunked.
     """
 
     def __init__(self) -> None:
@@ -69,7 +68,6 @@ class PageHead:
         authorizations = fields.get(b"authorization", [])
         self.authorization = authorizations[0] if len(authorizations) == 1 else None
         self.body_bytes = None if codings else parse_length(fields.get(b"content-length", ["0"])[0])
-        self.is_chunkable = version == "1.1"
         self.closes = (
             version != "1.1"
             or self.method == "CONNECT"

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from bidstream_svc.server.media_type import JSON
 
 METHODS = ("GET", "HEAD")
-LAST_CHUNK = b"0\r\n\r\n"
 
 
 class PageRequest(NamedTuple):
@@ -48,37 +47,35 @@ class StreamedPage(NamedTuple):
     """A page whose body is made while it is sent, no faster than the client reads.
 
     Attributes:
-        parts: the body; it is closed in any case. An exception cuts the page short, so the content must tell its end.
+        parts: the body; it is closed in any case.
+        body_bytes: the length of all parts.
         content_type: of the body.
     """
 
     parts: AsyncGenerator[bytes, None]
+    body_bytes: int
     content_type: str
 
 
 def whole_response(page: Page, *, has_body: bool, closes: bool) -> bytes:
     """Encode a page."""
-    lines = [f"Content-Length: {len(page.body)}", f"Content-Type: {page.content_type}", *page.headers]
-    return _head(page.status, lines, closes=closes) + (page.body if has_body else b"")
+    head = _head(page.status, len(page.body), page.content_type, page.headers, closes=closes)
+    return head + (page.body if has_body else b"")
 
 
-def streamed_head(page: StreamedPage, *, is_chunked: bool, closes: bool) -> bytes:
-    """Encode the head of a page whose parts follow, each as `chunk` encodes it if they are chunked."""
-    lines = [f"Content-Type: {page.content_type}", *(["Transfer-Encoding: chunked"] if is_chunked else [])]
-    return _head(HTTPStatus.OK, lines, closes=closes)
+def streamed_head(page: StreamedPage, *, closes: bool) -> bytes:
+    """Encode the head of a page whose parts follow."""
+    return _head(HTTPStatus.OK, page.body_bytes, page.content_type, (), closes=closes)
 
 
-def chunk(part: bytes) -> bytes:
-    """Encode a part that is not empty."""
-    return b"%x\r\n%b\r\n" % (len(part), part)
-
-
-def _head(status: int, lines: Sequence[str], *, closes: bool) -> bytes:
-    all_lines = (
+def _head(status: int, body_bytes: int, content_type: str, headers: Sequence[str], *, closes: bool) -> bytes:
+    lines = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
         "Server: bidstream-svc",
         f"Date: {formatdate(usegmt=True)}",
         *(["Connection: close"] if closes else []),
-        *lines,
+        f"Content-Length: {body_bytes}",
+        f"Content-Type: {content_type}",
+        *headers,
     )
-    return "\r\n".join(all_lines).encode() + b"\r\n\r\n"
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
