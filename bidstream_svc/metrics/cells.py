@@ -146,7 +146,7 @@ OPTOUT_APPLIED_MS = _new_cell()
 OPTOUT_CONNECTIONS = _new_cell()
 OPTOUT_CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
 # The position in the stream: the halves of the epoch, and the sequence number.
-OPTOUT_EPOCH = _new_cell(), _new_cell()
+OPTOUT_EPOCH = {half: _new_cell() for half in range(2)}
 OPTOUT_SEQUENCE = _new_cell()
 OPTOUT_OWED = _new_cell()  # to the stream
 TLS_CERTIFICATE_EXPIRY_MS = _new_cell()

@@ -41,7 +41,7 @@ class AdminPlane:
         page = PAGES.get(request.path)
         if page is None:
             return _error(404)
-        return page(self, request) if request.method in METHODS else _error(405, f"Allow: {', '.join(METHODS)}")
+        return page(self, request) if request.method in METHODS else _error(405, f"Allow: {','.join(METHODS)}")
 
 
 def _livez(plane: AdminPlane, _request: PageRequest) -> Page:

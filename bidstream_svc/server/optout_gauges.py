@@ -59,7 +59,7 @@ class OptOutGauges:
         if state.level_ms:
             self._metrics.set(OPTOUT_STREAM_LAST_CONTACT_MS, state.level_ms)
         if state.position is not None:
-            for place, cell in enumerate(OPTOUT_EPOCH):
+            for place, cell in OPTOUT_EPOCH.items():
                 half = state.position.epoch[place * _WORD_BYTES :][:_WORD_BYTES]
                 self._metrics.set(cell, int.from_bytes(half, "big", signed=True))
             self._metrics.set(OPTOUT_SEQUENCE, state.position.sequence)

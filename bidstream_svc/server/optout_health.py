@@ -33,7 +33,7 @@ def describe_optouts(settings: Settings, metrics: MetricCells) -> dict[str, obje
     row = metrics.optout_row
     last_contact_ms = row[OPTOUT_STREAM_LAST_CONTACT_MS]
     has_stream = settings.optout_stream is not None
-    epoch = b"".join(row[cell].to_bytes(_WORD_BYTES, "big", signed=True) for cell in OPTOUT_EPOCH)
+    epoch = b"".join(row[cell].to_bytes(_WORD_BYTES, "big", signed=True) for cell in OPTOUT_EPOCH.values())
     return {
         "count": row[OPTOUTS],
         "position": {"epoch": epoch.hex(), "sequence": row[OPTOUT_SEQUENCE]} if any(epoch) else None,

@@ -97,7 +97,7 @@ class OptOutPlane:
             return self._refuse(_NOT_FOUND)
         methods = _SNAPSHOT_METHODS if is_snapshot else _WEBHOOK_METHODS
         if request.method not in methods:
-            return self._refuse(_WRONG_METHOD, f"Allow: {', '.join(methods)}")
+            return self._refuse(_WRONG_METHOD, f"Allow: {','.join(methods)}")
         if self._bearer is not None and not self._bearer.matches(request.authorization):
             if not is_snapshot:
                 self._count(OptOutResult.UNAUTHORIZED)
@@ -108,7 +108,7 @@ class OptOutPlane:
         status, body, *_ = answer
         if time.monotonic() >= self._next_log_s:
             self._next_log_s = time.monotonic() + _LOG_PERIOD_S
-            _log.error("optout request refused", status=status)
+            _log.error("opt-out request refused", status=status)
         return Page(status, body, headers=headers)
 
     # The webhook.
@@ -143,7 +143,7 @@ class OptOutPlane:
         try:
             snapshot = await self._open_snapshot() if self._snapshots < _MAX_SNAPSHOTS else None
         except OptOutStoreError as error:
-            _log.error("optout snapshot failed", error=str(error))
+            _log.error("opt-out snapshot failed", error=str(error))
             snapshot = None
         if snapshot is None:
             return _NO_SNAPSHOT_PAGE

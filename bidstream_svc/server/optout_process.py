@@ -129,7 +129,7 @@ class OptOutService:
         self._metrics.set(ACCEPTING, 1)
         self._manager.ready()
         _log.info(
-            "optout store open",
+            "opt-out store open",
             version=__version__,
             webhook=[str(listener.address) for listener in self._listeners.optouts],
             admin=[str(listener.address) for listener in self._listeners.admin],
@@ -157,7 +157,7 @@ class OptOutService:
             await run_blocking(self._gauges.save)
             self._store.close()
         else:
-            _log.warning("optout store not closed", error="the disk does not respond")
+            _log.warning("opt-out store not closed", error="the disk does not respond")
 
     async def _open_snapshot(self) -> SnapshotFile | None:
         is_complete = self._link is None or not self._link.follower.gap
@@ -242,7 +242,7 @@ async def serve_optouts(
         await stack.enter_async_context(service)
         await first_of(stop.first.wait(), service.failed.wait())
         await first_of(service.drain(), stop.second.wait())
-    _log.info("optout store closed")
+    _log.info("opt-out store closed")
     if service.failed.is_set():
         raise OptOutStoreError("the opt-out store has to be opened again; the log says why")
 
