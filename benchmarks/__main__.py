@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.admin import measure_admin
 from benchmarks.against import measure_against
 from benchmarks.client_heads import measure_heads
+from benchmarks.enforcement import measure_enforcement
 from benchmarks.figures import KEPT
 from benchmarks.kernel import measure_kernel
 from benchmarks.machine import describe, raise_file_limit
@@ -49,7 +50,7 @@ def main() -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure; see benchmarks/README.md.")
-    sections = ["http", "heads", "kernel", "sweeps", "stall", "memory", "admin", "openrtb", "all"]
+    sections = ["http", "heads", "kernel", "sweeps", "stall", "memory", "admin", "openrtb", "enforcement", "all"]
     parser.add_argument("what", nargs="?", default="all", choices=sections)
     parser.add_argument("--against", type=Path, metavar="DIR", help="compare with another build of the package, only")
     parser.add_argument("--package", type=Path, metavar="DIR", help="http: measure an installed wheel as well")
@@ -73,6 +74,7 @@ def _sections(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "memory": lambda: measure_memory(1.0 if arguments.quick else 4.0),
         "admin": lambda: measure_admin(effort),
         "openrtb": lambda: measure_openrtb(effort),
+        "enforcement": lambda: measure_enforcement(effort),
     }
     return sections if arguments.what == "all" else {arguments.what: sections[arguments.what]}
 

@@ -17,6 +17,7 @@ def render(results: Mapping[str, Any]) -> str:
         "memory": _memory,
         "admin": _admin,
         "openrtb": _openrtb,
+        "enforcement": _enforcement,
         "against": _against,
     }
     blocks = [_table("Machine", ("what", "value"), list(results["machine"].items()))]
@@ -171,6 +172,15 @@ def _openrtb(openrtb: Mapping[str, Any]) -> Iterator[str]:
     names = list(next(iter(openrtb["in_process"].values())))
     rows = [(size, *(row[name] for name in names)) for size, row in openrtb["in_process"].items()]
     yield _table("Bid requests within a process, one of five eids ours, µs", ("size", *names), rows)
+
+
+def _enforcement(enforcement: Mapping[str, Any]) -> Iterator[str]:
+    rows = [
+        (name, row["rps_to_without"], "yes" if row["has_filter"] else "no", *_summary(row))
+        for name, row in enforcement.items()
+    ]
+    head = ("opt-outs", "relative to no store", "filter", *_SUMMARY_HEAD)
+    yield _table("Service with an opt-out store, /decrypt, closed loop, 16 connections", head, rows)
 
 
 def _against(against: Mapping[str, Any]) -> Iterator[str]:

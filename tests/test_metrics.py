@@ -93,7 +93,7 @@ def test_a_scrape_sums_over_the_rows_of_all_workers() -> None:
 
 
 def test_a_restarted_worker_continues_the_counts_of_its_row() -> None:
-    metrics = MetricCells(workers=2)
+    metrics = MetricCells(["/decrypt"], workers=2)
     metrics.take_row(1)
     metrics.count_failure(FailureReason.EXPIRED, None)
     metrics.add(cells.CONNECTIONS, 7)
@@ -104,6 +104,12 @@ def test_a_restarted_worker_continues_the_counts_of_its_row() -> None:
     assert page.total("bidstream_decryptions_total") == 2
     assert page.value("bidstream_connections") == 0
     assert page.value("bidstream_keys", scope="unknown") == 0
+
+
+def test_a_receiver_of_optouts_has_no_keys_that_could_be_missing() -> None:
+    text = generate_latest(build_registry(MetricCells())).decode()
+    assert "bidstream_optouts 0.0" in text
+    assert "\nbidstream_keys{" not in text
 
 
 @given(durations_ns=st.lists(st.integers(0, 2**60), max_size=30))

@@ -103,10 +103,12 @@ def service(
     without: str = "",
     package: Path | None = None,
     refresh_interval_s: float = 3600,
+    optout_store: Path | None = None,
 ) -> Iterator[Server]:
     """Run the service in one process, on TCP and a Unix socket.
 
     `without` is "kernel", "fast path", or nothing. `package` is the directory of the package to run, if it is another.
+    `optout_store` is a directory as of the setting.
     """
     port, admin_port = free_port(), free_port()
     name = f"{api_key}-{port}"
@@ -119,6 +121,8 @@ def service(
         "BIDSTREAM_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
         "BIDSTREAM_REFRESH_INTERVAL": str(refresh_interval_s),
     } | (_SAME_PACKAGE if package is None else {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(package.resolve())})
+    if optout_store is not None:
+        environment["BIDSTREAM_OPTOUT_STORE"] = str(optout_store)
     ready_url = f"http://127.0.0.1:{admin_port}/readyz"
     log = directory / f"{name}.log"
     with running(_PROGRAMS[without], environment, log, lambda: _answers_200(ready_url)) as pid:

@@ -80,7 +80,7 @@ class KeyStore:
         """Let a kernel leave to Python what may be in the opt-out store. Leave out one that cannot."""
         if self.optouts is None or keys.kernel is None:
             return keys
-        native_filter = getattr(self.optouts, "native_filter", None)
+        native_filter = self.optouts.native_filter
         if native_filter is None:
             return keys._replace(kernel=None)
         keys.kernel.set_optouts(native_filter)

@@ -210,13 +210,16 @@ class _CellCollector(Collector):
         return family
 
     def _scopes_in_use(self) -> list[ScopeLabel]:
-        """The programmes that are served; the unknown one until the keys of the only programme tell which it is."""
+        """The programmes that are served; the unknown one until the keys of the only programme tell which it is.
+
+        A receiver of opt-outs, which has no routes, serves none.
+        """
         in_use: list[ScopeLabel] = [
             label
             for label, of_keys in cells.KEY_CELLS.items()
             if self._metrics.over_workers(of_keys.is_in_use, max) and label is not ScopeLabel.UNKNOWN
         ]
-        return in_use or [ScopeLabel.UNKNOWN]
+        return in_use or ([ScopeLabel.UNKNOWN] if self._metrics.http_requests else [])
 
     def _counter(self, name: str, text: str, labels: list[str], members: Mapping[_Label, int]) -> CounterMetricFamily:
         family = CounterMetricFamily(name, text, labels=labels)

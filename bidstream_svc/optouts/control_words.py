@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bidstream_svc.core.errors import OptOutStoreError
 
+CONTROL_FILE = "control"
 CONTROL_BYTES = 4096
 NO_GENERATION = 0
 # "optouts", and the version of this layout as the most significant byte.
@@ -31,7 +32,7 @@ class ControlWords:
     """
 
     def __init__(self, directory: Path, *, create: bool) -> None:
-        descriptor = os.open(directory / "control", os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
+        descriptor = os.open(directory / CONTROL_FILE, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
         try:
             # A hole in a file that is mapped ends the process when the disk is full.
             if create and os.fstat(descriptor).st_size == 0:

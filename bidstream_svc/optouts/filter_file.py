@@ -116,13 +116,13 @@ class FilterFile:
         self.words = memoryview(self._map)[HEADER_BYTES:].cast("q")
 
     @classmethod
-    def create(cls, directory: Path, identity: FilterIdentity, transaction: int) -> Self:
+    def create(cls, directory: Path, identity: FilterIdentity, last_transaction: int) -> Self:
         """Create an empty filter.
 
         Args:
             directory: the store.
             identity: of the filter.
-            transaction: the write transaction in which it is created.
+            last_transaction: the last one before it is created.
 
         Raises:
             OSError: there is no room for it, or it exists.
@@ -141,7 +141,7 @@ class FilterFile:
         fixed = identity.encode()
         created._map[: len(fixed)] = fixed
         created._map[_PLACE] = created._place
-        created.note(transaction)
+        created.note(last_transaction)
         return created
 
     @classmethod
@@ -177,9 +177,15 @@ class FilterFile:
         is_synced = self._header[_SYNCED] >= last_transaction > 0
         return is_synced and self._header[_SYNCED_CHECKSUM] == crc32(self.words)
 
-    def adopt(self, transaction: int) -> None:
-        """Let it count as written in this boot. It must be complete, and a write transaction must have begun."""
-        self.note(transaction)
+    def adopt(self, last_transaction: int) -> None:
+        """Let it count as written in this boot, if it does not yet. Only of a complete one, by who may write.
+
+        Args:
+            last_transaction: the last one that was committed.
+        """
+        if self._map[_PLACE] == self._place:
+            return
+        self.note(last_transaction)
         self._header[_SYNCED] = 0  # of transactions that a crash undid, whose ids would be used again
         self._map.flush(0, HEADER_BYTES)
         self._map[_PLACE] = self._place
@@ -190,7 +196,7 @@ class FilterFile:
         return self._header[_NOTED]
 
     def note(self, transaction: int) -> None:
-        """Note a write transaction, before it commits; its ids need not have been added yet."""
+        """Note a write transaction, before it commits; until then its ids may be added."""
         self._header[_NOTED] = transaction
 
     def sync(self, last_transaction: int) -> None:

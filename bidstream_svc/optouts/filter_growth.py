@@ -35,8 +35,8 @@ class FilteredStore(Protocol):
         What is committed meanwhile may be among them. No transaction is open between two chunks.
         """
 
-    def writing(self) -> AbstractContextManager[int]:
-        """Begin a write transaction that changes no id, note it with `filter`, and commit it; its number."""
+    def filter_transaction(self) -> AbstractContextManager[int]:
+        """Begin a write transaction that changes nothing; its number. Whatever is raised in it is wrapped."""
 
 
 def needs_growth(store: FilteredStore) -> bool:
@@ -65,7 +65,7 @@ def grow_if_needed(store: FilteredStore, should_stop: Callable[[], bool] = lambd
 
 def _grow(store: FilteredStore, should_stop: Callable[[], bool]) -> bool:
     count = store.count()
-    with store.writing() as transaction:
+    with store.filter_transaction() as transaction:
         generation = store.filter.begin_growth(transaction, count)
     if generation is None:
         return False
@@ -74,11 +74,11 @@ def _grow(store: FilteredStore, should_stop: Callable[[], bool]) -> bool:
         is_filled = _fill(store, generation, should_stop)
     finally:
         if not is_filled:
-            with store.writing():
-                store.filter.cancel_growth(generation)
+            with store.filter_transaction() as transaction:
+                store.filter.cancel_growth(transaction, generation)
     if is_filled:
-        with store.writing():
-            return store.filter.finish_growth(generation)
+        with store.filter_transaction() as transaction:
+            return store.filter.finish_growth(transaction, generation)
     return False
 
 

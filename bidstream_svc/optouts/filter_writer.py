@@ -5,10 +5,12 @@ time, and adds ids to the filter in use and to the one that is being built, befo
 puts the filter out of use; LMDB answers alone then, until another filter is built (`filter_growth`).
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bidstream_svc.core.errors import OptOutStoreError
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.logs import get_logger
 from bidstream_svc.optouts.control_words import NO_GENERATION, ControlWords
@@ -18,6 +20,7 @@ if IS_NATIVE or TYPE_CHECKING:
     from bidstream_svc.core.kernel import OptOutFilter
 
 MIN_CAPACITY = 1_000_000  # 2.5 MB
+_PREFIXES = {scope: bytes([scope]) for scope in IdentityScope}
 _log = get_logger(__name__)
 
 
@@ -69,13 +72,9 @@ class FilterWriter:
         self._directory, self._store_id, self._control = directory, store_id, control
         self._is_native = is_native
         self._mapped: dict[int, MappedFilter] = {}
-        self._follow()
-        in_use = self._mapped.get(control.generation)
-        if in_use is not None:
-            if in_use.file.is_complete(last_transaction):
-                in_use.file.adopt(last_transaction)
-            else:
-                self._abandon(control.generation, "it may lack ids")
+        self._follow(last_transaction)
+        for mapped in self._mapped.values():
+            mapped.file.adopt(last_transaction)
 
     @property
     def is_native(self) -> bool:
@@ -88,26 +87,27 @@ class FilterWriter:
         in_use = self._mapped.get(self._control.generation)
         return 0 if in_use is None else in_use.file.identity.capacity
 
-    def note(self, transaction: int, ids: list[bytes]) -> None:
-        """Note a write transaction and add its ids: in every one, before it commits, whether it has ids or not.
+    def begin(self, transaction: int) -> None:
+        """Note a write transaction: every one, after it has begun.
 
         Args:
             transaction: its number; they ascend.
-            ids: each the byte of the programme and the raw id.
         """
-        self._follow()
-        for generation, mapped in list(self._mapped.items()):
-            if mapped.file.noted < transaction - 1:
-                self._abandon(generation, "the store was written to without it")
-            else:
-                mapped.file.note(transaction)
+        self._follow(transaction - 1)
+        self._note(transaction)
+
+    def add(self, raw_ids: Iterable[tuple[IdentityScope, bytes]]) -> None:
+        """Add the ids of the transaction, before it commits."""
+        if self._mapped:
+            ids = [_PREFIXES[scope] + raw_id for scope, raw_id in raw_ids]
+            for mapped in self._mapped.values():
                 mapped.native.add(ids)
 
     def begin_growth(self, transaction: int, count: int) -> int | None:
         """Create a larger filter, to which every writer adds from now on. Only for whoever holds the lock of builders.
 
         Args:
-            transaction: the write transaction.
+            transaction: the number of the write transaction, which changes nothing in the store.
             count: how many ids the store has.
 
         Returns:
@@ -118,35 +118,33 @@ class FilterWriter:
         """
         control = self._control
         control.growing = NO_GENERATION  # of a builder that has died
-        self._follow()
-        self._remove_others()
+        self._change(transaction)
         if not self._is_native or count < self.capacity:
             return None
-        generation = max(control.newest, control.generation, *filter_generations(self._directory), 0) + 1
+        generation = max(control.newest, control.generation, *filter_generations(self._directory)) + 1
         control.newest = generation
         identity = new_identity(generation, max(MIN_CAPACITY, 2 * count), self._store_id)
-        FilterFile.create(self._directory, identity, transaction).close()
+        FilterFile.create(self._directory, identity, transaction - 1).close()
         control.growing = generation
-        self._follow()
+        self._change(transaction)
         return generation
 
-    def finish_growth(self, generation: int) -> bool:
+    def finish_growth(self, transaction: int, generation: int) -> bool:
         """Use a new filter, to which all ids have been added; False if it was put out of use meanwhile."""
         control = self._control
-        if control.growing != generation:
-            return False
-        control.generation = generation
-        control.growing = NO_GENERATION
-        self._follow()
-        self._remove_others()
-        return True
+        self._follow(transaction - 1)
+        is_good = control.growing == generation
+        if is_good:
+            control.generation = generation
+            control.growing = NO_GENERATION
+        self._change(transaction)
+        return is_good
 
-    def cancel_growth(self, generation: int) -> None:
+    def cancel_growth(self, transaction: int, generation: int) -> None:
         """Give up a new filter."""
         if self._control.growing == generation:
             self._control.growing = NO_GENERATION
-        self._follow()
-        self._remove_others()
+        self._change(transaction)
 
     def close(self, last_transaction: int) -> None:
         """Write the filter in use to the disk, so that it can be used after another boot, and unmap all.
@@ -154,10 +152,10 @@ class FilterWriter:
         Args:
             last_transaction: the last one that was committed.
         """
-        self._follow()
+        self._follow(last_transaction)
         try:
             in_use = self._mapped.get(self._control.generation)
-            if in_use is not None and in_use.file.noted >= last_transaction:
+            if in_use is not None:
                 in_use.file.sync(last_transaction)
         except OSError as error:
             _log.warning("opt-out filter not synced", error=error.strerror)
@@ -165,19 +163,38 @@ class FilterWriter:
             mapped.close()
         self._mapped.clear()
 
-    def _follow(self) -> None:
-        """Map what the control words say, and nothing else."""
+    def _note(self, transaction: int) -> None:
+        for mapped in self._mapped.values():
+            mapped.file.note(transaction)
+
+    def _change(self, transaction: int) -> None:
+        """Map what is in use now, and remove the files of others."""
+        self._follow(transaction - 1)
+        self._note(transaction - 1)  # LMDB uses the number of a transaction that changes nothing again
+        for generation in filter_generations(self._directory):
+            if generation not in self._mapped:
+                filter_path(self._directory, generation).unlink(missing_ok=True)
+
+    def _follow(self, last_transaction: int) -> None:
+        """Map what the control words say, and nothing else, and only what has noted every earlier transaction."""
         control = self._control
         if not self._is_native:
             control.generation = control.growing = NO_GENERATION
         wanted = {control.generation, control.growing} - {NO_GENERATION}
         for generation in self._mapped.keys() - wanted:
             self._mapped.pop(generation).close()
-        for generation in wanted - self._mapped.keys():
+        for generation in wanted:
             try:
-                self._mapped[generation] = MappedFilter.open(self._directory, generation, self._store_id, self._control)
+                self._require(generation, last_transaction)
             except (OSError, OptOutStoreError) as error:
                 self._abandon(generation, str(error.strerror if isinstance(error, OSError) else error))
+
+    def _require(self, generation: int, last_transaction: int) -> None:
+        """Map a filter, unless it is mapped. OptOutStoreError or OSError if it cannot be used."""
+        if generation not in self._mapped:
+            self._mapped[generation] = MappedFilter.open(self._directory, generation, self._store_id, self._control)
+        if not self._mapped[generation].file.is_complete(last_transaction):
+            raise OptOutStoreError("it may lack ids")
 
     def _abandon(self, generation: int, reason: str) -> None:
         """Put a filter out of use."""
@@ -189,9 +206,3 @@ class FilterWriter:
         if generation in self._mapped:
             self._mapped.pop(generation).close()
         _log.warning("opt-out filter put out of use", generation=generation, reason=reason)
-
-    def _remove_others(self) -> None:
-        """Remove the files of filters that are not in use."""
-        for generation in filter_generations(self._directory):
-            if generation not in self._mapped:
-                filter_path(self._directory, generation).unlink(missing_ok=True)

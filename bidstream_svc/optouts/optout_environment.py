@@ -22,6 +22,7 @@ import lmdb
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts.control_words import CONTROL_FILE, ControlWords
 from bidstream_svc.optouts.optout_records import RAW_ID_LENGTHS
 
 # Address space, not memory, and the same for every process: the map is never resized. Room for 10**9 ids.
@@ -54,6 +55,7 @@ class Environment:
         tables: that of each programme and length.
         outbox, meta: the handles of the other databases.
         store_id: 16 random bytes.
+        control: the words by which processes agree.
         is_writable: whether it is open for writing.
         is_closed: whether it has been closed, which changes.
     """
@@ -75,7 +77,7 @@ class Environment:
             mode=0o700,
         )
         try:
-            self._file_id = _file_id(self._data_file)
+            self._file_ids = {self._data_file: _file_id(self._data_file)}
             self._require_good_file()
             if is_writable:
                 self._create_databases(directory)
@@ -86,6 +88,8 @@ class Environment:
                 for length in sorted(RAW_ID_LENGTHS)
             }
             self.outbox, self.meta = self._open_database(b"outbox"), self._open_database(b"meta")
+            self.control = self._open_control(directory)
+            self._file_ids[directory / CONTROL_FILE] = _file_id(directory / CONTROL_FILE)
         except BaseException:
             self.lmdb.close()
             raise
@@ -119,16 +123,20 @@ class Environment:
             self.lmdb.close()
 
     def find_problem(self) -> str | None:
-        """Return why the environment cannot be used, None if its file is the one that was opened, and whole."""
-        try:
-            status = self._data_file.stat()
-        except OSError as error:
-            return f"{_DATA_FILE}: {error.strerror}"
-        if (status.st_dev, status.st_ino) != self._file_id:
-            return f"{_DATA_FILE} has been replaced"
-        if status.st_size < self._used_bytes():
-            return f"{_DATA_FILE} is truncated: it has {status.st_size} of {self._used_bytes()} bytes"
+        """Return why the environment cannot be used, None if its files are those that were opened, and whole."""
+        for path, file_id in self._file_ids.items():
+            try:
+                if _file_id(path) != file_id:
+                    return f"{path.name} has been replaced"
+            except OSError as error:
+                return f"{path.name}: {error.strerror}"
+        if (size := self._data_file.stat().st_size) < self._used_bytes():
+            return f"{_DATA_FILE} is truncated: it has {size} of {self._used_bytes()} bytes"
         return None
+
+    def read_last_transaction(self) -> int:
+        """Return the id of the last write transaction that was committed."""
+        return int(self.lmdb.info()["last_txnid"])
 
     def extend_file(self, pages: int) -> None:
         """Within a write transaction, make the file longer than a transaction that changes so many pages needs it."""
@@ -164,6 +172,12 @@ class Environment:
             transaction.put(META_STORE_ID, uuid.uuid4().bytes, db=meta)
         for path in (directory, directory.parent):
             _sync_directory(path)
+
+    def _open_control(self, directory: Path) -> ControlWords:
+        if not self.is_writable:
+            return ControlWords(directory, create=False)
+        with self.lmdb.begin(write=True):
+            return ControlWords(directory, create=True)
 
     def _check_format(self) -> bytes:
         """Return the id of the store."""

@@ -17,6 +17,7 @@ RAW_ID_LENGTHS = frozenset({32, 33})
 _MAX_TEXT_LENGTH = 48  # 44 characters, and some room for clumsy padding
 _HEAD = struct.Struct("<BB")
 _TIMES = struct.Struct("<II")
+TIMES_BYTES = _TIMES.size  # of a record, behind the raw id
 _MAX_S = 2**32 - 1
 _TO_STANDARD = str.maketrans("-_", "+/")
 _SCOPE_BIT = 0x10  # of the first byte of a raw id of 33 bytes

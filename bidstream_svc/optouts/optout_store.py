@@ -15,9 +15,9 @@ An environment must not be used across a fork, nor be opened twice in a process.
 
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import islice, repeat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import islice, product, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -26,13 +26,15 @@ import lmdb
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts.filter_writer import FilterWriter
 from bidstream_svc.optouts.optout_environment import TABLE_KEY, Environment, Table, one_line, open_environment
-from bidstream_svc.optouts.optout_records import OptOut, decode_record, encode_record, pack, unpack
+from bidstream_svc.optouts.optout_records import RAW_ID_LENGTHS, OptOut, decode_record, encode_record, pack, unpack
 
 _META_POSITION = b"position"
 _NOTE_PREFIX = b"note."  # small states of the publisher and the follower
 _NUMBER = struct.Struct(">Q")
 _POSITION = struct.Struct(">16sQ")
+_CHUNK_IDS = 10_000
 # Readers that were killed keep pages from being used again until their slots are freed.
 _READER_CHECK_INTERVAL_S = 10
 
@@ -65,8 +67,11 @@ class OptOutStore:
         directory: created if it does not exist.
 
     Attributes:
-        before_commit: called within the write transaction, before anything is committed, with the ids that are new:
-            the byte of the programme and the raw id.
+        directory: the store.
+        store_id: 16 bytes.
+        control: the words by which processes agree.
+        filter: the filters in front, to which new ids are added before they are committed.
+        last_write_s: how long the last write transaction kept others from writing.
 
     Raises:
         OptOutStoreError: the store is damaged, of another version, or cannot be opened or created.
@@ -74,18 +79,25 @@ class OptOutStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.before_commit: Callable[[lmdb.Transaction, list[bytes]], None] | None = None
-        self._environment: Environment | None = open_environment(directory, is_writable=True)
-        self.store_id = self._environment.store_id
         self._is_open = True
+        self.last_write_s = 0.0
         self._next_reader_check = 0.0
+        opened = open_environment(directory, is_writable=True)
+        self._environment: Environment | None = opened
+        self.store_id = opened.store_id
+        self.control = opened.control
+        with one_line(directory), opened.lmdb.begin(write=True) as transaction:
+            self.filter = FilterWriter(directory, self.store_id, self.control, transaction.id() - 1)
 
     def close(self) -> None:
-        """Close the environment."""
+        """Close the store, and sync the filter, so that it can be used after another boot."""
+        if self._environment is not None:
+            with suppress(OptOutStoreError), self._opened() as environment, environment.lmdb.begin(write=True) as last:
+                self.filter.close(last.id() - 1)
         self._is_open = False
-        environment, self._environment = self._environment, None
-        if environment is not None:
-            environment.close()
+        opened, self._environment = self._environment, None
+        if opened is not None:
+            opened.close()
 
     def __enter__(self) -> Self:
         """Return the store."""
@@ -153,8 +165,8 @@ class OptOutStore:
                 new = _only_new(environment, transaction, new)
             count = sum(map(len, new.values()))
             environment.extend_file(2 * count)
-            if self.before_commit is not None and new:
-                self.before_commit(transaction, _filter_ids(new))
+            # Before the commit, and so before anybody relies on them.
+            self.filter.note(transaction.id(), _filter_ids(new) if self._has_filter else [])
             for key, of_table in new.items():
                 _put_all(transaction, environment.tables[key], of_table)
             if is_owed and new:
@@ -165,10 +177,11 @@ class OptOutStore:
         return count
 
     @contextmanager
-    def writing(self) -> Iterator[lmdb.Transaction]:
-        """Begin a write transaction, and commit it at the end. Not within another use of the store."""
+    def writing(self) -> Iterator[int]:
+        """Begin a write transaction for a change of the filter alone, and commit it at the end; its number."""
         with self._write() as (_, transaction):
-            yield transaction
+            self.filter.note(transaction.id(), [])
+            yield transaction.id()
 
     def contains(self, scope: IdentityScope, raw_id: bytes) -> bool:
         """Whether an id is in the store."""
@@ -225,20 +238,33 @@ class OptOutStore:
     def iterate(self, scope: IdentityScope, after: bytes = b"", maximum: int = 100_000) -> list[OptOut]:
         """Return up to `maximum` opt-outs of a programme behind the id `after`: short ids first, then by id."""
         with self._opened() as environment:
-            return [
-                decode_record(scope, record)
-                for _, records in scan(environment, scope, after, maximum)
-                for record in records
-            ]
+            found: list[OptOut] = []
+            for (of_scope, length), table in environment.tables.items():
+                if of_scope is scope and length >= len(after):
+                    behind = after if length == len(after) else b""
+                    records = read_records(environment, table, behind, maximum - len(found))
+                    found.extend(decode_record(scope, record) for record in records)
+            return found
 
-    def raw_ids(self, scope: IdentityScope, after: bytes, maximum: int) -> list[bytes]:
-        """As `iterate`, without the times."""
+    def filter_ids(self) -> Iterator[list[bytes]]:
+        """Yield all ids that were committed before, each the byte of the programme and the raw id, in chunks.
+
+        What is committed meanwhile may be among them. No transaction is open between two chunks.
+        """
+        for scope, length in product(IdentityScope, sorted(RAW_ID_LENGTHS)):
+            after = b""
+            while records := self._read_records(scope, length, after):
+                yield _filter_ids({(scope, length): records})
+                after = records[-1][:length]
+
+    def _read_records(self, scope: IdentityScope, length: int, after: bytes) -> list[bytes]:
         with self._opened() as environment:
-            return [
-                record[: table.id_length]
-                for table, records in scan(environment, scope, after, maximum)
-                for record in records
-            ]
+            return read_records(environment, environment.tables[scope, length], after, _CHUNK_IDS)
+
+    @property
+    def _has_filter(self) -> bool:
+        """Whether there is a filter, which changes only within a write transaction."""
+        return bool(self.control.generation or self.control.growing)
 
     @contextmanager
     def _write(self) -> Iterator[tuple[Environment, lmdb.Transaction]]:
@@ -246,7 +272,9 @@ class OptOutStore:
         with self._opened() as environment:
             self._check_readers(environment)
             with environment.lmdb.begin(write=True) as transaction:
+                begun = time.monotonic()
                 yield environment, transaction
+            self.last_write_s = time.monotonic() - begun
 
     @contextmanager
     def _opened(self) -> Iterator[Environment]:
@@ -321,18 +349,7 @@ def read_position(environment: Environment) -> Position | None:
     return None if found is None else _decode_position(found)
 
 
-def scan(
-    environment: Environment, scope: IdentityScope, after: bytes, maximum: int
-) -> Iterator[tuple[Table, list[bytes]]]:
-    """Yield up to `maximum` records of a programme behind the id `after`: short ids first, then by id."""
-    for table in environment.tables.values():
-        if table.scope is scope and table.id_length >= len(after):
-            records = _read_records(environment, table, after if table.id_length == len(after) else b"", maximum)
-            maximum -= len(records)
-            yield table, records
-
-
-def _read_records(environment: Environment, table: Table, after: bytes, maximum: int) -> list[bytes]:
+def read_records(environment: Environment, table: Table, after: bytes, maximum: int) -> list[bytes]:
     """Return up to `maximum` records behind the id `after`, in order."""
     with environment.lmdb.begin(db=table.db) as transaction, transaction.cursor() as cursor:
         if not cursor.set_range_dup(TABLE_KEY, after or b"\0"):
@@ -386,7 +403,7 @@ def _filter_ids(new: Records) -> list[bytes]:
     ids: list[bytes] = []
     for (scope, length), of_table in new.items():
         prefix = bytes((scope,))
-        ids.extend(prefix + record[:length] for record in of_table)
+        ids.extend([prefix + record[:length] for record in of_table])
     return ids
 
 

@@ -14,7 +14,7 @@ from bidstream_svc.devoperator import DevOperator
 from tests.support.raw_http import Response, ask
 from tests.support.sidecar import Sidecar, operator_settings, wait_until
 
-_BEARER = "made-up"
+BEARER = "made-up"
 
 
 class Described(NamedTuple):
@@ -24,7 +24,7 @@ class Described(NamedTuple):
     settings: dict[str, Any]
     tls: ssl.SSLContext | None
 
-    def decrypt(self, token: str, *, bearer: str = _BEARER) -> Response:
+    def decrypt(self, token: str, *, bearer: str = BEARER) -> Response:
         headers = {"Authorization": f"Bearer {bearer}"}
         return ask(self.sidecar.data, "/decrypt", {"token": token}, headers=headers, tls=self.tls)
 
@@ -41,19 +41,29 @@ def by_prefix(settings: Mapping[str, Any], operators: Mapping[IdentityScope, Dev
     return named or {"": operators[IdentityScope.UID2]}
 
 
-@contextmanager
-def as_described(
-    environment: dict[str, str],
-    mounts: Iterable[Path],
-    args: list[str],
-    operators: Mapping[IdentityScope, DevOperator],
-    directory: Path,
-) -> Iterator[Described]:
-    """Serve with keys until the context exits, on free ports and with temporary directories in place of the mounts.
+class Fleet(NamedTuple):
+    """Where a process finds the stream of opt-outs and the receivers, in place of what its settings name."""
 
-    Where the settings name programmes, each gets its operator; otherwise the only operator is that of UID2. The stream of
-    opt-outs and its receivers cannot be reached, which must not keep it from serving.
-    """
+    stream: str
+    snapshot_url: str
+
+
+class Receiver(Sidecar):
+    """A process of `optouts serve`; `data` is the address of its webhook."""
+
+    def _addresses(self) -> list[str]:
+        opened = next((line for line in self.log if line["event"] == "optout store open"), None)
+        return [*opened["webhook"][:1], *opened["admin"][:1]] if opened else []
+
+    def send(self, path: str, *, bearer: str = BEARER) -> Response:
+        """One request as the programme makes it."""
+        return ask(self.data, path, method="GET", headers={"Authorization": f"Bearer {bearer}"})
+
+
+def _settings_here(
+    environment: dict[str, str], mounts: Iterable[Path], directory: Path, fleet: Fleet | None
+) -> dict[str, Any]:
+    """The settings with free ports, directories in place of the mounts, and the secrets that are not an operator's."""
     here = {str(mount): directory / str(number) for number, mount in enumerate(mounts)}
     for own in here.values():
         own.mkdir()
@@ -61,11 +71,42 @@ def as_described(
     for name, text in environment.items():
         moved = re.sub(r"(/[\w./-]+)/", lambda found: f"{here.get(found[1], found[1])}/", text)
         settings[name.removeprefix("BIDSTREAM_").lower()] = re.sub(r"^0\.0\.0\.0:\d+$", "127.0.0.1:0", moved)
+    if "optout_stream" in settings:
+        nowhere = Fleet(f"unix://{directory}/no-redis.sock", "http://127.0.0.1:9/snapshot")
+        settings["optout_stream"], settings["optout_snapshot_url"] = fleet or nowhere
+    for name in ("auth_token_file", "optout_auth_token_file", "optout_stream_password_file"):
+        if name in settings:
+            Path(settings[name]).write_text(BEARER)
+    return settings
+
+
+@contextmanager
+def receiver_as_described(
+    environment: dict[str, str], mounts: Iterable[Path], args: list[str], directory: Path, fleet: Fleet
+) -> Iterator[Receiver]:
+    """Run a receiver until the context exits; see `as_described`."""
+    with Receiver(directory, *args, **_settings_here(environment, mounts, directory, fleet)) as receiver:
+        yield receiver
+
+
+@contextmanager
+def as_described(
+    environment: dict[str, str],
+    mounts: Iterable[Path],
+    args: list[str],
+    operators: Mapping[IdentityScope, DevOperator],
+    directory: Path,
+    *,
+    fleet: Fleet | None = None,
+) -> Iterator[Described]:
+    """Serve with keys until the context exits, on free ports and with temporary directories in place of the mounts.
+
+    Where the settings name programmes, each gets its operator; otherwise the only operator is that of UID2. Without a
+    fleet, the stream of opt-outs and the receivers cannot be reached, which must not keep it from serving.
+    """
+    settings = _settings_here(environment, mounts, directory, fleet)
     certificate = trustme.CA().issue_cert("localhost")
     contents = {
-        "auth_token_file": _BEARER,
-        "optout_auth_token_file": _BEARER,
-        "optout_stream_password_file": _BEARER,
         "tls_cert": certificate.cert_chain_pems[0].bytes().decode(),
         "tls_key": certificate.private_key_pem.bytes().decode(),
     }
@@ -73,9 +114,6 @@ def as_described(
         given = operator_settings(operator)
         settings[f"{prefix}operator_url"] = given["operator_url"]
         contents |= {f"{prefix}{name}_file": given[name] for name in ("api_key", "client_secret")}
-    if "optout_stream" in settings:
-        settings["optout_stream"] = f"unix://{directory}/no-redis.sock"
-        settings["optout_snapshot_url"] = "http://127.0.0.1:9/snapshot"
     for name in contents.keys() & settings.keys():
         Path(settings[name]).write_text(contents[name])
     tls = None

@@ -221,6 +221,7 @@ def test_values_of_the_receivers() -> None:
         "OPTOUT_PATH": "/no",
         "OPTOUT_ID_PARAMETER": "id",
         "LOG_LEVEL": "debug",
+        "DRAIN_TIMEOUT": 5,
         "WORKERS": 4,
         "LISTEN": "0.0.0.0:1",
     }
@@ -239,7 +240,7 @@ def test_values_of_the_receivers() -> None:
     secret = pod.mounts[Path("/run/secrets/bidstream-svc-optouts")][1]["secret"]
     assert (secret["secretName"], [item["key"] for item in secret["items"]]) == ("theirs", ["bearer-token"])
     # Settings of the data plane are of no use here.
-    assert pod.environment.items() >= {"BIDSTREAM_OPTOUT_PATH": "/no", "BIDSTREAM_LOG_LEVEL": "debug"}.items()
+    assert pod.environment.items() >= {"BIDSTREAM_OPTOUT_PATH": "/no", "BIDSTREAM_DRAIN_TIMEOUT": "5"}.items()
     assert not {"BIDSTREAM_WORKERS", "BIDSTREAM_LISTEN"} & pod.environment.keys()
     assert pod.spec["nodeSelector"] == {"disk": "fast"}
     assert pod.labels["team"] == "bids"

@@ -1,10 +1,14 @@
 """The systemd units: verified and rated by systemd, and started by its socket activation."""
 
+import base64
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -15,9 +19,10 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
 from bidstream_svc.server.systemd import ServiceManager
+from tests.deploy.as_described import BEARER, Receiver
 from tests.docs.markdown import README, ROOT
 from tests.support.raw_http import Connection, ask, make_request
-from tests.support.sidecar import PROGRAM, Sidecar, operator_settings, wait_until
+from tests.support.sidecar import DEADLINE_S, PROGRAM, Sidecar, operator_settings, wait_until
 
 UNITS = ROOT / "deploy" / "systemd"
 PROGRAM_PATH = "/opt/bidstream-svc/bin/bidstream-svc"
@@ -274,3 +279,29 @@ def test_it_serves_on_the_socket_that_systemd_passes(
                 wait_until(cache.exists, "the key cache")
             assert sidecar.stop() == 0
     assert path.exists()
+
+
+def test_a_receiver_runs_by_its_unit_and_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It receives while the stream cannot be reached. systemd hears of its readiness, its watchdog and its end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(DEADLINE_S)
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", RECEIVER["WatchdogSec"][0] + "000000")
+        (tmp_path / "bidstream-svc-optouts").mkdir()
+        for name in ("optout-token", "stream-password"):
+            (tmp_path / name).write_text(BEARER)
+        texts = {name: re.sub("%[dS]", str(tmp_path), text) for name, text in environment_of(RECEIVER).items()}
+        texts |= {"BIDSTREAM_OPTOUT_LISTEN": "127.0.0.1:0", "BIDSTREAM_ADMIN_LISTEN": "127.0.0.1:0"}
+        texts["BIDSTREAM_OPTOUT_STREAM"] = f"unix://{tmp_path}/no-redis.sock"
+        settings: dict[str, Any] = settings_of(texts)
+        with Receiver(tmp_path, *RECEIVER["ExecStart"][0].split()[1:], **settings) as receiver:
+            heard = b""
+            while b"READY=1" not in heard or b"WATCHDOG=1" not in heard:
+                heard += manager.recv(4096)
+            uid = quote(base64.b64encode(bytes(32)).decode(), safe="")
+            assert receiver.send(f"/optout?identity={uid}&timestamp=1700000000").status == 200
+            assert receiver.stop() == 0
+        while b"STOPPING=1" not in heard:
+            heard += manager.recv(4096)
+    assert (tmp_path / "bidstream-svc-optouts" / "store").stat().st_mode & 0o777 == 0o700

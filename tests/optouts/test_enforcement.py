@@ -28,7 +28,15 @@ from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
 from tests.support.optouts import opt_out
 from tests.support.raw_http import Connection, make_request
-from tests.support.sidecar import PROGRAM, Sidecar, environment, programme_settings, wait_until
+from tests.support.sidecar import (
+    PROGRAM,
+    Sidecar,
+    environment,
+    operator_settings,
+    programme_settings,
+    service_in_thread,
+    wait_until,
+)
 
 UID2 = IdentityScope.UID2
 WORKERS = 2
@@ -309,6 +317,27 @@ def test_an_opt_out_counts_for_the_next_call_of_a_client(operators: Operators, s
         decrypted = client.decrypt_token_into_raw_uid(token, None)
         assert (decrypted.status.name, decrypted.uid) == ("USER_OPTED_OUT", None)
         assert decrypted.identity_scope is UID2
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="the kernel is not built")
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_the_kernel_answers_what_is_not_in_the_store(operators: Operators, tmp_path: Path, version: int) -> None:
+    state = operators[UID2].state
+    directory = tmp_path / "store"
+    opt_out(directory, [(UID2, state.raw_uid(OPTED_OUT))])
+    with service_in_thread(optout_store=directory, **operator_settings(operators[UID2])) as running:
+        (kernel,) = running.service._stores.current.kernels
+        good, out = (state.mint_token(version, identity=person) for person in ("good@example.com", OPTED_OUT))
+        assert kernel.decrypt(good, None, state.now_ms()) is not None
+        assert kernel.decrypt(out, None, state.now_ms()) is None
+        assert [running.decrypt(token)["status"] for token in (good, out)] == ["SUCCESS", "USER_OPTED_OUT"]
+        opt_out(directory, [(UID2, state.raw_uid("good@example.com"))])
+        assert kernel.decrypt(good, None, state.now_ms()) is None
+        assert running.decrypt(good)["status"] == "USER_OPTED_OUT"
+        (directory / "data.mdb").unlink()
+        unknown = state.mint_token(version, identity="unknown@example.com")
+        wait_until(lambda: kernel.decrypt(unknown, None, state.now_ms()) is None, "the store to be given up")
+        assert running.decrypt(unknown)["status"] == "OPTOUTS_NOT_SYNCED"
 
 
 def test_without_a_store_nobody_has_opted_out(operators: Operators, tmp_path: Path) -> None:

@@ -236,15 +236,16 @@ def test_a_full_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert store.count() == store.add([IN_IT, OTHER]) == 1
 
 
-def test_lmdb_is_opened_again_after_its_fatal_error(directory: Path) -> None:
-    def fail(transaction: lmdb.Transaction, ids: list[bytes]) -> None:
+def test_lmdb_is_opened_again_after_its_fatal_error(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(number: int, ids: object) -> None:
         raise lmdb.PanicError("MDB_PANIC")
 
     with OptOutStore(directory) as store:
-        before, store.before_commit = store._environment, fail
-        with pytest.raises(OptOutStoreError):
-            store.add([OTHER])
-        store.before_commit = None
+        before = store._environment
+        with monkeypatch.context() as patch:
+            patch.setattr(store.filter, "note", fail)
+            with pytest.raises(OptOutStoreError):
+                store.add([OTHER])
         assert store.add([IN_IT, OTHER]) == 1
         assert store._environment is not before
 
@@ -281,8 +282,8 @@ def test_threads_look_up_while_the_environment_is_closed(directory: Path) -> Non
     for thread in threads:
         thread.start()
     for _ in range(50):
-        if (environment := reader._environment) is not None:
-            environment.close()
+        if (opened := reader._opened) is not None:
+            opened.environment.close()
     is_over.set()
     for thread in threads:
         thread.join()

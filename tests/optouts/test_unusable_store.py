@@ -10,13 +10,14 @@ import pytest
 
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.optouts.control_words import ControlWords
 from tests.optouts.cases import bid_request
 from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
 from tests.support.optouts import opt_out
 from tests.support.processes import children
 from tests.support.raw_http import Connection, ask
-from tests.support.sidecar import PROGRAM, Sidecar, environment, operator_settings, wait_until
+from tests.support.sidecar import PROGRAM, Sidecar, environment, operator_settings, service_in_thread, wait_until
 
 UID2 = IdentityScope.UID2
 NOT_SYNCED = {"status": "OPTOUTS_NOT_SYNCED", "uid": None, "established": None}
@@ -96,3 +97,27 @@ def test_one_that_the_command_line_cannot_open(operator: DevOperator, tmp_path: 
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert str(tmp_path / "nowhere") in line
+
+
+@pytest.mark.parametrize("when_stale", ["serve", "withhold"])
+def test_one_that_is_stale(operator: DevOperator, store: Path, when_stale: str) -> None:
+    state = operator.state
+    tokens = [state.mint_token(version, identity=f"{version}@example.com") for version in (2, 3, 4)]
+    control = ControlWords(store, create=False)
+    settings = operator_settings(operator) | {"optout_store": store, "optout_stream": "redis://127.0.0.1:9/0"}
+    with service_in_thread(**settings, optout_when_stale=when_stale) as service:
+
+        def statuses() -> set[str]:
+            found = {service.decrypt(token)["status"] for token in tokens}
+            batch = service.ask("/decrypt/batch", {"requests": [{"token": token} for token in tokens]})
+            found |= {result["status"] for result in batch.json["results"]}
+            bid = service.ask("/openrtb", bid_request(None, *[(UID2, token) for token in tokens]))
+            return found | {each["status"] for each in bid.json["ids"]}
+
+        for _ in range(2):
+            control.fresh_until_ms = state.now_ms() - 1
+            assert statuses() == {"OPTOUTS_NOT_SYNCED" if when_stale == "withhold" else "SUCCESS"}
+            out = state.mint_token(identity="out@example.com")
+            assert service.decrypt(out)["status"] == "USER_OPTED_OUT"
+            control.fresh_until_ms = state.now_ms() + 3_600_000
+            assert statuses() == {"SUCCESS"}

@@ -222,3 +222,26 @@ def is_usual_text(json: bytes, max_depth: int) -> bool:
 
 def count(text: bytes, part: bytes) -> int:
     """`bytes.count` for a part that is not empty, several times as fast."""
+
+class OptOutRun:
+    """Records of opt-outs, from lines of text. Only one thread may use it.
+
+    A line is a raw uid in base64, and perhaps a comma and a time in Unix seconds; empty ones are skipped.
+    """
+
+    def __init__(self) -> None: ...
+    def __len__(self) -> int:
+        """How many records it has, some perhaps of the same id."""
+
+    def add_lines(self, lines: bytes, arrived_s: int) -> tuple[list[int], int]:
+        """Add the opt-outs in lines, without the GIL.
+
+        Returns:
+            The numbers, from 0, of lines that Python has to decide about; and the number of lines.
+        """
+
+    def add_record(self, record: bytes) -> None:
+        """Add a record of the store; ValueError if it has another length."""
+
+    def take(self) -> tuple[list[bytes], list[bytes]]:
+        """Remove all records: those of 32 bytes and those of 33, sorted, the first one of each id."""

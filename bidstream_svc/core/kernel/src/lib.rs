@@ -39,6 +39,7 @@ mod json;
 mod keys;
 mod names;
 pub mod openrtb;
+pub mod optout_ids;
 pub mod optouts;
 mod passed;
 mod scanner;
@@ -49,6 +50,8 @@ mod token;
 mod bid_python;
 #[cfg(feature = "python")]
 mod lane;
+#[cfg(feature = "python")]
+mod optout_ids_python;
 #[cfg(feature = "python")]
 mod optouts_python;
 #[cfg(feature = "python")]

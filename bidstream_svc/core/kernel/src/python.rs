@@ -183,6 +183,8 @@ mod _native {
     #[pymodule_export]
     use crate::lane::PyLane;
     #[pymodule_export]
+    use crate::optout_ids_python::PyOptOutRun;
+    #[pymodule_export]
     use crate::optouts_python::PyOptOutFilter;
     #[pymodule_export]
     use crate::receiver::PyReceiver;

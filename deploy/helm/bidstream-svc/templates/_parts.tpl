@@ -73,7 +73,7 @@ its volume and directory. With `programmes`, those; without, the only one. Value
 
 {{/*
 The list of a root and the chart's own variables -> these, and the remaining entries of `settings`. Those of the webhook
-are for receivers only, which have no use for what is not about opt-outs, the log or the admin plane.
+are for receivers only, which take no others than the flags of `optouts serve`.
 */}}
 {{- define "bidstream-svc.env" -}}
 {{- $root := index . 0 }}
@@ -82,7 +82,7 @@ are for receivers only, which have no use for what is not about opt-outs, the lo
 {{- $own }}
 {{- range $name, $value := $root.Values.settings }}
 {{- $isOfWebhook := regexMatch "^OPTOUT_(LISTEN|PATH|ID_PARAMETER|TIME_PARAMETER)$" $name }}
-{{- $applies := ternary (regexMatch "^(OPTOUT_|LOG_|ADMIN_LISTEN$|ALLOWED_HOSTS$)" $name) (not $isOfWebhook) $isReceiver }}
+{{- $applies := ternary (regexMatch "^(OPTOUT_|LOG_|ADMIN_LISTEN$|ALLOWED_HOSTS$|MAX_BUFFERED$|(HANG|IDLE|REQUEST|DRAIN)_TIMEOUT$)" $name) (not $isOfWebhook) $isReceiver }}
 {{- if and $applies (not (contains (printf "- name: BIDSTREAM_%s\n" $name) $own)) }}
 {{ include "bidstream-svc.setting" (list $root $name $value) }}
 {{- end }}

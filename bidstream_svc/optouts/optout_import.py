@@ -1,0 +1,177 @@
+"""Puts many opt-outs into a store, millions in seconds, beside a service that uses it.
+
+What is read is sorted in memory in runs, because LMDB writes each page that changes in a transaction. Ids that are all
+behind those of the store are appended, which fills the pages. Transactions are short, because a webhook waits for its
+turn to write.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+from bidstream_svc.core.errors import OptOutRecordError
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.kernel import IS_NATIVE
+from bidstream_svc.optouts.optout_records import (
+    RAW_ID_LENGTHS,
+    TIMES_BYTES,
+    OptOut,
+    clamp_time_s,
+    decode_raw_id,
+    encode_record,
+    scope_of_raw_id,
+)
+from bidstream_svc.optouts.optout_store import OptOutStore
+
+if IS_NATIVE or TYPE_CHECKING:
+    from bidstream_svc.core.kernel import OptOutRun
+
+# A run of them takes about 400 MB for a moment.
+RUN_IDS = 2_000_000
+_MIN_CHUNK_IDS, _MAX_CHUNK_IDS = 1_000, 50_000
+_MAX_WRITE_S = 0.01
+MAX_MALFORMED = 1_000  # line numbers that are kept
+
+
+class _Run(Protocol):
+    def __len__(self) -> int: ...
+    def add_lines(self, lines: bytes, arrived_s: int) -> tuple[list[int], int]: ...
+    def add_record(self, record: bytes) -> None: ...
+    def take(self) -> tuple[list[bytes], list[bytes]]: ...
+
+
+class OptOutImport:
+    """An import. Lines are a raw uid in base64, and perhaps a comma and the time of the opt-out in Unix seconds.
+
+    Args:
+        store: to import into.
+        scope: the programme of the ids; None for the one that each id tells, and UID2 for those that tell none.
+        arrived_s: the time of arrival.
+
+    Attributes:
+        lines: how many have been read.
+        added: how many ids were new.
+        found: how many ids have been written or were there before, which is less than the lines because of repetitions.
+        malformed: how many lines are no opt-outs.
+        malformed_lines: the numbers of the first ones, from 1.
+    """
+
+    def __init__(self, store: OptOutStore, scope: IdentityScope | None, arrived_s: int) -> None:
+        self.lines = self.added = self.found = self.malformed = 0
+        self.malformed_lines: list[int] = []
+        self._store = store
+        self._scope = scope
+        self._arrived_s = arrived_s
+        self._run: _Run = OptOutRun() if IS_NATIVE else _PythonRun()
+        self._chunk_ids = _MIN_CHUNK_IDS
+
+    def add_lines(self, lines: bytes) -> None:
+        """Add whole lines, of about 1 MB.
+
+        Raises:
+            OptOutStoreError: the store cannot be written to. What has been written stays.
+        """
+        others, count = self._run.add_lines(lines, self._arrived_s)
+        if others:
+            self._decide(lines, others)
+        self.lines += count
+        if len(self._run) >= RUN_IDS:
+            self.finish()
+
+    def finish(self) -> None:
+        """Write what has been read.
+
+        Raises:
+            OptOutStoreError: as for `add_lines`.
+        """
+        for records in self._run.take():
+            if records:
+                for scope, of_scope in self._by_scope(records):
+                    self._write(scope, of_scope)
+
+    def _decide(self, lines: bytes, others: list[int]) -> None:
+        """Add those lines that are unusual, and count those that are malformed."""
+        split = lines.split(b"\n")
+        for number in others:
+            optout = _parse_line(split[number], self._arrived_s)
+            if optout is not None:
+                self._run.add_record(encode_record(optout))
+                continue
+            self.malformed += 1
+            if len(self.malformed_lines) < MAX_MALFORMED:
+                self.malformed_lines.append(self.lines + number + 1)
+
+    def _by_scope(self, records: list[bytes]) -> list[tuple[IdentityScope, list[bytes]]]:
+        if self._scope is not None:
+            return [(self._scope, records)]
+        parts: dict[IdentityScope, list[bytes]] = {scope: [] for scope in IdentityScope}
+        id_length = _id_length(records)
+        for record in records:
+            parts[scope_of_raw_id(record[:id_length]) or IdentityScope.UID2].append(record)
+        return [(scope, part) for scope, part in parts.items() if part]
+
+    def _write(self, scope: IdentityScope, records: list[bytes]) -> None:
+        start = 0
+        id_length = _id_length(records)
+        while start < len(records):
+            chunk = records[start : start + self._chunk_ids]
+            added = self._store.add_records({(scope, id_length): chunk})
+            self.added += added
+            self.found += len(chunk)
+            start += len(chunk)
+            if added:
+                self._adapt(len(chunk))
+
+    def _adapt(self, ids: int) -> None:
+        """Choose the size of the next transaction by the time that the last one took."""
+        wanted = int(ids * min(2.0, _MAX_WRITE_S / max(self._store.last_write_s, 1e-6)))
+        self._chunk_ids = min(max(wanted, _MIN_CHUNK_IDS), _MAX_CHUNK_IDS)
+
+
+class _PythonRun:
+    """As the native one, for an installation without it."""
+
+    def __init__(self) -> None:
+        self._records: dict[int, dict[bytes, bytes]] = {length: {} for length in sorted(RAW_ID_LENGTHS)}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._records.values()))
+
+    def add_lines(self, lines: bytes, arrived_s: int) -> tuple[list[int], int]:
+        split = lines.split(b"\n")
+        if not split[-1]:
+            split.pop()
+        others = []
+        for number, line in enumerate(split):
+            if line.strip():
+                optout = _parse_line(line, arrived_s)
+                if optout is None:
+                    others.append(number)
+                else:
+                    self._records[len(optout.raw_id)].setdefault(optout.raw_id, encode_record(optout))
+        return others, len(split)
+
+    def add_record(self, record: bytes) -> None:
+        length = _id_length([record])
+        self._records[length].setdefault(record[:length], record)
+
+    def take(self) -> tuple[list[bytes], list[bytes]]:
+        short, long = (sorted(records.values()) for records in self._records.values())
+        for records in self._records.values():
+            records.clear()
+        return short, long
+
+
+def _parse_line(line: bytes, arrived_s: int) -> OptOut | None:
+    text, comma, time_text = line.decode("utf-8", "replace").strip().partition(",")
+    time_text = time_text.strip()
+    try:
+        raw_id = decode_raw_id(text.strip())
+        entry_s = clamp_time_s(int(time_text)) if time_text.isascii() and time_text.isdecimal() else None
+    except (OptOutRecordError, ValueError):
+        return None
+    if comma and entry_s is None:
+        return None
+    return OptOut(scope_of_raw_id(raw_id) or IdentityScope.UID2, raw_id, arrived_s, entry_s)
+
+
+def _id_length(records: list[bytes]) -> int:
+    return len(records[0]) - TIMES_BYTES
