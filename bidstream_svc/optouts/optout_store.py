@@ -166,7 +166,8 @@ class OptOutStore:
             count = sum(map(len, new.values()))
             environment.extend_file(2 * count)
             # Before the commit, and so before anybody relies on them.
-            self.filter.note(transaction.id(), _filter_ids(new) if self._has_filter else [])
+            self.filter.begin(transaction.id())
+            self.filter.add((scope, record[:length]) for (scope, length), of in new.items() for record in of)
             for key, of_table in new.items():
                 _put_all(transaction, environment.tables[key], of_table)
             if is_owed and new:
@@ -180,7 +181,6 @@ class OptOutStore:
     def writing(self) -> Iterator[int]:
         """Begin a write transaction for a change of the filter alone, and commit it at the end; its number."""
         with self._write() as (_, transaction):
-            self.filter.note(transaction.id(), [])
             yield transaction.id()
 
     def contains(self, scope: IdentityScope, raw_id: bytes) -> bool:
@@ -215,7 +215,8 @@ class OptOutStore:
 
     def write_notes(self, notes: Mapping[str, bytes], *, trim_outbox_up_to: int = 0) -> None:
         """Write notes, and remove the entries of the outbox with numbers up to one, in one transaction."""
-        with self._opened() as environment, self.writing() as transaction:
+        with self._write() as (environment, transaction):
+            self.filter.begin(transaction.id())
             _put_notes(transaction, environment, notes)
             with transaction.cursor(environment.outbox) as cursor:
                 # The last one stays: the next number is one larger.

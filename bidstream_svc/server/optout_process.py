@@ -17,7 +17,6 @@ from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS
 from bidstream_svc.optouts.blocking import run_blocking
-from bidstream_svc.optouts.control_words import ControlWords
 from bidstream_svc.optouts.group_commit import GroupCommit
 from bidstream_svc.optouts.malformed_log import MalformedLog
 from bidstream_svc.optouts.optout_records import OptOut
@@ -85,8 +84,6 @@ class OptOutService:
         self.failed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._store = OptOutStore(settings.optout_store)
-        with self._store.writing():
-            self._control = ControlWords(settings.optout_store, create=True)
         self._snapshots = SnapshotFiles(self._store)
         self._link: StreamLink | None = None
         if settings.optout_stream is None:
@@ -171,7 +168,7 @@ class OptOutService:
 
     def _note_fresh(self, until_ms: int) -> None:
         """Tell all readers until when the store counts as synced; called in the thread of the stream."""
-        self._control.fresh_until_ms = until_ms
+        self._store.control.fresh_until_ms = until_ms
 
     def _note_failure(self) -> None:
         """Note that a thread has failed; called in that thread."""
