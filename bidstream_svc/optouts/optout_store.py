@@ -178,7 +178,7 @@ class OptOutStore:
         return count
 
     @contextmanager
-    def writing(self) -> Iterator[int]:
+    def filter_transaction(self) -> Iterator[int]:
         """Begin a write transaction for a change of the filter alone, and commit it at the end; its number."""
         with self._write() as (_, transaction):
             yield transaction.id()

@@ -17,6 +17,7 @@ from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS
 from bidstream_svc.optouts.blocking import run_blocking
+from bidstream_svc.optouts.filter_growth import grow_if_needed
 from bidstream_svc.optouts.group_commit import GroupCommit
 from bidstream_svc.optouts.malformed_log import MalformedLog
 from bidstream_svc.optouts.optout_records import OptOut
@@ -39,6 +40,8 @@ _log = get_logger(__name__)
 
 _HOUSEKEEPING_PERIOD_S = 0.5
 _SAVE_PERIOD_S = 60.0
+_GROWTH_PERIOD_S = 1.0
+_FAILED_GROWTH_PAUSE_S = 60.0
 # The sender waits for 30 s.
 _COMMIT_TIMEOUT_S = 20.0
 _CLOSE_TIMEOUT_S = 0.3
@@ -82,6 +85,7 @@ class OptOutService:
         self._socket_files = None if manager is None else SocketFiles(listeners.all)
         self._health = ReceiverHealth(settings, metrics)
         self.failed = asyncio.Event()
+        self._is_closing = False
         self._loop = asyncio.get_running_loop()
         self._store = OptOutStore(settings.optout_store)
         self._snapshots = SnapshotFiles(self._store)
@@ -112,6 +116,8 @@ class OptOutService:
             stack.callback(housekeeping.cancel)
             saving = asyncio.create_task(self._run_saving())
             stack.callback(saving.cancel)
+            growing = asyncio.create_task(self._run_growth())
+            stack.push_async_callback(self._stop_growth, growing)
             if self._listeners.admin:
                 admin = AdminServer(
                     self._settings, self._listeners.admin, self._health, self._metrics, on_failure=self._note_failure
@@ -182,6 +188,22 @@ class OptOutService:
             await asyncio.sleep(period_s)
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * NS_PER_S)))
             self._keep_house()
+
+    async def _run_growth(self) -> None:
+        """Build the filter when it is missing or full."""
+        while True:
+            try:
+                await run_blocking(lambda: grow_if_needed(self._store, lambda: self._is_closing))
+            except (OptOutStoreError, OSError) as error:
+                problem = str(error) if isinstance(error, OptOutStoreError) else error.strerror
+                _log.warning("opt-out filter not built", error=problem)
+                await asyncio.sleep(_FAILED_GROWTH_PAUSE_S)
+            await asyncio.sleep(_GROWTH_PERIOD_S)
+
+    async def _stop_growth(self, growing: asyncio.Task[None]) -> None:
+        self._is_closing = True
+        growing.cancel()
+        await asyncio.wait([growing], timeout=_CLOSE_TIMEOUT_S)
 
     async def _run_saving(self) -> None:
         """Not in the housekeeping, which must go on while the disk does not respond."""

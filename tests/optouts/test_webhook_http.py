@@ -46,7 +46,7 @@ def received(receiver: RunningReceiver) -> dict[str, int]:
 
 def stored(directory: Path) -> set[tuple[IdentityScope, bytes]]:
     with OptOutStore(directory) as store:
-        return {(scope, raw_id) for scope in IdentityScope for raw_id in store.raw_ids(scope, b"", 1_000_000)}
+        return {(scope, optout.raw_id) for scope in IdentityScope for optout in store.iterate(scope)}
 
 
 def test_an_opt_out_is_stored_and_its_repetition_is_a_duplicate(store: Path) -> None:
