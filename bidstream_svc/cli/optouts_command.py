@@ -8,6 +8,10 @@ from bidstream_svc.cli import EARLY_SIGNALS
 from bidstream_svc.cli.lazy_commands import LazyCommands
 
 _PLACES = {
+    "import": "optouts_import_command.import_",
+    "export": "optouts_export_command.export",
+    "stat": "optouts_stat_command.stat",
+    "check": "optouts_check_command.check",
     "send": "optouts_send_command.send",
     "serve": "optouts_serve_command.serve",
 }

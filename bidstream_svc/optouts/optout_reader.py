@@ -16,7 +16,7 @@ from bidstream_svc.logs import get_logger
 from bidstream_svc.optouts.filter_reader import FilterReader
 from bidstream_svc.optouts.optout_environment import Environment, open_environment
 from bidstream_svc.optouts.optout_records import decode_raw_id
-from bidstream_svc.optouts.optout_store import contains
+from bidstream_svc.optouts.optout_tables import contains
 
 if TYPE_CHECKING:
     from bidstream_svc.core.kernel import OptOutFilter

@@ -13,22 +13,32 @@ consistent with the ids (the filter, the position in the stream) changes within 
 An environment must not be used across a fork, nor be opened twice in a process.
 """
 
+import os
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import islice, product, repeat
+from itertools import islice, product
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self
 
 import lmdb
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.optouts.filter_writer import FilterWriter
-from bidstream_svc.optouts.optout_environment import TABLE_KEY, Environment, Table, one_line, open_environment
+from bidstream_svc.optouts.optout_environment import TABLE_KEY, Environment, one_line, open_environment
 from bidstream_svc.optouts.optout_records import RAW_ID_LENGTHS, OptOut, decode_record, encode_record, pack, unpack
+from bidstream_svc.optouts.optout_tables import (
+    Records,
+    contains,
+    count_ids,
+    filter_ids,
+    only_new,
+    put_all,
+    read_records,
+)
 
 _META_POSITION = b"position"
 _NOTE_PREFIX = b"note."  # small states of the publisher and the follower
@@ -148,7 +158,7 @@ class OptOutStore:
 
     def add_records(
         self,
-        records: "Records",
+        records: Records,
         *,
         position: Position | None = None,
         is_owed: bool = False,
@@ -156,20 +166,19 @@ class OptOutStore:
     ) -> int:
         """As `add`, with records (`optout_records`) by programme and length of the id, sorted and no id twice."""
         with self._opened() as environment, environment.lmdb.begin() as transaction:
-            new = _only_new(environment, transaction, records)
+            new = only_new(environment, transaction, records)
             seen = transaction.id()
         if not new and position is None and not notes:
             return 0
         with self._write() as (environment, transaction):
             if transaction.id() != seen + 1:  # another transaction came between
-                new = _only_new(environment, transaction, new)
+                new = only_new(environment, transaction, new)
             count = sum(map(len, new.values()))
             environment.extend_file(2 * count)
             # Before the commit, and so before anybody relies on them.
-            self.filter.begin(transaction.id())
-            self.filter.add((scope, record[:length]) for (scope, length), of in new.items() for record in of)
+            self.filter.note(transaction.id(), filter_ids(new) if self._has_filter else [])
             for key, of_table in new.items():
-                _put_all(transaction, environment.tables[key], of_table)
+                put_all(transaction, environment.tables[key], of_table)
             if is_owed and new:
                 _put_into_outbox(transaction, environment, new)
             if position is not None:
@@ -178,9 +187,10 @@ class OptOutStore:
         return count
 
     @contextmanager
-    def filter_transaction(self) -> Iterator[int]:
+    def writing(self) -> Iterator[int]:
         """Begin a write transaction for a change of the filter alone, and commit it at the end; its number."""
         with self._write() as (_, transaction):
+            self.filter.note(transaction.id(), [])
             yield transaction.id()
 
     def contains(self, scope: IdentityScope, raw_id: bytes) -> bool:
@@ -216,7 +226,7 @@ class OptOutStore:
     def write_notes(self, notes: Mapping[str, bytes], *, trim_outbox_up_to: int = 0) -> None:
         """Write notes, and remove the entries of the outbox with numbers up to one, in one transaction."""
         with self._write() as (environment, transaction):
-            self.filter.begin(transaction.id())
+            self.filter.note(transaction.id(), [])
             _put_notes(transaction, environment, notes)
             with transaction.cursor(environment.outbox) as cursor:
                 # The last one stays: the next number is one larger.
@@ -255,12 +265,21 @@ class OptOutStore:
         for scope, length in product(IdentityScope, sorted(RAW_ID_LENGTHS)):
             after = b""
             while records := self._read_records(scope, length, after):
-                yield _filter_ids({(scope, length): records})
+                yield filter_ids({(scope, length): records})
                 after = records[-1][:length]
 
     def _read_records(self, scope: IdentityScope, length: int, after: bytes) -> list[bytes]:
         with self._opened() as environment:
             return read_records(environment, environment.tables[scope, length], after, _CHUNK_IDS)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other process has looked into the store since it was started, and still runs."""
+        with self._opened() as environment:
+            environment.lmdb.reader_check()
+            slots = environment.lmdb.readers().splitlines()
+        own = str(os.getpid())
+        return all(slot.split()[0] == own for slot in slots if slot.split()[0].isdecimal())
 
     @property
     def _has_filter(self) -> bool:
@@ -302,10 +321,6 @@ class OptOutStore:
             environment.lmdb.reader_check()
 
 
-# By programme and length of the id; sorted.
-Records: TypeAlias = Mapping[tuple[IdentityScope, int], list[bytes]]
-
-
 class Reading:
     """A store at one moment; see `OptOutStore.reading`."""
 
@@ -326,66 +341,11 @@ class Reading:
                         yield scope, length, records
 
 
-def contains(environment: Environment, scope: IdentityScope, raw_id: bytes) -> bool:
-    """Whether an id is in a store, in a transaction of its own: one that is kept would never see new ids."""
-    table = environment.tables.get((scope, len(raw_id)))
-    if table is None:
-        return False
-    with environment.lmdb.begin(db=table.db) as transaction:
-        cursor = transaction.cursor()
-        return cursor.set_range_dup(TABLE_KEY, raw_id) and cursor.value().startswith(raw_id)
-
-
-def count_ids(environment: Environment, scope: IdentityScope | None = None) -> int:
-    """Return the number of ids, of one programme or of all."""
-    with environment.lmdb.begin() as transaction:
-        tables = [table for table in environment.tables.values() if scope in {None, table.scope}]
-        return sum(transaction.stat(table.db)["entries"] for table in tables)
-
-
 def read_position(environment: Environment) -> Position | None:
     """Return the place in the stream up to which all has been applied; None before the first entry or snapshot."""
     with environment.lmdb.begin(db=environment.meta) as transaction:
         found = transaction.get(_META_POSITION)
     return None if found is None else _decode_position(found)
-
-
-def read_records(environment: Environment, table: Table, after: bytes, maximum: int) -> list[bytes]:
-    """Return up to `maximum` records behind the id `after`, in order."""
-    with environment.lmdb.begin(db=table.db) as transaction, transaction.cursor() as cursor:
-        if not cursor.set_range_dup(TABLE_KEY, after or b"\0"):
-            return []
-        values = cursor.iternext_dup()
-        if after and cursor.value().startswith(after):
-            next(values)
-        return list(islice(values, maximum))
-
-
-def _only_new(environment: Environment, transaction: lmdb.Transaction, records: Records) -> Records:
-    """What is not in the store, without tables of which all is."""
-    found = {key: _find_new(transaction, environment.tables[key], of_table) for key, of_table in records.items()}
-    return {key: new for key, new in found.items() if new}
-
-
-def _find_new(transaction: lmdb.Transaction, table: Table, records: list[bytes]) -> list[bytes]:
-    length = table.id_length
-    new = []
-    with transaction.cursor(table.db) as cursor:
-        for place, record in enumerate(records):
-            raw_id = record[:length]
-            if not cursor.set_range_dup(TABLE_KEY, raw_id):
-                new.extend(records[place:])  # all behind the last id of the store
-                break
-            if cursor.value()[:length] != raw_id:
-                new.append(record)
-    return new
-
-
-def _put_all(transaction: lmdb.Transaction, table: Table, new: list[bytes]) -> None:
-    with transaction.cursor(table.db) as cursor:
-        # Appended pages are full, others are half full at worst.
-        is_behind = not cursor.last() or bytes(cursor.value()) < new[0]
-        cursor.putmulti(zip(repeat(TABLE_KEY), new, strict=False), dupdata=True, append=is_behind)
 
 
 def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, new: Records) -> None:
@@ -398,14 +358,6 @@ def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, ne
 def _put_notes(transaction: lmdb.Transaction, environment: Environment, notes: Mapping[str, bytes]) -> None:
     for name, note in notes.items():
         transaction.put(_NOTE_PREFIX + name.encode(), note, db=environment.meta)
-
-
-def _filter_ids(new: Records) -> list[bytes]:
-    ids: list[bytes] = []
-    for (scope, length), of_table in new.items():
-        prefix = bytes((scope,))
-        ids.extend([prefix + record[:length] for record in of_table])
-    return ids
 
 
 def _encode_position(position: Position) -> bytes:

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.optouts import optout_store
+from bidstream_svc.optouts import optout_store, optout_tables
 from bidstream_svc.optouts.optout_environment import Environment
 from bidstream_svc.optouts.optout_records import OptOut, decode_record, encode_record
 from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_tables import Records
 
 _SCOPES = st.sampled_from(IdentityScope)
 _TIMES = st.integers(1, 2**32 - 1)
@@ -154,6 +155,7 @@ def test_ids_are_told_before_the_commit_and_only_new_ones(tmp_path: Path, monkey
     def fail(number: int, ids: object) -> None:
         raise OSError(5, "Input/output error")
 
+    monkeypatch.setattr(OptOutStore, "_has_filter", True)
     with OptOutStore(tmp_path) as store:
         store.add(added[:20])
         monkeypatch.setattr(store.filter, "note", fail)
@@ -175,19 +177,17 @@ def test_what_another_process_adds_between_looking_and_writing(tmp_path: Path, m
         with OptOutStore(Path({str(tmp_path)!r})) as store:
             store.add([optout._replace(arrived_s=1) for optout in optouts(50)])
     """
-    calls: list[optout_store.Records] = []
+    calls: list[Records] = []
 
-    def look(
-        environment: Environment, transaction: lmdb.Transaction, records: optout_store.Records
-    ) -> optout_store.Records:
+    def look(environment: Environment, transaction: lmdb.Transaction, records: Records) -> Records:
         found = only_new(environment, transaction, records)
         if not calls:
             subprocess.run([sys.executable, "-c", program], check=True)
         calls.append(found)
         return found
 
-    only_new = optout_store._only_new
-    monkeypatch.setattr(optout_store, "_only_new", look)
+    only_new = optout_tables.only_new
+    monkeypatch.setattr(optout_store, "only_new", look)
     with OptOutStore(tmp_path) as store:
         assert store.add(added) == 50
         assert len(calls) == 2

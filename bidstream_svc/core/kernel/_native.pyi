@@ -243,5 +243,9 @@ class OptOutRun:
     def add_record(self, record: bytes) -> None:
         """Add a record of the store; ValueError if it has another length."""
 
-    def take(self) -> tuple[list[bytes], list[bytes]]:
-        """Remove all records: those of 32 bytes and those of 33, sorted, the first one of each id."""
+    def take(self) -> list[list[bytes]]:
+        """Remove all records, sorted, the first one of each id.
+
+        Returns:
+            Those of ids of 32 bytes, and of 33 bytes without and with the bit of EUID.
+        """

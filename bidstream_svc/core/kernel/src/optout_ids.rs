@@ -11,6 +11,8 @@ const SHORT_LENGTH: usize = 32;
 const LONG_LENGTH: usize = 33;
 const SHORT_RECORD: usize = SHORT_LENGTH + TIMES_LENGTH;
 const LONG_RECORD: usize = LONG_LENGTH + TIMES_LENGTH;
+/// In the first byte of a long id: it is of EUID.
+const SCOPE_BIT: u8 = 0x10;
 /// Some room more than a raw id needs, so that `decode` can tell that an id is too long.
 const BUFFER_LENGTH: usize = 48;
 
@@ -78,9 +80,11 @@ impl Run {
         self.long.sort();
     }
 
-    /// Removes all records, those of short ids first.
-    pub fn take(&mut self) -> (Vec<[u8; SHORT_RECORD]>, Vec<[u8; LONG_RECORD]>) {
-        (std::mem::take(&mut self.short.list), std::mem::take(&mut self.long.list))
+    /// Removes all records: those of short ids, and those of long ones without and with the bit of the programme.
+    pub fn take(&mut self) -> (Vec<[u8; SHORT_RECORD]>, [Vec<[u8; LONG_RECORD]>; 2]) {
+        let has_bit = |record: &[u8; LONG_RECORD]| record.first().is_some_and(|first| first & SCOPE_BIT != 0);
+        let (with, without) = std::mem::take(&mut self.long.list).into_iter().partition(has_bit);
+        (std::mem::take(&mut self.short.list), [without, with])
     }
 }
 
@@ -136,8 +140,9 @@ mod tests {
         let mut run = Run::default();
         let (others, count) = run.add_lines(lines.as_bytes(), 7);
         run.sort();
-        let (short, long) = run.take();
+        let (short, [long, with_bit]) = run.take();
         assert_eq!(run.len(), 0);
+        assert!(with_bit.is_empty());
         (short, long, others, count)
     }
 
@@ -194,11 +199,13 @@ mod tests {
     #[test]
     fn records_that_python_made() {
         let mut run = Run::default();
-        assert!(run.add_made(&[1; 40]).is_some() && run.add_made(&[2; 41]).is_some());
+        for record in [&[1; 40][..], &[2; 41], &[0x12; 41], &[0x10; 40]] {
+            assert!(run.add_made(record).is_some());
+        }
         for length in [0, 7, 8, 39, 42] {
             assert!(run.add_made(&vec![1; length]).is_none());
         }
-        let (short, long) = run.take();
-        assert_eq!((short, long), (vec![[1; 40]], vec![[2; 41]]));
+        let taken = run.take();
+        assert_eq!(taken, (vec![[1; 40], [0x10; 40]], [vec![[2; 41]], vec![[0x12; 41]]]));
     }
 }

@@ -31,12 +31,14 @@ impl PyOptOutRun {
         self.0.add_made(record).ok_or_else(|| PyValueError::new_err("not a record"))
     }
 
-    fn take<'py>(&mut self, py: Python<'py>) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
+    fn take<'py>(&mut self, py: Python<'py>) -> PyResult<[Bound<'py, PyList>; 3]> {
         let mut run = mem::take(&mut self.0);
         py.detach(|| run.sort());
-        let (short, long) = run.take();
-        let short = PyList::new(py, short.iter().map(|record| PyBytes::new(py, record)))?;
-        let long = PyList::new(py, long.iter().map(|record| PyBytes::new(py, record)))?;
-        Ok((short, long))
+        let (short, [without_bit, with_bit]) = run.take();
+        Ok([list(py, &short)?, list(py, &without_bit)?, list(py, &with_bit)?])
     }
+}
+
+fn list<'py, const LENGTH: usize>(py: Python<'py>, records: &[[u8; LENGTH]]) -> PyResult<Bound<'py, PyList>> {
+    PyList::new(py, records.iter().map(|record| PyBytes::new(py, record)))
 }

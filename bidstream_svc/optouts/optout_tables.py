@@ -1,0 +1,78 @@
+"""The ids of an opt-out store, in a transaction: finding, adding and reading records."""
+
+from collections.abc import Mapping
+from itertools import islice, repeat
+from typing import TypeAlias
+
+import lmdb
+
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts.optout_environment import TABLE_KEY, Environment, Table
+
+# By programme and length of the id; sorted.
+Records: TypeAlias = Mapping[tuple[IdentityScope, int], list[bytes]]
+
+
+def contains(environment: Environment, scope: IdentityScope, raw_id: bytes) -> bool:
+    """Whether an id is in a store, in a transaction of its own: one that is kept would never see new ids."""
+    table = environment.tables.get((scope, len(raw_id)))
+    if table is None:
+        return False
+    with environment.lmdb.begin(db=table.db) as transaction:
+        cursor = transaction.cursor()
+        return cursor.set_range_dup(TABLE_KEY, raw_id) and cursor.value().startswith(raw_id)
+
+
+def count_ids(environment: Environment, scope: IdentityScope | None = None) -> int:
+    """Return the number of ids, of one programme or of all."""
+    with environment.lmdb.begin() as transaction:
+        tables = [table for table in environment.tables.values() if scope in {None, table.scope}]
+        return sum(transaction.stat(table.db)["entries"] for table in tables)
+
+
+def read_records(environment: Environment, table: Table, after: bytes, maximum: int) -> list[bytes]:
+    """Return up to `maximum` records behind the id `after`, in order."""
+    with environment.lmdb.begin(db=table.db) as transaction, transaction.cursor() as cursor:
+        if not cursor.set_range_dup(TABLE_KEY, after or b"\0"):
+            return []
+        values = cursor.iternext_dup()
+        if after and cursor.value().startswith(after):
+            next(values)
+        return list(islice(values, maximum))
+
+
+def only_new(environment: Environment, transaction: lmdb.Transaction, records: Records) -> Records:
+    """Return what is not in the store, without tables of which all is."""
+    found = {key: _find_new(transaction, environment.tables[key], of_table) for key, of_table in records.items()}
+    return {key: new for key, new in found.items() if new}
+
+
+def _find_new(transaction: lmdb.Transaction, table: Table, records: list[bytes]) -> list[bytes]:
+    length = table.id_length
+    new = []
+    with transaction.cursor(table.db) as cursor:
+        for place, record in enumerate(records):
+            raw_id = record[:length]
+            if not cursor.set_range_dup(TABLE_KEY, raw_id):
+                new.extend(records[place:])  # all behind the last id of the store
+                break
+            if cursor.value()[:length] != raw_id:
+                new.append(record)
+    return new
+
+
+def put_all(transaction: lmdb.Transaction, table: Table, new: list[bytes]) -> None:
+    """Add records, sorted, of which none is in the table."""
+    with transaction.cursor(table.db) as cursor:
+        # Appended pages are full, others are half full at worst.
+        is_behind = not cursor.last() or bytes(cursor.value()) < new[0]
+        cursor.putmulti(zip(repeat(TABLE_KEY), new, strict=False), dupdata=True, append=is_behind)
+
+
+def filter_ids(new: Records) -> list[bytes]:
+    """Return the ids as filters have them: the byte of the programme and the raw id."""
+    ids: list[bytes] = []
+    for (scope, length), of_table in new.items():
+        prefix = bytes((scope,))
+        ids.extend([prefix + record[:length] for record in of_table])
+    return ids

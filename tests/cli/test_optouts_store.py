@@ -1,0 +1,289 @@
+"""`optouts import`, `export`, `stat` and `check` on a store."""
+
+import gzip
+import json
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pybase64
+import pytest
+
+from bidstream_svc.core.identity import Identity, IdentityScope
+from bidstream_svc.core.kernel import IS_NATIVE
+from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.optouts import optout_import
+from bidstream_svc.optouts.optout_import import OptOutImport
+from bidstream_svc.optouts.optout_records import OptOut
+from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from tests.support.cli import Cli
+
+TIME_S = 1_700_000_000
+
+
+def text_of(raw_id: bytes) -> str:
+    return pybase64.b64encode(raw_id).decode()
+
+
+def make_ids(count: int, seed: int = 1) -> list[bytes]:
+    random_ = random.Random(seed)  # noqa: S311
+    return [random_.randbytes(random_.choice((32, 33))) for _ in range(count)]
+
+
+def scope_of(raw_id: bytes) -> IdentityScope:
+    return IdentityScope.EUID if len(raw_id) == 33 and raw_id[0] & 0x10 else IdentityScope.UID2
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def read_all(directory: Path) -> dict[tuple[IdentityScope, bytes], OptOut]:
+    with OptOutStore(directory) as store:
+        found = [optout for scope in IdentityScope for optout in store.iterate(scope, maximum=10**9)]
+    return {(optout.scope, optout.raw_id): optout for optout in found}
+
+
+def summary(text: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(text.splitlines()[-1])
+    return read
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_text(cli: Cli, tmp_path: Path, directory: Path, *, is_compressed: bool) -> None:
+    ids = make_ids(500)
+    lines = [text_of(raw_id) for raw_id in ids]
+    lines[::3] = [f"{line},{TIME_S + place}" for place, line in enumerate(lines[::3])]
+    content = ("\ufeff" + "\r\n".join([*lines, "", lines[0]])).encode()
+    (tmp_path / "ids").write_bytes(gzip.compress(content) if is_compressed else content)
+    ran = cli("optouts", "import", str(tmp_path / "ids"), optout_store=directory)
+    assert (ran.status, summary(ran.out)) == (0, {"read": 502, "new": 500, "malformed": 0, "optouts": 500})
+    found = read_all(directory)
+    assert found.keys() == {(scope_of(raw_id), raw_id) for raw_id in ids}
+    assert found[scope_of(ids[3]), ids[3]].entry_s == TIME_S + 1
+    assert found[scope_of(ids[1]), ids[1]].entry_s is None
+    again = cli("optouts", "import", "-", stdin=content, optout_store=directory)
+    assert summary(again.out) == {"read": 502, "new": 0, "malformed": 0, "optouts": 500}
+
+
+def test_malformed_lines_are_named_and_not_shown(cli: Cli, tmp_path: Path, directory: Path) -> None:
+    good = text_of(b"\x01" * 32)
+    bad = ["secret!" + "x" * 37, text_of(b"\x01" * 31), f"{good},soon", f"{good},0", "x" * 200_000, '"' + good + '"']
+    ran = cli("optouts", "import", "-", stdin="\n".join([good, *bad, "", good]), optout_store=directory)
+    assert ran.status == 1
+    assert summary(ran.out) == {"read": 9, "new": 1, "malformed": 6, "optouts": 1}
+    assert ran.err.splitlines() == [
+        "bidstream-svc: -: not an opt-out in line 2, 3, 4, 5, 6, 7",
+        "bidstream-svc: 6 lines are not opt-outs; all others have been imported",
+    ]
+
+
+def test_scope_option(cli: Cli, directory: Path) -> None:
+    raw_ids = [b"\x01" * 32, b"\x02" * 33]
+    stdin = "\n".join(map(text_of, raw_ids))
+    assert cli("optouts", "import", "-", "--scope", "EUID", stdin=stdin, optout_store=directory).status == 0
+    assert read_all(directory).keys() == {(IdentityScope.EUID, raw_id) for raw_id in raw_ids}
+
+
+def test_csv_goes_out_and_in_again(cli: Cli, tmp_path: Path, directory: Path) -> None:
+    added = [OptOut(IdentityScope(place % 2), raw_id, 9, place or None) for place, raw_id in enumerate(make_ids(300))]
+    with OptOutStore(directory) as store:
+        store.add(added)
+    ran = cli("optouts", "export", "--format", "csv", optout_store=directory)
+    rows = ran.out.splitlines()
+    assert (ran.status, rows[0], len(rows)) == (0, "scope,identity,timestamp,arrived", 301)
+    (tmp_path / "all.csv").write_text(ran.out)
+    ran = cli("optouts", "import", str(tmp_path / "all.csv"), optout_store=tmp_path / "copy")
+    assert summary(ran.out) == {"read": 300, "new": 300, "malformed": 0, "optouts": 300}
+    copied = read_all(tmp_path / "copy")
+    assert {key: optout.entry_s for key, optout in copied.items()} == {
+        (optout.scope, optout.raw_id): optout.entry_s for optout in added
+    }
+
+
+def test_csv_with_other_columns(cli: Cli, tmp_path: Path, directory: Path) -> None:
+    ids = [text_of(raw_id) for raw_id in make_ids(3)]
+    (tmp_path / "a.csv").write_text(f'day,uid,when\n1,{ids[0]},5\n1,{ids[1]},\n1,"x\ny",5\n1,{ids[2]}\n')
+    path = str(tmp_path / "a.csv")
+    ran = cli("optouts", "import", path, "--column", "uid", "--time-column", "when", optout_store=directory)
+    assert (ran.status, summary(ran.out)) == (1, {"read": 4, "new": 3, "malformed": 1, "optouts": 3})
+    assert "not an opt-out in line 3\n" in ran.err
+    for options in ((), ("--column", "uid", "--time-column", "hour")):
+        ran = cli("optouts", "import", path, *options, optout_store=directory)
+        assert (ran.status, ran.err.count("the input has no column")) == (2, 1)
+
+
+def test_parquet(cli: Cli, tmp_path: Path, directory: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    ids = make_ids(100)
+    table = pa.table({"identity": [text_of(raw_id) for raw_id in ids], "timestamp": [TIME_S] * 99 + [None]})
+    parquet.write_table(table, tmp_path / "ids.parquet")
+    ran = cli("optouts", "import", str(tmp_path / "ids.parquet"), optout_store=directory)
+    assert summary(ran.out) == {"read": 100, "new": 100, "malformed": 0, "optouts": 100}
+    found = read_all(directory)
+    assert found[scope_of(ids[0]), ids[0]].entry_s == TIME_S
+    assert found[scope_of(ids[99]), ids[99]].entry_s is None
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1" + bytes(100))
+    ran = cli("optouts", "import", str(tmp_path / "bad.parquet"), optout_store=directory)
+    assert (ran.status, ran.err) == (1, "bidstream-svc: the input is not valid Parquet\n")
+
+
+def test_parquet_without_its_package(
+    cli: Cli, tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "ids").write_bytes(b"PAR1")
+    ran = cli("optouts", "import", str(tmp_path / "ids"), optout_store=directory)
+    assert (ran.status, ran.err) == (
+        2,
+        "bidstream-svc: Parquet needs the extra `parquet`: pip install 'bidstream-svc[parquet]'\n",
+    )
+
+
+def test_text_of_an_export(cli: Cli, directory: Path) -> None:
+    with OptOutStore(directory) as store:
+        store.add([OptOut(IdentityScope.UID2, b"\x02" * 32, 9, 7), OptOut(IdentityScope.UID2, b"\x01" * 33, 9)])
+        store.add([OptOut(IdentityScope.UID2, b"\x01" * 32, 9)])
+    wanted = [text_of(b"\x01" * 32), text_of(b"\x02" * 32) + ",7", text_of(b"\x01" * 33)]
+    assert cli("optouts", "export", optout_store=directory).out.splitlines() == wanted
+    with OptOutStore(directory) as store:
+        store.add([OptOut(IdentityScope.EUID, b"\x01" * 32, 9)])
+    assert cli("optouts", "export", optout_store=directory).status == 2
+    assert cli("optouts", "export", "--scope", "UID2", optout_store=directory).out.splitlines() == wanted
+
+
+@pytest.mark.parametrize("command", ["import -", "export", "stat", "check"])
+def test_a_store_is_needed(cli: Cli, tmp_path: Path, command: str) -> None:
+    ran = cli("optouts", *command.split())
+    assert (ran.status, ran.err) == (
+        2,
+        "bidstream-svc: BIDSTREAM_OPTOUT_STORE: missing; accepted: the directory of the store\n",
+    )
+    if command != "import -":
+        ran = cli("optouts", *command.split(), optout_store=tmp_path / "missing")
+        assert (ran.status, ran.err) == (
+            1,
+            f"bidstream-svc: opt-out store {tmp_path / 'missing'}: No such file or directory\n",
+        )
+
+
+@pytest.mark.parametrize("is_native", [pytest.param(True, marks=pytest.mark.skipif(not IS_NATIVE, reason="")), False])
+def test_both_runs_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_native: bool) -> None:
+    """And an import in small runs and transactions gives the same as in large ones."""
+    monkeypatch.setattr(optout_import, "IS_NATIVE", is_native)
+    monkeypatch.setattr(optout_import, "RUN_IDS", 70)
+    monkeypatch.setattr(optout_import, "_MIN_CHUNK_IDS", 7)
+    ids = make_ids(400)
+    lines = [f" {text_of(raw_id)} , {place + 1}\r" for place, raw_id in enumerate(ids)]
+    lines[5], lines[50], lines[90] = "", "?", text_of(ids[90]).rstrip("=").replace("+", "-").replace("/", "_")
+    with OptOutStore(tmp_path) as store:
+        importer = OptOutImport(store, None, 3)
+        for start in range(0, 400, 50):
+            importer.add_lines("".join(f"{line}\n" for line in lines[start : start + 50]).encode())
+        importer.finish()
+        assert (importer.lines, importer.added, importer.malformed, importer.malformed_lines) == (400, 398, 1, [51])
+        found = {optout.raw_id: optout for scope in IdentityScope for optout in store.iterate(scope)}
+    assert found == {
+        raw_id: OptOut(scope_of(raw_id), raw_id, 3, None if place == 90 else place + 1)
+        for place, raw_id in enumerate(ids)
+        if place not in {5, 50}
+    }
+
+
+def test_stat(cli: Cli, directory: Path) -> None:
+    with OptOutStore(directory) as store:
+        store.add([OptOut(IdentityScope.UID2, b"\x01" * 32, 9)], position=Position(b"\xab" * 16, 7, "1-0"))
+    told = json.loads(cli("optouts", "stat", optout_store=directory).out)
+    assert told["optouts"] == {"UID2": 1, "EUID": 0}
+    assert told["position"] == {"epoch": "ab" * 16, "sequence": 7}
+    assert 0 < told["disk_bytes"] < 10**6
+
+
+@contextmanager
+def host(optouts: dict[str, Any] | None, status: int = 200) -> Iterator[str]:
+    """An admin plane with an /info of its own."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"version": "1", "optouts": optouts}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_arguments: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_fleet(cli: Cli) -> None:
+    level = {"position": {"epoch": "ab", "sequence": 8}, "last_contact": "2026-01-02T00:00:00Z"}
+    behind = {"position": {"epoch": "ab", "sequence": 6}, "last_contact": "2026-01-01T00:00:00Z"}
+    new = {"position": None, "last_contact": None}
+    other = {"position": {"epoch": "cd", "sequence": 9}, "last_contact": "2026-01-02T00:00:00Z"}
+    with host(level) as one, host(behind) as two, host(new) as three, host(other) as four:
+        for urls, options, status in [
+            ([one, two, three, four], [], 0),
+            ([one], ["--applied", "ab/8"], 0),
+            ([one, two], ["--applied", "ab/6"], 0),
+            ([one, two], ["--applied", "ab/7"], 1),
+            ([one, three], ["--applied", "ab/1"], 1),
+            ([four], ["--applied", "ab/1"], 1),
+            ([one, four], ["--until", "2026-01-01T12:00:00+00:00"], 0),
+            ([one, two], ["--until", "2026-01-01T12:00:00+00:00"], 1),
+            ([one, three], ["--until", "1"], 1),
+        ]:
+            fleet = [part for url in urls for part in ("--fleet", url)]
+            ran = cli("optouts", "stat", *fleet, *options)
+            assert ran.status == status, (urls, options, ran.err)
+            assert len(ran.out.splitlines()) == len(urls)
+    with host(None) as without, host({}, status=404) as missing:
+        for url in (without, missing, one):  # the last one is gone
+            ran = cli("optouts", "stat", "--fleet", url)
+            assert (ran.status, json.loads(ran.out)["level"]) == (1, False)
+    assert cli("optouts", "stat", "--applied", "ab/1").status == 2
+
+
+def test_check(cli: Cli, directory: Path) -> None:
+    with OptOutStore(directory) as store:
+        store.add([OptOut(IdentityScope.UID2, b"\x01" * 32, 9)])
+    stdin = "\n".join(text_of(bytes([first]) * 32) for first in (1, 2))
+    ran = cli("optouts", "check", stdin=stdin, optout_store=directory)
+    first, second = stdin.splitlines()
+    assert (ran.status, ran.out.splitlines()) == (0, [f"{first},in store", f"{second},not in store"])
+    ran = cli("optouts", "check", stdin=stdin + "\nsecret", optout_store=directory)
+    assert ran.status == 1
+    assert "secret" not in ran.out + ran.err
+    assert cli("optouts", "check", "--add", optout_store=directory).status == 2
+
+
+def test_check_online(cli: Cli, directory: Path, operator: DevOperator, settings: dict[str, str]) -> None:
+    state: OperatorState = operator.state
+    identity = Identity.from_email("gone@example.com")
+    state.opted_out_since_ms[identity] = TIME_S * 1_000
+    gone, other = state.salts.raw_uid(identity), state.salts.raw_uid(Identity.from_email("here@example.com"))
+    with OptOutStore(directory):
+        pass
+    stdin = f"{gone}\n{other}\n"
+    ran = cli("optouts", "check", "--online", stdin=stdin, optout_store=directory, **settings)
+    assert ran.status == 1
+    assert ran.out.splitlines() == [f"{gone},missing,{TIME_S}", f"{other},not in store"]
+    ran = cli("optouts", "check", "--online", "--add", stdin=stdin, optout_store=directory, **settings)
+    assert (ran.status, ran.err) == (0, "bidstream-svc: 1 opt-outs added\n")
+    assert [optout.entry_s for optout in read_all(directory).values()] == [TIME_S]
+    ran = cli("optouts", "check", "--online", stdin=stdin, optout_store=directory, **settings)
+    assert (ran.status, ran.out.splitlines()) == (0, [f"{gone},in store", f"{other},not in store"])
