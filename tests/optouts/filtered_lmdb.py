@@ -44,9 +44,10 @@ class FilteredLmdb:
         """Add the ids with these numbers in one transaction."""
         with self._env.begin(write=True) as transaction:
             self.filter.begin(transaction.id())
-            self.filter.add((scope_of(number), raw_id(number)) for number in numbers)
-            for number in numbers:
-                transaction.put(bytes([scope_of(number)]) + raw_id(number), b"")
+            ids = [bytes([scope_of(number)]) + raw_id(number) for number in numbers]
+            self.filter.add(ids)
+            for each in ids:
+                transaction.put(each, b"")
 
     def add_without_filter(self, number: int) -> None:
         """Write as a program would that does not know the filter."""

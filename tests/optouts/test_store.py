@@ -117,7 +117,7 @@ def test_duplicates_are_not_written(tmp_path: Path) -> None:
 
 
 def last_transaction(directory: Path, store: OptOutStore) -> int:
-    with store.writing() as transaction:
+    with store.filter_transaction() as transaction:
         return transaction
 
 
@@ -152,17 +152,18 @@ def test_ids_are_told_before_the_commit_and_only_new_ones(tmp_path: Path, monkey
     added = optouts(50)
     told: list[bytes] = []
 
-    def fail(number: int, ids: object) -> None:
+    def fail(ids: object) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(OptOutStore, "_has_filter", True)
     with OptOutStore(tmp_path) as store:
         store.add(added[:20])
-        monkeypatch.setattr(store.filter, "note", fail)
+        monkeypatch.setattr(OptOutStore, "_has_filter", True)
+        monkeypatch.setattr(store.filter, "add", fail)
         with pytest.raises(OptOutStoreError, match="Input/output error"):
             store.add(added)
         assert store.count() == 20
-        monkeypatch.setattr(store.filter, "note", lambda _, ids: told.extend(ids))
+        monkeypatch.setattr(store.filter, "add", told.extend)
         assert store.add(added) == 30
         assert sorted(told) == sorted(bytes([optout.scope]) + optout.raw_id for optout in added[20:])
 

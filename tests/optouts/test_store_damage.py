@@ -237,13 +237,13 @@ def test_a_full_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lmdb_is_opened_again_after_its_fatal_error(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(number: int, ids: object) -> None:
+    def fail(number: int) -> None:
         raise lmdb.PanicError("MDB_PANIC")
 
     with OptOutStore(directory) as store:
         before = store._environment
         with monkeypatch.context() as patch:
-            patch.setattr(store.filter, "note", fail)
+            patch.setattr(store.filter, "begin", fail)
             with pytest.raises(OptOutStoreError):
                 store.add([OTHER])
         assert store.add([IN_IT, OTHER]) == 1
