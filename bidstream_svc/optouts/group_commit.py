@@ -12,8 +12,6 @@ from itertools import islice, takewhile
 from queue import SimpleQueue
 from typing import NamedTuple, TypeAlias
 
-import lmdb
-
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics.cells import OptOutResult
@@ -27,8 +25,6 @@ _log = get_logger(__name__)
 # Bounds the time of one transaction.
 _MAX_BATCH = 5_000
 _LOG_PERIOD_S = 60.0
-# After these, LMDB refuses all further transactions.
-_DAMAGE = (lmdb.PanicError, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)
 
 _Done: TypeAlias = "asyncio.Future[OptOutResult]"
 
@@ -46,7 +42,6 @@ class GroupCommit:
         malformed: where malformed requests are kept.
         is_owed: whether the opt-outs are put into the outbox of the stream.
         on_added: called in the thread after a commit of opt-outs.
-        on_damage: called in the running loop when the store cannot be written to until it is opened again.
     """
 
     def __init__(
@@ -56,13 +51,11 @@ class GroupCommit:
         *,
         is_owed: bool,
         on_added: Callable[[Iterable[OptOut]], None],
-        on_damage: Callable[[], None],
     ) -> None:
         self._store = store
         self._malformed = malformed
         self._is_owed = is_owed
         self._on_added = on_added
-        self._on_damage = on_damage
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._waiting: dict[_Done, float] = {}  # in the order of their arrival
@@ -130,8 +123,6 @@ class GroupCommit:
             return write()
         except (OptOutStoreError, OSError) as error:
             self._log(str(error) if isinstance(error, OptOutStoreError) else error.strerror)
-            if isinstance(error.__cause__, _DAMAGE):
-                self._loop.call_soon_threadsafe(self._on_damage)
         except Exception:  # noqa: BLE001 - a bug must not end the thread, which nothing replaces
             _log.exception("opt-outs not written")
         return dict.fromkeys(all_done, OptOutResult.ERROR)

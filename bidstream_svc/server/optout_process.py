@@ -11,7 +11,7 @@ from typing import Self
 
 from bidstream_svc._version import __version__
 from bidstream_svc.config import Settings, env_name
-from bidstream_svc.core.errors import ConfigurationError, OptOutStoreError
+from bidstream_svc.core.errors import ConfigurationError, OptOutStoreError, ThreadFailedError
 from bidstream_svc.core.units import NS_PER_S
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
@@ -67,7 +67,7 @@ class OptOutService:
         manager: systemd, if it has started this process; None if it has a parent.
 
     Attributes:
-        failed: set when the process must end: the store has to be opened again, or a thread has failed.
+        failed: set when a thread has failed: the process must end, because nothing replaces the thread.
 
     Raises:
         OptOutStoreError: the store is damaged or of another version.
@@ -100,7 +100,6 @@ class OptOutService:
             MalformedLog(settings.optout_store),
             is_owed=self._link is not None,
             on_added=self._note_added,
-            on_damage=self.failed.set,
         )
         self._server = OptOutServer(
             settings, listeners.optouts, self._store, self._commit, metrics, open_snapshot=self._open_snapshot
@@ -243,7 +242,7 @@ async def serve_optouts(
         manager: see OptOutService.
 
     Raises:
-        BidstreamError: it cannot start, the store has to be opened again, or a thread has failed.
+        BidstreamError: it cannot start, or one of its threads has failed.
     """
     # A core dump would contain raw uids.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -263,7 +262,7 @@ async def serve_optouts(
         await first_of(service.drain(), stop.second.wait())
     _log.info("opt-out store closed")
     if service.failed.is_set():
-        raise OptOutStoreError("the opt-out store has to be opened again; the log says why")
+        raise ThreadFailedError("a thread of the opt-out store failed; the log says why")
 
 
 def run_receiver(settings: Settings) -> None:

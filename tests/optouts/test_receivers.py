@@ -1,6 +1,7 @@
 """Receivers as processes, with a real Redis between them."""
 
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ import pytest
 from bidstream_svc.optouts.snapshot import SnapshotReader
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import ask
-from tests.support.receiver import Client, Receiver
+from tests.support.receiver import Client, Receiver, webhook_path
 from tests.support.redis_server import RedisServer
 from tests.support.sidecar import wait_until
 
@@ -137,6 +138,24 @@ def test_a_client_that_reads_slowly_gets_the_whole_snapshot(tmp_path: Path) -> N
                 reader = SnapshotReader()
                 reader.feed(client.receive().body)
                 assert reader.finish().count == 300
+        assert receiver.stop() == 0
+
+
+def test_a_disk_that_takes_nothing_is_answered_with_503(tmp_path: Path) -> None:
+    with Receiver(tmp_path) as receiver, Client(receiver.data) as client:
+        (stored,) = tell(receiver, 1)
+        _, hard = resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE, (0, hard))
+        for _ in range(3):
+            assert client.get(webhook_path(bytes(32))).status == 503
+            assert client.get("/optout?identity=malformed").status == 503
+            assert client.tell(stored) == "duplicate"
+        resource.prlimit(receiver.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        assert client.tell(bytes(32)) == "new"
+        assert client.get("/optout?identity=malformed").json == {"result": "malformed"}
+        page = scrape(receiver.admin)
+        assert page.value("bidstream_optouts_received_total", result="error") == 6
+        assert page.value("bidstream_optouts_received_total", result="new") == 2
         assert receiver.stop() == 0
 
 

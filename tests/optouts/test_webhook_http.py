@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.metrics.cells import (
     OPTOUT_CONNECTIONS,
@@ -186,24 +185,6 @@ def test_without_a_bearer_a_web_page_cannot_add_opt_outs(receiver: RunningReceiv
     with receiver.connect() as client:
         assert client.get(webhook_path(SHORT), Host="attacker.example").status == 400
     assert received(receiver) == {}
-
-
-def test_a_store_that_cannot_be_written_to_is_answered_with_503(
-    receiver: RunningReceiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add = receiver.service._store.add
-    with receiver.connect() as client:
-        assert client.tell(SHORT) == "new"
-
-        def fail(*_args: object, **_options: object) -> int:
-            raise OptOutStoreError("No space left on device")
-
-        monkeypatch.setattr(receiver.service._store, "add", fail)
-        assert client.get(webhook_path(b"1" * 32)).status == 503
-        assert client.tell(SHORT) == "duplicate"
-        monkeypatch.setattr(receiver.service._store, "add", add)
-        assert client.tell(b"1" * 32) == "new"
-    assert received(receiver) == {"new": 2, "error": 1, "duplicate": 1}
 
 
 def test_malformed_ids_that_cannot_be_kept_are_answered_with_503(receiver: RunningReceiver, store: Path) -> None:

@@ -38,7 +38,7 @@ def sidecar_of(directory: Path, operator: DevOperator, workers: int = 2, **setti
         yield sidecar
 
 
-def store_pid(sidecar: Sidecar, operator: DevOperator) -> int:
+def store_pid(sidecar: Sidecar) -> int:
     """The process of the store: it alone has a lower priority."""
     (found,) = [pid for pid in children(sidecar.process.pid) if os.getpriority(os.PRIO_PROCESS, pid) > 0]
     return found
@@ -100,7 +100,7 @@ def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path,
                 with suppress(OSError, EOFError), Client(webhook_address(sidecar), timeout_s=20) as client:
                     if client.get(webhook_path(raw_id, path="/optout/uid2")).status == 200:
                         told.append(raw_id)
-            victim = store_pid(sidecar, operator)
+            victim = store_pid(sidecar)
             with suppress(OSError, EOFError), Client(webhook_address(sidecar)) as client:
                 client.send(b"".join(request_of(os.urandom(32)) for _ in range(50)))
                 client.receive()
@@ -125,7 +125,7 @@ def request_of(raw_id: bytes) -> bytes:
 def test_a_process_that_hangs_is_replaced(tmp_path: Path, operator: DevOperator) -> None:
     with sidecar_of(tmp_path, operator, hang_timeout=2) as sidecar:
         assert tell(sidecar, bytes(32)) == "new"
-        os.kill(store_pid(sidecar, operator), signal.SIGSTOP)
+        os.kill(store_pid(sidecar), signal.SIGSTOP)
         wait_until(lambda: sidecar.times_logged("opt-out store open") == 2, "the successor")
         assert tell(sidecar, bytes(32)) == "duplicate"
         (hung,) = [line for line in sidecar.log if line["event"] == "worker hung"]
@@ -141,7 +141,7 @@ def test_a_process_that_cannot_start_is_tried_for_ever_and_bidders_are_served(
     token = operator.state.mint_token(identity="in@example.com")
     with sidecar_of(tmp_path, operator, optout_auth_token_file=token_file) as sidecar:
         token_file.unlink()
-        os.kill(store_pid(sidecar, operator), signal.SIGKILL)
+        os.kill(store_pid(sidecar), signal.SIGKILL)
         # More often than any worker may fail to start.
         wait_until(lambda: sidecar.times_logged("worker failed") >= 6, "failed starts")
         assert ask(sidecar.data, "/decrypt", {"token": token}).json["status"] == "SUCCESS"
@@ -166,14 +166,16 @@ def test_sigterm_ends_it_after_its_answers(tmp_path: Path, operator: DevOperator
 def test_sighup_reads_its_files_again(tmp_path: Path, operator: DevOperator) -> None:
     token_file = tmp_path / "token"
     token_file.write_text("old")
-    with sidecar_of(tmp_path, operator, optout_auth_token_file=token_file) as sidecar:
-        with Client(webhook_address(sidecar)) as client:
-            assert client.tell(bytes(32), Authorization="Bearer old") == "new"
-            token_file.write_text("new")
-            sidecar.signal(signal.SIGHUP)
-            wait_until(
-                lambda: client.get(webhook_path(bytes(32)), Authorization="Bearer new").status == 200, "the new token"
-            )
+    with (
+        sidecar_of(tmp_path, operator, optout_auth_token_file=token_file) as sidecar,
+        Client(webhook_address(sidecar)) as client,
+    ):
+        assert client.tell(bytes(32), Authorization="Bearer old") == "new"
+        token_file.write_text("new")
+        sidecar.signal(signal.SIGHUP)
+        wait_until(
+            lambda: client.get(webhook_path(bytes(32)), Authorization="Bearer new").status == 200, "the new token"
+        )
 
 
 def test_a_damaged_store_stops_the_start_with_one_line(tmp_path: Path, operator: DevOperator) -> None:
