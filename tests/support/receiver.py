@@ -97,7 +97,7 @@ class Receiver(Sidecar):
     """A process of `optouts serve`."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
-        defaults = {"optout_listen": "127.0.0.1:0", "optout_store": directory / "store"}
+        defaults: dict[str, Any] = {"optout_listen": "127.0.0.1:0", "optout_store": directory / "store"}
         super().__init__(directory, "optouts", "serve", **defaults | settings)
 
     def _addresses(self) -> list[str]:

@@ -31,7 +31,7 @@ def operator() -> Iterator[DevOperator]:
 
 @contextmanager
 def sidecar_of(directory: Path, operator: DevOperator, workers: int = 2, **settings: Any) -> Iterator[Sidecar]:
-    options = {"workers": workers, "optout_store": directory / "store", "optout_listen": "127.0.0.1:0"}
+    options: dict[str, Any] = {"workers": workers, "optout_store": directory / "store", "optout_listen": "127.0.0.1:0"}
     with Sidecar(directory, **options | operator_settings(operator) | settings) as sidecar:
         wait_until(lambda: sidecar.times_loaded(from_cache=False) == workers, "all workers to have keys")
         wait_until(lambda: sidecar.has_logged("opt-out store open"), "the store")
