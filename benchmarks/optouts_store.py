@@ -82,7 +82,7 @@ def run_look_ups(directory: Path, ids: list[bytes], *, are_in: bool) -> float:
 
 def run_groups(directory: Path) -> dict[str, float]:
     """Add ids that are due at a rate, all that are due in one group. Latency is from the due time to the disk."""
-    latencies_ms = []
+    latencies_ms: list[float] = []
     with OptOutStore(directory) as store:
         started, sent = time.perf_counter(), 0
         while sent < _RATE * _GROUPS_S:

@@ -26,8 +26,9 @@ _CHUNK_IDS = 10_000
 def export(*, scope_name: str | None, file_format: str, **flags: Any) -> None:
     """Print all opt-outs of the store.
 
-    Raw uids are in base64, in the order of their bytes: those of 32 bytes, then those of 33. A line of text is `raw uid,Unix seconds`, or the raw uid where the time is unknown. CSV has the columns scope,
-    identity, timestamp and arrived. `optouts import` reads both. It may run while a service uses the store.
+    Raw uids are in base64, in the order of their bytes: those of 32 bytes, then those of 33. A line of text is `raw
+    uid,Unix seconds`, or the raw uid where the time is unknown. CSV has the columns scope, identity, timestamp and
+    arrived. `optouts import` reads both. It may run while a service uses the store.
     """
     directory = required_store(flags)
     environment = open_environment(directory, is_writable=False)

@@ -63,8 +63,9 @@ def _parse_time(_context: click.Context, _parameter: click.Parameter, text: str 
 def stat(*, urls: tuple[str, ...], applied: _Applied | None, until_s: float | None, **flags: Any) -> None:
     """Print what the store holds, or how far a fleet is.
 
-    Prints JSON; with --fleet, a line for each host. A DNS name with several addresses counts as several hosts. With --applied and --until, the exit status is 1 unless
-    every host has applied the stream up to this entry, or has been known to hold all of it at or after this time.
+    Prints JSON; with --fleet, a line for each host. A DNS name with several addresses counts as several hosts. With
+    --applied and --until, the exit status is 1 unless every host has applied the stream up to this entry, or has
+    been known to hold all of it at or after this time.
     """
     if not urls:
         if applied or until_s is not None:

@@ -213,6 +213,9 @@ def open_environment(directory: Path, *, is_writable: bool) -> Environment:
         else:
             environment = _environments.get((os.getpid(), _file_id(directory / _DATA_FILE)))
             if environment is not None and not environment.is_closed:
+                with environment:
+                    if problem := environment.find_problem():
+                        raise OptOutStoreError(problem)
                 return environment
         _allocate_lock_file(directory)
         environment = Environment(directory, is_writable=is_writable)

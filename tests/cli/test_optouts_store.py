@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -287,3 +288,23 @@ def test_check_online(cli: Cli, directory: Path, operator: DevOperator, settings
     assert [optout.entry_s for optout in read_all(directory).values()] == [TIME_S]
     ran = cli("optouts", "check", "--online", stdin=stdin, optout_store=directory, **settings)
     assert (ran.status, ran.out.splitlines()) == (0, [f"{gone},in store", f"{other},not in store"])
+
+
+def test_import_beside_a_service_that_writes(tmp_path: Path, directory: Path) -> None:
+    """Neither loses anything, and the service has its turns."""
+    imported, received = make_ids(60_000), make_ids(2_000, seed=2)
+    (tmp_path / "ids").write_text("\n".join(map(text_of, imported)))
+    with OptOutStore(directory) as store:
+        command = [sys.executable, "-m", "bidstream_svc", "optouts", "import", str(tmp_path / "ids")]
+        with subprocess.Popen(
+            [*command, "--optout-store", str(directory)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            turns = 0
+            for raw_id in received:
+                turns += process.poll() is None
+                store.add([OptOut(scope_of(raw_id), raw_id, 1)])
+            assert process.stdout is not None
+            assert summary(process.stdout.read())["new"] == len(imported)
+        assert turns > 1
+        assert store.count() == len(imported) + len(received)
+        assert all(store.contains(scope_of(raw_id), raw_id) for raw_id in (*imported, *received))

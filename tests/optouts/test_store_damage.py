@@ -15,8 +15,10 @@ from structlog.testing import capture_logs
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.core.status import FailureReason
 from bidstream_svc.optouts import optout_environment, optout_reader
+from bidstream_svc.optouts.filter_growth import grow_if_needed
 from bidstream_svc.optouts.optout_reader import OptOutReader
 from bidstream_svc.optouts.optout_records import OptOut
 from bidstream_svc.optouts.optout_store import OptOutStore
@@ -289,6 +291,63 @@ def test_threads_look_up_while_the_environment_is_closed(directory: Path) -> Non
         thread.join()
     assert FailureReason.OPTED_OUT in verdicts
     assert None not in verdicts
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="there is no filter without the kernel")
+def test_the_filter_is_asked_first_and_given_up_with_the_store(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with OptOutStore(directory) as store:
+        assert grow_if_needed(store)
+        store.add([OTHER])
+    reader = OptOutReader(directory)
+    native = reader.native_filter
+    assert native is not None
+    absent = OptOut(IdentityScope.EUID, b"\x03" * 32, 1)
+    assert not native.may_contain(absent.scope, absent.raw_id)
+    with monkeypatch.context() as patch:  # LMDB is not asked
+        patch.setattr(optout_reader, "contains", lambda *_: 1 / 0)
+        assert ask(reader, absent) is None
+    assert ask(reader) is ask(reader, OTHER) is FailureReason.OPTED_OUT
+    os.truncate(directory / "data.mdb", 8 * 4096)
+    assert not reader.check_file()
+    assert native.may_contain(absent.scope, absent.raw_id)  # kernels leave all to Python
+    assert ask(reader, absent) is FailureReason.OPTOUTS_NOT_SYNCED
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [("control", Path.unlink), ("control", lambda path: path.write_bytes(b""))]
+)
+def test_without_its_control_words(directory: Path, name: str, change: Callable[[Path], object]) -> None:
+    """A new file is another one: an open store is not used with the words of the old one."""
+    with OptOutStore(directory) as store:
+        reader = OptOutReader(directory)
+        content = (directory / name).read_bytes()
+        (directory / name).rename(directory / "old")
+        (directory / name).write_bytes(content)
+        assert ask(reader, OTHER) is FailureReason.OPTOUTS_NOT_SYNCED
+        with pytest.raises(OptOutStoreError, match="control has been replaced"):
+            store.add([OTHER])
+    change(directory / name)
+    with pytest.raises(OptOutStoreError, match=f"^opt-out store {directory}: "):
+        OptOutReader(directory)
+
+
+def test_withheld_while_stale(directory: Path) -> None:
+    with OptOutStore(directory) as store:
+        store.control.fresh_until_ms = 1_000
+        reader = OptOutReader(directory, withholds=True)
+        assert reader.check(OTHER.scope, text_of(OTHER), 1_000) is None
+        assert reader.check(OTHER.scope, text_of(OTHER), 1_001) is FailureReason.OPTOUTS_NOT_SYNCED
+        assert reader.check(IN_IT.scope, text_of(IN_IT), 1_001) is FailureReason.OPTED_OUT
+        assert OptOutReader(directory).check(OTHER.scope, text_of(OTHER), 1_001) is None
+
+
+def test_a_store_that_is_not_required_is_opened_when_it_is_there(tmp_path: Path) -> None:
+    reader = OptOutReader(tmp_path / "store", is_required=False)
+    assert ask(reader, OTHER) is FailureReason.OPTOUTS_NOT_SYNCED
+    make_store(tmp_path / "store")
+    assert (ask(reader), ask(reader, OTHER)) == (FailureReason.OPTED_OUT, None)
 
 
 def test_what_is_no_raw_uid_is_in_no_store(directory: Path) -> None:
