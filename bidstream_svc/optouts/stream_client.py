@@ -4,6 +4,7 @@ After any error the connection is closed. The next call makes a new one: it reso
 again, so that fail-overs and rotated passwords need no restart.
 """
 
+import asyncio
 import hashlib
 import random
 import ssl
@@ -130,6 +131,7 @@ class StreamClient:
             return await self._call("EVAL", script, 1, self.settings.name, *arguments)
 
     async def _call(self, *command: str | bytes | int) -> Any:
+        _check_cancelled()
         try:
             if self._client is None:
                 self._client = self._connect()
@@ -170,6 +172,13 @@ class StreamClient:
             raise OptOutStreamError(f"{settings.password_variable}: not UTF-8") from None
         user, colon, password = secret.partition(":")
         return (user or None, password) if colon else (None, secret)
+
+
+def _check_cancelled() -> None:
+    """Raise CancelledError again in a task that has been cancelled: on a busy machine, the client has swallowed one."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class _NoSuchScriptError(Exception):

@@ -46,7 +46,10 @@ class RedisServer:
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory), "--save", ""]
         arguments += ["--daemonize", "no", "--logfile", str(self.directory / "log"), "--repl-diskless-sync-delay", "0"]
         self._process = subprocess.Popen(
-            [PROGRAM, *arguments, *self.options, *options], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            [PROGRAM, *arguments, *self.options, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         self._wait_until_answers()
 
@@ -95,10 +98,8 @@ class RedisServer:
             assert self._process is not None
             assert self._process.poll() is None, (self.directory / "log").read_text("utf-8", "replace")
             with suppress(redis.ConnectionError, redis.BusyLoadingError), self.client() as client:
-                try:
+                with suppress(redis.AuthenticationError):
                     client.ping()
-                except redis.AuthenticationError:
-                    pass
                 return
             time.sleep(0.02)
         raise TimeoutError("the server does not answer")
