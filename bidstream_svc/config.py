@@ -246,24 +246,24 @@ class Settings:
                 yield f"{env_name(name)}: requires {env_name('optout_stream')}"
         if self.optout_when_stale == "withhold" and self.optout_stream is None:
             yield f"{env_name('optout_when_stale')}: withhold requires {env_name('optout_stream')}"
-        if self.optout_auth_token_file or self.allow_unauthenticated:
-            return
-        for address in self.optout_listen:
-            if not isinstance(address, SystemdAddress) and not address.is_local:
-                yield (
-                    f"{env_name('optout_listen')}: {address} is open to the network; set"
-                    f" {env_name('optout_auth_token_file')}, listen on loopback or a Unix socket, or set"
-                    f" {env_name('allow_unauthenticated')}=1"
-                )
+        yield from self.authentication_problems(
+            (address for address in self.optout_listen if not isinstance(address, SystemdAddress)), "optout_"
+        )
 
-    def authentication_problems(self, addresses: Iterable[BoundAddress]) -> Iterator[str]:
-        """Yield a problem for each of these data plane addresses that is open to the network without authentication."""
-        if self.auth_token_file or self.allow_unauthenticated:
+    def authentication_problems(self, addresses: Iterable[BoundAddress], prefix: str = "") -> Iterator[str]:
+        """Yield a problem for each of these addresses that is open to the network without authentication.
+
+        Args:
+            addresses: those of the data plane.
+            prefix: "optout_" for those of the webhook.
+        """
+        token_file = f"{prefix}auth_token_file"
+        if getattr(self, token_file) or self.allow_unauthenticated:
             return
         for address in addresses:
             if not address.is_local:
                 yield (
-                    f"{env_name('listen')}: {address} is open to the network; set {env_name('auth_token_file')},"
+                    f"{env_name(f'{prefix}listen')}: {address} is open to the network; set {env_name(token_file)},"
                     f" listen on loopback or a Unix socket, or set {env_name('allow_unauthenticated')}=1"
                 )
 

@@ -55,6 +55,18 @@ DEFAULTS: dict[str, object] = {
     "idle_timeout": 75,
     "request_timeout": 5,
     "drain_timeout": 10,
+    "optout_store": None,
+    "optout_listen": (),
+    "optout_path": "/optout",
+    "optout_id_parameter": "identity",
+    "optout_time_parameter": "timestamp",
+    "optout_auth_token_file": None,
+    "optout_stream": None,
+    "optout_stream_name": "bidstream:optouts",
+    "optout_stream_password_file": None,
+    "optout_snapshot_url": None,
+    "optout_max_age": 900,
+    "optout_when_stale": "serve",
     "otlp_endpoint": None,
     "log_level": "info",
     "log_format": None,
@@ -90,6 +102,13 @@ GOOD = {
     "idle_timeout": ("7.5", 7.5),
     "request_timeout": ("1", 1),
     "drain_timeout": ("0", 0),
+    "optout_store": ("/var/lib/optouts", Path("/var/lib/optouts")),
+    "optout_path": ("/a/b/", "/a/b"),
+    "optout_id_parameter": ("uid", "uid"),
+    "optout_time_parameter": ("at", "at"),
+    "optout_auth_token_file": ("/run/token", Path("/run/token")),
+    "optout_stream_name": ("{optouts}", "{optouts}"),
+    "optout_max_age": ("60.5", 60.5),
     "otlp_endpoint": ("https://collector.internal:4318/otlp", "https://collector.internal:4318/otlp"),
     "log_level": ("debug", "debug"),
     "log_format": ("console", "console"),
@@ -97,7 +116,9 @@ GOOD = {
 
 
 # Settings that need others.
-NOT_ALONE = {*SECRET_FIELDS, "tls_cert", "tls_key", "tls_client_ca"}
+OF_STORE = {"optout_listen", "optout_stream"}
+OF_STREAM = {"optout_stream_password_file", "optout_snapshot_url", "optout_when_stale"}
+NOT_ALONE = {*SECRET_FIELDS, "tls_cert", "tls_key", "tls_client_ca", *OF_STORE, *OF_STREAM}
 
 
 def test_every_setting_has_an_example() -> None:
@@ -137,6 +158,25 @@ def test_secrets_come_from_variables_and_show_nowhere(monkeypatch: pytest.Monkey
     assert settings.api_key == "made-up-key"
     for shown in (repr(settings), str(settings)):
         assert "made-up" not in shown
+
+
+@pytest.mark.parametrize(
+    "stream", ["redis://redis.internal:6379/0", "rediss://redis.internal", "unix:///run/redis?db=1"]
+)
+def test_the_settings_of_opt_outs_go_together(stream: str) -> None:
+    settings = load_settings(
+        optout_store="/var/lib/optouts",
+        optout_listen="127.0.0.1:8081,unix:/run/optouts.sock",
+        optout_stream=stream,
+        optout_stream_password_file="/run/password",
+        optout_snapshot_url="http://optouts.internal/snapshot",
+        optout_when_stale="withhold",
+    )
+    assert settings.optout_listen == (TcpAddress("127.0.0.1", 8081), UnixAddress(Path("/run/optouts.sock")))
+    assert settings.optout_stream == stream
+    assert settings.optout_stream_password_file == Path("/run/password")
+    assert settings.optout_snapshot_url == "http://optouts.internal/snapshot"
+    assert settings.optout_when_stale == "withhold"
 
 
 def test_settings_do_not_change() -> None:
@@ -256,6 +296,24 @@ WRONG: list[tuple[str, str, dict[str, str], str]] = [
     ("EID_SOURCES", "a=UID2,A=EUID", {}, "A is given twice"),
     ("EUID_OPERATOR_URL", "http://prod.euid.eu", {}, "use https, or set BIDSTREAM_ALLOW_INSECURE_OPERATOR=1"),
     ("UID2_API_KEY", SECRET, {"UID2_API_KEY_FILE": "/run/k"}, "set together with BIDSTREAM_UID2_API_KEY_FILE"),
+    ("OPTOUT_LISTEN", "127.0.0.1:8081", {}, "requires BIDSTREAM_OPTOUT_STORE"),
+    ("LISTEN", "127.0.0.1:1", {"OPTOUT_STORE": "/run/o", "OPTOUT_LISTEN": "127.0.0.1:1"}, "127.0.0.1:1 is given twice"),
+    ("OPTOUT_LISTEN", "0.0.0.0:1", {"OPTOUT_STORE": "/run/o"}, "network; set BIDSTREAM_OPTOUT_AUTH_TOKEN_FILE"),
+    ("OPTOUT_LISTEN", "8081", {}, "is not HOST:PORT"),
+    ("OPTOUT_PATH", "optout", {}, "not a path such as /optout"),
+    ("OPTOUT_PATH", "/a?b", {}, "not a path such as /optout"),
+    ("OPTOUT_ID_PARAMETER", "a=b", {}, "not a name of letters"),
+    ("OPTOUT_TIME_PARAMETER", "", {}, "not a name of letters"),
+    ("OPTOUT_STREAM", "redis://h", {}, "requires BIDSTREAM_OPTOUT_STORE"),
+    ("OPTOUT_STREAM", f"redis://:{SECRET}@h:6379/0", {}, "not a URL such as redis://HOST:PORT/DB"),
+    ("OPTOUT_STREAM", "http://h", {}, "not a URL such as redis://HOST:PORT/DB"),
+    ("OPTOUT_STREAM_NAME", "a b", {}, "not a name of printable ASCII"),
+    ("OPTOUT_STREAM_PASSWORD_FILE", "/run/p", {}, "requires BIDSTREAM_OPTOUT_STREAM"),
+    ("OPTOUT_SNAPSHOT_URL", "http://h/snapshot", {}, "requires BIDSTREAM_OPTOUT_STREAM"),
+    ("OPTOUT_SNAPSHOT_URL", "h/snapshot", {}, "not an http or https URL"),
+    ("OPTOUT_MAX_AGE", "0", {}, "greater than 0"),
+    ("OPTOUT_WHEN_STALE", "withhold", {}, "withhold requires BIDSTREAM_OPTOUT_STREAM"),
+    ("OPTOUT_WHEN_STALE", "refuse", {}, "not one of 'serve' or 'withhold'"),
     ("TLS_CLIENT_CA", "/run/ca.pem", {}, "requires BIDSTREAM_TLS_CERT and BIDSTREAM_TLS_KEY"),
 ]
 
@@ -269,7 +327,7 @@ def test_a_wrong_value_is_named_in_one_line(
     with pytest.raises(ConfigurationError) as caught:
         load_settings()
     line = str(caught.value)
-    assert re.match(rf"BIDSTREAM_{variable}(, BIDSTREAM_ADMIN_LISTEN)?: ", line)
+    assert re.match(rf"BIDSTREAM_{variable}(, BIDSTREAM_(ADMIN|OPTOUT)_LISTEN)?: ", line)
     assert re.search(message, line)
     assert "\n" not in line
     assert SECRET not in line

@@ -21,6 +21,7 @@ from bidstream_svc.core.openrtb import Sources
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.operator_settings import OPERATOR_FIELDS
+from bidstream_svc.server.optout_process import check_store
 from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import Service
 from bidstream_svc.server.service import serve as serve_sidecar
@@ -44,6 +45,13 @@ async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) 
         prepare(settings)
         if settings.workers > 1:
             raise ConfigurationError(f"{env_name('workers')}: --dev supports one worker only")
+        for name in ("optout_listen", "optout_stream"):
+            if getattr(settings, name):
+                raise ConfigurationError(
+                    f"{env_name(name)}: --dev only reads the opt-out store; run `bidstream-svc optouts serve` beside it"
+                )
+        if settings.optout_store is not None:
+            check_store(settings.optout_store)
         stop_signals = _stop_signals()
         (listeners,) = open_listeners_each(settings, 1)
         stack.callback(listeners.close)

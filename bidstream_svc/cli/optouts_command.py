@@ -13,6 +13,7 @@ _PLACES = {
     "stat": "optouts_stat_command.stat",
     "check": "optouts_check_command.check",
     "send": "optouts_send_command.send",
+    "serve": "optouts_serve_command.serve",
 }
 
 

@@ -1,8 +1,5 @@
 """`bidstream-svc serve`: the sidecar."""
 
-import os
-import signal
-import sys
 from typing import Any
 
 import click
@@ -10,13 +7,10 @@ import click
 from bidstream_svc.cli.check_command import check_files
 from bidstream_svc.cli.dev import serve_dev
 from bidstream_svc.cli.options import provided, setting_options
-from bidstream_svc.config import Settings, load_settings, unknown_variables
-from bidstream_svc.logs import configure_logging, get_logger
-from bidstream_svc.loop_thread import LoopThread
+from bidstream_svc.cli.serving import begin_log, end_serving, is_stopped_early
+from bidstream_svc.config import Settings, load_settings
 from bidstream_svc.server.service import run
 from bidstream_svc.server.workers import run_service
-
-_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
 @click.command()
@@ -32,19 +26,12 @@ def serve(*, dev: bool, **flags: Any) -> None:
     else:
         settings = load_settings(**provided(flags))
         _prepare(settings)
-        if signal.sigpending() & _STOP_SIGNALS:
-            get_logger(__name__).info("stopped")  # before the start
+        if is_stopped_early():
             return
         run_service(settings)
-    if LoopThread.left_behind:
-        # At its end, the interpreter would wait for look-ups of names that these threads have started.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    end_serving()
 
 
 def _prepare(settings: Settings) -> None:
     check_files(settings)
-    configure_logging(settings.log_level, settings.log_format)
-    for name, nearest in unknown_variables(os.environ).items():
-        get_logger(__name__).warning("unknown setting", variable=name, did_you_mean=nearest)
+    begin_log(settings)

@@ -143,6 +143,12 @@ OPTOUT_DELAY_MS = HistogramCells()
 OPTOUT_STREAM_CONNECTED = _new_cell()
 OPTOUT_STREAM_LAST_CONTACT_MS = _new_cell()
 OPTOUT_APPLIED_MS = _new_cell()
+OPTOUT_CONNECTIONS = _new_cell()
+OPTOUT_CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
+# The position in the stream: the halves of the epoch, and the sequence number.
+OPTOUT_EPOCH = {half: _new_cell() for half in range(2)}
+OPTOUT_SEQUENCE = _new_cell()
+OPTOUT_OWED = _new_cell()  # to the stream
 TLS_CERTIFICATE_EXPIRY_MS = _new_cell()
 EVENT_LOOP_LAG_NS = _new_cell()
 HEARTBEAT_NS = _new_cell()  # the monotonic clock when the serving loop last turned
@@ -153,7 +159,15 @@ WORKERS_HUNG = _new_cell()  # written by the parent when it has killed the worke
 _FIXED_CELLS = _new_cell()  # the cells of HTTP requests follow; their number depends on the routes
 
 _GAUGES = (
-    *(CONNECTIONS, ADMIN_CONNECTIONS, EVENT_LOOP_LAG_NS, TLS_CERTIFICATE_EXPIRY_MS, ACCEPTING),
+    *(
+        CONNECTIONS,
+        ADMIN_CONNECTIONS,
+        OPTOUT_CONNECTIONS,
+        OPTOUT_STREAM_CONNECTED,
+        EVENT_LOOP_LAG_NS,
+        TLS_CERTIFICATE_EXPIRY_MS,
+        ACCEPTING,
+    ),
     *(cell for cells in KEY_CELLS.values() for cell in cells.gauges),
 )
 _FAILURE_CELLS = {
@@ -189,9 +203,14 @@ class MetricCells:
         *self.rows, self.optout_row = (cells[start : start + row_cells] for start in range(0, len(cells), row_cells))
         self.row = self.rows[0]
 
-    def take_row(self, worker: int) -> None:
-        """Write to the row of worker number `worker` from now on: its counters continue, its gauges are reset."""
-        self.row = self.rows[worker]
+    @property
+    def all_rows(self) -> list[memoryview]:
+        """Those of the workers, and behind them that of the process of the opt-out store."""
+        return [*self.rows, self.optout_row]
+
+    def take_row(self, process: int) -> None:
+        """Write to the row at this place in `all_rows` from now on: its counters continue, its gauges are reset."""
+        self.row = self.all_rows[process]
         for cell in _GAUGES:
             self.row[cell] = 0
         self.row[WORKER_PID] = os.getpid()
@@ -223,3 +242,7 @@ class MetricCells:
     def over_workers(self, cell: int, merge: Callable[[Iterator[int]], int] = sum) -> int:
         """Aggregate a cell over all workers: the sum, or the result of `merge`."""
         return merge(row[cell] for row in self.rows)
+
+    def over_processes(self, cell: int) -> int:
+        """Return the sum of a cell over all processes."""
+        return sum(row[cell] for row in self.all_rows)

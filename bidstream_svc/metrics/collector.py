@@ -63,9 +63,9 @@ class _CellCollector(Collector):
             NS_PER_S,
             merge=max,
         )
-        restarts = self._metrics.over_workers(cells.WORKER_RESTARTS)
+        restarts = self._metrics.over_processes(cells.WORKER_RESTARTS)
         yield CounterMetricFamily("bidstream_worker_restarts", "Workers restarted after they exited.", value=restarts)
-        hung = self._metrics.over_workers(cells.WORKERS_HUNG)
+        hung = self._metrics.over_processes(cells.WORKERS_HUNG)
         yield CounterMetricFamily("bidstream_workers_hung", "Workers killed because their loop stopped.", value=hung)
         build = InfoMetricFamily("bidstream_build", "Version of the service and of Python.")
         build.add_metric([], {"version": __version__, "python": python_version()})
@@ -99,9 +99,9 @@ class _CellCollector(Collector):
         refused = CounterMetricFamily(
             "bidstream_connections_refused", "Connections refused, by reason.", labels=["reason"]
         )
-        for reason, cell in cells.CONNECTIONS_REFUSED.items():
-            of_admin = self._metrics.over_workers(cells.ADMIN_CONNECTIONS_REFUSED[reason])
-            refused.add_metric([reason], self._metrics.over_workers(cell) + of_admin)
+        for reason in cells.RefusalReason:
+            planes = (cells.CONNECTIONS_REFUSED, cells.ADMIN_CONNECTIONS_REFUSED, cells.OPTOUT_CONNECTIONS_REFUSED)
+            refused.add_metric([reason], sum(self._metrics.over_processes(plane[reason]) for plane in planes))
         yield refused
         yield self._gauge(
             "bidstream_tls_certificate_expiry_timestamp_seconds",

@@ -36,7 +36,8 @@ class ProcessCollector(Collector):
     """Exports the `process_...` metrics of the Prometheus client library as sums over all processes of the service.
 
     Args:
-        metrics: tells the processes apart: that which made the cells is the parent, the others are its workers.
+        metrics: tells the processes apart: that which made the cells is the parent, the others are its workers and the
+            process of the opt-out store.
     """
 
     def __init__(self, metrics: MetricCells) -> None:
@@ -90,7 +91,7 @@ class ProcessCollector(Collector):
             before = parent
 
     def _read_workers(self) -> Iterator[_Process]:
-        for pid in filter(None, (row[WORKER_PID] for row in self._metrics.rows)):
+        for pid in filter(None, (row[WORKER_PID] for row in self._metrics.all_rows)):
             with suppress(FileNotFoundError, ProcessLookupError):  # it has ended and been waited for
                 process = _read_process(pid)
                 if process.parent_pid == self._metrics.owner_pid:  # else another process has its number now

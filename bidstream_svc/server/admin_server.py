@@ -10,10 +10,11 @@ from bidstream_svc.loop_thread import GilShareSelector, LoopThread
 from bidstream_svc.metrics import MetricCells, build_registry
 from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_REFUSED
 from bidstream_svc.server.acceptor import open_acceptors
-from bidstream_svc.server.admin_connection import AdminConnections
-from bidstream_svc.server.admin_plane import AdminPlane, Health
+from bidstream_svc.server.admin_plane import AdminPlane
 from bidstream_svc.server.connections import ConnectionLimits
 from bidstream_svc.server.descriptors import share_descriptors
+from bidstream_svc.server.health import HealthReports
+from bidstream_svc.server.page_connection import PageConnections
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.sockets import Listener
 
@@ -29,7 +30,7 @@ class AdminServer:
     Args:
         settings: limits and time-outs.
         listeners: the listening sockets; they are closed by `stop`, but the files of Unix sockets are kept.
-        health: the state that the health pages report.
+        health: what the health pages report.
         metrics: the metrics of `/metrics`; counts the connections of the admin plane.
         on_failure: see LoopThread.
     """
@@ -38,7 +39,7 @@ class AdminServer:
         self,
         settings: Settings,
         listeners: Sequence[Listener],
-        health: Health,
+        health: HealthReports,
         metrics: MetricCells,
         *,
         on_failure: Callable[[], None],
@@ -61,7 +62,7 @@ class AdminServer:
 
     async def _serve(self) -> None:
         async with AsyncExitStack() as stack:
-            connections = AdminConnections(
+            connections = PageConnections(
                 self._make_limits(), self._metrics, gauge=ADMIN_CONNECTIONS, refused=ADMIN_CONNECTIONS_REFUSED
             )
             plane = AdminPlane(self._health, build_registry(self._metrics), connections)

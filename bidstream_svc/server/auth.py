@@ -1,4 +1,4 @@
-"""The optional bearer token of the data plane. Its file may change while the service runs."""
+"""The optional bearer token of a plane. Its file may change while the service runs."""
 
 from hmac import compare_digest
 from pathlib import Path
@@ -16,15 +16,16 @@ class BearerToken:
     """Compares `Authorization` headers with the token in a file, in constant time.
 
     Args:
-        path: the file, as for `read_secret_file`.
+        path, variable: as for `read_secret_file`.
 
     Raises:
         ConfigurationError: as for `read_secret_file`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, variable: str = "BIDSTREAM_AUTH_TOKEN_FILE") -> None:
         self._path = path
-        self._token = _read(path)
+        self._variable = variable
+        self._token = read_secret_file(path, variable)
         self._error: str | None = None
 
     def __repr__(self) -> str:
@@ -44,7 +45,7 @@ class BearerToken:
         If the file is not valid, the old token stays valid, and the error is logged once. Any thread may call this.
         """
         try:
-            token = _read(self._path)
+            token = read_secret_file(self._path, self._variable)
         except ConfigurationError as error:
             if str(error) != self._error:
                 self._error = str(error)
@@ -54,7 +55,3 @@ class BearerToken:
         has_changed = token != self._token
         self._token = token
         return has_changed
-
-
-def _read(path: Path) -> bytes:
-    return read_secret_file(path, "BIDSTREAM_AUTH_TOKEN_FILE")

@@ -27,7 +27,7 @@ def path_problems(settings: Settings) -> Iterator[str]:
         problem = _problem(cache, require_regular) or _replaced_setting_problem(settings, name, cache)
         if problem is not None:
             yield f"{env_name(name)}: {problem}"
-    for name in ("listen", "admin_listen"):
+    for name in ("listen", "admin_listen", "optout_listen"):
         for address in getattr(settings, name):
             if isinstance(address, UnixAddress) and (problem := _problem(address.path, require_socket)):
                 yield f"{env_name(name)}: {problem}"

@@ -33,12 +33,13 @@ from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
 from bidstream_svc.operator_settings import OperatorSettings
 from bidstream_svc.optouts.optout_reader import OptOutReader
-from bidstream_svc.server.admin_plane import Health
 from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.descriptors import descriptor_problem, raise_descriptor_limit
 from bidstream_svc.server.handlers import TokenDecryptor
+from bidstream_svc.server.health import Health
 from bidstream_svc.server.heap import fix_mmap_threshold
+from bidstream_svc.server.optout_health import describe_optouts
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
 from bidstream_svc.server.sockets import Listeners
 from bidstream_svc.server.stop_signals import StopSignals
@@ -114,7 +115,14 @@ class Service:
         )
         for store in self._stores.all:
             metrics.set(KEY_CELLS[LABEL_OF_SCOPE[store.scope]].is_in_use, 1)
-        self._health = Health(self._stores, metrics, settings.hang_timeout, listeners.all)
+        self._health = Health(
+            self._stores,
+            metrics,
+            settings.hang_timeout,
+            listeners.all,
+            optouts=partial(describe_optouts, settings, metrics),
+            optouts_problem=self._optouts_problem,
+        )
         # Each in a thread of its own, so that nothing that one of them waits for delays another.
         self._refreshes = [
             RefreshThread(partial(self._open_refresher, place), self._note_failure)
@@ -220,6 +228,11 @@ class Service:
         for store, refresh in zip(self._stores.all, self._refreshes, strict=True):
             if scope is None or store.scope is scope:
                 refresh.refresh_for_unknown_key()
+
+    def _optouts_problem(self) -> str | None:
+        """Return why no raw uid can be answered, or None."""
+        is_usable = self._optouts is None or self._optouts.is_usable
+        return None if is_usable else "the opt-out store cannot be used"
 
     def _watch_socket_files(self, stack: AsyncExitStack) -> None:
         """Keep Unix sockets reachable. Of several workers, the parent does, and hands the sockets over."""
@@ -327,19 +340,19 @@ async def serve(
         service = Service(settings, listeners, metrics, family=family, manager=manager)
         if signal.SIGHUP not in stop_signals:
             stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
-        await _first_of(stack.enter_async_context(service), stop.first.wait())
+        await first_of(stack.enter_async_context(service), stop.first.wait())
         if stop.first.is_set() and not service.is_serving:
             _log.info("stopped")  # during the start
             return
         # The objects so far live as long as the process. Full collections, which stall requests, need not scan them.
         gc.freeze()
         if on_started is not None:
-            await _first_of(service.wait_started(), stop.first.wait(), service.failed.wait())
+            await first_of(service.wait_started(), stop.first.wait(), service.failed.wait())
             if not stop.first.is_set() and not service.failed.is_set():
                 on_started(service)
-        await _first_of(stop.first.wait(), service.failed.wait())
+        await first_of(stop.first.wait(), service.failed.wait())
         _log.info("draining")
-        await _first_of(service.drain(), stop.second.wait())
+        await first_of(service.drain(), stop.second.wait())
     _log.info("stopped")
     if service.failed.is_set():
         raise ThreadFailedError("a thread of the service failed; the log says why")
@@ -366,7 +379,7 @@ def handle_signals(numbers: Collection[int], handle: Callable[[], object]) -> It
             loop.remove_signal_handler(number)
 
 
-async def _first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
+async def first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
     """Run coroutines until one ends, then cancel the others and wait for them to end.
 
     An exception of the one that ended is raised.

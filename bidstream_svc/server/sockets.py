@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,15 +68,16 @@ class Listener:
 
 
 class Listeners(NamedTuple):
-    """The listeners of one process."""
+    """The listeners of one process, by plane."""
 
-    data: list[Listener]
-    admin: list[Listener]
+    data: Sequence[Listener] = ()
+    admin: Sequence[Listener] = ()
+    optouts: Sequence[Listener] = ()
 
     @property
     def all(self) -> list[Listener]:
-        """Those of both planes."""
-        return [*self.data, *self.admin]
+        """Those of all planes."""
+        return [*self.data, *self.admin, *self.optouts]
 
     def close(self) -> None:
         """Close the sockets and remove the files of Unix sockets; only the process that opened them may do this."""
@@ -123,24 +124,39 @@ def open_listeners_each(settings: Settings, workers: int) -> list[Listeners]:
         ListenError: see `open_listeners`.
         ConfigurationError: systemd passed a socket that is open to the network without authentication.
     """
-    first = Listeners(open_listeners(settings.listen), [])
+    data = open_listeners(settings.listen)
     try:
-        for problem in settings.authentication_problems(listener.address for listener in first.data):
+        for problem in settings.authentication_problems(listener.address for listener in data):
             raise ConfigurationError(problem)
-        first.admin.extend(open_listeners(settings.admin_listen, field="admin_listen"))
+        first = Listeners(data, open_listeners(settings.admin_listen, field="admin_listen"))
     except BidstreamError:
-        first.close()
+        close_listeners(data)
         raise
     if workers == 1:
         return [first]
     # The sockets were opened without SO_REUSEPORT first. This fails if another service listens on the port; with the
     # option, both would share it.
     fields = ("listen", "admin_listen")
-    by_plane = [_reopen_for_workers(*plane, workers) for plane in zip(first, fields, strict=True)]
+    planes = zip((first.data, first.admin), fields, strict=True)
+    by_plane = [_reopen_for_workers(*plane, workers) for plane in planes]
     return [Listeners(*group) for group in zip(*by_plane, strict=True)]
 
 
-def _reopen_for_workers(listeners: list[Listener], field: str, workers: int) -> list[list[Listener]]:
+def open_optout_listeners(settings: Settings) -> list[Listener]:
+    """Open the listeners of the webhook.
+
+    Raises:
+        ListenError: see `open_listeners`.
+        ConfigurationError: systemd passed a socket that is open to the network without authentication.
+    """
+    listeners = open_listeners(settings.optout_listen, field="optout_listen")
+    for problem in settings.authentication_problems((listener.address for listener in listeners), "optout_"):
+        close_listeners(listeners)
+        raise ConfigurationError(problem)
+    return listeners
+
+
+def _reopen_for_workers(listeners: Sequence[Listener], field: str, workers: int) -> list[list[Listener]]:
     """Replace sockets without SO_REUSEPORT by one with it for each worker, on the same addresses."""
     shared = [listener for listener in listeners if listener.is_passed or isinstance(listener.address, UnixAddress)]
     own = [listener for listener in listeners if listener not in shared]

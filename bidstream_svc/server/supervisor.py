@@ -44,6 +44,14 @@ class Work:
         """Return the monotonic clock when the worker last gave a sign of life, in ns; 0 for never."""
         raise NotImplementedError
 
+    def name(self, worker: int) -> int | str:
+        """Return what the log calls this worker."""
+        return worker
+
+    def is_essential(self, worker: int) -> bool:  # noqa: ARG002
+        """Whether the service ends if this worker cannot be started. Otherwise it is tried again for ever."""
+        return True
+
     def on_restart(self, worker: int) -> None:
         """Note that a worker is about to be started again."""
 
@@ -163,7 +171,7 @@ class Supervisor:
                 worker.is_hung = True
                 _log.error(
                     "worker hung",
-                    worker=worker.number,
+                    worker=self._work.name(worker.number),
                     pid=worker.pid,
                     silent_s=round(silent_s, 1),
                     state=state,
@@ -198,7 +206,7 @@ class Supervisor:
                 self._work.run(worker.number)
             status = 0
         except BaseException:  # noqa: BLE001 - no exception may reach the parent's frames
-            _log.exception("worker failed", worker=worker.number)
+            _log.exception("worker failed", worker=self._work.name(worker.number))
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -212,7 +220,8 @@ class Supervisor:
                 pid, status = os.waitpid(worker.pid, os.WNOHANG)
                 if pid:
                     code = os.waitstatus_to_exitcode(status)
-                    _log.log(_level_of(code), "worker ended", worker=worker.number, pid=pid, exit_code=code)
+                    name = self._work.name(worker.number)
+                    _log.log(_level_of(code), "worker ended", worker=name, pid=pid, exit_code=code)
                     worker.pid = 0
                     ended.append(worker)
         return ended
@@ -223,8 +232,8 @@ class Supervisor:
             worker.failed_starts = 0
             worker.start_due_s = now_s
             return
-        worker.failed_starts += 1
-        if worker.failed_starts >= _MAX_FAILED_STARTS:
+        worker.failed_starts = min(worker.failed_starts + 1, _MAX_FAILED_STARTS)
+        if worker.failed_starts == _MAX_FAILED_STARTS and self._work.is_essential(worker.number):
             raise WorkersError(f"worker {worker.number} died {worker.failed_starts} times right after its start")
         worker.start_due_s = now_s + _FIRST_RESTART_DELAY_S * 2 ** (worker.failed_starts - 1)
 

@@ -1,4 +1,4 @@
-"""One process, or a parent that supervises several workers.
+"""One process, or a parent that supervises several workers and the process of the opt-out store.
 
 Each worker has its own TCP sockets on the same ports, and the kernel distributes connections between them. The parent
 keeps all sockets open, so that connections to a worker that ended wait for its replacement. Counters live in shared
@@ -6,6 +6,7 @@ memory, so that they do not decrease when a worker ends.
 """
 
 import gc
+import os
 import signal
 
 from bidstream_svc.config import Settings
@@ -14,15 +15,18 @@ from bidstream_svc.keystore.shared_keys import make_shared_file
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import ACCEPTING, HEARTBEAT_NS, WORKER_RESTARTS, WORKERS_HUNG
 from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
+from bidstream_svc.server.optout_process import check_store, serve_optouts
 from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import Family, run, serve
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
-from bidstream_svc.server.sockets import Listener, Listeners, open_listeners_each
+from bidstream_svc.server.sockets import Listener, Listeners, open_listeners_each, open_optout_listeners
 from bidstream_svc.server.supervisor import MAX_CHECK_PERIOD_S, Supervisor, Work
 from bidstream_svc.server.systemd import ServiceManager
 
 # How much longer than the drain time-out a worker may take to end. It ends itself a little earlier; see StopSignals.
 _EXIT_GRACE_S = 0.95
+# The process of the opt-out store takes no processor time that the workers need.
+_OPTOUT_NICENESS = 5
 
 
 def run_service(settings: Settings) -> None:
@@ -31,13 +35,18 @@ def run_service(settings: Settings) -> None:
     Raises:
         ListenError: an address cannot be used.
         ConfigurationError: a setting is missing or invalid, or a file that it names cannot be used.
+        OptOutStoreError: the opt-out store is damaged or of another version.
         WorkersError: a worker ended several times in a row right after its start.
     """
+    if settings.optout_store is not None:
+        check_store(settings.optout_store)
     listeners = open_listeners_each(settings, settings.workers)
     metrics = MetricCells(labels_of(ROUTES), settings.workers)
     manager = ServiceManager()
     try:
-        if settings.workers == 1:
+        if settings.optout_store is not None:
+            listeners.append(Listeners(optouts=open_optout_listeners(settings)))
+        if len(listeners) == 1:
             run(serve(settings, listeners[0], metrics, manager=manager))
             return
         # Loaded before the fork, its memory is shared. A collection in a worker would write to it and so copy it.
@@ -45,7 +54,7 @@ def run_service(settings: Settings) -> None:
         gc.freeze()
         supervisor = Supervisor(
             _ServiceWork(settings, listeners, metrics, manager),
-            settings.workers,
+            len(listeners),
             grace_s=settings.drain_timeout + _EXIT_GRACE_S,
             stop_delay_s=min(SHUTDOWN_DELAY_S, settings.drain_timeout),
             hang_timeout_s=settings.hang_timeout,
@@ -59,7 +68,10 @@ def run_service(settings: Settings) -> None:
 
 
 class _ServiceWork(Work):
-    """Serves in each worker. The parent counts, binds lost Unix sockets again, and tells systemd the state."""
+    """Serves in each worker, and behind the workers' numbers that of the opt-out store, if there is one.
+
+    The parent counts, binds lost Unix sockets again, and tells systemd the state.
+    """
 
     def __init__(
         self, settings: Settings, listeners: list[Listeners], metrics: MetricCells, manager: ServiceManager
@@ -79,17 +91,30 @@ class _ServiceWork(Work):
         for other in self._handovers:
             if other is not handover:
                 other.close()
-        family = Family(bool(metrics.row[WORKER_RESTARTS]), self._shared_keys, handover)
-        run(serve(self._settings, self._listeners[worker], metrics, stop_signals=[signal.SIGTERM], family=family))
+        if self.is_essential(worker):
+            family = Family(bool(metrics.row[WORKER_RESTARTS]), self._shared_keys, handover)
+            main = serve(self._settings, self._listeners[worker], metrics, stop_signals=[signal.SIGTERM], family=family)
+        else:
+            os.nice(_OPTOUT_NICENESS)
+            main = serve_optouts(
+                self._settings, self._listeners[worker], metrics, stop_signals=[signal.SIGTERM], handover=handover
+            )
+        run(main)
+
+    def name(self, worker: int) -> int | str:
+        return worker if self.is_essential(worker) else "optouts"
+
+    def is_essential(self, worker: int) -> bool:
+        return worker < self._settings.workers
 
     def heartbeat_ns(self, worker: int) -> int:
-        return self._metrics.rows[worker][HEARTBEAT_NS]
+        return self._metrics.all_rows[worker][HEARTBEAT_NS]
 
     def on_restart(self, worker: int) -> None:
-        self._metrics.rows[worker][WORKER_RESTARTS] += 1
+        self._metrics.all_rows[worker][WORKER_RESTARTS] += 1
 
     def on_hang(self, worker: int) -> None:
-        self._metrics.rows[worker][WORKERS_HUNG] += 1
+        self._metrics.all_rows[worker][WORKERS_HUNG] += 1
 
     def on_check(self) -> None:
         if all(row[ACCEPTING] for row in self._metrics.rows):

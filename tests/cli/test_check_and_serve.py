@@ -69,6 +69,12 @@ def test_dev_has_one_worker_and_says_so(cli: Cli) -> None:
     assert (outcome.status, outcome.complaint[:18]) == (2, "BIDSTREAM_WORKERS:")
 
 
+def test_dev_takes_no_webhooks_and_says_so(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("serve", "--dev", f"--optout-store={tmp_path}/store", "--optout-listen=127.0.0.1:0")
+    assert outcome.status == 2
+    assert outcome.complaint.startswith("BIDSTREAM_OPTOUT_LISTEN: --dev only reads the opt-out store; run")
+
+
 def test_check_accepts_a_valid_configuration(cli: Cli, settings: dict[str, Any], tmp_path: Path) -> None:
     certificate = trustme.CA().issue_cert("localhost")
     certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "pem")

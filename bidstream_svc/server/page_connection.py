@@ -1,7 +1,7 @@
-"""A connection of the admin plane: it reads requests without a body, and writes pages.
+"""A connection of the admin plane or the webhook: it reads requests, ignores their bodies, and writes pages.
 
 aiohttp is not used here. It takes ten times as long for a request, and a health probe may have to wait for the requests
-of all other clients. `RequestFramer` cuts the input, and `AdminHead` parses the heads.
+of all other clients. `RequestFramer` cuts the input, and `PageHead` parses the heads.
 
 A page that is ready is written at once. All further work, such as the rest of a pipeline, waits its turn: one piece is
 done in each iteration of the loop.
@@ -9,13 +9,11 @@ done in each iteration of the loop.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from email.utils import formatdate
-from http import HTTPStatus
-from typing import NamedTuple
+from contextlib import aclosing
+from typing import NamedTuple, TypeAlias
 
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics.cells import RefusalReason
-from bidstream_svc.server.admin_head import AdminHead
 from bidstream_svc.server.answers import (
     HEAD_TOO_LARGE,
     INTERNAL_ERROR,
@@ -36,37 +34,27 @@ from bidstream_svc.server.framing import (
     TooManyChunksError,
 )
 from bidstream_svc.server.hosts import HostCheck
-from bidstream_svc.server.media_type import JSON
+from bidstream_svc.server.page_head import PageHead
+from bidstream_svc.server.pages import (
+    Page,
+    PageRequest,
+    StreamedPage,
+    streamed_head,
+    whole_response,
+)
 from bidstream_svc.server.response_writer import closing_response
 from bidstream_svc.server.turns import Turns
 
 _log = get_logger(__name__)
 
-METHODS = ("GET", "HEAD")
 # How much may wait behind a request that is being answered, before reading is paused.
 _MAX_REST_BYTES = 64 * 1024
 
 
-class AdminRequest(NamedTuple):
-    """What a page needs to know of a request."""
+class PageConnections(Connections):
+    """The connections of such a plane. A new one takes the place of the one that has been unused for longest.
 
-    method: str
-    path: str
-    accept: str
-
-
-class Page(NamedTuple):
-    """A page of the admin plane."""
-
-    status: int
-    body: bytes
-    content_type: str = JSON
-
-
-class AdminConnections(Connections):
-    """The connections of the admin plane. A new one takes the place of the one that has been unused for longest.
-
-    So neither silent connections nor many scrapers keep a health probe out.
+    So neither silent connections nor many scrapers keep out a health probe or the sender of opt-outs.
     """
 
     def admit(self, connection: Connection) -> bool:
@@ -94,21 +82,26 @@ class AdminConnections(Connections):
         return True
 
 
+Answering: TypeAlias = Page | Awaitable[Page | StreamedPage]
+
+
 class Shared(NamedTuple):
-    """Objects shared by all connections of the admin plane.
+    """Objects shared by all connections of a plane.
 
     Attributes:
         connections: the connections.
         answer: returns the page for a request, or what has to be awaited for it.
         turns: orders the work that can wait.
+        is_draining: returns True while the process ends, and every answer closes its connection.
     """
 
-    connections: AdminConnections
-    answer: Callable[[AdminRequest], Page | Awaitable[Page]]
+    connections: PageConnections
+    answer: Callable[[PageRequest], Answering]
     turns: Turns
+    is_draining: Callable[[], bool] = lambda: False
 
 
-class AdminConnection(Connection):
+class PageConnection(Connection):
     """One connection.
 
     Args:
@@ -116,18 +109,30 @@ class AdminConnection(Connection):
         hosts: checks the `Host` header of its requests.
     """
 
-    __slots__ = ("_framer", "_has_eof", "_head", "_hosts", "_is_answering", "_rest", "_shared", "_start", "_task")
+    __slots__ = (
+        "_framer",
+        "_has_eof",
+        "_head",
+        "_hosts",
+        "_is_answering",
+        "_may_write",
+        "_rest",
+        "_shared",
+        "_start",
+        "_task",
+    )
 
     def __init__(self, shared: Shared, hosts: HostCheck) -> None:
         super().__init__(shared.connections)
         self._shared = shared
         self._hosts = hosts
         self._framer = RequestFramer()
-        self._head = AdminHead()
+        self._head = PageHead()
         self._rest = b""  # what has been received and, from `_start` on, not been read
         self._start = 0
         self._is_answering = False  # a page is being made, or the rest waits for its turn
         self._task: asyncio.Task[None] | None = None
+        self._may_write: asyncio.Future[None] | None = None  # what a streamed page waits for
         self._has_eof = False
 
     # Called by the transport.
@@ -169,6 +174,8 @@ class AdminConnection(Connection):
     def resume_writing(self) -> None:
         """Go on with the next request."""
         super().resume_writing()
+        if self._may_write is not None and not self._may_write.done():
+            self._may_write.set_result(None)
         if not self._is_answering:
             self._go_on()
 
@@ -215,39 +222,73 @@ class AdminConnection(Connection):
                 self._answer_last(MALFORMED_HTTP)
                 return
             if framer.has_head:
-                head, self._head = self._head, AdminHead()
+                head, self._head = self._head, PageHead()
                 framer.begin_body(head.body_bytes)
                 self._answer(head)
                 return
         self._rest, self._start = b"", 0
 
-    def _answer(self, head: AdminHead) -> None:
+    def _answer(self, head: PageHead) -> None:
         if not self._hosts.allows(head.host):
             self._answer_last(UNKNOWN_HOST)
             return
         self._is_answering = True
-        page = self._shared.answer(AdminRequest(head.method, head.path, head.accept))
+        head.closes = head.closes or self._shared.is_draining()
+        page = self._shared.answer(PageRequest(head.method, head.path, head.accept, head.query, head.authorization))
         if isinstance(page, Page):
             self._send(head, page)
         else:
             self._task = asyncio.get_running_loop().create_task(self._send_later(head, page))
 
-    async def _send_later(self, head: AdminHead, page: Awaitable[Page]) -> None:
+    async def _send_later(self, head: PageHead, page: Awaitable[Page | StreamedPage]) -> None:
         try:
             made = await page
+            if isinstance(made, StreamedPage):
+                await self._stream(head, made)
         except Exception:  # noqa: BLE001 - a bug in one page must not affect the others
             _log.exception("request failed")
             self._answer_last(INTERNAL_ERROR)
         else:
-            self._send(head, made)
+            if isinstance(made, Page):
+                self._send(head, made)
+            else:
+                self._end_answer(head)
         self._task = None
 
-    def _send(self, head: AdminHead, page: Page) -> None:
+    def _send(self, head: PageHead, page: Page) -> None:
         """Write a page, and go on with what has been received behind its request."""
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        transport.write(_response(page, has_body=head.method != "HEAD", closes=head.closes))
+        transport.write(whole_response(page, has_body=head.method != "HEAD", closes=head.closes))
+        self._end_answer(head)
+
+    async def _stream(self, head: PageHead, page: StreamedPage) -> None:
+        """Write a page as fast as the client reads it. If its parts end with an exception, close the connection."""
+        self._write(streamed_head(page, closes=head.closes))
+        async with aclosing(page.parts) as parts:
+            try:
+                async for part in parts:
+                    await self._wait_to_write()
+                    self._write(part)
+            except Exception:
+                self.abort()  # the only way to tell that it is not complete
+                raise
+
+    async def _wait_to_write(self) -> None:
+        if self.is_writing_paused:
+            self._may_write = asyncio.get_running_loop().create_future()
+            await self._may_write
+        self.quiet_sweeps = 0  # the client reads
+
+    def _write(self, data: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def _end_answer(self, head: PageHead) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
         self.quiet_sweeps = 0
         self._shared.connections.mark_used(self)
         self._is_answering = False
@@ -302,16 +343,3 @@ class AdminConnection(Connection):
     def _close(self) -> None:
         if self.transport is not None:
             self.transport.close()
-
-
-def _response(page: Page, *, has_body: bool, closes: bool) -> bytes:
-    lines = (
-        f"HTTP/1.1 {page.status} {HTTPStatus(page.status).phrase}",
-        "Server: bidstream-svc",
-        f"Date: {formatdate(usegmt=True)}",
-        *(["Connection: close"] if closes else []),
-        *([f"Allow: {','.join(METHODS)}"] if page.status == HTTPStatus.METHOD_NOT_ALLOWED else []),
-        f"Content-Length: {len(page.body)}",
-        f"Content-Type: {page.content_type}",
-    )
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + (page.body if has_body else b"")

@@ -1,4 +1,4 @@
-"""The head of a request to the admin plane, as httptools parses it."""
+"""The head of a request to the admin plane or the webhook, as httptools parses it."""
 
 import httptools
 
@@ -8,14 +8,14 @@ _VERSIONS = frozenset({"1.0", "1.1"})
 _CODINGS: tuple[list[str], ...] = ([], ["chunked"])
 
 
-class AdminHead:
+class PageHead:
     """The head of a request. Its methods that begin with `on_` are callbacks of httptools.
 
     Attributes:
         received_bytes: how much has been fed.
         is_complete: True after the empty line.
         is_malformed: True once it cannot become a valid head.
-        method, path, host, accept: of the request; valid once the head is complete.
+        method, path, query, host, accept, authorization: of the request; valid once the head is complete.
         body_bytes: the length of the body; None for a chunked one.
         closes: whether the connection ends with the answer.
     """
@@ -24,7 +24,6 @@ class AdminHead:
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
         self._fields: dict[bytes, list[str]] = {}
-        self._is_upgrade = False
         self.received_bytes = 0
         self.is_complete = False
         self.is_malformed = False
@@ -35,7 +34,7 @@ class AdminHead:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._is_upgrade = True  # it is not accepted: the request is answered as any other
+            pass  # it is not accepted: the request is answered as any other
         except httptools.HttpParserError:
             self.is_malformed = True
         if self.is_complete and not self.is_malformed:
@@ -63,23 +62,28 @@ class AdminHead:
             or [coding.lower() for coding in codings] not in _CODINGS
         )
         self.method = self._parser.get_method().decode("latin-1")
-        self.path = _path_of(self._target)
+        self.path, self.query = _split(self._target)
         self.host = hosts[0] if hosts else None
         self.accept = ",".join(fields.get(b"accept", []))
+        authorizations = fields.get(b"authorization", [])
+        self.authorization = authorizations[0] if len(authorizations) == 1 else None
         self.body_bytes = None if codings else parse_length(fields.get(b"content-length", ["0"])[0])
         self.closes = (
             version != "1.1"
-            or self._is_upgrade
+            or self.method == "CONNECT"
             # The client may wait for leave to send its body, or send it; the answer comes without either.
             or b"expect" in fields
             or any("close" in value.lower() for value in fields.get(b"connection", []))
         )
 
 
-def _path_of(target: bytes) -> str:
+def _split(target: bytes) -> tuple[str, str]:
+    """Return path and query."""
     if not target.startswith(b"/"):
         try:
-            target = httptools.parse_url(target).path or b"/"
+            url = httptools.parse_url(target)
         except httptools.HttpParserInvalidURLError:
-            return ""
-    return target.partition(b"?")[0].decode("latin-1")
+            return "", ""
+        return (url.path or b"/").decode("latin-1"), (url.query or b"").decode("latin-1")
+    path, _, query = target.partition(b"?")
+    return path.decode("latin-1"), query.decode("latin-1")

@@ -1,0 +1,43 @@
+"""`bidstream-svc optouts serve`: the receiver of opt-outs for a fleet."""
+
+from typing import Any
+
+import click
+
+from bidstream_svc.cli.options import provided, setting_options
+from bidstream_svc.cli.serving import begin_log, end_serving, is_stopped_early
+from bidstream_svc.config import SETTINGS, load_settings
+from bidstream_svc.server.optout_process import run_receiver
+from bidstream_svc.server.optout_server import optout_bearer
+
+_OF_OPTOUTS = tuple(name for name in SETTINGS if name.startswith("optout_"))
+_OF_SERVING = (
+    "admin_listen",
+    "allow_unauthenticated",
+    "allowed_hosts",
+    "max_buffered",
+    "hang_timeout",
+    "idle_timeout",
+    "request_timeout",
+    "drain_timeout",
+    "log_level",
+    "log_format",
+)
+# There is no data plane, so no address of it can be in the way.
+_NO_DATA_PLANE = {"listen": "127.0.0.1:0", "auth_token_file": None}
+
+
+@click.command()
+@setting_options(*_OF_OPTOUTS, *_OF_SERVING)
+def serve(**flags: Any) -> None:
+    """Run a receiver: it takes the programme's webhooks, stores the opt-outs, and hands them to a fleet.
+
+    It answers GET and POST requests for the webhook, and GET /snapshot for hosts that begin. Metrics and health are on
+    a separate port.
+    """
+    settings = load_settings(**provided(flags) | _NO_DATA_PLANE)
+    optout_bearer(settings)
+    begin_log(settings)
+    if not is_stopped_early():
+        run_receiver(settings)
+    end_serving()

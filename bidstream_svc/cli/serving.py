@@ -1,0 +1,35 @@
+"""What the commands that serve have in common: their log, and their end."""
+
+import os
+import signal
+import sys
+
+from bidstream_svc.config import Settings, unknown_variables
+from bidstream_svc.logs import configure_logging, get_logger
+from bidstream_svc.loop_thread import LoopThread
+
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
+
+
+def begin_log(settings: Settings) -> None:
+    """Configure the log, and write which variables are not settings."""
+    configure_logging(settings.log_level, settings.log_format)
+    for name, nearest in unknown_variables(os.environ).items():
+        get_logger(__name__).warning("unknown setting", variable=name, did_you_mean=nearest)
+
+
+def is_stopped_early() -> bool:
+    """Whether a stop signal came before the start, which is logged."""
+    if signal.sigpending() & _STOP_SIGNALS:
+        get_logger(__name__).info("stopped")
+        return True
+    return False
+
+
+def end_serving() -> None:
+    """End the process if threads have been left behind."""
+    if LoopThread.left_behind:
+        # At its end, the interpreter would wait for look-ups of names that these threads have started.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -1,0 +1,84 @@
+"""A store's part in the stream of a fleet, in a thread of its own: it publishes, follows, and gets snapshots."""
+
+import asyncio
+from collections.abc import Callable
+
+from bidstream_svc.config import Settings, env_name
+from bidstream_svc.core.units import MS_PER_S
+from bidstream_svc.loop_thread import LoopThread
+from bidstream_svc.optouts.follower import Follower, FollowerState
+from bidstream_svc.optouts.optout_store import OptOutStore
+from bidstream_svc.optouts.publisher import Publisher, PublisherState
+from bidstream_svc.optouts.snapshot_client import SnapshotClient
+from bidstream_svc.optouts.stream_client import StreamSettings
+
+
+class StreamLink:
+    """Publishes what the store owes to the stream, and applies what others have published.
+
+    Args:
+        settings: the settings, with a stream.
+        store: the store.
+        on_fresh: called in the thread with the Unix ms until which the store counts as synced.
+        on_failure: see LoopThread.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: OptOutStore,
+        *,
+        on_fresh: Callable[[int], None],
+        on_failure: Callable[[], None],
+    ) -> None:
+        self._max_age_ms = int(settings.optout_max_age * MS_PER_S)
+        self._on_fresh = on_fresh
+        stream = _stream_settings(settings)
+        client = None
+        if settings.optout_snapshot_url is not None:
+            client = SnapshotClient(store, settings.optout_snapshot_url, settings.optout_auth_token_file)
+        self._follower = Follower(
+            store, stream, fetch_snapshot=None if client is None else client.fetch, on_level=self._note_level
+        )
+        self._publisher = Publisher(store, stream, newest_known_id=lambda: self._follower.newest_known_id)
+        self._thread = LoopThread("optout-stream", self._run, on_failure=on_failure)
+
+    @property
+    def follower(self) -> FollowerState:
+        """How far the stream has been read."""
+        return self._follower.state
+
+    @property
+    def publisher(self) -> PublisherState:
+        """How much the stream is owed."""
+        return self._publisher.state
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> bool:
+        """End the thread; False if it has not ended within some time, because it waits for the disk."""
+        return self._thread.stop()
+
+    def wake(self) -> None:
+        """Tell that the store owes something to the stream. Thread-safe."""
+        self._thread.call_soon(self._publisher.wake)
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follower.run())
+            group.create_task(self._publisher.run())
+
+    def _note_level(self, level_ms: int) -> None:
+        self._on_fresh(level_ms + self._max_age_ms)
+
+
+def _stream_settings(settings: Settings) -> StreamSettings:
+    assert settings.optout_stream is not None
+    return StreamSettings(
+        settings.optout_stream,
+        settings.optout_stream_name,
+        settings.optout_stream_password_file,
+        env_name("optout_stream_password_file"),
+    )

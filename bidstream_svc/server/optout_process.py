@@ -1,0 +1,288 @@
+"""The process of the opt-out store: webhook, writer, stream. It runs beside the workers, which read the store."""
+
+import asyncio
+import resource
+import signal
+import time
+from collections.abc import Collection, Iterable
+from contextlib import AsyncExitStack, ExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+from bidstream_svc._version import __version__
+from bidstream_svc.config import Settings, env_name
+from bidstream_svc.core.errors import ConfigurationError, OptOutStoreError, ThreadFailedError
+from bidstream_svc.core.units import NS_PER_S
+from bidstream_svc.logs import get_logger
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS
+from bidstream_svc.optouts.blocking import run_blocking
+from bidstream_svc.optouts.filter_growth import grow_if_needed
+from bidstream_svc.optouts.group_commit import GroupCommit
+from bidstream_svc.optouts.malformed_log import MalformedLog
+from bidstream_svc.optouts.optout_records import OptOut
+from bidstream_svc.optouts.optout_store import OptOutStore
+from bidstream_svc.optouts.snapshot_file import SnapshotFile, SnapshotFiles
+from bidstream_svc.optouts.stream_link import StreamLink
+from bidstream_svc.server.admin_server import AdminServer
+from bidstream_svc.server.descriptors import raise_descriptor_limit
+from bidstream_svc.server.heap import fix_mmap_threshold
+from bidstream_svc.server.optout_gauges import OptOutGauges
+from bidstream_svc.server.optout_health import ReceiverHealth
+from bidstream_svc.server.optout_server import OptOutServer
+from bidstream_svc.server.service import first_of, handle_signals, run
+from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
+from bidstream_svc.server.sockets import Listeners, close_listeners, open_listeners, open_optout_listeners
+from bidstream_svc.server.stop_signals import StopSignals
+from bidstream_svc.server.systemd import ServiceManager
+
+_log = get_logger(__name__)
+
+_HOUSEKEEPING_PERIOD_S = 0.5
+_SAVE_PERIOD_S = 60.0
+_GROWTH_PERIOD_S = 1.0
+_FAILED_GROWTH_PAUSE_S = 60.0
+# The sender waits for 30 s.
+_COMMIT_TIMEOUT_S = 20.0
+_CLOSE_TIMEOUT_S = 0.3
+_FOR_EVER_MS = 2**63 - 1
+
+
+def check_store(directory: Path) -> None:
+    """Open the store, which is created if it does not exist, and close it again.
+
+    Raises:
+        OptOutStoreError: it is damaged, of another version, or cannot be created.
+    """
+    OptOutStore(directory).close()
+
+
+class OptOutService:
+    """What the process does; an asynchronous context manager that works while entered.
+
+    Args:
+        settings: the settings, with a store.
+        listeners: the listening sockets of the webhook; of a receiver, those of its admin plane, too.
+        metrics: the counters; this process has taken its row.
+        manager: systemd, if it has started this process; None if it has a parent.
+
+    Attributes:
+        failed: set when a thread has failed: the process must end, because nothing replaces the thread.
+
+    Raises:
+        OptOutStoreError: the store is damaged or of another version.
+        ConfigurationError: a file that the settings name cannot be used.
+    """
+
+    def __init__(
+        self, settings: Settings, listeners: Listeners, metrics: MetricCells, manager: ServiceManager | None = None
+    ) -> None:
+        assert settings.optout_store is not None
+        self._settings = settings
+        self._listeners = listeners
+        self._metrics = metrics
+        self._manager = manager or ServiceManager({})
+        self._socket_files = None if manager is None else SocketFiles(listeners.all)
+        self._health = ReceiverHealth(settings, metrics)
+        self.failed = asyncio.Event()
+        self._is_closing = False
+        self._loop = asyncio.get_running_loop()
+        self._store = OptOutStore(settings.optout_store)
+        self._snapshots = SnapshotFiles(self._store)
+        self._link: StreamLink | None = None
+        if settings.optout_stream is None:
+            self._note_fresh(_FOR_EVER_MS)
+        else:
+            self._link = StreamLink(settings, self._store, on_fresh=self._note_fresh, on_failure=self._note_failure)
+        self._gauges = OptOutGauges(metrics, self._store, self._link)
+        self._commit = GroupCommit(
+            self._store,
+            MalformedLog(settings.optout_store),
+            is_owed=self._link is not None,
+            on_added=self._note_added,
+        )
+        self._server = OptOutServer(
+            settings, listeners.optouts, self._store, self._commit, metrics, open_snapshot=self._open_snapshot
+        )
+        self._closing = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Start the stream, the webhook, and a receiver's admin plane."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._close_store)
+            self._keep_house()
+            housekeeping = asyncio.create_task(self._run_housekeeping())
+            stack.callback(housekeeping.cancel)
+            saving = asyncio.create_task(self._run_saving())
+            stack.callback(saving.cancel)
+            growing = asyncio.create_task(self._run_growth())
+            stack.push_async_callback(self._stop_growth, growing)
+            if self._listeners.admin:
+                admin = AdminServer(
+                    self._settings, self._listeners.admin, self._health, self._metrics, on_failure=self._note_failure
+                )
+                admin.start()
+                stack.callback(admin.stop)
+            if self._link is not None:
+                self._link.start()
+                stack.callback(self._link.stop)
+            await stack.enter_async_context(self._server)
+            self._closing = stack.pop_all()
+        self._metrics.set(ACCEPTING, 1)
+        self._manager.ready()
+        _log.info(
+            "opt-out store open",
+            version=__version__,
+            webhook=[str(listener.address) for listener in self._listeners.optouts],
+            admin=[str(listener.address) for listener in self._listeners.admin],
+            optouts=self._store.count(),
+        )
+        return self
+
+    async def __aexit__(self, *_exc_info: object) -> None:
+        """Close all connections at once, write what has come, and close the store."""
+        await self._closing.aclose()
+
+    def reload(self) -> None:
+        """Look for a new bearer token."""
+        self._server.reload_files()
+        self._manager.reloaded()
+
+    async def drain(self) -> None:
+        """Finish the requests in flight."""
+        self._health.is_draining = True
+        self._manager.stopping()
+        await self._server.drain()
+
+    async def _close_store(self) -> None:
+        if await self._commit.close(_CLOSE_TIMEOUT_S):
+            await run_blocking(self._gauges.save)
+            self._store.close()
+        else:
+            _log.warning("opt-out store not closed", error="the disk does not respond")
+
+    async def _open_snapshot(self) -> SnapshotFile | None:
+        is_complete = self._link is None or not self._link.follower.gap
+        return await self._snapshots.open() if is_complete else None
+
+    def _note_added(self, optouts: Iterable[OptOut]) -> None:
+        """Note new opt-outs; called in the thread of the writer."""
+        self._gauges.note_received(optouts)
+        if self._link is not None:
+            self._link.wake()
+
+    def _note_fresh(self, until_ms: int) -> None:
+        """Tell all readers until when the store counts as synced; called in the thread of the stream."""
+        self._store.control.fresh_until_ms = until_ms
+
+    def _note_failure(self) -> None:
+        """Note that a thread has failed; called in that thread."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.failed.set)
+
+    async def _run_housekeeping(self) -> None:
+        period_s = self._manager.period_s(_HOUSEKEEPING_PERIOD_S)
+        while True:
+            due_s = time.monotonic() + period_s
+            await asyncio.sleep(period_s)
+            self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * NS_PER_S)))
+            self._keep_house()
+
+    async def _run_growth(self) -> None:
+        """Build the filter when it is missing or full."""
+        while True:
+            try:
+                await run_blocking(lambda: grow_if_needed(self._store, lambda: self._is_closing))
+            except (OptOutStoreError, OSError) as error:
+                problem = str(error) if isinstance(error, OptOutStoreError) else error.strerror
+                _log.warning("opt-out filter not built", error=problem)
+                await asyncio.sleep(_FAILED_GROWTH_PAUSE_S)
+            await asyncio.sleep(_GROWTH_PERIOD_S)
+
+    async def _stop_growth(self, growing: asyncio.Task[None]) -> None:
+        self._is_closing = True
+        growing.cancel()
+        await asyncio.wait([growing], timeout=_CLOSE_TIMEOUT_S)
+
+    async def _run_saving(self) -> None:
+        """Not in the housekeeping, which must go on while the disk does not respond."""
+        while True:
+            await asyncio.sleep(_SAVE_PERIOD_S)
+            await run_blocking(self._gauges.save)
+
+    def _keep_house(self) -> None:
+        """Record that the loop turns and what the store holds, and give up what the disk does not take."""
+        self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
+        self._manager.beat()
+        self._commit.expire(_COMMIT_TIMEOUT_S)
+        if self._socket_files is not None and not self._health.is_draining:
+            self._socket_files.check()
+        self._gauges.record()
+
+
+async def serve_optouts(
+    settings: Settings,
+    listeners: Listeners,
+    metrics: MetricCells,
+    *,
+    stop_signals: Collection[int] = (signal.SIGTERM, signal.SIGINT),
+    handover: SocketHandover | None = None,
+    manager: ServiceManager | None = None,
+) -> None:
+    """Keep the store until a stop signal, then drain. A second stop signal ends draining. SIGHUP re-reads files.
+
+    The process must end after it returns; see StopSignals.
+
+    Args:
+        settings: see OptOutService.
+        listeners: see OptOutService.
+        metrics: see OptOutService.
+        stop_signals: the signals that stop it.
+        handover: brings sockets that the parent has bound again; None without a parent.
+        manager: see OptOutService.
+
+    Raises:
+        BidstreamError: it cannot start, or one of its threads has failed.
+    """
+    # A core dump would contain raw uids.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    fix_mmap_threshold()
+    raise_descriptor_limit()
+    stop = StopSignals(stop_signals, settings.drain_timeout)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(stop.handling())
+        service = OptOutService(settings, listeners, metrics, manager)
+        stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
+        if handover is not None:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(handover.fileno(), handover.receive, listeners.all)
+            stack.callback(loop.remove_reader, handover.fileno())
+        await stack.enter_async_context(service)
+        await first_of(stop.first.wait(), service.failed.wait())
+        await first_of(service.drain(), stop.second.wait())
+    _log.info("opt-out store closed")
+    if service.failed.is_set():
+        raise ThreadFailedError("a thread of the opt-out store failed; the log says why")
+
+
+def run_receiver(settings: Settings) -> None:
+    """Run a receiver until a stop signal: the same process, with an admin plane and without workers.
+
+    Raises:
+        ListenError: an address cannot be used.
+        ConfigurationError: a setting is missing, or a file that it names cannot be used.
+        OptOutStoreError: see OptOutService.
+    """
+    for name in ("optout_store", "optout_listen"):
+        if not getattr(settings, name):
+            raise ConfigurationError(f"{env_name(name)}: missing; a receiver of opt-outs requires it")
+    metrics = MetricCells()
+    metrics.take_row(len(metrics.rows))
+    manager = ServiceManager()
+    with ExitStack() as stack:
+        stack.callback(manager.close)
+        optouts = open_optout_listeners(settings)
+        stack.callback(close_listeners, optouts)
+        admin = open_listeners(settings.admin_listen, field="admin_listen")
+        stack.callback(close_listeners, admin)
+        run(serve_optouts(settings, Listeners(admin=admin, optouts=optouts), metrics, manager=manager))
