@@ -70,7 +70,7 @@ impl Run {
     }
 
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn record_count(&self) -> usize {
         self.short.list.len().saturating_add(self.long.list.len())
     }
 
@@ -137,12 +137,14 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    fn taken(lines: &str) -> (Vec<[u8; 40]>, Vec<[u8; 41]>, Vec<usize>, usize) {
+    type Taken = (Vec<[u8; 40]>, Vec<[u8; 41]>, Vec<usize>, usize);
+
+    fn taken(lines: &str) -> Taken {
         let mut run = Run::default();
         let (others, count) = run.add_lines(lines.as_bytes(), 7);
         run.sort();
         let (short, [long, with_bit]) = run.take(true);
-        assert_eq!(run.len(), 0);
+        assert_eq!(run.record_count(), 0);
         assert!(with_bit.is_empty());
         (short, long, others, count)
     }

@@ -20,7 +20,7 @@ impl PyOptOutRun {
     }
 
     fn __len__(&self) -> usize {
-        self.0.len()
+        self.0.record_count()
     }
 
     fn add_lines(&mut self, py: Python<'_>, lines: &[u8], arrived_s: u32) -> (Vec<usize>, usize) {
