@@ -14,7 +14,7 @@ KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 .DEFAULT_GOAL := help
 .PHONY: help run kernel check test test-kernel test-pure wheel test-wheel audit coverage lint format bench costliest figures manifests deploy-check \
-  faults attacks soak fuzz fuzz-kernel mutants lock clean
+  faults optout-kills attacks soak fuzz fuzz-kernel mutants lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -108,6 +108,11 @@ faults: $(VENV)/dev.installed  ## everything that can go wrong, at length; write
 # Without root, or where no memory cgroup can be made, memory is limited by `ulimit -v`.
 attacks: $(VENV)/dev.installed $(VENV)/kernel.built $(VENV)/pure.installed  ## attack the sidecar in every way that is known, in 256 MiB; writes docs/reliability.md
 	$(BIN)/python -m tests.attacks --write docs/reliability.md
+
+KILLS ?= 1000
+optout-kills: $(VENV)/dev.installed  ## kill writers of the opt-out store KILLS times, and on a full disk, which needs root
+	$(BIN)/python -m tests.optouts.kills --kills $(KILLS)
+	$(BIN)/python -m tests.optouts.kills --kills $(KILLS) --full-disk
 
 SOAK_SECONDS ?= 120
 soak: $(VENV)/dev.installed  ## full load with a key refresh every two seconds, for SOAK_SECONDS

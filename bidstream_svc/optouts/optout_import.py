@@ -38,7 +38,7 @@ class _Run(Protocol):
     def __len__(self) -> int: ...
     def add_lines(self, lines: bytes, arrived_s: int) -> tuple[list[int], int]: ...
     def add_record(self, record: bytes) -> None: ...
-    def take(self) -> list[list[bytes]]: ...
+    def take(self, *, splits: bool) -> list[list[bytes]]: ...
 
 
 class OptOutImport:
@@ -85,7 +85,7 @@ class OptOutImport:
         Raises:
             OptOutStoreError: as for `add_lines`.
         """
-        for told_scope, records in zip(_TOLD_SCOPES, self._run.take(), strict=True):
+        for told_scope, records in zip(_TOLD_SCOPES, self._run.take(splits=self._scope is None), strict=True):
             if records:
                 self._write(told_scope if self._scope is None else self._scope, records)
 
@@ -148,13 +148,14 @@ class _PythonRun:
         length = _id_length([record])
         self._records[length].setdefault(record[:length], record)
 
-    def take(self) -> list[list[bytes]]:
+    def take(self, *, splits: bool) -> list[list[bytes]]:
         short, long = (sorted(records.values()) for records in self._records.values())
         for records in self._records.values():
             records.clear()
         parts: dict[IdentityScope, list[bytes]] = {scope: [] for scope in IdentityScope}
         for record in long:
-            parts[scope_of_raw_id(record[:-TIMES_BYTES]) or IdentityScope.UID2].append(record)
+            told_scope = scope_of_raw_id(record[:-TIMES_BYTES]) if splits else None
+            parts[told_scope or IdentityScope.UID2].append(record)
         return [short, *parts.values()]
 
 

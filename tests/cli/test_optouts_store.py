@@ -175,6 +175,19 @@ def test_a_store_is_needed(cli: Cli, tmp_path: Path, command: str) -> None:
         )
 
 
+def test_sorted_ids_fill_the_pages(tmp_path: Path) -> None:
+    """In whatever way ids tell their programme: the scope is given."""
+    random_ = random.Random(1)  # noqa: S311
+    ids = sorted(random_.randbytes(33) for _ in range(20_000))
+    lines = b"".join(b"%b\n" % pybase64.b64encode(raw_id) for raw_id in ids)
+    with OptOutStore(tmp_path) as store:
+        importer = OptOutImport(store, IdentityScope.UID2, 3)
+        importer.add_lines(lines)
+        importer.finish()
+        assert store.count(IdentityScope.UID2) == 20_000
+    assert (tmp_path / "data.mdb").stat().st_blocks * 512 < 47 * 20_000  # a few pages are not of ids
+
+
 @pytest.mark.parametrize("is_native", [pytest.param(True, marks=pytest.mark.skipif(not IS_NATIVE, reason="")), False])
 def test_both_runs_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_native: bool) -> None:
     """And an import in small runs and transactions gives the same as in large ones."""

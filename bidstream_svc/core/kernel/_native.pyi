@@ -243,9 +243,12 @@ class OptOutRun:
     def add_record(self, record: bytes) -> None:
         """Add a record of the store; ValueError if it has another length."""
 
-    def take(self) -> list[list[bytes]]:
+    def take(self, *, splits: bool) -> list[list[bytes]]:
         """Remove all records, sorted, the first one of each id.
 
+        Args:
+            splits: whether ids of 33 bytes that have the bit of EUID are kept apart.
+
         Returns:
-            Those of ids of 32 bytes, and of 33 bytes without and with the bit of EUID.
+            Those of ids of 32 bytes; those of 33 bytes; and of these, those that are kept apart.
         """

@@ -70,7 +70,7 @@ impl Run {
     }
 
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn record_count(&self) -> usize {
         self.short.list.len().saturating_add(self.long.list.len())
     }
 
@@ -80,9 +80,10 @@ impl Run {
         self.long.sort();
     }
 
-    /// Removes all records: those of short ids, and those of long ones without and with the bit of the programme.
-    pub fn take(&mut self) -> (Vec<[u8; SHORT_RECORD]>, [Vec<[u8; LONG_RECORD]>; 2]) {
-        let has_bit = |record: &[u8; LONG_RECORD]| record.first().is_some_and(|first| first & SCOPE_BIT != 0);
+    /// Removes all records: those of short ids, and those of long ones, separately those with the bit of the programme
+    /// if they are to be split.
+    pub fn take(&mut self, splits: bool) -> (Vec<[u8; SHORT_RECORD]>, [Vec<[u8; LONG_RECORD]>; 2]) {
+        let has_bit = |record: &[u8; LONG_RECORD]| splits && record.first().is_some_and(|first| first & SCOPE_BIT != 0);
         let (with, without) = std::mem::take(&mut self.long.list).into_iter().partition(has_bit);
         (std::mem::take(&mut self.short.list), [without, with])
     }
@@ -136,12 +137,14 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    fn taken(lines: &str) -> (Vec<[u8; 40]>, Vec<[u8; 41]>, Vec<usize>, usize) {
+    type Taken = (Vec<[u8; 40]>, Vec<[u8; 41]>, Vec<usize>, usize);
+
+    fn taken(lines: &str) -> Taken {
         let mut run = Run::default();
         let (others, count) = run.add_lines(lines.as_bytes(), 7);
         run.sort();
-        let (short, [long, with_bit]) = run.take();
-        assert_eq!(run.len(), 0);
+        let (short, [long, with_bit]) = run.take(true);
+        assert_eq!(run.record_count(), 0);
         assert!(with_bit.is_empty());
         (short, long, others, count)
     }
@@ -205,7 +208,9 @@ mod tests {
         for length in [0, 7, 8, 39, 42] {
             assert!(run.add_made(&vec![1; length]).is_none());
         }
-        let taken = run.take();
+        let taken = run.take(true);
         assert_eq!(taken, (vec![[1; 40], [0x10; 40]], [vec![[2; 41]], vec![[0x12; 41]]]));
+        assert!(run.add_made(&[0x12; 41]).is_some());
+        assert_eq!(run.take(false), (vec![], [vec![[0x12; 41]], vec![]]));
     }
 }

@@ -20,7 +20,7 @@ impl PyOptOutRun {
     }
 
     fn __len__(&self) -> usize {
-        self.0.len()
+        self.0.record_count()
     }
 
     fn add_lines(&mut self, py: Python<'_>, lines: &[u8], arrived_s: u32) -> (Vec<usize>, usize) {
@@ -31,10 +31,11 @@ impl PyOptOutRun {
         self.0.add_made(record).ok_or_else(|| PyValueError::new_err("not a record"))
     }
 
-    fn take<'py>(&mut self, py: Python<'py>) -> PyResult<[Bound<'py, PyList>; 3]> {
+    #[pyo3(signature = (*, splits))]
+    fn take<'py>(&mut self, py: Python<'py>, splits: bool) -> PyResult<[Bound<'py, PyList>; 3]> {
         let mut run = mem::take(&mut self.0);
         py.detach(|| run.sort());
-        let (short, [without_bit, with_bit]) = run.take();
+        let (short, [without_bit, with_bit]) = run.take(splits);
         Ok([list(py, &short)?, list(py, &without_bit)?, list(py, &with_bit)?])
     }
 }
