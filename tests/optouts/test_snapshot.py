@@ -106,7 +106,8 @@ async def receiver(source: OptOutStore) -> AsyncIterator[TestServer]:
 
     application = web.Application()
     application.router.add_get("/snapshot", answer)
-    async with TestServer(application) as server:
+    server = TestServer(application)
+    async with server:
         yield server
 
 

@@ -144,9 +144,9 @@ def test_who_is_level_has_everything(steps: list[str], seed: int) -> None:  # no
                 rng.choice(readers).restart()
             case ["trim"]:
                 server.entries = server.entries[-rng.randint(1, 3) :]
-    for which in (0, 1, 0):  # the last time, both have looked after their last entries
-        newest = readers[which].bearings.position
-        receivers[which].publish(server, _optouts(numbers), newest.entry_id if newest else "")
+    for last in (0, 1, 0):  # the last time, both have looked after their last entries
+        newest = readers[last].bearings.position
+        receivers[last].publish(server, _optouts(numbers), newest.entry_id if newest else "")
     published = {optout for receiver in receivers for optout in receiver.outbox}
     for reader in readers:
         for _ in range(200):
