@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +27,7 @@ class SnapshotFile:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        weakref.finalize(self, file.close)
         self.size = os.fstat(file.fileno()).st_size
 
     async def iterate(self) -> AsyncIterator[bytes]:

@@ -54,6 +54,10 @@ class Host:
         self._fetch_snapshot = fetch_snapshot
         self._tasks: list[asyncio.Task[None]] = []
 
+    def get_snapshots_from(self, receiver: "Host") -> None:
+        """From the next start on."""
+        self._fetch_snapshot = receiver.snapshots()
+
     @property
     def is_running(self) -> bool:
         return bool(self._tasks)

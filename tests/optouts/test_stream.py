@@ -1,11 +1,16 @@
 """The stream of opt-outs with a real server."""
 
+import asyncio
+import os
+import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bidstream_svc.optouts.follower import mark_complete
 from bidstream_svc.optouts.optout_records import unpack
+from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.snapshot import merge_snapshot, write_snapshot
 from bidstream_svc.optouts.stream_client import StreamSettings
 from tests.optouts.fleet import Host, Switch, raw_id, until
@@ -38,6 +43,12 @@ async def make_host(tmp_path: Path, server: RedisServer) -> AsyncIterator[MakeHo
     for host in hosts:
         if host.is_running:
             await host.stop()
+
+
+def _is_in_stream(server: RedisServer, number: int) -> bool:
+    with server.client() as client:
+        entries = client.xrange("bidstream:optouts")
+    return any(raw_id(number) in fields[b"optouts"] for _, fields in entries)
 
 
 async def test_what_two_receivers_get_at_once_is_on_every_host(make_host: MakeHost, server: RedisServer) -> None:
@@ -171,10 +182,9 @@ async def test_a_follower_behind_what_was_trimmed_gets_a_snapshot(make_host: Mak
         await host.until_it_has({1})
         await host.until_level()
         await host.stop()
-    a.receive(2)
-    await until(lambda: a.publisher.state.owed == 0 and a.publisher.state.last_contact_ms, "nothing is appended")
-    a.receive(3)
-    await a.until_level()
+    for number in (2, 3):
+        a.receive(number)
+        await until(lambda: _is_in_stream(server, number), "it is not appended")  # noqa: B023
     with server.client() as client:
         client.xtrim("bidstream:optouts", maxlen=1, approximate=False)
     a.receive(4)
@@ -186,13 +196,19 @@ async def test_a_follower_behind_what_was_trimmed_gets_a_snapshot(make_host: Mak
     # Without an address for snapshots, what there is is read, and the gap is kept, over restarts too.
     for _ in range(2):
         await alone.until_it_has({4})
-        assert alone.follower.state.gap == "entries were trimmed before they were read"
+        await until(lambda: alone.follower.state.gap, "the gap was not noticed, or forgotten")
         assert not alone.has({2})
         assert alone.level_ms == 0
         await alone.stop()
         alone.start()
-    # Somebody restores it.
-    merge_snapshot(alone.store, write_snapshot(a.store))
+    await alone.stop()
+    with OptOutStore(alone.directory) as store:
+        position = merge_snapshot(store, write_snapshot(a.store)).position
+        assert position is not None
+        mark_complete(store, position)
+    alone.start()
+    await alone.until_level()
+    assert alone.has({1, 2, 3, 4})
 
 
 async def test_a_new_host_needs_a_snapshot_only_if_the_stream_does_not_go_back_to_its_beginning(
@@ -249,3 +265,110 @@ async def test_an_entry_that_cannot_be_read_opens_a_gap_and_the_rest_is_applied(
     a.receive(2)
     await sidecar.until_it_has({1, 2})
     assert sidecar.follower.state.gap == "an entry of the stream cannot be read"
+
+
+async def test_refusals_are_told_and_end_by_themselves(
+    make_host: MakeHost, server: RedisServer, tmp_path: Path
+) -> None:
+    """A wrong password, a key of another type, no memory: nothing is lost, and nobody has to restart anything."""
+    password_file = tmp_path / "password"
+    password_file.write_text("wrong")
+    settings = StreamSettings(server.url, "bidstream:optouts", password_file, timeout_s=2.0)
+    with server.client() as client:
+        client.config_set("requirepass", "s3cret")
+        a = make_host("a", is_receiver=True, settings=settings)
+        a.receive(1)
+        await until(lambda: "password" in a.publisher.state.error, "the password was taken")
+        assert "wrong" not in a.publisher.state.error
+        client.set("bidstream:optouts", "something else")
+        password_file.write_text("default:s3cret\n")
+        await until(lambda: "not a stream" in a.publisher.state.error, f"{a.publisher.state}")
+        await until(lambda: "not a stream" in a.follower.state.error, f"{a.follower.state}")
+        client.delete("bidstream:optouts")
+        await until(lambda: not a.publisher.state.error, f"{a.publisher.state}")
+        await a.until_level()
+        client.delete("bidstream:optouts")
+        client.config_set("maxmemory", "1")
+        a.receive(2)
+        await until(lambda: "memory" in a.publisher.state.error, f"{a.publisher.state}")
+        client.config_set("maxmemory", "0")
+        sidecar = make_host("sidecar", settings=settings)
+        await sidecar.until_it_has({1, 2})
+
+
+async def test_a_read_only_replica_takes_nothing_and_proves_nothing_without_its_primary(
+    make_host: MakeHost, server: RedisServer, tmp_path: Path
+) -> None:
+    with RedisServer(tmp_path / "replica") as replica, replica.client() as client:
+        client.replicaof("127.0.0.1", str(server.port))
+        settings = StreamSettings(replica.url, "bidstream:optouts", timeout_s=2.0)
+        a = make_host("a", is_receiver=True)
+        wrong = make_host("wrong", is_receiver=True, settings=settings)
+        a.receive(1)
+        wrong.receive(2)
+        await until(lambda: "read-only" in wrong.publisher.state.error, f"{wrong.publisher.state}")
+        await wrong.until_it_has({1})
+        await wrong.until_level()
+        server.kill()
+        await until(lambda: client.info("replication")["master_link_status"] == "down", "the link is up")
+        await asyncio.sleep(2)
+        level_ms = wrong.level_ms
+        await asyncio.sleep(3)
+        assert wrong.level_ms == level_ms
+        assert wrong.follower.state.is_connected
+
+
+async def test_any_faults_in_any_order_lose_nothing(make_host: MakeHost, server: RedisServer) -> None:
+    seed = int(os.environ.get("OPTOUT_FAULT_SEED", "1"))
+    steps = int(os.environ.get("OPTOUT_FAULT_STEPS", "40"))
+    rng = random.Random(seed)  # noqa: S311 - repeatable
+    receivers = [make_host("a", is_receiver=True), make_host("b", is_receiver=True)]
+    for number, receiver in enumerate(receivers):
+        await receiver.until_level()
+        receiver.get_snapshots_from(receivers[1 - number])
+    followers = [make_host(f"sidecar{number}", fetch_snapshot=receivers[number % 2].snapshots()) for number in range(3)]
+    hosts, numbers = [*receivers, *followers], iter(range(10**6))
+
+    def publish() -> None:
+        receiver = rng.choice([host for host in receivers if host.is_running])
+        receiver.receive(*(next(numbers) for _ in range(rng.randint(1, 30))))
+
+    def restart_server(*, is_empty: bool) -> None:
+        server.kill()
+        if is_empty:
+            server.forget()
+        server.start()
+
+    async def restart_host() -> None:
+        host = rng.choice(hosts)
+        if host.is_running:
+            await host.stop()
+        else:
+            host.start()
+
+    for _ in range(steps):
+        match rng.choice(["publish"] * 5 + ["empty", "roll back", "save", "host", "host", "pause", "wait", "wait"]):
+            case "publish" if any(host.is_running for host in receivers):
+                publish()
+            case "empty":
+                restart_server(is_empty=True)
+            case "roll back":
+                restart_server(is_empty=False)
+            case "save":
+                server.save()
+            case "host":
+                await restart_host()
+            case "pause":
+                server.pause()
+                await asyncio.sleep(rng.uniform(0, 3))
+                server.resume()
+            case _:
+                await asyncio.sleep(rng.uniform(0, 1))
+    for host in hosts:
+        if not host.is_running:
+            host.start()
+    acknowledged = receivers[0].acknowledged | receivers[1].acknowledged
+    for host in hosts:
+        await host.until_it_has(acknowledged)
+        await host.until_level()
+        assert host.store.count() == len(acknowledged), f"seed {seed}"

@@ -1,0 +1,135 @@
+"""Snapshots: the format, and how they are fetched and merged."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bidstream_svc.core.errors import OptOutRecordError, OptOutStreamError
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts.optout_records import OptOut
+from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.snapshot import merge_snapshot, write_snapshot
+from bidstream_svc.optouts.snapshot_client import SnapshotClient
+from bidstream_svc.optouts.snapshot_file import SnapshotFiles
+
+POSITION = Position(bytes(range(16)), 7, "1700000000000-5")
+OPTOUTS = [
+    OptOut(scope, bytes([number]) * length, 1_700_000_000 + number, None if number % 2 else 1_699_999_000)
+    for scope in IdentityScope
+    for length in (32, 33)
+    for number in range(1, 30)
+]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> OptOutStore:
+    store = OptOutStore(tmp_path / "source")
+    store.add(OPTOUTS, position=POSITION)
+    return store
+
+
+def _all(store: OptOutStore) -> list[OptOut]:
+    return [optout for scope in IdentityScope for optout in store.iterate(scope)]
+
+
+def test_a_merged_snapshot_gives_all_of_both_stores(source: OptOutStore, tmp_path: Path) -> None:
+    with OptOutStore(tmp_path / "other") as other:
+        own = OptOut(IdentityScope.UID2, bytes(32), 1)
+        other.add([own, OPTOUTS[0]])
+        header = merge_snapshot(other, write_snapshot(source))
+        assert header.position == POSITION
+        assert header.count == len(OPTOUTS)
+        assert sorted(_all(other)) == sorted([own, *OPTOUTS])
+        assert other.position is None
+
+
+def test_a_snapshot_is_of_one_moment(source: OptOutStore, tmp_path: Path) -> None:
+    parts = write_snapshot(source)
+    first = next(parts)
+    source.add([OptOut(IdentityScope.EUID, bytes(33), 1)])
+    with OptOutStore(tmp_path / "other") as other:
+        assert merge_snapshot(other, [first, *parts]).count == len(OPTOUTS)
+        assert other.count() == len(OPTOUTS)
+
+
+def test_damage_and_truncation_are_noticed_anywhere(source: OptOutStore, tmp_path: Path) -> None:
+    whole = b"".join(write_snapshot(source))
+    with OptOutStore(tmp_path / "other") as other:
+
+        @given(st.integers(0, len(whole) - 1), st.integers(0, 7))
+        def check(place: int, bit: int) -> None:
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            for wrong in (whole[:place], bytes(damaged), whole + b"E"):
+                with pytest.raises(OptOutRecordError):
+                    merge_snapshot(other, [wrong])
+
+        check()
+        assert set(_all(other)) <= set(OPTOUTS)
+
+
+def test_a_snapshot_may_arrive_in_parts_of_any_size(source: OptOutStore, tmp_path: Path) -> None:
+    whole = b"".join(write_snapshot(source))
+    for size in (1, 7, 100, 4096):
+        with OptOutStore(tmp_path / str(size)) as other:
+            merge_snapshot(other, (whole[start : start + size] for start in range(0, len(whole), size)))
+            assert sorted(_all(other)) == sorted(OPTOUTS)
+
+
+@pytest.fixture
+async def receiver(source: OptOutStore) -> AsyncIterator[TestServer]:
+    """A receiver that is not ready, then cuts a snapshot short, and then sends one."""
+    files, asked = SnapshotFiles(source), []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request)
+        if request.headers.get("Authorization") != "Bearer s3cret":
+            return web.Response(status=401)
+        if len(asked) <= 2:
+            return web.Response(status=503)
+        snapshot = await files.open()
+        response = web.StreamResponse(headers={"Content-Length": str(snapshot.size)})
+        await response.prepare(request)
+        async for part in snapshot.iterate():
+            if len(asked) == 3:
+                await response.write(part[:100])
+                assert request.transport is not None
+                request.transport.close()
+                break
+            await response.write(part)
+        return response
+
+    application = web.Application()
+    application.router.add_get("/snapshot", answer)
+    server = TestServer(application)
+    async with server:
+        yield server
+
+
+async def test_a_snapshot_that_fails_is_fetched_anew(receiver: TestServer, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("other\n")
+    with OptOutStore(tmp_path / "other") as other:
+        client = SnapshotClient(other, str(receiver.make_url("/snapshot")), token)
+        with pytest.raises(OptOutStreamError, match="401"):
+            await client.fetch()
+        token.write_text("s3cret\n")
+        with pytest.raises(OptOutStreamError, match="503"):
+            await client.fetch()
+        with pytest.raises(OptOutStreamError, match="no snapshot from the receiver"):
+            await client.fetch()
+        assert await client.fetch() == POSITION
+        assert sorted(_all(other)) == sorted(OPTOUTS)
+
+
+async def test_readers_at_once_share_one_file_that_nobody_else_can_open(source: OptOutStore) -> None:
+    files = SnapshotFiles(source)
+    before = set(source.directory.iterdir())
+    one, other = await files.open(), await files.open()
+    assert one is other
+    assert set(source.directory.iterdir()) == before
