@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE
-from bidstream_svc.logs import get_logger
 from bidstream_svc.optouts.control_words import NO_GENERATION, ControlWords
 from bidstream_svc.optouts.filter_file import FilterFile
+from bidstream_svc.optouts.optout_log import get_logger
 
 if IS_NATIVE or TYPE_CHECKING:
     from bidstream_svc.core.kernel import OptOutFilter

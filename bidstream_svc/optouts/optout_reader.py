@@ -12,9 +12,9 @@ from bidstream_svc.core.errors import OptOutRecordError, OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.core.status import FailureReason
-from bidstream_svc.logs import get_logger
 from bidstream_svc.optouts.filter_reader import FilterReader
 from bidstream_svc.optouts.optout_environment import Environment, open_environment
+from bidstream_svc.optouts.optout_log import get_logger
 from bidstream_svc.optouts.optout_records import decode_raw_id
 from bidstream_svc.optouts.optout_tables import contains
 

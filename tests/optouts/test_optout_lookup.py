@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -100,3 +102,32 @@ def test_a_store_that_is_gone_in_a_forked_process(directory: Path) -> None:
 def test_a_store_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(OptOutStoreError, match="nowhere"):
         OptOuts(tmp_path / "nowhere")
+
+
+HOST_PROGRAM = """
+import logging, sys, time
+from pathlib import Path
+
+import bidstream_svc
+from bidstream_svc.core.identity import IdentityScope
+
+if sys.argv[2]:
+    logging.basicConfig(format="%(name)s: %(message)s")
+optouts = bidstream_svc.OptOuts(sys.argv[1])
+(Path(sys.argv[1]) / "data.mdb").unlink()
+while optouts.check(IdentityScope.UID2, sys.argv[3], 0) is None:
+    time.sleep(0.05)
+assert "structlog" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("configured", ["", "configured"])
+def test_a_program_gets_no_output_unless_logging_is_configured(directory: Path, configured: str) -> None:
+    command = [sys.executable, "-c", HOST_PROGRAM, str(directory), configured, UIDS[3]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    if configured:
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"bidstream_svc.optouts.optout_reader: opt-out store unusable: directory={directory}, ")
+    else:
+        assert done.stderr == ""

@@ -1,0 +1,183 @@
+"""`python -m tests.faults.optouts`: opt-outs through a fleet, while Redis and receivers fail.
+
+Two receivers, three sidecars with two workers each, a Redis server: all real processes. Webhooks arrive at a rate
+throughout. For some of them, every host is asked for a token with that raw uid until it says USER_OPTED_OUT.
+
+Prints for each scene the time from the 200 of a webhook to the first USER_OPTED_OUT on every host, and how long after
+the scene all hosts were level. At the end the stores are compared: exit status 1 if an acknowledged id is missing
+anywhere, or one is there that was not sent.
+"""
+
+import argparse
+import base64
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from pathlib import Path
+from threading import Event, Thread
+
+from bidstream_svc.devoperator import OperatorState
+from tests.faults.optout_fleet import Fleet, Webhooks
+from tests.support.operator import operator_in_thread
+from tests.support.raw_http import Connection
+from tests.support.sidecar import Sidecar
+
+_POLL_S = 0.005
+_BETWEEN_SAMPLES_S = 0.1
+_LEVEL_TIMEOUT_S = 300.0
+_GIVEN_UP_S = 240.0
+
+
+class Sampler:
+    """Measures, webhook after webhook, how long hosts go on answering the raw uid.
+
+    Attributes:
+        delays_s: from the 200 to the first USER_OPTED_OUT on the slowest host.
+    """
+
+    def __init__(self, state: OperatorState, webhooks: Webhooks, hosts: Sequence[Sidecar]) -> None:
+        self._state, self._webhooks, self._hosts = state, webhooks, hosts
+        self._stopping = Event()
+        self._thread = Thread(target=self._run, name="sampler")
+        self._seen = 0
+        self._acknowledged_s: dict[bytes, float] = {}
+        self._number = 0
+        self.delays_s: list[float] = []
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def take(self) -> list[float]:
+        """The delays since the last call."""
+        delays_s, self.delays_s = self.delays_s, []
+        return delays_s
+
+    def _run(self) -> None:
+        with ThreadPoolExecutor(len(self._hosts)) as pool:
+            while not self._stopping.wait(_BETWEEN_SAMPLES_S):
+                self._number += 1
+                identity = f"sample{self._number}@example.com"
+                token = self._state.mint_token(4, identity=identity)
+                raw_id = base64.b64decode(self._state.raw_uid(identity))
+                self._webhooks.wanted.append(raw_id)
+                acknowledged_s = self._wait_acknowledged(raw_id)
+                ends_s = list(pool.map(_opted_out_at_s, self._hosts, repeat(token)))
+                self.delays_s.append(max(ends_s) - acknowledged_s)
+
+    def _wait_acknowledged(self, raw_id: bytes) -> float:
+        while raw_id not in self._acknowledged_s:
+            time.sleep(_POLL_S / 5)
+            new = self._webhooks.acknowledged[self._seen :]
+            self._seen += len(new)
+            self._acknowledged_s.update(new)
+        return self._acknowledged_s[raw_id]
+
+
+def _opted_out_at_s(host: Sidecar, token: str) -> float:
+    deadline_s = time.monotonic() + _GIVEN_UP_S
+    with Connection(host.data) as connection:
+        while connection.ask("/decrypt", {"token": token}).json["status"] != "USER_OPTED_OUT":
+            assert time.monotonic() < deadline_s, "an acknowledged opt-out does not arrive"
+            time.sleep(_POLL_S)
+        return time.monotonic()
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def _show(name: str, sampler: Sampler, webhooks: Webhooks, level_s: float) -> None:
+    delays_s, answers_s = sampler.take(), webhooks.answered_after_s
+    webhooks.answered_after_s = []
+    delay = " / ".join(f"{_quantile(delays_s, share):.3f}" for share in (0.5, 0.99, 1)) if delays_s else "-"
+    answer = " / ".join(f"{_quantile(answers_s, share) * 1000:.1f}" for share in (0.5, 0.99, 1))
+    sys.stdout.write(
+        f"{name:34} opted out everywhere after p50/p99/max {delay} s ({len(delays_s)} samples);"
+        f" 200 after p50/p99/max {answer} ms ({len(answers_s)}); level after {level_s:.1f} s\n"
+    )
+    sys.stdout.flush()
+
+
+def _wait_level(fleet: Fleet, webhooks: Webhooks) -> float:
+    """Wait until every host holds what had been acknowledged at the call. Returns the seconds."""
+    begun_s = time.monotonic()
+    wanted = len(webhooks.acknowledged)
+    while min(fleet.counts()) < wanted:
+        if time.monotonic() - begun_s > _LEVEL_TIMEOUT_S:
+            sys.exit(f"not level after {_LEVEL_TIMEOUT_S} s: {fleet.counts()} of {wanted}")
+        time.sleep(0.1)
+    return time.monotonic() - begun_s
+
+
+def _scenes(fleet: Fleet, pause_s: float, steady_s: float) -> list[tuple[str, Callable[[], None]]]:
+    def redis_stopped() -> None:
+        fleet.redis.stop()
+        time.sleep(pause_s)
+        fleet.redis.start()
+
+    def redis_hangs() -> None:
+        process = fleet.redis.process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(pause_s / 4)
+        process.send_signal(signal.SIGCONT)
+
+    def redis_emptied() -> None:
+        fleet.redis.stop()
+        fleet.redis.empty()
+        fleet.redis.start()
+
+    def receiver_killed() -> None:
+        fleet.kill_receiver(0)
+        time.sleep(pause_s / 4)
+        fleet.restart_receiver(0)
+
+    return [
+        ("steady", lambda: time.sleep(steady_s)),
+        (f"Redis stopped for {pause_s:.0f} s", redis_stopped),
+        (f"Redis hangs for {pause_s / 4:.0f} s", redis_hangs),
+        ("Redis restarted empty", redis_emptied),
+        (f"a receiver killed, back after {pause_s / 4:.0f} s", receiver_killed),
+        ("steady", lambda: time.sleep(steady_s)),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, default=2_000, help="webhooks a second")
+    parser.add_argument("--pause", type=float, default=60, help="for how long Redis is stopped, in seconds")
+    parser.add_argument("--steady", type=float, default=30, help="length of a scene without faults, in seconds")
+    parser.add_argument("--sidecars", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch, operator_in_thread() as operator:
+        with Fleet(Path(scratch), operator, sidecars=options.sidecars) as fleet:
+            with Webhooks(fleet.ports, options.rate) as webhooks:
+                sampler = Sampler(operator.state, webhooks, fleet.sidecars)
+                sampler.start()
+                for name, play in _scenes(fleet, options.pause, options.steady):
+                    play()
+                    level_s = _wait_level(fleet, webhooks)
+                    _show(name, sampler, webhooks, level_s)
+                sampler.stop()
+            _wait_level(fleet, webhooks)
+        acknowledged = {raw_id for raw_id, _ in webhooks.acknowledged}
+        sys.stdout.write(f"{len(acknowledged)} acknowledged, {webhooks.attempts_failed} attempts without a 200\n")
+        is_good = True
+        for store in fleet.stores:
+            held = fleet.held(store)
+            lost, foreign = len(acknowledged - held), len(held - webhooks.sent)
+            sys.stdout.write(f"{store.parent.name:10} holds {len(held)}: {lost} lost, {foreign} not sent\n")
+            is_good = is_good and not lost and not foreign
+    sys.exit(not is_good)
+
+
+if __name__ == "__main__":
+    main()
