@@ -19,7 +19,6 @@ from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import OPTOUT_DELAY_MS, OPTOUTS_RECEIVED, OptOutResult
 from bidstream_svc.optouts.group_commit import GroupCommit
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.snapshot_file import SnapshotFile
 from bidstream_svc.optouts.webhook import Malformed, Webhook
 from bidstream_svc.server.answers import UNAUTHORIZED, Answer, error_answer
@@ -54,8 +53,7 @@ class OptOutPlane:
 
     Args:
         webhook: reads a request.
-        store: tells what is in it already.
-        commit: adds what is new.
+        commit: adds opt-outs to the store.
         metrics: counts requests.
         connections: the connections of the plane.
         bearer: the token that requests must have; None for none.
@@ -68,7 +66,6 @@ class OptOutPlane:
     def __init__(
         self,
         webhook: Webhook,
-        store: OptOutStore,
         commit: GroupCommit,
         metrics: MetricCells,
         connections: PageConnections,
@@ -77,7 +74,6 @@ class OptOutPlane:
         open_snapshot: OpenSnapshot,
     ) -> None:
         self._webhook = webhook
-        self._store = store
         self._commit = commit
         self._metrics = metrics
         self._bearer = bearer
@@ -116,12 +112,6 @@ class OptOutPlane:
     def _take(self, request: PageRequest) -> Answering:
         now_ms = wall_clock_ms()
         read = self._webhook.read(request.path, request.query, now_ms // MS_PER_S)
-        if isinstance(read, OptOut):
-            try:
-                if self._store.contains(read.scope, read.raw_id):
-                    return self._result(OptOutResult.DUPLICATE)
-            except OptOutStoreError:
-                return self._result(OptOutResult.ERROR)
         return self._write(read, now_ms)
 
     async def _write(self, read: OptOut | Malformed, now_ms: int) -> Page:

@@ -102,7 +102,7 @@ class OptOutService:
             on_added=self._note_added,
         )
         self._server = OptOutServer(
-            settings, listeners.optouts, self._store, self._commit, metrics, open_snapshot=self._open_snapshot
+            settings, listeners.optouts, self._commit, metrics, open_snapshot=self._open_snapshot
         )
         self._closing = AsyncExitStack()
 

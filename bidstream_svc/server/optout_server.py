@@ -13,7 +13,6 @@ from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import OPTOUT_CONNECTIONS, OPTOUT_CONNECTIONS_REFUSED
 from bidstream_svc.optouts.group_commit import GroupCommit
-from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.webhook import Webhook
 from bidstream_svc.server.acceptor import Acceptor, open_acceptors
 from bidstream_svc.server.auth import BearerToken
@@ -40,8 +39,7 @@ class OptOutServer:
     Args:
         settings: paths, limits, time-outs and bearer token.
         listeners: the listening sockets; they are closed on exit, but the files of Unix sockets are kept.
-        store: tells what is in it already.
-        commit: adds what is new.
+        commit: adds opt-outs to the store.
         metrics: counts connections and requests.
         open_snapshot: see OptOutPlane.
 
@@ -53,7 +51,6 @@ class OptOutServer:
         self,
         settings: Settings,
         listeners: Sequence[Listener],
-        store: OptOutStore,
         commit: GroupCommit,
         metrics: MetricCells,
         *,
@@ -72,7 +69,7 @@ class OptOutServer:
             settings.operators[0].scope or IdentityScope.UID2,
         )
         self._plane = OptOutPlane(
-            webhook, store, commit, metrics, self._connections, bearer=self._bearer, open_snapshot=open_snapshot
+            webhook, commit, metrics, self._connections, bearer=self._bearer, open_snapshot=open_snapshot
         )
         self._watch: FileWatch | None = None
         self._acceptors: list[Acceptor] = []

@@ -112,7 +112,7 @@ def passed_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def open_passed(name: str = "data", **settings: Any) -> list[Listener]:
     listeners = open_listeners_each(load_settings(listen=f"systemd:{name}", admin_listen="", **settings), 1)[0]
     listeners.close()
-    return listeners.data
+    return list(listeners.data)
 
 
 def test_a_socket_without_a_name(passed_here: Callable[..., None], unix: socket.socket) -> None:
