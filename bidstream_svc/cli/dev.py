@@ -21,7 +21,7 @@ from bidstream_svc.core.openrtb import Sources
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.operator_settings import OPERATOR_FIELDS
-from bidstream_svc.server.optout_process import check_store
+from bidstream_svc.optouts.optout_store import check_store
 from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import Service
 from bidstream_svc.server.service import serve as serve_sidecar

@@ -30,7 +30,7 @@ _NO_DATA_PLANE = {"listen": "127.0.0.1:0", "auth_token_file": None}
 @click.command()
 @setting_options(*_OF_OPTOUTS, *_OF_SERVING)
 def serve(**flags: Any) -> None:
-    """Run a receiver: it takes the programme's webhooks, stores the opt-outs, and hands them to a fleet.
+    """Run a receiver of opt-outs for a fleet.
 
     It answers GET and POST requests for the webhook, and GET /snapshot for hosts that begin. Metrics and health are on
     a separate port.

@@ -321,6 +321,15 @@ class OptOutStore:
             environment.lmdb.reader_check()
 
 
+def check_store(directory: Path) -> None:
+    """Open the store, which is created if it does not exist, and close it again.
+
+    Raises:
+        OptOutStoreError: it is damaged, of another version, or cannot be created.
+    """
+    OptOutStore(directory).close()
+
+
 class Reading:
     """A store at one moment; see `OptOutStore.reading`."""
 

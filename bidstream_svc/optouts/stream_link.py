@@ -8,9 +8,9 @@ from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.loop_thread import LoopThread
 from bidstream_svc.optouts.follower import Follower, FollowerState
 from bidstream_svc.optouts.optout_store import OptOutStore
-from bidstream_svc.optouts.publisher import Publisher, PublisherState
 from bidstream_svc.optouts.snapshot_client import SnapshotClient
 from bidstream_svc.optouts.stream_client import StreamSettings
+from bidstream_svc.optouts.stream_publisher import Publisher, PublisherState
 
 
 class StreamLink:

@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack, ExitStack, suppress
-from pathlib import Path
 from typing import Self
 
 from bidstream_svc._version import __version__
@@ -46,15 +45,6 @@ _FAILED_GROWTH_PAUSE_S = 60.0
 _COMMIT_TIMEOUT_S = 20.0
 _CLOSE_TIMEOUT_S = 0.3
 _FOR_EVER_MS = 2**63 - 1
-
-
-def check_store(directory: Path) -> None:
-    """Open the store, which is created if it does not exist, and close it again.
-
-    Raises:
-        OptOutStoreError: it is damaged, of another version, or cannot be created.
-    """
-    OptOutStore(directory).close()
 
 
 class OptOutService:

@@ -14,8 +14,8 @@ from bidstream_svc.core.domains import load_public_suffixes
 from bidstream_svc.keystore.shared_keys import make_shared_file
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import ACCEPTING, HEARTBEAT_NS, WORKER_RESTARTS, WORKERS_HUNG
+from bidstream_svc.optouts.optout_store import check_store
 from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
-from bidstream_svc.server.optout_process import check_store, serve_optouts
 from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import Family, run, serve
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
@@ -95,6 +95,9 @@ class _ServiceWork(Work):
             family = Family(bool(metrics.row[WORKER_RESTARTS]), self._shared_keys, handover)
             main = serve(self._settings, self._listeners[worker], metrics, stop_signals=[signal.SIGTERM], family=family)
         else:
+            # Here, because the client of Redis would cost every worker 10 MB.
+            from bidstream_svc.server.optout_process import serve_optouts  # noqa: PLC0415
+
             os.nice(_OPTOUT_NICENESS)
             main = serve_optouts(
                 self._settings, self._listeners[worker], metrics, stop_signals=[signal.SIGTERM], handover=handover

@@ -12,9 +12,9 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.optouts.follower import Follower
 from bidstream_svc.optouts.optout_records import OptOut
 from bidstream_svc.optouts.optout_store import OptOutStore, Position
-from bidstream_svc.optouts.publisher import Publisher
 from bidstream_svc.optouts.snapshot import merge_snapshot, write_snapshot
 from bidstream_svc.optouts.stream_client import StreamSettings
+from bidstream_svc.optouts.stream_publisher import Publisher
 
 DEADLINE_S = 30.0
 
