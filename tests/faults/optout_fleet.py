@@ -84,6 +84,15 @@ class RedisServer:
         return False
 
 
+class Receiver(Sidecar):
+    """A process of `bidstream-svc optouts serve`."""
+
+    def _addresses(self) -> list[str]:
+        """The webhook's and the admin plane's."""
+        opened = [line for line in self.log if line["event"] == "opt-out store open"]
+        return [opened[0]["webhook"][0], opened[0]["admin"][0]] if opened else []
+
+
 class Acknowledged(NamedTuple):
     """A webhook that was answered with 200.
 
@@ -202,7 +211,7 @@ class Fleet:
         self.ports = [free_port(), free_port()]
         self.stores = [directory / f"receiver{place}" / "store" for place in range(2)]
         self.stores += [directory / f"sidecar{place}" / "store" for place in range(sidecars)]
-        self.receivers: list[Sidecar] = []
+        self.receivers: list[Receiver] = []
         self.sidecars: list[Sidecar] = []
         self._number_of_sidecars = sidecars
 
@@ -231,11 +240,11 @@ class Fleet:
                 process.stop()
         self._stack.close()
 
-    def start_receiver(self, place: int) -> Sidecar:
+    def start_receiver(self, place: int) -> Receiver:
         """Start a receiver, on the store and the port that this one had before."""
         directory = self._directory / f"receiver{place}"
         directory.mkdir(exist_ok=True)
-        return Sidecar(
+        return Receiver(
             directory,
             *("optouts", "serve"),
             optout_store=directory / "store",
