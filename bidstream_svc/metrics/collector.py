@@ -185,7 +185,7 @@ class _CellCollector(Collector):
         )
         yield GaugeMetricFamily(
             "bidstream_optout_stream_last_contact_timestamp_seconds",
-            "Unix time at which the store was last known to hold all of the stream; 0 for never.",
+            "Unix time at which the store last held all of the stream, or before, of the start; 0 without a stream.",
             value=row[cells.OPTOUT_STREAM_LAST_CONTACT_MS] / MS_PER_S,
         )
         yield GaugeMetricFamily(

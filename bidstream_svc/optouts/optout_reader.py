@@ -65,6 +65,12 @@ class OptOutReader:
         return self._opened is not None
 
     @property
+    def was_synced(self) -> bool:
+        """Whether the store has held all of the stream at some time, or has no stream. A new one has not."""
+        opened = self._opened
+        return opened is not None and opened.environment.control.fresh_until_ms > 0
+
+    @property
     def native_filter(self) -> "OptOutFilter | None":
         """What kernels ask first; None without a kernel, and while the store is not usable.
 

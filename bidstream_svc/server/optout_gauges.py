@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 from contextlib import suppress
 
+from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import (
     OPTOUT_APPLIED_MS,
     OPTOUT_EPOCH,
+    OPTOUT_IS_LEVEL,
     OPTOUT_OWED,
     OPTOUT_SEQUENCE,
     OPTOUT_STREAM_CONNECTED,
@@ -41,6 +43,9 @@ class OptOutGauges:
         self._link = link
         note = store.read_note(_NOTE)
         self._received_s = self._saved_s = 0 if note is None else int.from_bytes(note, "big")
+        if link is not None:
+            # So that the alert for a stale store fires for one that never is in contact, too.
+            metrics.set(OPTOUT_STREAM_LAST_CONTACT_MS, wall_clock_ms())
 
     def note_received(self, optouts: Iterable[OptOut]) -> None:
         """Note opt-outs of the webhook; called in the thread of the writer."""
@@ -58,6 +63,7 @@ class OptOutGauges:
         self._metrics.set(OPTOUT_OWED, self._link.publisher.owed)
         if state.level_ms:
             self._metrics.set(OPTOUT_STREAM_LAST_CONTACT_MS, state.level_ms)
+            self._metrics.set(OPTOUT_IS_LEVEL, 1)
         if state.position is not None:
             for place, cell in OPTOUT_EPOCH.items():
                 half = state.position.epoch[place * _WORD_BYTES :][:_WORD_BYTES]

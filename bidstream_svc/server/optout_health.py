@@ -12,6 +12,7 @@ from bidstream_svc.metrics.cells import (
     ACCEPTING,
     OPTOUT_APPLIED_MS,
     OPTOUT_EPOCH,
+    OPTOUT_IS_LEVEL,
     OPTOUT_OWED,
     OPTOUT_SEQUENCE,
     OPTOUT_STREAM_CONNECTED,
@@ -31,7 +32,7 @@ def describe_optouts(settings: Settings, metrics: MetricCells) -> dict[str, obje
     if settings.optout_store is None:
         return None
     row = metrics.optout_row
-    last_contact_ms = row[OPTOUT_STREAM_LAST_CONTACT_MS]
+    last_contact_ms = row[OPTOUT_STREAM_LAST_CONTACT_MS] if row[OPTOUT_IS_LEVEL] else 0
     has_stream = settings.optout_stream is not None
     epoch = b"".join(row[cell].to_bytes(_WORD_BYTES, "big", signed=True) for cell in OPTOUT_EPOCH.values())
     return {

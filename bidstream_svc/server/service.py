@@ -230,9 +230,14 @@ class Service:
                 refresh.refresh_for_unknown_key()
 
     def _optouts_problem(self) -> str | None:
-        """Return why no raw uid can be answered, or None."""
-        is_usable = self._optouts is None or self._optouts.is_usable
-        return None if is_usable else "the opt-out store cannot be used"
+        """Return why raw uids cannot be answered, or should not yet be; None if they can."""
+        if self._optouts is None:
+            return None
+        if not self._optouts.is_usable:
+            return "the opt-out store cannot be used"
+        if self._settings.optout_stream is not None and not self._optouts.was_synced:
+            return "the opt-out store is new and has not been synced yet"
+        return None
 
     def _watch_socket_files(self, stack: AsyncExitStack) -> None:
         """Keep Unix sockets reachable. Of several workers, the parent does, and hands the sockets over."""

@@ -121,3 +121,15 @@ def test_one_that_is_stale(operator: DevOperator, store: Path, when_stale: str) 
             assert service.decrypt(out)["status"] == "USER_OPTED_OUT"
             control.fresh_until_ms = state.now_ms() + 3_600_000
             assert statuses() == {"SUCCESS"}
+
+
+def test_a_new_one_of_a_fleet_makes_a_sidecar_ready_when_it_has_been_synced(operator: DevOperator, store: Path) -> None:
+    control = ControlWords(store, create=False)
+    control.fresh_until_ms = 0
+    settings = operator_settings(operator) | {"optout_store": store, "optout_stream": "redis://127.0.0.1:9/0"}
+    with service_in_thread(**settings) as service:
+        answer = service.get("/readyz")
+        assert (answer.status, answer.json["reason"]) == (503, "the opt-out store is new and has not been synced yet")
+        assert service.get("/startupz").status == 200
+        control.fresh_until_ms = operator.state.now_ms() - 1  # stale, which all hosts may be at once
+        assert service.get("/readyz").status == 200
