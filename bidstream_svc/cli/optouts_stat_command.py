@@ -63,9 +63,9 @@ def _parse_time(_context: click.Context, _parameter: click.Parameter, text: str 
 def stat(*, urls: tuple[str, ...], applied: _Applied | None, until_s: float | None, **flags: Any) -> None:
     """Print what the store holds, or how far a fleet is.
 
-    Prints JSON; with --fleet, a line for each host. A DNS name with several addresses counts as several hosts. With
-    --applied and --until, the exit status is 1 unless every host has applied the stream up to this entry, or has
-    been known to hold all of it at or after this time.
+    Prints JSON; with --fleet, a line for each host. A DNS name with several addresses counts as several hosts. The
+    exit status is 1 if a host does not answer. With --applied or --until, it is also 1 unless every host has applied
+    the stream up to this entry, or has been known to hold all of it at or after this time; `level` tells which have.
     """
     if not urls:
         if applied or until_s is not None:
@@ -75,11 +75,13 @@ def stat(*, urls: tuple[str, ...], applied: _Applied | None, until_s: float | No
     hosts = [host for url in urls for host in _resolve(url)]
     with ThreadPoolExecutor(_MAX_CONCURRENCY) as threads:
         answers = list(threads.map(_ask, hosts))
+    is_judged = applied is not None or until_s is not None
     behind = 0
     for (_, address, port), answer in zip(hosts, answers, strict=True):
         is_level = _is_level(answer, applied, until_s)
         behind += not is_level
-        emit(orjson.dumps({"host": f"{address}:{port}", "level": is_level, **answer}))
+        verdict = {"level": is_level} if is_judged else {}
+        emit(orjson.dumps({"host": f"{address}:{port}", **verdict, **answer}))
     if behind:
         raise BidstreamError(f"{behind} of {len(hosts)} hosts are behind, or do not answer")
 

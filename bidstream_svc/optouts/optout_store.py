@@ -116,7 +116,7 @@ class OptOutStore:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the environment."""
+        """Close the store."""
         self.close()
 
     def add(

@@ -23,7 +23,7 @@ class Malformed(NamedTuple):
     """A request from which no opt-out can be read.
 
     Attributes:
-        problem: which one, without what was sent.
+        problem: what is wrong with it, without what was sent.
         text: the value of the parameter, or the query if it has none, cut to 512 characters.
     """
 
