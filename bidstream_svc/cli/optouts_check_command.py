@@ -65,7 +65,7 @@ def check(*, scope_name: str | None, online: bool, is_adding: bool, **flags: Any
     if missing and is_adding:
         environment.close()
         with OptOutStore(directory) as store:
-            tell(f"bidstream-svc: {store.add(missing)} opt-outs added")
+            tell(f"bidstream-svc: {store.add(missing, is_owed=store.is_in_stream)} opt-outs added")
     elif missing:
         raise BidstreamError(f"{len(missing)} opt-outs of the operator are not in the store; --add adds them")
     if malformed:

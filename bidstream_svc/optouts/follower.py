@@ -85,7 +85,8 @@ class Follower:
         store: the store.
         settings: where the stream is.
         fetch_snapshot: gets a snapshot, merges it into the store and returns its position, or raises a BidstreamError;
-            None if there is no address to get one from.
+            it returns None if that closes the gap although it has no position (`SnapshotClient`). None if there is no
+            address to get one from.
         on_level: called with Unix ms whenever the store is known to have had everything that the stream had then.
         now_ms: the wall clock, Unix ms.
 
@@ -98,7 +99,7 @@ class Follower:
         store: OptOutStore,
         settings: StreamSettings,
         *,
-        fetch_snapshot: Callable[[], Awaitable[Position]] | None = None,
+        fetch_snapshot: Callable[[], Awaitable[Position | None]] | None = None,
         on_level: Callable[[int], None] = lambda _: None,
         now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
@@ -114,7 +115,7 @@ class Follower:
         self._saved_at_s = 0.0
         self._count = 100
         self._goal: tuple[Tip, int] | None = None
-        self._snapshot: asyncio.Task[Position] | None = None
+        self._snapshot: asyncio.Task[Position | None] | None = None
 
     @property
     def newest_known_id(self) -> str:
@@ -194,7 +195,9 @@ class Follower:
             self._snapshot = asyncio.create_task(self._get_snapshot(self._fetch_snapshot))
         if not self._snapshot.done():
             return bearings
-        position = self._snapshot.result()
+        position = self._snapshot.result() or bearings.position
+        if position is None:
+            return bearings  # until there is an entry
         tip = await client.inspect([position.entry_id])
         self._snapshot = None
         if not tip.found:
@@ -203,7 +206,7 @@ class Follower:
         _log.info("opt-outs are complete again", sequence=position.sequence)
         return Bearings.at(position)
 
-    async def _get_snapshot(self, fetch: Callable[[], Awaitable[Position]]) -> Position:
+    async def _get_snapshot(self, fetch: Callable[[], Awaitable[Position | None]]) -> Position | None:
         back_off, logged = BackOff(1.0, 60.0), ""
         while True:
             try:

@@ -63,6 +63,7 @@ class OptOutImport:
         self._store = store
         self._scope = scope
         self._arrived_s = arrived_s
+        self._is_owed = store.is_in_stream
         self._run: _Run = OptOutRun() if IS_NATIVE else _PythonRun()
         self._chunk_ids = _MIN_CHUNK_IDS
 
@@ -106,7 +107,7 @@ class OptOutImport:
         id_length = _id_length(records)
         while start < len(records):
             chunk = records[start : start + self._chunk_ids]
-            added = self._store.add_records({(scope, id_length): chunk})
+            added = self._store.add_records({(scope, id_length): chunk}, is_owed=self._is_owed)
             self.added += added
             self.found += len(chunk)
             start += len(chunk)

@@ -45,6 +45,8 @@ _NOTE_PREFIX = b"note."  # small states of the publisher and the follower
 _NUMBER = struct.Struct(">Q")
 _POSITION = struct.Struct(">16sQ")
 _CHUNK_IDS = 10_000
+_OUTBOX_ENTRY_OPTOUTS = 1_000
+_NOTE_STREAM = "stream"  # there once the store has a part in a stream
 # Readers that were killed keep pages from being used again until their slots are freed.
 _READER_CHECK_INTERVAL_S = 10
 
@@ -223,6 +225,23 @@ class OptOutStore:
                 )
         return entries
 
+    @property
+    def is_in_stream(self) -> bool:
+        """Whether the store has a part in a stream, to which it then owes whatever does not come from there."""
+        return self.read_note(_NOTE_STREAM) is not None
+
+    def join_stream(self) -> None:
+        """Put all that the store has into the outbox, unless it has joined before: other hosts may not have it."""
+        if self.is_in_stream:
+            return
+        for scope, length in product(IdentityScope, sorted(RAW_ID_LENGTHS)):
+            after = b""
+            while records := self._read_records(scope, length, after):
+                with self._write() as (environment, transaction):
+                    _put_into_outbox(transaction, environment, {(scope, length): records})
+                after = records[-1][:length]
+        self.write_notes({_NOTE_STREAM: b""})
+
     def write_notes(self, notes: Mapping[str, bytes], *, trim_outbox_up_to: int = 0) -> None:
         """Write notes, and remove the entries of the outbox with numbers up to one, in one transaction."""
         with self._write() as (environment, transaction):
@@ -358,10 +377,12 @@ def read_position(environment: Environment) -> Position | None:
 
 
 def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, new: Records) -> None:
-    optouts = [decode_record(scope, record) for (scope, _), of_table in new.items() for record in of_table]
+    optouts = (decode_record(scope, record) for (scope, _), of_table in new.items() for record in of_table)
     with transaction.cursor(environment.outbox) as cursor:
-        last = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
-        cursor.put(_NUMBER.pack(last + 1), pack(optouts), append=True)
+        number = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
+        while part := list(islice(optouts, _OUTBOX_ENTRY_OPTOUTS)):
+            number += 1
+            cursor.put(_NUMBER.pack(number), pack(part), append=True)
 
 
 def _put_notes(transaction: lmdb.Transaction, environment: Environment, notes: Mapping[str, bytes]) -> None:

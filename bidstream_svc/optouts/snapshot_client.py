@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import aiohttp
+from yarl import URL
 
 from bidstream_svc._version import __version__
 from bidstream_svc.core.errors import ConfigurationError, OptOutStreamError
@@ -12,6 +13,9 @@ from bidstream_svc.optouts.blocking import run_blocking
 from bidstream_svc.optouts.optout_store import OptOutStore, Position
 from bidstream_svc.optouts.snapshot import SnapshotMerger
 
+# In the query, with the id of a receiver's store: a snapshot may be incomplete, but not that receiver's own.
+INCOMPLETE_FOR = "incomplete_for"
+INCOMPLETE_HEADER = "Bidstream-Incomplete"
 _PART_BYTES = 1024 * 1024
 _MAX_RETRY_AFTER_S = 60.0
 # The receiver writes its snapshot before it sends the head.
@@ -25,6 +29,8 @@ class SnapshotClient:
         store: into which they are merged. One that fails halfway leaves a good store.
         url: of a receiver, or of an address shared by several.
         token_file: the bearer token, read for each request; None for none.
+        is_receiver: whether this host is a receiver, too. Receivers give each other what they have, even if opt-outs
+            may be missing from it: when all of them miss some, nobody has more than all of them together.
         token_variable: the environment variable that names this file, for errors.
     """
 
@@ -33,15 +39,22 @@ class SnapshotClient:
         store: OptOutStore,
         url: str,
         token_file: Path | None = None,
+        *,
+        is_receiver: bool = False,
         token_variable: str = "BIDSTREAM_OPTOUT_AUTH_TOKEN_FILE",  # noqa: S107 - the name of a variable
     ) -> None:
         self._store = store
-        self._url = url
+        self._url = URL(url)
+        if is_receiver:
+            self._url %= {INCOMPLETE_FOR: store.store_id.hex()}
         self._token_file = token_file
         self._token_variable = token_variable
 
-    async def fetch(self) -> Position:
-        """Get a snapshot from its beginning to its end, and merge it. Returns its position in the stream.
+    async def fetch(self) -> Position | None:
+        """Get a snapshot from its beginning to its end, and merge it.
+
+        Returns:
+            Its position in the stream; None for one of another receiver from which opt-outs may be missing, too.
 
         Raises:
             OptOutStreamError: no receiver can be reached or has a snapshot. If one says when to ask again, after that.
@@ -57,12 +70,15 @@ class SnapshotClient:
             ):
                 if response.status != 200:  # noqa: PLR2004
                     await _explain_status(response)
+                is_incomplete = INCOMPLETE_HEADER in response.headers
                 async for part in response.content.iter_chunked(_PART_BYTES):
                     await run_blocking(lambda: merger.feed(part))  # noqa: B023 - it is called here
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             # Not in aiohttp's words: its exceptions contain the request's headers.
             raise OptOutStreamError(f"no snapshot from the receiver ({type(error).__name__})") from None
         header = await run_blocking(merger.finish)
+        if is_incomplete:
+            return None
         if header.position is None:
             raise OptOutStreamError("the receiver's snapshot has no position in the stream")
         return header.position

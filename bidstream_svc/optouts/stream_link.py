@@ -4,13 +4,19 @@ import asyncio
 from collections.abc import Callable
 
 from bidstream_svc.config import Settings, env_name
+from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.units import MS_PER_S
+from bidstream_svc.logs import get_logger
 from bidstream_svc.loop_thread import LoopThread
+from bidstream_svc.optouts.back_off import BackOff
+from bidstream_svc.optouts.blocking import run_blocking
 from bidstream_svc.optouts.follower import Follower, FollowerState
 from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.snapshot_client import SnapshotClient
 from bidstream_svc.optouts.stream_client import StreamSettings
 from bidstream_svc.optouts.stream_publisher import Publisher, PublisherState
+
+_log = get_logger(__name__)
 
 
 class StreamLink:
@@ -31,12 +37,18 @@ class StreamLink:
         on_fresh: Callable[[int], None],
         on_failure: Callable[[], None],
     ) -> None:
+        self._store = store
         self._max_age_ms = int(settings.optout_max_age * MS_PER_S)
         self._on_fresh = on_fresh
         stream = _stream_settings(settings)
         client = None
         if settings.optout_snapshot_url is not None:
-            client = SnapshotClient(store, settings.optout_snapshot_url, settings.optout_auth_token_file)
+            client = SnapshotClient(
+                store,
+                settings.optout_snapshot_url,
+                settings.optout_auth_token_file,
+                is_receiver=bool(settings.optout_listen),
+            )
         self._follower = Follower(
             store, stream, fetch_snapshot=None if client is None else client.fetch, on_level=self._note_level
         )
@@ -66,9 +78,21 @@ class StreamLink:
         self._thread.call_soon(self._publisher.wake)
 
     async def _run(self) -> None:
+        await self._join()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follower.run())
             group.create_task(self._publisher.run())
+
+    async def _join(self) -> None:
+        back_off, logged = BackOff(), ""
+        while True:
+            try:
+                return await run_blocking(self._store.join_stream)
+            except OptOutStoreError as error:
+                if str(error) != logged:
+                    logged = str(error)
+                    _log.error("opt-out store cannot join the stream; it is tried again", error=logged)
+            await back_off.wait()
 
     def _note_level(self, level_ms: int) -> None:
         self._on_fresh(level_ms + self._max_age_ms)

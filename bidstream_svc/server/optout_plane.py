@@ -8,6 +8,7 @@ a 4xx is logged.
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeAlias
+from urllib.parse import parse_qs
 
 import orjson
 
@@ -19,6 +20,7 @@ from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import OPTOUT_DELAY_MS, OPTOUTS_RECEIVED, OptOutResult
 from bidstream_svc.optouts.group_commit import GroupCommit
 from bidstream_svc.optouts.optout_records import OptOut
+from bidstream_svc.optouts.snapshot_client import INCOMPLETE_FOR, INCOMPLETE_HEADER
 from bidstream_svc.optouts.snapshot_file import SnapshotFile
 from bidstream_svc.optouts.webhook import Malformed, Webhook
 from bidstream_svc.server.answers import UNAUTHORIZED, Answer, error_answer
@@ -30,7 +32,8 @@ from bidstream_svc.server.turns import Turns
 
 _log = get_logger(__name__)
 
-OpenSnapshot: TypeAlias = Callable[[], Awaitable[SnapshotFile | None]]
+# (id of the store of the receiver that asks, "" for none) -> (snapshot, whether opt-outs may be missing from it)
+OpenSnapshot: TypeAlias = Callable[[str], Awaitable[tuple[SnapshotFile, bool] | None]]
 
 SNAPSHOT_PATH = "/snapshot"
 _WEBHOOK_METHODS = ("GET", "POST")
@@ -57,7 +60,7 @@ class OptOutPlane:
         metrics: counts requests.
         connections: the connections of the plane.
         bearer: the token that requests must have; None for none.
-        open_snapshot: returns a snapshot; None while opt-outs may be missing. May raise OptOutStoreError.
+        open_snapshot: returns a snapshot, None if there is none for the host that asks. May raise OptOutStoreError.
 
     Attributes:
         is_draining: True while the process ends; every answer closes its connection.
@@ -98,7 +101,7 @@ class OptOutPlane:
             if not is_snapshot:
                 self._count(OptOutResult.UNAUTHORIZED)
             return self._refuse(UNAUTHORIZED, "WWW-Authenticate: Bearer")
-        return self._send_snapshot() if is_snapshot else self._take(request)
+        return self._send_snapshot(request) if is_snapshot else self._take(request)
 
     def _refuse(self, answer: Answer, *headers: str) -> Page:
         status, body, *_ = answer
@@ -129,16 +132,19 @@ class OptOutPlane:
 
     # The snapshot.
 
-    async def _send_snapshot(self) -> Page | StreamedPage:
+    async def _send_snapshot(self, request: PageRequest) -> Page | StreamedPage:
+        asking = parse_qs(request.query).get(INCOMPLETE_FOR, [""])[0]
         try:
-            snapshot = await self._open_snapshot() if self._snapshots < _MAX_SNAPSHOTS else None
+            opened = await self._open_snapshot(asking) if self._snapshots < _MAX_SNAPSHOTS else None
         except OptOutStoreError as error:
             _log.error("opt-out snapshot failed", error=str(error))
-            snapshot = None
-        if snapshot is None:
+            opened = None
+        if opened is None:
             return _NO_SNAPSHOT_PAGE
+        snapshot, is_incomplete = opened
         self._snapshots += 1
-        return StreamedPage(self._read(snapshot), snapshot.size, "application/octet-stream")
+        headers = [f"{INCOMPLETE_HEADER}: 1"] if is_incomplete else []
+        return StreamedPage(self._read(snapshot), snapshot.size, "application/octet-stream", headers)
 
     async def _read(self, snapshot: SnapshotFile) -> AsyncGenerator[bytes, None]:
         try:

@@ -151,9 +151,12 @@ class OptOutService:
         else:
             _log.warning("opt-out store not closed", error="the disk does not respond")
 
-    async def _open_snapshot(self) -> SnapshotFile | None:
-        is_complete = self._link is None or not self._link.follower.gap
-        return await self._snapshots.open() if is_complete else None
+    async def _open_snapshot(self, asking: str) -> tuple[SnapshotFile, bool] | None:
+        """Return a snapshot for a host, see OptOutPlane: one from which opt-outs may be missing only for receivers."""
+        is_incomplete = self._link is not None and bool(self._link.follower.gap)
+        if is_incomplete and asking in {"", self._store.store_id.hex()}:
+            return None
+        return await self._snapshots.open(), is_incomplete
 
     def _note_added(self, optouts: Iterable[OptOut]) -> None:
         """Note new opt-outs; called in the thread of the writer."""

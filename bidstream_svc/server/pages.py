@@ -50,11 +50,13 @@ class StreamedPage(NamedTuple):
         parts: the body; it is closed in any case.
         body_bytes: the length of all parts.
         content_type: of the body.
+        headers: further header lines.
     """
 
     parts: AsyncGenerator[bytes, None]
     body_bytes: int
     content_type: str
+    headers: Sequence[str] = ()
 
 
 def whole_response(page: Page, *, has_body: bool, closes: bool) -> bytes:
@@ -65,7 +67,7 @@ def whole_response(page: Page, *, has_body: bool, closes: bool) -> bytes:
 
 def streamed_head(page: StreamedPage, *, closes: bool) -> bytes:
     """Encode the head of a page whose parts follow."""
-    return _head(HTTPStatus.OK, page.body_bytes, page.content_type, (), closes=closes)
+    return _head(HTTPStatus.OK, page.body_bytes, page.content_type, page.headers, closes=closes)
 
 
 def _head(status: int, body_bytes: int, content_type: str, headers: Sequence[str], *, closes: bool) -> bytes:
