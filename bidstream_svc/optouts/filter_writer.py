@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bidstream_svc.core.errors import OptOutStoreError
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.optouts.control_words import NO_GENERATION, ControlWords
 from bidstream_svc.optouts.filter_file import FilterFile, filter_generations, filter_path, new_identity
@@ -93,10 +94,10 @@ class FilterWriter:
         self._follow(transaction - 1)
         self._note(transaction)
 
-    def add(self, ids: list[bytes]) -> None:
-        """Add the ids of the transaction, before it commits: each the byte of the programme and the raw id."""
+    def add(self, scope: IdentityScope, records: list[bytes]) -> None:
+        """Add the ids of records of a programme that the transaction adds, before it commits."""
         for mapped in self._mapped.values():
-            mapped.native.add(ids)
+            mapped.native.add_records(scope, records)
 
     def begin_growth(self, transaction: int, count: int) -> int | None:
         """Create a larger filter, to which every writer adds from now on. Only for whoever holds the lock of builders.

@@ -64,7 +64,8 @@ class Environment:
         self.is_writable = is_writable
         self.is_closed = False
         self._uses = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()  # `with` on it is faster than on the condition
+        self._changed = threading.Condition(self._lock)
         self._data_file = directory / _DATA_FILE
         self.lmdb = lmdb.open(
             str(directory),
@@ -100,7 +101,7 @@ class Environment:
         Raises:
             OptOutStoreError: it is closed.
         """
-        with self._changed:
+        with self._lock:
             if self.is_closed:
                 raise OptOutStoreError("it is closed")
             self._uses += 1
@@ -110,7 +111,7 @@ class Environment:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the use."""
-        with self._changed:
+        with self._lock:
             self._uses -= 1
             if self.is_closed:
                 self._changed.notify_all()

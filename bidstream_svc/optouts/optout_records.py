@@ -19,7 +19,6 @@ _HEAD = struct.Struct("<BB")
 _TIMES = struct.Struct("<II")
 TIMES_BYTES = _TIMES.size  # of a record, behind the raw id
 _MAX_S = 2**32 - 1
-_TO_STANDARD = str.maketrans("-_", "+/")
 _SCOPE_BIT = 0x10  # of the first byte of a raw id of 33 bytes
 _LONG_ID_LENGTH = 33
 
@@ -47,7 +46,8 @@ def decode_raw_id(text: str) -> bytes:
         OptOutRecordError: it is something else.
     """
     if len(text) <= _MAX_TEXT_LENGTH and text.isascii():
-        standard = text.translate(_TO_STANDARD).rstrip("=")
+        # Not `translate`, which takes ten times as long.
+        standard = text.replace("-", "+").replace("_", "/").rstrip("=")
         try:
             raw_id = pybase64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
         except ValueError:

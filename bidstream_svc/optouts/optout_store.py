@@ -177,10 +177,8 @@ class OptOutStore:
                 new = only_new(environment, transaction, new)
             count = sum(map(len, new.values()))
             environment.extend_file(2 * count)
-            # Before the commit, and so before anybody relies on them.
-            if self._has_filter:
-                self.filter.add(filter_ids(new))
             for key, of_table in new.items():
+                self.filter.add(key[0], of_table)  # before the commit, and so before anybody relies on them
                 put_all(transaction, environment.tables[key], of_table)
             if is_owed and new:
                 _put_into_outbox(transaction, environment, new)
@@ -298,11 +296,6 @@ class OptOutStore:
             slots = environment.lmdb.readers().splitlines()
         own = str(os.getpid())
         return all(slot.split()[0] == own for slot in slots if slot.split()[0].isdecimal())
-
-    @property
-    def _has_filter(self) -> bool:
-        """Whether there is a filter, which changes only within a write transaction."""
-        return bool(self.control.generation or self.control.growing)
 
     @contextmanager
     def _write(self) -> Iterator[tuple[Environment, lmdb.Transaction]]:

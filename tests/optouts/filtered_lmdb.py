@@ -14,6 +14,7 @@ from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.optouts.control_words import ControlWords
 from bidstream_svc.optouts.filter_reader import FilterReader
 from bidstream_svc.optouts.filter_writer import FilterWriter
+from bidstream_svc.optouts.optout_records import TIMES_BYTES
 
 STORE_ID = b"an opt-out store"
 CHUNK_IDS = 100
@@ -44,10 +45,9 @@ class FilteredLmdb:
         """Add the ids with these numbers in one transaction."""
         with self._env.begin(write=True) as transaction:
             self.filter.begin(transaction.id())
-            ids = [bytes([scope_of(number)]) + raw_id(number) for number in numbers]
-            self.filter.add(ids)
-            for each in ids:
-                transaction.put(each, b"")
+            for number in numbers:
+                self.filter.add(scope_of(number), [raw_id(number) + bytes(TIMES_BYTES)])
+                transaction.put(bytes([scope_of(number)]) + raw_id(number), b"")
 
     def add_without_filter(self, number: int) -> None:
         """Write as a program would that does not know the filter."""

@@ -184,6 +184,9 @@ class OptOutFilter:
             RuntimeError: no filter is mapped.
         """
 
+    def add_records(self, scope: int, records: list[bytes]) -> None:
+        """As `add`, with records of one scope, each the raw id and both times."""
+
     def may_contain(self, scope: int, raw_id: bytes) -> bool:
         """Return False if an id is certainly not in the filter in use. It is perhaps, if it is not 32 or 33 bytes."""
 

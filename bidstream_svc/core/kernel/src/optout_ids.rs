@@ -6,7 +6,7 @@
 use crate::base64;
 
 /// Of both times, which follow a raw id in a record.
-const TIMES_LENGTH: usize = 8;
+pub const TIMES_LENGTH: usize = 8;
 const SHORT_LENGTH: usize = 32;
 const LONG_LENGTH: usize = 33;
 const SHORT_RECORD: usize = SHORT_LENGTH + TIMES_LENGTH;

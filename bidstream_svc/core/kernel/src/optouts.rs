@@ -13,6 +13,7 @@ use siphasher::sip128::SipHasher13;
 
 use crate::answer::Uid;
 use crate::base64;
+use crate::optout_ids::TIMES_LENGTH;
 
 /// The words of `optouts/control_words.py`, by their places.
 const GENERATION: usize = 1;
@@ -22,6 +23,8 @@ const BLOCK_WORDS: usize = 8;
 /// Of the raw uid's bytes. Ids of another length are not filtered.
 const RAW_UID_LENGTHS: std::ops::RangeInclusive<usize> = 32..=33;
 const MAX_MESSAGE_LENGTH: usize = 34;
+/// Ids that are added together.
+const GROUP_IDS: usize = 16;
 
 /// Words of shared memory.
 pub type Words = Box<dyn AsRef<[AtomicI64]> + Send + Sync>;
@@ -85,11 +88,24 @@ impl OptOuts {
     ///
     /// Nothing is mapped, or one of them is not an id.
     pub fn add(&self, ids: &[&[u8]]) -> Result<(), NotAdded> {
+        self.add_all(ids.iter().map(|id| Message::of(id)).collect())
+    }
+
+    /// Adds the ids of records of the store, which are of one programme; all of them or none.
+    ///
+    /// # Errors
+    ///
+    /// As of `add`.
+    pub fn add_records(&self, scope: u8, records: &[&[u8]]) -> Result<(), NotAdded> {
+        let id_of = |record: &[u8]| Message::new(scope, record.get(..record.len().checked_sub(TIMES_LENGTH)?)?);
+        self.add_all(records.iter().map(|record| id_of(record)).collect())
+    }
+
+    fn add_all(&self, ids: Option<Vec<Message>>) -> Result<(), NotAdded> {
         let mapped = self.mapped.read().map_err(|_| NotAdded::NothingMapped)?;
         let filter = &mapped.as_ref().ok_or(NotAdded::NothingMapped)?.filter;
-        let ids: Vec<_> = ids.iter().map(|id| Message::of(id)).collect::<Option<_>>().ok_or(NotAdded::NotAnId)?;
-        for id in &ids {
-            filter.add(id);
+        for group in ids.ok_or(NotAdded::NotAnId)?.chunks(GROUP_IDS) {
+            filter.add(group);
         }
         // Whatever Python stores next, such as another generation, is not seen before the bits.
         fence(Ordering::SeqCst);
@@ -167,28 +183,52 @@ impl Filter {
         })
     }
 
-    fn add(&self, id: &Message) {
-        for (word, bit) in self.places(id) {
-            if word.load(Ordering::Relaxed) & bit == 0 {
-                word.fetch_or(bit, Ordering::Relaxed);
+    /// Looks at all of the blocks first: the processor fetches them from memory at the same time.
+    fn add(&self, ids: &[Message]) {
+        let mut places = [const { None }; GROUP_IDS];
+        for (place, id) in places.iter_mut().zip(ids) {
+            *place = self.place(id);
+        }
+        let are_set = places.each_ref().map(|place| place.as_ref().is_none_or(Place::is_set));
+        for (place, is_set) in places.iter().zip(are_set) {
+            if let (Some(place), false) = (place, is_set) {
+                place.set();
             }
         }
     }
 
-    /// Without a branch for each word, which the processor would often predict wrongly.
     fn may_contain(&self, id: &Message) -> bool {
-        self.places(id).fold(true, |all, (word, bit)| all & (word.load(Ordering::Relaxed) & bit != 0))
+        self.place(id).is_none_or(|place| place.is_set())
     }
 
-    /// The words of an id's block, each with a bit.
-    fn places(&self, id: &Message) -> impl Iterator<Item = (&AtomicI64, i64)> {
+    fn place(&self, id: &Message) -> Option<Place<'_>> {
         let hash = self.hasher.hash(id.bytes.get(..id.length).unwrap_or_default());
         let block = u128::from(hash.h1).wrapping_mul(u128::from(self.blocks)) >> u64::BITS; // less than their number
         let start = usize::try_from(block).unwrap_or_default().wrapping_mul(BLOCK_WORDS);
-        let block = (*self.words).as_ref().get(start..).and_then(<[_]>::first_chunk::<BLOCK_WORDS>);
+        let block = (*self.words).as_ref().get(start..)?.first_chunk()?;
         // A shift takes the last six bits of a byte.
-        let bits = hash.h2.to_le_bytes().map(|byte| 1_i64.wrapping_shl(u32::from(byte)));
-        block.into_iter().flatten().zip(bits)
+        Some(Place { block, bits: hash.h2.to_le_bytes().map(|byte| 1_i64.wrapping_shl(u32::from(byte))) })
+    }
+}
+
+/// An id's block, and its bit in each of the words.
+struct Place<'a> {
+    block: &'a [AtomicI64; BLOCK_WORDS],
+    bits: [i64; BLOCK_WORDS],
+}
+
+impl Place<'_> {
+    /// Without a branch for each word, which the processor would often predict wrongly.
+    fn is_set(&self) -> bool {
+        self.block.iter().zip(self.bits).fold(true, |all, (word, bit)| all & (word.load(Ordering::Relaxed) & bit != 0))
+    }
+
+    fn set(&self) {
+        for (word, bit) in self.block.iter().zip(self.bits) {
+            if word.load(Ordering::Relaxed) & bit == 0 {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -242,6 +282,21 @@ mod tests {
     }
 
     #[test]
+    fn records_are_added_by_their_ids() {
+        let optouts = filter(1_000);
+        for length in [32, 33] {
+            let ids: Vec<_> = (0..50).map(|number| vec![number; length]).collect();
+            let records: Vec<_> = ids.iter().map(|id| [&id[..], &[9; TIMES_LENGTH]].concat()).collect();
+            optouts.add_records(1, &records.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+            assert!(ids.iter().all(|id| optouts.may_contain(1, id)));
+            assert!(ids.iter().filter(|id| optouts.may_contain(0, id)).count() < 5);
+        }
+        for length in [0, 7, 39, 42] {
+            assert_eq!(optouts.add_records(1, &[&vec![1; length]]), Err(NotAdded::NotAnId));
+        }
+    }
+
+    #[test]
     fn few_others_are_not_absent() {
         const IDS: u64 = 51_200;
         let optouts = filter(2_000); // 20 bits an id
@@ -257,7 +312,7 @@ mod tests {
     fn the_key_decides_about_the_places() {
         let places = |key: [u8; 16]| {
             let filter = Filter::new(Box::new(words(8_000)), key).unwrap();
-            filter.add(&Message::of(&id(5)).unwrap());
+            filter.add(&[Message::of(&id(5)).unwrap()]);
             let words = (*filter.words).as_ref().iter().enumerate();
             words.filter(|(_, word)| word.load(Ordering::Relaxed) != 0).map(|(place, _)| place).collect::<Vec<_>>()
         };

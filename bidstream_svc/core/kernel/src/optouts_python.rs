@@ -44,14 +44,27 @@ impl PyOptOutFilter {
 
     #[allow(clippy::needless_pass_by_value)] // a list cannot be borrowed
     fn add(&self, py: Python<'_>, ids: Vec<Bound<'_, PyBytes>>) -> PyResult<()> {
-        let ids: Vec<_> = ids.iter().map(PyBytesMethods::as_bytes).collect();
-        py.detach(|| self.0.add(&ids)).map_err(|reason| match reason {
-            NotAdded::NothingMapped => PyRuntimeError::new_err("no filter is mapped"),
-            NotAdded::NotAnId => PyValueError::new_err("not a programme and a raw uid"),
-        })
+        add(py, &ids, |ids| self.0.add(ids))
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // as for `add`
+    fn add_records(&self, py: Python<'_>, scope: u8, records: Vec<Bound<'_, PyBytes>>) -> PyResult<()> {
+        add(py, &records, |records| self.0.add_records(scope, records))
     }
 
     fn may_contain(&self, scope: u8, raw_uid: &[u8]) -> bool {
         self.0.may_contain(scope, raw_uid)
     }
+}
+
+fn add(
+    py: Python<'_>,
+    ids: &[Bound<'_, PyBytes>],
+    add: impl Fn(&[&[u8]]) -> Result<(), NotAdded> + Sync,
+) -> PyResult<()> {
+    let ids: Vec<_> = ids.iter().map(PyBytesMethods::as_bytes).collect();
+    py.detach(|| add(&ids)).map_err(|reason| match reason {
+        NotAdded::NothingMapped => PyRuntimeError::new_err("no filter is mapped"),
+        NotAdded::NotAnId => PyValueError::new_err("not a programme and a raw uid"),
+    })
 }
