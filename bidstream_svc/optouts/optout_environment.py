@@ -60,7 +60,7 @@ class Environment:
         is_closed: whether it has been closed, which changes.
     """
 
-    def __init__(self, directory: Path, *, is_writable: bool) -> None:
+    def __init__(self, directory: Path, *, is_writable: bool, creates: bool) -> None:
         self.is_writable = is_writable
         self.is_closed = False
         self._uses = 0
@@ -74,13 +74,13 @@ class Environment:
             max_readers=_MAX_READERS,
             max_spare_txns=16,
             readonly=not is_writable,
-            create=is_writable,
+            create=creates,
             mode=0o700,
         )
         try:
             self._file_ids = {self._data_file: _file_id(self._data_file)}
             self._require_good_file()
-            if is_writable:
+            if creates:
                 self._create_databases(directory)
             self.store_id = self._check_format()
             self.tables = {
@@ -202,16 +202,21 @@ _environments: "WeakValueDictionary[tuple[int, tuple[int, int]], Environment]" =
 _opening = threading.Lock()
 
 
-def open_environment(directory: Path, *, is_writable: bool) -> Environment:
+def open_environment(directory: Path, *, is_writable: bool, creates: bool = False) -> Environment:
     """Open a store; for reading, one that this process has open is shared.
+
+    Args:
+        directory: the store.
+        is_writable: whether it can be written to.
+        creates: whether to create a store that does not exist, which has to be writable.
 
     Raises:
         OptOutStoreError: it is damaged, of another version, or cannot be opened.
     """
     with one_line(directory), _opening:
-        if is_writable:
+        if creates:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        else:
+        if not is_writable:
             environment = _environments.get((os.getpid(), _file_id(directory / _DATA_FILE)))
             if environment is not None and not environment.is_closed:
                 with environment:
@@ -219,7 +224,7 @@ def open_environment(directory: Path, *, is_writable: bool) -> Environment:
                         raise OptOutStoreError(problem)
                 return environment
         _allocate_lock_file(directory)
-        environment = Environment(directory, is_writable=is_writable)
+        environment = Environment(directory, is_writable=is_writable, creates=creates)
         _environments[os.getpid(), _file_id(directory / _DATA_FILE)] = environment
         return environment
 

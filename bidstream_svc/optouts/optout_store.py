@@ -76,7 +76,9 @@ class OptOutStore:
     """The opt-out store, open for reading and writing. Thread-safe.
 
     Args:
-        directory: created if it does not exist.
+        directory: the store.
+        creates: whether to create it if it does not exist. Otherwise that is an error, because a store whose volume is
+            gone must not be replaced by an empty one.
 
     Attributes:
         directory: the store.
@@ -89,12 +91,12 @@ class OptOutStore:
         OptOutStoreError: the store is damaged, of another version, or cannot be opened or created.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, creates: bool = True) -> None:
         self.directory = directory
         self._is_open = True
         self.last_write_s = 0.0
         self._next_reader_check = 0.0
-        opened = open_environment(directory, is_writable=True)
+        opened = open_environment(directory, is_writable=True, creates=creates)
         self._environment: Environment | None = opened
         self.store_id = opened.store_id
         self.control = opened.control

@@ -77,7 +77,8 @@ class OptOutService:
         self.failed = asyncio.Event()
         self._is_closing = False
         self._loop = asyncio.get_running_loop()
-        self._store = OptOutStore(settings.optout_store)
+        # The parent has created it before it started this process, perhaps long before.
+        self._store = OptOutStore(settings.optout_store, creates=manager is not None)
         self._snapshots = SnapshotFiles(self._store)
         self._link: StreamLink | None = None
         if settings.optout_stream is None:
