@@ -5,6 +5,7 @@ import gzip
 import io
 import os
 import stat
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -98,19 +99,26 @@ def _read_text(file: BinaryIO) -> Iterator[Block]:
 def _read(source: Any) -> bytes:
     try:
         data: bytes = source.read(_BLOCK_BYTES)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read the input: {getattr(error, 'strerror', None) or 'not valid gzip'}") from None
     return data
 
 
 def _read_csv(file: BinaryIO, columns: Columns) -> Iterator[Block]:
     reader = LineReader(file)
-    rows = csv.reader(iter(reader), strict=False)
+    rows = _rows(csv.reader(iter(reader), strict=False))
     header = [cell.strip() for cell in next(rows, [])]
     identity, time, scope = _places(header, columns)
     while block := list(islice(rows, _BLOCK_ROWS)):
         entries = ((_cell(row, identity), _cell(row, time), _cell(row, scope)) for row in block)
         yield Block(_to_lines(entries), reader.done_bytes)
+
+
+def _rows(rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error:  # a quotation mark that nothing closes takes in all lines behind it
+        raise InputError("the input is not valid CSV: a cell is too long; is a quotation mark not closed?") from None
 
 
 def _read_parquet(file: BinaryIO, columns: Columns) -> Iterator[Block]:

@@ -4,6 +4,7 @@ Each line is JSON with the time and what was sent. Beside the store, it is the o
 is full it becomes `malformed.log.1`, in place of an earlier one.
 """
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,13 +37,14 @@ class MalformedLog:
         Raises:
             OSError: they could not be written.
         """
-        lines = [
+        lines = b"".join(
             orjson.dumps({"time": iso_time(now_s * MS_PER_S), "problem": problem, "text": text}) + b"\n"
             for problem, text in requests
-        ]
+        )
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
         try:
-            os.write(file, b"".join(lines))
+            if os.write(file, lines) < len(lines):  # the rest of what was sent would be lost
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fdatasync(file)
             is_full = os.fstat(file).st_size >= self._max_bytes
         finally:

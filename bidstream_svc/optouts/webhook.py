@@ -17,6 +17,7 @@ from bidstream_svc.optouts.optout_records import OptOut, clamp_time_s, decode_ra
 # What is kept of a malformed id.
 _MAX_KEPT_CHARACTERS = 512
 _MAX_TIME_DIGITS = 10
+_MAX_BASE64_LENGTH = 44  # of a raw uid, with padding
 
 
 class Malformed(NamedTuple):
@@ -65,8 +66,7 @@ class Webhook:
         if text is None:
             return Malformed("no id parameter", query[:_MAX_KEPT_CHARACTERS])
         try:
-            # Base64 has no spaces: it was a plus sign that nobody has percent-encoded.
-            raw_id = decode_raw_id(text.strip("\t\r\n").replace(" ", "+"))
+            raw_id = decode_raw_id(_with_plus_signs(text))
         except OptOutRecordError:
             return Malformed("not a raw uid", text[:_MAX_KEPT_CHARACTERS])
         scope = self._scopes[_without_slash(path)]
@@ -90,6 +90,16 @@ def _parameters(query: str) -> Iterator[tuple[str, str]]:
 
 def _unquote(text: str) -> str:
     return unquote_to_bytes(text.encode("utf-8", "replace")).decode("utf-8", "replace") if "%" in text else text
+
+
+def _with_plus_signs(text: str) -> str:
+    """Return base64 with the plus signs that somebody has taken for spaces on the way.
+
+    A space at the end or the beginning of a text that is long enough without it is none: with a plus sign in its place,
+    an id of 32 bytes would become another one, of 33.
+    """
+    text = text.strip("\t\r\n")
+    return (text.strip() if len(text) > _MAX_BASE64_LENGTH else text).replace(" ", "+")
 
 
 def _read_time(text: str) -> int | None:

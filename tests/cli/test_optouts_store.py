@@ -73,6 +73,20 @@ def test_text(cli: Cli, tmp_path: Path, directory: Path, *, is_compressed: bool)
     assert summary(again.out) == {"read": 502, "new": 0, "malformed": 0, "optouts": 500}
 
 
+def test_a_damaged_file_is_told_in_one_line(cli: Cli, directory: Path) -> None:
+    lines = "".join(f"{text_of(raw_id)}\n" for raw_id in make_ids(500))
+    packed = gzip.compress(lines.encode())
+    damaged = [
+        (packed[: len(packed) // 2], "not valid gzip"),
+        (packed[:10] + b"\xff" * 20 + packed[30:], "not valid gzip"),  # an error of zlib
+        (b'identity\n"' + lines.encode() * 8, "not valid CSV"),  # a cell without end
+    ]
+    for content, problem in damaged:
+        ran = cli("optouts", "import", "-", stdin=content, optout_store=directory)
+        assert ran.status == 1
+        assert problem in ran.complaint
+
+
 def test_malformed_lines_are_named_and_not_shown(cli: Cli, tmp_path: Path, directory: Path) -> None:
     good = text_of(b"\x01" * 32)
     bad = ["secret!" + "x" * 37, text_of(b"\x01" * 31), f"{good},soon", f"{good},0", "x" * 200_000, '"' + good + '"']

@@ -46,6 +46,12 @@ def test_a_plus_sign_that_became_a_space_is_read(raw_id: bytes) -> None:
     assert read(f"identity={text}", "/optout/uid2") == OptOut(UID2, raw_id, NOW_S)
 
 
+@given(st.binary(min_size=32, max_size=33), st.sampled_from(["%20{}", "{}%20", "%20{}%20", " {} "]))
+def test_a_space_around_an_id_does_not_make_it_another_one(raw_id: bytes, around: str) -> None:
+    text = around.format(base64.b64encode(raw_id).decode())
+    assert read(f"identity={text}", "/optout/uid2") == OptOut(UID2, raw_id, NOW_S)
+
+
 @pytest.mark.parametrize(
     ("raw_id", "path", "default", "scope"),
     [
