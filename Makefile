@@ -156,6 +156,7 @@ manifests: $(BIN)/helm  ## generate the manifests of deploy/kubernetes from the 
 REQUIRE_TOOLS ?= 1
 deploy-check: $(VENV)/deploy.installed $(BIN)/helm $(BIN)/kustomize $(BIN)/typed-apply  ## run all tests of the Dockerfile, deploy/, the API description, the published SDK for Java and stock HTTP clients, with the tools that they need
 	PATH="$(abspath $(BIN)):$$PATH" REQUIRE_TOOLS=$(REQUIRE_TOOLS) $(BIN)/python -m pytest --verbose --no-header -m "" tests/deploy tests/interop/test_published_java_client.py tests/clients
+	PATH="$(abspath $(BIN)):$$PATH" REQUIRE_TOOLS=$(REQUIRE_TOOLS) $(BIN)/python -m pytest --no-header -m needs_tools tests/optouts
 
 UPGRADE ?= --upgrade
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --annotation-style line

@@ -41,6 +41,9 @@ class _Run(Protocol):
     def take(self, *, splits: bool) -> list[list[bytes]]: ...
 
 
+_MAX_TIME_DIGITS = 20
+
+
 class OptOutImport:
     """An import. Lines are a raw uid in base64, and perhaps a comma and the time of the opt-out in Unix seconds.
 
@@ -161,15 +164,14 @@ class _PythonRun:
 
 
 def _parse_line(line: bytes, arrived_s: int) -> OptOut | None:
-    text, comma, time_text = line.decode("utf-8", "replace").strip().partition(",")
-    time_text = time_text.strip()
+    text, _, time_text = line.decode("utf-8", "replace").strip().partition(",")
     try:
         raw_id = decode_raw_id(text.strip())
-        entry_s = clamp_time_s(int(time_text)) if time_text.isascii() and time_text.isdecimal() else None
-    except (OptOutRecordError, ValueError):
+    except OptOutRecordError:
         return None
-    if comma and entry_s is None:
-        return None
+    # The time is for information: without a good one, the id counts all the same.
+    time_text = time_text.strip()[:_MAX_TIME_DIGITS]
+    entry_s = clamp_time_s(int(time_text)) if time_text.isascii() and time_text.isdecimal() else None
     return OptOut(scope_of_raw_id(raw_id) or IdentityScope.UID2, raw_id, arrived_s, entry_s)
 
 

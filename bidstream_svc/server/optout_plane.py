@@ -84,7 +84,10 @@ class OptOutPlane:
         self._snapshots = 0
         self._next_log_s = 0.0
         self.is_draining = False
-        self._shared = Shared(connections, self._answer, Turns(), lambda: self.is_draining)
+        # A proxy may pass any name on, and a refusal would stop the sender. A snapshot is for no page in a browser.
+        self._shared = Shared(
+            connections, self._answer, Turns(), lambda: self.is_draining, lambda path: path == SNAPSHOT_PATH
+        )
 
     def connect(self, hosts: HostCheck) -> PageConnection:
         """Return a protocol for a new connection; `hosts` checks its `Host` headers."""

@@ -55,6 +55,7 @@ class OptOutService:
         listeners: the listening sockets of the webhook; of a receiver, those of its admin plane, too.
         metrics: the counters; this process has taken its row.
         manager: systemd, if it has started this process; None if it has a parent.
+        creates_store: see OptOutStore.
 
     Attributes:
         failed: set when a thread has failed: the process must end, because nothing replaces the thread.
@@ -65,7 +66,13 @@ class OptOutService:
     """
 
     def __init__(
-        self, settings: Settings, listeners: Listeners, metrics: MetricCells, manager: ServiceManager | None = None
+        self,
+        settings: Settings,
+        listeners: Listeners,
+        metrics: MetricCells,
+        manager: ServiceManager | None = None,
+        *,
+        creates_store: bool = True,
     ) -> None:
         assert settings.optout_store is not None
         self._settings = settings
@@ -77,8 +84,7 @@ class OptOutService:
         self.failed = asyncio.Event()
         self._is_closing = False
         self._loop = asyncio.get_running_loop()
-        # The parent has created it before it started this process, perhaps long before.
-        self._store = OptOutStore(settings.optout_store, creates=manager is not None)
+        self._store = OptOutStore(settings.optout_store, creates=creates_store)
         self._snapshots = SnapshotFiles(self._store)
         self._link: StreamLink | None = None
         if settings.optout_stream is None:
@@ -245,7 +251,8 @@ async def serve_optouts(
     stop = StopSignals(stop_signals, settings.drain_timeout)
     async with AsyncExitStack() as stack:
         stack.enter_context(stop.handling())
-        service = OptOutService(settings, listeners, metrics, manager)
+        # A parent has created the store before it started this process, perhaps long before.
+        service = OptOutService(settings, listeners, metrics, manager, creates_store=handover is None)
         stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
         if handover is not None:
             loop = asyncio.get_running_loop()

@@ -93,12 +93,14 @@ class Shared(NamedTuple):
         answer: returns the page for a request, or what has to be awaited for it.
         turns: orders the work that can wait.
         is_draining: returns True while the process ends, and every answer closes its connection.
+        needs_host: returns whether requests for a path are refused if their `Host` header has another name.
     """
 
     connections: PageConnections
     answer: Callable[[PageRequest], Answering]
     turns: Turns
     is_draining: Callable[[], bool] = lambda: False
+    needs_host: Callable[[str], bool] = lambda _path: True
 
 
 class PageConnection(Connection):
@@ -229,7 +231,7 @@ class PageConnection(Connection):
         self._rest, self._start = b"", 0
 
     def _answer(self, head: PageHead) -> None:
-        if not self._hosts.allows(head.host):
+        if self._shared.needs_host(head.path) and not self._hosts.allows(head.host):
             self._answer_last(UNKNOWN_HOST)
             return
         self._is_answering = True

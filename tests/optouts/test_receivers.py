@@ -1,8 +1,10 @@
 """Receivers as processes, with a real Redis between them."""
 
+import base64
 import os
 import resource
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,12 +12,21 @@ from typing import Any
 
 import pytest
 
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts.follower import NOTE
+from bidstream_svc.optouts.optout_records import OptOut
+from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.snapshot import SnapshotReader
+from bidstream_svc.optouts.stream_entries import Bearings, encode_bearings
+from tests.faults.optout_fleet import free_port
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import ask
 from tests.support.receiver import Client, Receiver, webhook_path
+from tests.support.redis_server import PROGRAM as REDIS_SERVER
 from tests.support.redis_server import RedisServer
-from tests.support.sidecar import wait_until
+from tests.support.sidecar import PROGRAM, wait_until
+
+pytestmark = pytest.mark.needs_tools(REDIS_SERVER)
 
 
 @pytest.fixture
@@ -109,6 +120,53 @@ def test_a_new_host_begins_with_a_snapshot(fleet: Fleet, redis: RedisServer, tmp
     url = f"http://{one.data}/snapshot"
     new = fleet.start("new", optout_auth_token_file=token_file, optout_snapshot_url=url)
     wait_until(lambda: count(new) == 50, "the snapshot")
+
+
+def test_what_a_store_has_from_elsewhere_reaches_the_others(fleet: Fleet, tmp_path: Path) -> None:
+    before, later = [OptOut(IdentityScope.UID2, bytes([number]) * 32, 1) for number in range(2)]
+    with OptOutStore(tmp_path / "one" / "store") as store:
+        store.add([before])  # by an import, or a backup
+    one, other = fleet.start("one"), fleet.start("other")
+    wait_until(lambda: count(other) == 1, "what the store had")
+    subprocess.run(
+        [*PROGRAM, "optouts", "import", "-", "--optout-store", str(tmp_path / "one" / "store")],
+        input=base64.b64encode(later.raw_id),
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    wait_until(lambda: count(other) == 2, "what was imported")
+    assert count(one) == 2
+
+
+def test_receivers_that_all_miss_opt_outs_give_each_other_what_they_have(fleet: Fleet, tmp_path: Path) -> None:
+    for number, name in enumerate(("one", "other")):
+        with OptOutStore(tmp_path / name / "store") as store:
+            store.join_stream()
+            store.add([OptOut(IdentityScope.EUID, bytes([0x10 + number]) * 33, 1)])
+            store.write_notes({NOTE: encode_bearings(Bearings(gap="a test"))})
+    ports = [free_port(), free_port()]
+    receivers = [
+        fleet.start(
+            name,
+            optout_listen=f"127.0.0.1:{ports[place]}",
+            optout_snapshot_url=f"http://127.0.0.1:{ports[1 - place]}/snapshot",
+        )
+        for place, name in enumerate(("one", "other"))
+    ]
+    for receiver in receivers:
+        wait_until(lambda receiver=receiver: count(receiver) == 2, "the other's opt-outs")  # type: ignore[misc]
+        wait_until(lambda receiver=receiver: receiver.has_logged("opt-outs are complete again"), "no gap")  # type: ignore[misc]
+
+
+def test_a_receiver_does_not_complete_itself(fleet: Fleet, tmp_path: Path) -> None:
+    with OptOutStore(tmp_path / "one" / "store") as store:
+        store.join_stream()
+        store.write_notes({NOTE: encode_bearings(Bearings(gap="a test"))})
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/snapshot"
+    one = fleet.start("one", optout_listen=f"127.0.0.1:{port}", optout_snapshot_url=url)
+    wait_until(lambda: one.has_logged("no snapshot of opt-outs; it is tried again"), "the refusal")
+    assert not one.has_logged("opt-outs are complete again")
 
 
 def test_a_snapshot_is_refused_while_opt_outs_may_be_missing(fleet: Fleet, redis: RedisServer) -> None:

@@ -181,10 +181,11 @@ def test_a_wrong_bearer_is_refused_and_logged(tmp_path: Path, store: Path) -> No
         assert client.get(webhook_path(SHORT), Authorization="Bearer right").status == 401
 
 
-def test_without_a_bearer_a_web_page_cannot_add_opt_outs(receiver: RunningReceiver) -> None:
+def test_without_a_bearer_only_snapshots_need_the_name_of_this_host(receiver: RunningReceiver) -> None:
     with receiver.connect() as client:
-        assert client.get(webhook_path(SHORT), Host="attacker.example").status == 400
-    assert received(receiver) == {}
+        assert client.get(webhook_path(SHORT), Host="behind.a.proxy.example").status == 200
+        assert client.get("/snapshot", Host="attacker.example").status == 400
+    assert received(receiver) == {"new": 1}
 
 
 def test_malformed_ids_that_cannot_be_kept_are_answered_with_503(receiver: RunningReceiver, store: Path) -> None:
