@@ -1,4 +1,4 @@
-"""What the admin plane tells of opt-outs: of a sidecar's store, and of a receiver."""
+"""The state of opt-outs, as the admin plane tells it: of a sidecar's store, and of a receiver."""
 
 import time
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from bidstream_svc.metrics.cells import (
     OPTOUT_STREAM_LAST_CONTACT_MS,
     OPTOUTS,
 )
+from bidstream_svc.optouts.optout_reader import OptOutReader
 from bidstream_svc.server.health import Report, report_loop
 
 _WORD_BYTES = 8
@@ -43,6 +44,25 @@ def describe_optouts(settings: Settings, metrics: MetricCells) -> dict[str, obje
         "last_contact": _iso(last_contact_ms),
         "stale": has_stream and wall_clock_ms() > last_contact_ms + settings.optout_max_age * MS_PER_S,
     }
+
+
+def open_optouts(settings: Settings, *, is_required: bool) -> OptOutReader | None:
+    """Open the store that the settings name, for look-ups; None if they name none. See OptOutReader."""
+    if settings.optout_store is None:
+        return None
+    withholds = settings.optout_when_stale == "withhold"
+    return OptOutReader(settings.optout_store, withholds=withholds, is_required=is_required)
+
+
+def optouts_problem(settings: Settings, optouts: OptOutReader | None) -> str | None:
+    """Return why raw uids cannot be answered, or should not yet be; None if they can."""
+    if optouts is None:
+        return None
+    if not optouts.is_usable:
+        return "the opt-out store cannot be used"
+    if settings.optout_stream is not None and not optouts.was_synced:
+        return "the opt-out store is new and has not been synced yet"
+    return None
 
 
 @dataclass(slots=True)

@@ -32,14 +32,13 @@ from bidstream_svc.operator.from_settings import credentials_reader, make_transp
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
 from bidstream_svc.operator_settings import OperatorSettings
-from bidstream_svc.optouts.optout_reader import OptOutReader
 from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.descriptors import descriptor_problem, raise_descriptor_limit
 from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.health import Health
 from bidstream_svc.server.heap import fix_mmap_threshold
-from bidstream_svc.server.optout_health import describe_optouts
+from bidstream_svc.server.optout_health import describe_optouts, open_optouts, optouts_problem
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
 from bidstream_svc.server.sockets import Listeners
 from bidstream_svc.server.stop_signals import StopSignals
@@ -109,7 +108,7 @@ class Service:
         self._family = family
         self._manager = manager or ServiceManager({})
         # Opened here, because it must not be open while a worker is forked.
-        self._optouts = _open_optouts(settings, is_required=family is None or not family.is_restarted)
+        self._optouts = open_optouts(settings, is_required=family is None or not family.is_restarted)
         self._stores = KeyStores(
             [KeyStore(scope=operator.scope, optouts=self._optouts) for operator in settings.operators]
         )
@@ -121,7 +120,7 @@ class Service:
             settings.hang_timeout,
             listeners.all,
             optouts=partial(describe_optouts, settings, metrics),
-            optouts_problem=self._optouts_problem,
+            optouts_problem=partial(optouts_problem, settings, self._optouts),
         )
         # Each in a thread of its own, so that nothing that one of them waits for delays another.
         self._refreshes = [
@@ -228,16 +227,6 @@ class Service:
         for store, refresh in zip(self._stores.all, self._refreshes, strict=True):
             if scope is None or store.scope is scope:
                 refresh.refresh_for_unknown_key()
-
-    def _optouts_problem(self) -> str | None:
-        """Return why raw uids cannot be answered, or should not yet be; None if they can."""
-        if self._optouts is None:
-            return None
-        if not self._optouts.is_usable:
-            return "the opt-out store cannot be used"
-        if self._settings.optout_stream is not None and not self._optouts.was_synced:
-            return "the opt-out store is new and has not been synced yet"
-        return None
 
     def _watch_socket_files(self, stack: AsyncExitStack) -> None:
         """Keep Unix sockets reachable. Of several workers, the parent does, and hands the sockets over."""
@@ -361,13 +350,6 @@ async def serve(
     _log.info("stopped")
     if service.failed.is_set():
         raise ThreadFailedError("a thread of the service failed; the log says why")
-
-
-def _open_optouts(settings: Settings, *, is_required: bool) -> OptOutReader | None:
-    if settings.optout_store is None:
-        return None
-    withholds = settings.optout_when_stale == "withhold"
-    return OptOutReader(settings.optout_store, withholds=withholds, is_required=is_required)
 
 
 @contextmanager
