@@ -14,7 +14,7 @@ KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 .DEFAULT_GOAL := help
 .PHONY: help run kernel check test test-kernel test-pure wheel test-wheel audit coverage lint format bench costliest figures manifests deploy-check \
-  faults optout-kills attacks soak fuzz fuzz-kernel mutants lock clean
+  faults optout-kills optout-fleet attacks soak fuzz fuzz-kernel mutants lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -110,9 +110,13 @@ attacks: $(VENV)/dev.installed $(VENV)/kernel.built $(VENV)/pure.installed  ## a
 	$(BIN)/python -m tests.attacks --write docs/reliability.md
 
 KILLS ?= 1000
-optout-kills: $(VENV)/dev.installed  ## kill writers of the opt-out store KILLS times, and on a full disk, which needs root
+optout-kills: $(VENV)/dev.installed  ## kill writers of the opt-out store KILLS times, also on a full disk, which needs root, and those of a service
 	$(BIN)/python -m tests.optouts.kills --kills $(KILLS)
 	$(BIN)/python -m tests.optouts.kills --kills $(KILLS) --full-disk
+	$(BIN)/python -m tests.faults.optout_kills --times $(KILLS)
+
+optout-fleet: $(VENV)/dev.installed $(VENV)/kernel.built  ## opt-outs through a fleet, while Redis and receivers fail; needs redis-server
+	$(BIN)/python -m tests.faults.optouts
 
 SOAK_SECONDS ?= 120
 soak: $(VENV)/dev.installed  ## full load with a key refresh every two seconds, for SOAK_SECONDS

@@ -60,6 +60,7 @@ class OptOutPlane:
         metrics: counts requests.
         connections: the connections of the plane.
         bearer: the token that requests must have; None for none.
+        gives_snapshots: whether other hosts may have all of the store.
         open_snapshot: returns a snapshot, None if there is none for the host that asks. May raise OptOutStoreError.
 
     Attributes:
@@ -74,12 +75,14 @@ class OptOutPlane:
         connections: PageConnections,
         *,
         bearer: BearerToken | None,
+        gives_snapshots: bool,
         open_snapshot: OpenSnapshot,
     ) -> None:
         self._webhook = webhook
         self._commit = commit
         self._metrics = metrics
         self._bearer = bearer
+        self._gives_snapshots = gives_snapshots
         self._open_snapshot = open_snapshot
         self._snapshots = 0
         self._next_log_s = 0.0
@@ -94,7 +97,7 @@ class OptOutPlane:
         return PageConnection(self._shared, hosts)
 
     def _answer(self, request: PageRequest) -> Answering:
-        is_snapshot = request.path == SNAPSHOT_PATH
+        is_snapshot = request.path == SNAPSHOT_PATH and self._gives_snapshots
         if not is_snapshot and not self._webhook.has_path(request.path):
             return self._refuse(_NOT_FOUND)
         methods = _SNAPSHOT_METHODS if is_snapshot else _WEBHOOK_METHODS

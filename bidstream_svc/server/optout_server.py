@@ -69,7 +69,14 @@ class OptOutServer:
             settings.operators[0].scope or IdentityScope.UID2,
         )
         self._plane = OptOutPlane(
-            webhook, commit, metrics, self._connections, bearer=self._bearer, open_snapshot=open_snapshot
+            webhook,
+            commit,
+            metrics,
+            self._connections,
+            bearer=self._bearer,
+            # Whoever may send an opt-out without a token, such as any process of this host, may not have all raw uids.
+            gives_snapshots=self._bearer is not None or settings.allow_unauthenticated,
+            open_snapshot=open_snapshot,
         )
         self._watch: FileWatch | None = None
         self._acceptors: list[Acceptor] = []

@@ -7,10 +7,8 @@ are all receivers: a request that one of them does not answer with 200 goes to t
 import asyncio
 import os
 import random
-import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +25,9 @@ from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.optouts.optout_store import OptOutStore
 from tests.support.operator import operator_in_thread
 from tests.support.raw_http import ask
-from tests.support.sidecar import DEADLINE_S, Sidecar, operator_settings, wait_until
+from tests.support.receiver import Receiver
+from tests.support.redis_server import RedisServer
+from tests.support.sidecar import DEADLINE_S, Sidecar, operator_settings
 
 _OPEN_AT_ONCE = 64
 _RETRY_S = 0.05
@@ -39,58 +39,6 @@ def free_port() -> int:
         listening.bind(("127.0.0.1", 0))
         port: int = listening.getsockname()[1]
         return port
-
-
-class RedisServer:
-    """A Redis server on loopback, with its files in a directory."""
-
-    def __init__(self, directory: Path, *options: str) -> None:
-        self._directory = directory
-        self._options = options
-        self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        self._directory.mkdir(exist_ok=True)
-        program = shutil.which("redis-server")
-        assert program is not None, "redis-server is not installed"
-        self.process = subprocess.Popen(
-            [
-                *(program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)),
-                *("--appendonly", "yes", "--appendfsync", "everysec", "--save", "", *self._options),
-            ],
-            stdout=subprocess.DEVNULL,
-        )
-        wait_until(self._answers, "the Redis server")
-
-    def stop(self) -> None:
-        """End it as an operator would: what it holds is on disk."""
-        if self.process is not None:
-            self.process.terminate()
-            self.process.wait(DEADLINE_S)
-
-    def empty(self) -> None:
-        """Delete its files while it is stopped."""
-        shutil.rmtree(self._directory)
-
-    def _answers(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(64).startswith(b"+PONG")
-        return False
-
-
-class Receiver(Sidecar):
-    """A process of `bidstream-svc optouts serve`."""
-
-    def _addresses(self) -> list[str]:
-        """The webhook's and the admin plane's."""
-        opened = [line for line in self.log if line["event"] == "opt-out store open"]
-        return [opened[0]["webhook"][0], opened[0]["admin"][0]] if opened else []
 
 
 class Acknowledged(NamedTuple):
@@ -216,8 +164,7 @@ class Fleet:
         self._number_of_sidecars = sidecars
 
     def __enter__(self) -> Self:
-        self.redis.start()
-        self._stack.callback(self.redis.stop)
+        self._stack.enter_context(self.redis)
         for place in range(2):
             self.receivers.append(self._stack.enter_context(self.start_receiver(place)))
         for place in range(self._number_of_sidecars):
@@ -246,8 +193,6 @@ class Fleet:
         directory.mkdir(exist_ok=True)
         return Receiver(
             directory,
-            *("optouts", "serve"),
-            optout_store=directory / "store",
             optout_listen=f"127.0.0.1:{self.ports[place]}",
             optout_stream=self.redis.url,
             optout_snapshot_url=f"http://127.0.0.1:{self.ports[1 - place]}/snapshot",

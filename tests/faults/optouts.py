@@ -10,7 +10,6 @@ anywhere, or one is there that was not sent.
 
 import argparse
 import base64
-import signal
 import sys
 import tempfile
 import time
@@ -119,20 +118,19 @@ def _wait_level(fleet: Fleet, webhooks: Webhooks) -> float:
 
 def _scenes(fleet: Fleet, pause_s: float, steady_s: float) -> list[tuple[str, Callable[[], None]]]:
     def redis_stopped() -> None:
-        fleet.redis.stop()
+        fleet.redis.save()
+        fleet.redis.kill()
         time.sleep(pause_s)
         fleet.redis.start()
 
     def redis_hangs() -> None:
-        process = fleet.redis.process
-        assert process is not None
-        process.send_signal(signal.SIGSTOP)
+        fleet.redis.pause()
         time.sleep(pause_s / 4)
-        process.send_signal(signal.SIGCONT)
+        fleet.redis.resume()
 
     def redis_emptied() -> None:
-        fleet.redis.stop()
-        fleet.redis.empty()
+        fleet.redis.kill()
+        fleet.redis.forget()
         fleet.redis.start()
 
     def receiver_killed() -> None:

@@ -188,6 +188,12 @@ def test_without_a_bearer_only_snapshots_need_the_name_of_this_host(receiver: Ru
     assert received(receiver) == {"new": 1}
 
 
+def test_without_a_bearer_no_snapshot_is_given_unless_that_is_allowed(store: Path) -> None:
+    with receiver_in_thread(store, allow_unauthenticated=0) as receiver, receiver.connect() as client:
+        assert client.get("/snapshot").status == 404
+        assert client.tell(SHORT) == "new"
+
+
 def test_malformed_ids_that_cannot_be_kept_are_answered_with_503(receiver: RunningReceiver, store: Path) -> None:
     (store / "malformed.log").mkdir()
     with receiver.connect() as client:

@@ -64,7 +64,7 @@ class RunningReceiver:
 def receiver_in_thread(store: Path, **settings: Any) -> Iterator[RunningReceiver]:
     """Run the process of a store on free ports."""
     addresses = {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "optout_listen": "127.0.0.1:0"}
-    loaded = load_settings(**addresses | {"optout_store": store} | settings)
+    loaded = load_settings(**addresses | {"optout_store": store, "allow_unauthenticated": 1} | settings)
     listeners = Listeners(
         admin=open_listeners(loaded.admin_listen, field="admin_listen"), optouts=open_optout_listeners(loaded)
     )
@@ -97,7 +97,11 @@ class Receiver(Sidecar):
     """A process of `optouts serve`."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
-        defaults: dict[str, Any] = {"optout_listen": "127.0.0.1:0", "optout_store": directory / "store"}
+        defaults: dict[str, Any] = {
+            "optout_listen": "127.0.0.1:0",
+            "optout_store": directory / "store",
+            "allow_unauthenticated": 1,
+        }
         super().__init__(directory, "optouts", "serve", **defaults | settings)
 
     def _addresses(self) -> list[str]:

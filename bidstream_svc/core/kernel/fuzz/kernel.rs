@@ -3,10 +3,14 @@
 
 #![no_main]
 
+use std::sync::atomic::AtomicI64;
+
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::iv::FixedLength;
 use bidstream_kernel::openrtb::{BidRequests, Sources, is_usual_text};
+use bidstream_kernel::optout_ids::Run;
+use bidstream_kernel::optouts::{OptOuts, Words};
 use bidstream_kernel::{Builder, Kernel, Rules};
 use libfuzzer_sys::fuzz_target;
 
@@ -16,7 +20,7 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
-    match kind % 9 {
+    match kind % 11 {
         0 => use_body(data),
         1 => use_names(data),
         2 => use_body(&body(&[&[3, 128][..], data].concat())),
@@ -25,6 +29,8 @@ fuzz_target!(|data: &[u8]| {
         5 => use_body(&body(&[&[2, 0, 0, 0, 0][..], &blocks(data)].concat())),
         6 => use_body(&body(&[&[2, 0, 0, 0, 0][..], &padded_blocks(data)].concat())),
         8 => use_bid_request(data),
+        9 => use_lines(data),
+        10 => use_filter(data),
         _ => {
             let master = [&[0x7F; 8][..], &[0; 4], &padded_blocks(data)].concat();
             use_body(&body(&[&[2, 0, 0, 0, 0][..], &padded_blocks(&master)].concat()));
@@ -91,6 +97,31 @@ fn use_bid_request(data: &[u8]) {
     assert!([&body, &found.body, &rewritten.body].iter().all(|json| is_usual_text(json, 64)));
     // Raw uids are not tokens.
     assert_eq!(bid_requests.find(&rewritten.body, NOW_MS).is_some(), found.entries == 0);
+}
+
+/// Lines of an import of opt-outs.
+fn use_lines(data: &[u8]) {
+    let mut run = Run::default();
+    let (others, count) = run.add_lines(data, 7);
+    assert!(others.is_sorted() && others.iter().all(|number| *number < count));
+    assert!(run.record_count() + others.len() <= count);
+    run.sort();
+    let (short, [long, with_bit]) = run.take(true);
+    assert!(short.windows(2).all(|pair| pair[0][..32] < pair[1][..32]));
+    for long in [long, with_bit] {
+        assert!(long.windows(2).all(|pair| pair[0][..33] < pair[1][..33]));
+    }
+}
+
+/// No id that was added to a filter is absent.
+fn use_filter(data: &[u8]) {
+    let words = |count: usize| -> Words { Box::new((0..count).map(|_| AtomicI64::new(1)).collect::<Vec<_>>()) };
+    let optouts = OptOuts::new(words(8), false).unwrap();
+    optouts.map(words(64), [7; 16], 1).unwrap();
+    let ids: Vec<_> = data.chunks_exact(33).collect();
+    optouts.add(&ids).unwrap();
+    assert!(ids.iter().all(|id| optouts.may_contain(id[0], &id[1..])));
+    assert!(optouts.add(&[data]).is_ok() == matches!(data.len(), 33 | 34));
 }
 
 fn good_token(privacy_bits: u32) -> String {
