@@ -105,6 +105,7 @@ def _read(source: Any) -> bytes:
 
 
 def _read_csv(file: BinaryIO, columns: Columns) -> Iterator[Block]:
+    csv.field_size_limit(_MAX_LINE_BYTES)
     reader = LineReader(file)
     rows = _rows(csv.reader(iter(reader), strict=False))
     header = [cell.strip() for cell in next(rows, [])]

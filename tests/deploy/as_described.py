@@ -52,7 +52,7 @@ class Receiver(Sidecar):
     """A process of `optouts serve`; `data` is the address of its webhook."""
 
     def _addresses(self) -> list[str]:
-        opened = next((line for line in self.log if line["event"] == "optout store open"), None)
+        opened = next((line for line in self.log if line["event"] == "opt-out store open"), None)
         return [*opened["webhook"][:1], *opened["admin"][:1]] if opened else []
 
     def send(self, path: str, *, bearer: str = BEARER) -> Response:
