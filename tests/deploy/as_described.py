@@ -121,5 +121,5 @@ def as_described(
         tls = ssl.create_default_context(cafile=settings["tls_cert"])
         tls.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trusts this certificate without its authority
     with Sidecar(directory, *args, **settings) as sidecar:
-        sidecar.wait_ready()
+        sidecar.wait_started()
         yield Described(sidecar, settings, tls)

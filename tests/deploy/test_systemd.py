@@ -271,7 +271,7 @@ def test_it_serves_on_the_socket_that_systemd_passes(
         with started as sidecar:
             assert sidecar.data == f"unix:{path}"
             assert first.receive().status == 200
-            sidecar.wait_ready()
+            sidecar.wait_started()
             for prefix, operator in called.items():
                 body = {"token": operator.state.mint_token()}
                 wait_until(lambda: ask(sidecar.data, "/decrypt", body).json["status"] == "SUCCESS", "keys")  # noqa: B023 - called here

@@ -137,6 +137,11 @@ class Sidecar:
         wait_until(lambda: ask(self.admin, "/readyz", method="GET").status == 200, "/readyz")
         return self
 
+    def wait_started(self) -> Self:
+        """Wait for keys. `/readyz` needs more where there is a new store of opt-outs: its stream."""
+        wait_until(lambda: ask(self.admin, "/startupz", method="GET").status == 200, "/startupz")
+        return self
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
