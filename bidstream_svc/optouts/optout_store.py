@@ -350,8 +350,7 @@ class Reading:
     def __init__(self, environment: Environment, transaction: lmdb.Transaction) -> None:
         self._tables = environment.tables
         self._transaction = transaction
-        found = transaction.get(_META_POSITION, db=environment.meta)
-        self.position = None if found is None else _decode_position(bytes(found))
+        self.position = _get_position(environment, transaction)
         self.count = sum(transaction.stat(table.db)["entries"] for table in environment.tables.values())
 
     def iterate_records(self, maximum: int) -> Iterator[tuple[IdentityScope, int, list[bytes]]]:
@@ -366,9 +365,13 @@ class Reading:
 
 def read_position(environment: Environment) -> Position | None:
     """Return the place in the stream up to which all has been applied; None before the first entry or snapshot."""
-    with environment.lmdb.begin(db=environment.meta) as transaction:
-        found = transaction.get(_META_POSITION)
-    return None if found is None else _decode_position(found)
+    with environment.lmdb.begin() as transaction:
+        return _get_position(environment, transaction)
+
+
+def _get_position(environment: Environment, transaction: lmdb.Transaction) -> Position | None:
+    found = transaction.get(_META_POSITION, db=environment.meta)
+    return None if found is None else _decode_position(bytes(found))
 
 
 def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, new: Records) -> None:
