@@ -4,6 +4,7 @@ Nothing here decides: the verdict is that of `bind_programmes`, and the steps ar
 hot path.
 """
 
+from bidstream_svc.core.explain.bid_request_explanation import explain_bid_request, explain_in_steps
 from bidstream_svc.core.explain.explanation import (
     BidRequestExplanation,
     EidExplanation,
@@ -24,6 +25,8 @@ __all__ = [
     "FindOptOut",
     "Outcome",
     "Step",
+    "explain_bid_request",
+    "explain_in_steps",
     "explain_token",
     "shown_uid",
     "to_json",

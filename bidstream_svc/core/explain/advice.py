@@ -60,6 +60,8 @@ def _encoding(case: Case) -> str:
 
 def _scope(case: Case) -> str:
     told = case.reading.told_scope
+    if told is not None and case.is_scope_of_source:
+        return f"The token is under the wrong source, which whoever put it there has to change to that of {told.name}."
     if told is not None and case.requested not in {None, told}:
         return f"Ask for {told.name}, or leave the scope out: this token tells its programme itself."
     name = "the other programme" if case.named is None else case.named.name

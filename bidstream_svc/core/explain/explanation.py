@@ -91,12 +91,14 @@ class BidRequestExplanation:
     Attributes:
         id: of the bid request; None if it is not a string.
         names: (field, name) of its site or app, in the order in which they are tried.
-        eids: in document order.
+        eids: in document order; of those that are not ours, the first few hundred.
+        omitted: how many others are not ours.
     """
 
     id: str | None
     names: Sequence[tuple[str, str]]
     eids: Sequence[EidExplanation]
+    omitted: int = 0
 
 
 def to_json(explanation: Explanation | BidRequestExplanation, *, reveal: bool = False) -> dict[str, Any]:
@@ -117,6 +119,7 @@ def to_json(explanation: Explanation | BidRequestExplanation, *, reveal: bool = 
             }
             for eid in explanation.eids
         ],
+        "omitted": explanation.omitted,
     }
 
 

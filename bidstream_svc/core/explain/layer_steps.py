@@ -34,6 +34,7 @@ class Case:
         token: as it was given.
         names: (field, name) as they came, in the order in which they are tried.
         requested: the programme that the request names.
+        is_scope_of_source: whether that is the programme of the source of an eid.
         programmes: those whose keys are held, or are to be.
         reason, scope: of the verdict.
         reading: what was read of the token.
@@ -45,6 +46,7 @@ class Case:
     token: object
     names: Sequence[tuple[str, object]]
     requested: IdentityScope | None
+    is_scope_of_source: bool
     programmes: Sequence[IdentityScope | None]
     reason: FailureReason | None
     scope: IdentityScope | None
@@ -142,13 +144,15 @@ def say_scope(case: Case) -> Said | None:
     told = reading.told_scope
     if case.reason is FailureReason.IDENTITY_SCOPE:
         if told is not None and case.requested not in {None, told}:
-            return Said(f"the token is of {told.name}, but {_name(case.requested)} was asked for", facts)
+            asked = "its source is that of" if case.is_scope_of_source else "the request says"
+            return Said(f"the token is of {told.name}, but {asked} {_name(case.requested)}", facts)
         verb = "the token is of" if told is not None else "the token was said to be of"
         return Said(f"{verb} {_name(case.named)}, but the keys here are of {_name(held)}", facts)
     if told is not None:
         return Said(f"{told.name}, as the token tells", facts)
     if case.requested is not None:
-        return Said(f"{case.requested.name}, as asked for; version 2 does not tell", facts)
+        asked = "its source" if case.is_scope_of_source else "the request"
+        return Said(f"{case.requested.name}, as {asked} says; version 2 does not tell", facts)
     if len(case.programmes) > 1 and case.scope is not None:
         return Said(f"{case.scope.name}, whose keys fit; version 2 does not tell", facts, is_note=True)
     if len(case.programmes) > 1:

@@ -94,19 +94,22 @@ def explain_token(  # noqa: PLR0917 - what a verdict depends on
         now_ms: the time as of which the token is judged, Unix ms.
         find_optout: looks up when an opt-out arrived; called only for a raw uid that is in the store.
     """
-    return explain_with_names(token, domain, [("domain", domain)], programmes, requested, now_ms, find_optout)
+    names = [("domain", domain)]
+    return explain_with_names(token, domain, programmes, requested, now_ms, find_optout, names=names)
 
 
 def explain_with_names(  # noqa: PLR0917 - as of explain_token
     token: object,
     domain: object,
-    names: Sequence[tuple[str, object]],
     programmes: Sequence[Programme],
     requested: IdentityScope | None,
     now_ms: int,
-    find_optout: FindOptOut | None = None,
+    find_optout: FindOptOut | None,
+    *,
+    names: Sequence[tuple[str, object]],
+    is_scope_of_source: bool = False,
 ) -> Explanation:
-    """`explain_token` where `domain` may be a NameCandidates, which has `names`."""
+    """`explain_token` where `domain` may be a NameCandidates, which has `names`, and a source may tell the scope."""
     looked_up: list[tuple[IdentityScope, str]] = []
     watched = [_watch(programme, looked_up) for programme in programmes]
     verdict, scope = bind_programmes(watched)(token, domain, requested, now_ms)
@@ -116,6 +119,7 @@ def explain_with_names(  # noqa: PLR0917 - as of explain_token
         token=token,
         names=names,
         requested=requested,
+        is_scope_of_source=is_scope_of_source,
         programmes=[each.scope if each.keys is None else each.keys.scope for each in programmes],
         reason=reason,
         scope=scope,
