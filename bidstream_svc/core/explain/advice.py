@@ -66,8 +66,8 @@ def _scope(case: Case) -> str:
         return f"Ask for {told.name}, or leave the scope out: this token tells its programme itself."
     name = "the other programme" if case.named is None else case.named.name
     return (
-        f"Add the operator of {name} to the settings if you take part in it. If not, no bid is lost that could have "
-        "been won: the token is not meant for you."
+        f"Add the operator of {name} to the settings if you take part in it. If you do not, ignore the token: it is not "
+        "meant for you."
     )
 
 
@@ -75,7 +75,7 @@ def _master_key(case: Case) -> str:
     key_id, keys = case.reading.master_key_id, case.reading.keys
     if keys is None or key_id is None or not keys.keys:
         return "Look for why there are no keys."
-    text = "Check that the token is one: in what is none, the id of its key is chance. "
+    text = "Check that the text is a token: in any other text, the id of the key is arbitrary. "
     if key_id > max(keys.keys):
         return text + (
             "If many tokens have this reason, the keys here are too old: refresh them with SIGHUP, and read at /info "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bidstream_svc.core.explain.explanation import Fact
-from bidstream_svc.core.explain.plain_words import plural, relative, unit_slip
+from bidstream_svc.core.explain.plain_words import distance, plural, relative, unit_slip
 from bidstream_svc.core.explain.token_reading import Reading
 from bidstream_svc.core.explain.token_shape import describe_kind, describe_length, describe_slip
 from bidstream_svc.core.identity import IdentityScope
@@ -83,7 +83,7 @@ def say_keys(case: Case) -> Said:
         return Said(f"the operator's answer has no keys of {keys.scope.name}", facts)
     if case.reason is FailureReason.KEYS_EXPIRED:
         return Said(f"{of_scope}; the last one expired {relative(keys.last_expiry_ms, case.now_ms)}", facts)
-    return Said(f"{of_scope}; the last one expires {relative(keys.last_expiry_ms, case.now_ms)}", facts)
+    return Said(f"{of_scope}; the last one expires {distance(keys.last_expiry_ms, case.now_ms)}", facts)
 
 
 def say_encoding(case: Case) -> Said:
@@ -233,9 +233,8 @@ def _say_key(key_id: int, snapshot: KeySnapshot, case: Case) -> Said:
         expires_ms = key.expires_s * MS_PER_S
         facts["expires_ms"] = expires_ms
         if expires_ms <= case.now_ms:
-            when = relative(expires_ms, case.now_ms)
-            return Said(f"{key_id}, known; the key expired {when}, and still decrypts", facts)
-        return Said(f"{key_id}, known; the key expires {relative(expires_ms, case.now_ms)}", facts)
+            return Said(f"{key_id}, known; expired {distance(expires_ms, case.now_ms)}, and still decrypts", facts)
+        return Said(f"{key_id}, known; expires {distance(expires_ms, case.now_ms)}", facts)
     facts["keys"] = len(snapshot.keys)
     text = f"{key_id} is not among the {plural(len(snapshot.keys), 'key')} of {snapshot.scope.name}"
     if case.scope is None and (others := [each for each in case.programmes if each not in {None, snapshot.scope}]):

@@ -48,10 +48,15 @@ def span(duration_ms: int) -> str:
 
 def relative(time_ms: int, now_ms: int) -> str:
     """Return a time against now: `in 3 h (2026-...Z)`, `2 min 5 s ago (2026-...Z)`."""
+    return f"{distance(time_ms, now_ms)} ({moment(time_ms)})"
+
+
+def distance(time_ms: int, now_ms: int) -> str:
+    """Return how far a time is from now: `in 3 h`, `2 min 5 s ago`."""
     if time_ms == now_ms:
-        return f"just now ({moment(time_ms)})"
+        return "just now"
     words = span(time_ms - now_ms)
-    return f"{f'in {words}' if time_ms > now_ms else f'{words} ago'} ({moment(time_ms)})"
+    return f"in {words}" if time_ms > now_ms else f"{words} ago"
 
 
 def unit_slip(time_ms: int) -> str:
