@@ -60,7 +60,7 @@ def test_every_case(path: Path) -> None:
         explain_checked(path.read_bytes(), programmes)
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)  # an example is large
 @given(any_bid_requests | usual_bid_requests)
 def test_any_bid_request(body: bytes) -> None:
     explain_checked(body, PROGRAMMES)
