@@ -9,7 +9,7 @@ from bidstream_svc.core.domains import NameCandidates
 from bidstream_svc.core.explain.eid_reader import EidReader, text_or_none
 from bidstream_svc.core.explain.explanation import BidRequestExplanation, EidExplanation, Explanation
 from bidstream_svc.core.explain.plain_words import printable
-from bidstream_svc.core.explain.token_explanation import FindOptOut, explain_with_names
+from bidstream_svc.core.explain.token_explanation import FindOptOut, explain_with_names, scope_of_programme
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.openrtb import MAX_ENTRIES, Sources
 from bidstream_svc.core.openrtb.bid_names import read_names
@@ -52,14 +52,14 @@ def explain_in_steps(
     request = yield from BidScanner(text, sources, MAX_ENTRIES).read()
     text = (yield from replace_lone_surrogates(text)).strip()
     names = list(read_names(request.site, request.app))
-    of_scope = {each.scope if each.keys is None else each.keys.scope: each for each in programmes}
+    of_scope = {scope_of_programme(each): each for each in programmes}
 
     def explain(token: str, scope: IdentityScope) -> Explanation:
         # As `BidRequestDecryptor` does: the source alone chooses whose keys judge.
         programme = of_scope.get(scope) or Programme(scope, None)
         candidates = NameCandidates(lambda: names)
         return explain_with_names(
-            token, candidates, [programme], scope, now_ms, find_optout, names=names, is_scope_of_source=True
+            token, candidates, [programme], scope, now_ms, find_optout, names=names, configured=programmes
         )
 
     reader = EidReader(explain, {entry.path: entry for entry in request.entries}, sources)
