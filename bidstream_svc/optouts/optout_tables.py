@@ -76,3 +76,14 @@ def filter_ids(new: Records) -> list[bytes]:
         prefix = bytes((scope,))
         ids.extend([prefix + record[:length] for record in of_table])
     return ids
+
+
+def find_record(environment: Environment, scope: IdentityScope, raw_id: bytes) -> bytes | None:
+    """Return the record of an id, or None if it is not in the store."""
+    table = environment.tables.get((scope, len(raw_id)))
+    if table is None:
+        return None
+    with environment.lmdb.begin(db=table.db) as transaction, transaction.cursor() as cursor:
+        if not cursor.set_range_dup(TABLE_KEY, raw_id) or not cursor.value().startswith(raw_id):
+            return None
+        return bytes(cursor.value())
