@@ -29,6 +29,7 @@ from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.optouts.filter_writer import FilterWriter
 from bidstream_svc.optouts.optout_environment import TABLE_KEY, Environment, one_line, open_environment
+from bidstream_svc.optouts.optout_position import Position, decode_position, encode_position
 from bidstream_svc.optouts.optout_records import RAW_ID_LENGTHS, OptOut, decode_record, encode_record, pack, unpack
 from bidstream_svc.optouts.optout_tables import (
     Records,
@@ -43,26 +44,11 @@ from bidstream_svc.optouts.optout_tables import (
 _META_POSITION = b"position"
 _NOTE_PREFIX = b"note."  # small states of the publisher and the follower
 _NUMBER = struct.Struct(">Q")
-_POSITION = struct.Struct(">16sQ")
 _CHUNK_IDS = 10_000
 _OUTBOX_ENTRY_OPTOUTS = 1_000
 _NOTE_STREAM = "stream"  # there once the store has a part in a stream
 # Readers that were killed keep pages from being used again until their slots are freed.
 _READER_CHECK_INTERVAL_S = 10
-
-
-class Position(NamedTuple):
-    """A place in the stream: all entries up to it have been applied.
-
-    Attributes:
-        epoch: 16 random bytes, that of the stream; another one means another stream.
-        sequence: the number of the entry in its epoch, from 1; 0 before the first.
-        entry_id: the server's id of the entry, such as `1700000000000-0`.
-    """
-
-    epoch: bytes
-    sequence: int
-    entry_id: str
 
 
 class OutboxEntry(NamedTuple):
@@ -185,7 +171,7 @@ class OptOutStore:
             if is_owed and new:
                 _put_into_outbox(transaction, environment, new)
             if position is not None:
-                transaction.put(_META_POSITION, _encode_position(position), db=environment.meta)
+                transaction.put(_META_POSITION, encode_position(position), db=environment.meta)
             _put_notes(transaction, environment, notes or {})
         return count
 
@@ -248,9 +234,9 @@ class OptOutStore:
             _put_notes(transaction, environment, notes)
             with transaction.cursor(environment.outbox) as cursor:
                 # The last one stays: the next number is one larger.
-                last = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
+                up_to = min(trim_outbox_up_to, _last_number(cursor) - 1)
                 is_left = cursor.first()
-                while is_left and _NUMBER.unpack(cursor.key())[0] <= min(trim_outbox_up_to, last - 1):
+                while is_left and _NUMBER.unpack(cursor.key())[0] <= up_to:
                     is_left = cursor.delete()
 
     def read_note(self, name: str) -> bytes | None:
@@ -371,13 +357,13 @@ def read_position(environment: Environment) -> Position | None:
 
 def _get_position(environment: Environment, transaction: lmdb.Transaction) -> Position | None:
     found = transaction.get(_META_POSITION, db=environment.meta)
-    return None if found is None else _decode_position(bytes(found))
+    return None if found is None else decode_position(bytes(found))
 
 
 def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, new: Records) -> None:
     optouts = (decode_record(scope, record) for (scope, _), of_table in new.items() for record in of_table)
     with transaction.cursor(environment.outbox) as cursor:
-        number = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
+        number = _last_number(cursor)
         while part := list(islice(optouts, _OUTBOX_ENTRY_OPTOUTS)):
             number += 1
             cursor.put(_NUMBER.pack(number), pack(part), append=True)
@@ -388,10 +374,6 @@ def _put_notes(transaction: lmdb.Transaction, environment: Environment, notes: M
         transaction.put(_NOTE_PREFIX + name.encode(), note, db=environment.meta)
 
 
-def _encode_position(position: Position) -> bytes:
-    return _POSITION.pack(position.epoch, position.sequence) + position.entry_id.encode()
-
-
-def _decode_position(encoded: bytes) -> Position:
-    epoch, sequence = _POSITION.unpack_from(encoded)
-    return Position(epoch, sequence, encoded[_POSITION.size :].decode())
+def _last_number(outbox: lmdb.Cursor) -> int:
+    """Return the number of the last entry; 0 if there is none."""
+    return int(_NUMBER.unpack(outbox.key())[0]) if outbox.last() else 0

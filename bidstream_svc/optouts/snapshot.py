@@ -13,15 +13,16 @@ A snapshot that was cut short has no E. It may be merged as it arrives all the s
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from bidstream_svc.core.errors import OptOutRecordError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import RAW_ID_LENGTHS
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_store import OptOutStore
 
 MAGIC = b"OPTOUTS\x01"
 _FRAME = struct.Struct("<cII")
@@ -184,19 +185,6 @@ class SnapshotMerger:
             by_table.setdefault((scope, id_length), []).extend(records)
         if by_table:
             self._store.add_records(by_table)
-
-
-def merge_snapshot(store: OptOutStore, parts: Iterable[bytes]) -> SnapshotHeader:
-    """Merge a snapshot into a store, which does not get its position. Returns its header; blocks.
-
-    Raises:
-        OptOutRecordError: this is not a snapshot, it is damaged, or was cut short.
-        OptOutStoreError: the store cannot be written.
-    """
-    merger = SnapshotMerger(store)
-    for part in parts:
-        merger.feed(part)
-    return merger.finish()
 
 
 def _frame(kind: bytes, body: bytes) -> bytes:

@@ -20,8 +20,9 @@ from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.optouts import optout_import
 from bidstream_svc.optouts.optout_import import OptOutImport
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_store import OptOutStore
 from tests.support.cli import Cli
 
 TIME_S = 1_700_000_000

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from bidstream_svc.core.errors import OptOutRecordError, OptOutStreamError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
-from bidstream_svc.optouts.snapshot import merge_snapshot, write_snapshot
+from bidstream_svc.optouts.optout_store import OptOutStore
+from bidstream_svc.optouts.snapshot import write_snapshot
 from bidstream_svc.optouts.snapshot_client import SnapshotClient
 from bidstream_svc.optouts.snapshot_file import SnapshotFiles
+from tests.optouts.merging import merge_snapshot
 
 POSITION = Position(bytes(range(16)), 7, "1700000000000-5")
 OPTOUTS = [

@@ -18,8 +18,9 @@ from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.optouts import optout_store, optout_tables
 from bidstream_svc.optouts.optout_environment import Environment
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut, decode_record, encode_record
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.optout_tables import Records
 
 _SCOPES = st.sampled_from(IdentityScope)
