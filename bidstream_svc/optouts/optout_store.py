@@ -21,14 +21,14 @@ from contextlib import contextmanager, suppress
 from itertools import islice, product
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import lmdb
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.optouts.filter_writer import FilterWriter
-from bidstream_svc.optouts.optout_environment import TABLE_KEY, Environment, one_line, open_environment
+from bidstream_svc.optouts.optout_environment import Environment, one_line, open_environment
 from bidstream_svc.optouts.optout_position import Position, decode_position, encode_position
 from bidstream_svc.optouts.optout_records import RAW_ID_LENGTHS, OptOut, decode_record, encode_record, pack, unpack
 from bidstream_svc.optouts.optout_tables import (
@@ -244,12 +244,6 @@ class OptOutStore:
         with self._opened() as environment, environment.lmdb.begin(db=environment.meta) as transaction:
             return transaction.get(_NOTE_PREFIX + name.encode())
 
-    @contextmanager
-    def reading(self) -> Iterator["Reading"]:
-        """Read the store as it is now, whatever is written meanwhile. Until the end, freed pages are not used again."""
-        with self._opened() as environment, environment.lmdb.begin() as transaction:
-            yield Reading(environment, transaction)
-
     def iterate(self, scope: IdentityScope, after: bytes = b"", maximum: int = 100_000) -> list[OptOut]:
         """Return up to `maximum` opt-outs of a programme behind the id `after`: short ids first, then by id."""
         with self._opened() as environment:
@@ -330,32 +324,14 @@ def check_store(directory: Path) -> None:
     OptOutStore(directory).close()
 
 
-class Reading:
-    """A store at one moment; see `OptOutStore.reading`."""
-
-    def __init__(self, environment: Environment, transaction: lmdb.Transaction) -> None:
-        self._tables = environment.tables
-        self._transaction = transaction
-        self.position = _get_position(environment, transaction)
-        self.count = sum(transaction.stat(table.db)["entries"] for table in environment.tables.values())
-
-    def iterate_records(self, maximum: int) -> Iterator[tuple[IdentityScope, int, list[bytes]]]:
-        """Yield all records by programme and length of the id, in order, up to `maximum` at a time."""
-        for (scope, length), table in self._tables.items():
-            with self._transaction.cursor(table.db) as cursor:
-                if cursor.set_key(TABLE_KEY):
-                    values: Iterator[Any] = cursor.iternext_dup()
-                    while records := list(islice(values, maximum)):
-                        yield scope, length, records
-
-
 def read_position(environment: Environment) -> Position | None:
     """Return the place in the stream up to which all has been applied; None before the first entry or snapshot."""
     with environment.lmdb.begin() as transaction:
-        return _get_position(environment, transaction)
+        return get_position(environment, transaction)
 
 
-def _get_position(environment: Environment, transaction: lmdb.Transaction) -> Position | None:
+def get_position(environment: Environment, transaction: lmdb.Transaction) -> Position | None:
+    """As `read_position`, in a transaction."""
     found = transaction.get(_META_POSITION, db=environment.meta)
     return None if found is None else decode_position(bytes(found))
 

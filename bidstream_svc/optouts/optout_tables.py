@@ -1,8 +1,8 @@
 """The ids of an opt-out store, in a transaction: finding, adding and reading records."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice, repeat
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import lmdb
 
@@ -26,8 +26,13 @@ def contains(environment: Environment, scope: IdentityScope, raw_id: bytes) -> b
 def count_ids(environment: Environment, scope: IdentityScope | None = None) -> int:
     """Return the number of ids, of one programme or of all."""
     with environment.lmdb.begin() as transaction:
-        tables = [table for table in environment.tables.values() if scope in {None, table.scope}]
-        return sum(transaction.stat(table.db)["entries"] for table in tables)
+        return count_in(environment, transaction, scope)
+
+
+def count_in(environment: Environment, transaction: lmdb.Transaction, scope: IdentityScope | None = None) -> int:
+    """As `count_ids`, in a transaction."""
+    tables = [table for table in environment.tables.values() if scope in {None, table.scope}]
+    return sum(transaction.stat(table.db)["entries"] for table in tables)
 
 
 def read_records(environment: Environment, table: Table, after: bytes, maximum: int) -> list[bytes]:
@@ -39,6 +44,18 @@ def read_records(environment: Environment, table: Table, after: bytes, maximum: 
         if after and cursor.value().startswith(after):
             next(values)
         return list(islice(values, maximum))
+
+
+def iterate_records(
+    environment: Environment, transaction: lmdb.Transaction, maximum: int
+) -> Iterator[tuple[Table, list[bytes]]]:
+    """Yield all records, by table and in order, up to `maximum` at a time."""
+    for table in environment.tables.values():
+        with transaction.cursor(table.db) as cursor:
+            if cursor.set_key(TABLE_KEY):
+                values: Iterator[Any] = cursor.iternext_dup()
+                while records := list(islice(values, maximum)):
+                    yield table, records
 
 
 def only_new(environment: Environment, transaction: lmdb.Transaction, records: Records) -> Records:

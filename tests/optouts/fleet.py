@@ -71,7 +71,7 @@ class Host:
             async def fetch() -> Position:
                 if not self.is_running or self.follower.state.gap:
                     raise OptOutStreamError("the receiver has no complete snapshot now")
-                position = merge_snapshot(store, write_snapshot(self.store)).position
+                position = merge_snapshot(store, write_snapshot(self.store.directory)).position
                 if position is None:
                     raise OptOutStreamError("the receiver has no position")
                 return position
