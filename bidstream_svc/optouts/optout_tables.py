@@ -18,9 +18,12 @@ def contains(environment: Environment, scope: IdentityScope, raw_id: bytes) -> b
     table = environment.tables.get((scope, len(raw_id)))
     if table is None:
         return False
-    with environment.lmdb.begin(db=table.db) as transaction:
+    transaction = environment.lmdb.begin(table.db)  # by place, and no `with`: a third of the time of a look-up
+    try:
         cursor = transaction.cursor()
         return cursor.set_range_dup(TABLE_KEY, raw_id) and cursor.value().startswith(raw_id)
+    finally:
+        transaction.abort()
 
 
 def count_ids(environment: Environment, scope: IdentityScope | None = None) -> int:
