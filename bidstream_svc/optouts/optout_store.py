@@ -35,10 +35,12 @@ from bidstream_svc.optouts.optout_tables import (
     Records,
     contains,
     count_ids,
-    filter_ids,
+    join_pairs,
     only_new,
+    pair_bytes,
     put_all,
     read_records,
+    split_pairs,
 )
 
 _META_POSITION = b"position"
@@ -140,7 +142,7 @@ class OptOutStore:
             if optout.raw_id not in records:
                 records[optout.raw_id] = encode_record(optout)
         return self.add_records(
-            {key: sorted(records.values()) for key, records in by_table.items()},
+            {key: join_pairs(sorted(records.values())) for key, records in by_table.items()},
             position=position,
             is_owed=is_owed,
             notes=notes,
@@ -154,7 +156,7 @@ class OptOutStore:
         is_owed: bool = False,
         notes: Mapping[str, bytes] | None = None,
     ) -> int:
-        """As `add`, with records (`optout_records`) by programme and length of the id, sorted and no id twice."""
+        """As `add`, with pairs (`optout_tables`) by programme and length of the id, sorted and no id twice."""
         with self._opened() as environment, environment.lmdb.begin() as transaction:
             new = only_new(environment, transaction, records)
             seen = transaction.id()
@@ -163,11 +165,12 @@ class OptOutStore:
         with self._write() as (environment, transaction):
             if transaction.id() != seen + 1:  # another transaction came between
                 new = only_new(environment, transaction, new)
-            count = sum(map(len, new.values()))
+            count = sum(len(pairs) // pair_bytes(length) for (_, length), pairs in new.items())
             environment.extend_file(2 * count)
-            for key, of_table in new.items():
-                self.filter.add(key[0], of_table)  # before the commit, and so before anybody relies on them
-                put_all(transaction, environment.tables[key], of_table)
+            for (scope, length), pairs in new.items():
+                # Before the commit, and so before anybody relies on them.
+                self.filter.add(scope, pairs, pair_bytes(length))
+                put_all(transaction, environment.tables[scope, length], pairs)
             if is_owed and new:
                 _put_into_outbox(transaction, environment, new)
             if position is not None:
@@ -224,7 +227,7 @@ class OptOutStore:
             after = b""
             while records := self._read_records(scope, length, after):
                 with self._write() as (environment, transaction):
-                    _put_into_outbox(transaction, environment, {(scope, length): records})
+                    _put_into_outbox(transaction, environment, {(scope, length): join_pairs(records)})
                 after = records[-1][:length]
         self.write_notes({_NOTE_STREAM: b""})
 
@@ -263,7 +266,8 @@ class OptOutStore:
         for scope, length in product(IdentityScope, sorted(RAW_ID_LENGTHS)):
             after = b""
             while records := self._read_records(scope, length, after):
-                yield filter_ids({(scope, length): records})
+                prefix = bytes((scope,))
+                yield [prefix + record[:length] for record in records]
                 after = records[-1][:length]
 
     def _read_records(self, scope: IdentityScope, length: int, after: bytes) -> list[bytes]:
@@ -337,7 +341,9 @@ def get_position(environment: Environment, transaction: lmdb.Transaction) -> Pos
 
 
 def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, new: Records) -> None:
-    optouts = (decode_record(scope, record) for (scope, _), of_table in new.items() for record in of_table)
+    optouts = (
+        decode_record(scope, record) for (scope, length), pairs in new.items() for record in split_pairs(pairs, length)
+    )
     with transaction.cursor(environment.outbox) as cursor:
         number = _last_number(cursor)
         while part := list(islice(optouts, _OUTBOX_ENTRY_OPTOUTS)):

@@ -25,7 +25,7 @@ from bidstream_svc.optouts.optout_environment import one_line, open_environment
 from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import RAW_ID_LENGTHS
 from bidstream_svc.optouts.optout_store import OptOutStore, get_position
-from bidstream_svc.optouts.optout_tables import count_in, iterate_records
+from bidstream_svc.optouts.optout_tables import count_in, iterate_records, join_pairs
 
 MAGIC = b"OPTOUTS\x01"
 _FRAME = struct.Struct("<cII")
@@ -193,7 +193,7 @@ class SnapshotMerger:
         for scope, id_length, records in waiting:
             by_table.setdefault((scope, id_length), []).extend(records)
         if by_table:
-            self._store.add_records(by_table)
+            self._store.add_records({table: join_pairs(records) for table, records in by_table.items()})
 
 
 def _frame(kind: bytes, body: bytes) -> bytes:
