@@ -53,7 +53,8 @@ impl PyOptOutFilter {
         if pair_length == 0 || pairs.len() % pair_length != 0 {
             return Err(not_added(NotAdded::NotAnId));
         }
-        let records: Vec<_> = pairs.chunks_exact(pair_length).map(|pair| pair.get(KEY_LENGTH..).unwrap_or(&[])).collect();
+        let records: Vec<_> =
+            pairs.chunks_exact(pair_length).map(|pair| pair.get(KEY_LENGTH..).unwrap_or(&[])).collect();
         py.detach(|| self.0.add_records(scope, &records)).map_err(not_added)
     }
 
