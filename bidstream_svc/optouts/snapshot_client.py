@@ -67,7 +67,7 @@ class SnapshotClient:
         try:
             async with (
                 aiohttp.ClientSession(timeout=_TIMEOUT, auto_decompress=False) as session,
-                session.get(self._url, headers=headers, allow_redirects=False) as response,
+                session.get(self._url, headers=headers, allow_redirects=False, read_bufsize=_PART_BYTES) as response,
             ):
                 if response.status != 200:  # noqa: PLR2004
                     await _explain_status(response)
