@@ -7,7 +7,7 @@ too low, and is never too high.
 In a gap (opt-outs may be missing that the stream does not hold any more) the reader goes on, gets a snapshot from a
 receiver, merges it, and reads on from the position of that. A gap is kept in the store until then, over restarts.
 Without an address to get snapshots from, everything that the stream holds is read, an error is logged once, and the
-store does not count as level until somebody merges a snapshot (`snapshot.merge_snapshot`, `mark_complete`).
+store does not count as level until it has such an address.
 """
 
 import asyncio
@@ -21,8 +21,9 @@ from bidstream_svc.core.errors import BidstreamError
 from bidstream_svc.logs import get_logger
 from bidstream_svc.optouts.back_off import BackOff
 from bidstream_svc.optouts.blocking import run_blocking
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.stream_client import StreamClient, StreamSettings
 from bidstream_svc.optouts.stream_entries import (
     Bearings,
@@ -67,15 +68,6 @@ class FollowerState:
     gap: str = ""
     applied_entry_s: int = 0
     error: str = ""
-
-
-def mark_complete(store: OptOutStore, position: Position) -> None:
-    """Close a gap by hand, after a snapshot with this position has been merged, while no follower runs.
-
-    Raises:
-        OptOutStoreError: the store cannot be written.
-    """
-    store.add((), position=position, notes={NOTE: encode_bearings(Bearings.at(position))})
 
 
 class Follower:

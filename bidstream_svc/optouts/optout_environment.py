@@ -63,9 +63,8 @@ class Environment:
     def __init__(self, directory: Path, *, is_writable: bool, creates: bool) -> None:
         self.is_writable = is_writable
         self.is_closed = False
-        self._uses = 0
-        self._lock = threading.Lock()  # `with` on it is faster than on the condition
-        self._changed = threading.Condition(self._lock)
+        self._uses: list[None] = []  # one for each use: appending and removing are atomic, and faster than a lock
+        self._ended = threading.Event()  # that it ends, once it is closed
         self._data_file = directory / _DATA_FILE
         self.lmdb = lmdb.open(
             str(directory),
@@ -101,27 +100,29 @@ class Environment:
         Raises:
             OptOutStoreError: it is closed.
         """
-        with self._lock:
-            if self.is_closed:
-                raise OptOutStoreError("it is closed")
-            self._uses += 1
+        self._uses.append(None)
+        if self.is_closed:  # only now, because `close` looks at the uses after it has set this
+            self._end_use()
+            raise OptOutStoreError("it is closed")
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the use."""
-        with self._lock:
-            self._uses -= 1
-            if self.is_closed:
-                self._changed.notify_all()
+        self._end_use()
 
     def close(self) -> None:
         """Close it, for all of this process that share it."""
-        with self._changed:
-            self.is_closed = True
-            self._changed.wait_for(lambda: self._uses == 0)
-            self.lmdb.close()
+        self.is_closed = True
+        if self._uses:
+            self._ended.wait()
+        self.lmdb.close()
+
+    def _end_use(self) -> None:
+        self._uses.pop()
+        if self.is_closed and not self._uses:
+            self._ended.set()
 
     def find_problem(self) -> str | None:
         """Return why the environment cannot be used, None if its files are those that were opened, and whole."""
