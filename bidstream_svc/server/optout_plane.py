@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 import orjson
 
 from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.config import SNAPSHOT_PATH
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.logs import get_logger
@@ -35,7 +36,6 @@ _log = get_logger(__name__)
 # (id of the store of the receiver that asks, "" for none) -> (snapshot, whether opt-outs may be missing from it)
 OpenSnapshot: TypeAlias = Callable[[str], Awaitable[tuple[SnapshotFile, bool] | None]]
 
-SNAPSHOT_PATH = "/snapshot"
 _WEBHOOK_METHODS = ("GET", "POST")
 _SNAPSHOT_METHODS = ("GET",)
 # They share files, but each takes time of the loop.
