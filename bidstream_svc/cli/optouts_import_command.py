@@ -73,8 +73,8 @@ def import_(
     with OptOutStore(required_store(flags)) as store:
         for path in files:
             _import_file(store, path, file_format, columns, IdentityScope[scope_name] if scope_name else None, totals)
-        grow_if_needed(store)
         emit(orjson.dumps({**totals, "optouts": store.count()}))
+        grow_if_needed(store)  # without a filter, for which the disk may be too full, all of them count as well
     if totals["malformed"]:
         raise BidstreamError(f"{totals['malformed']} lines are not opt-outs; all others have been imported")
 
