@@ -241,7 +241,7 @@ class Follower:
             self._saved, self._saved_at_s = bearings, time.monotonic()
         self._bearings = bearings
         self._show(bearings)
-        newest_s = max((optout.entry_s or 0 for optout in optouts), default=0)
+        newest_s = max((optout.opted_out_s for optout in optouts), default=0)
         self.state.applied_entry_s = max(self.state.applied_entry_s, newest_s)
 
     def _show(self, bearings: Bearings) -> None:

@@ -50,7 +50,7 @@ class OptOutGauges:
 
     def note_received(self, optouts: Iterable[OptOut]) -> None:
         """Note opt-outs of the webhook; called in the thread of the writer."""
-        newest_s = max((optout.entry_s or optout.arrived_s for optout in optouts), default=0)
+        newest_s = max((optout.opted_out_s for optout in optouts), default=0)
         self._received_s = max(self._received_s, newest_s)
         self._record_store()
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -69,6 +70,12 @@ def test_the_time_of_the_newest_opt_out_outlives_a_restart(store: Path) -> None:
     with receiver_in_thread(store) as receiver:
         assert scrape(receiver.admin).value("bidstream_optout_applied_timestamp_seconds") == 1_700_000_000
         assert scrape(receiver.admin).value("bidstream_optouts") == 1
+
+
+def test_an_opt_out_from_the_future_does_not_hide_those_behind_it(store: Path) -> None:
+    with receiver_in_thread(store) as receiver, receiver.connect() as client:
+        assert client.get(webhook_path(SHORT, time_s=4_102_444_800)).json == {"result": "new"}
+        assert scrape(receiver.admin).value("bidstream_optout_applied_timestamp_seconds") <= time.time()
 
 
 def test_an_answer_comes_after_the_commit(receiver: RunningReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
