@@ -23,7 +23,7 @@ from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.server import optout_server
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import ask, make_request
-from tests.support.receiver import RunningReceiver, receiver_in_thread, webhook_path
+from tests.support.receiver import Client, Receiver, RunningReceiver, receiver_in_thread, webhook_path
 from tests.support.sidecar import wait_until
 
 SHORT = bytes(32)
@@ -259,6 +259,22 @@ def test_a_request_that_does_not_end_is_given_up(store: Path, beginning: bytes) 
         client.send(beginning)
         assert client.receive().status == 408
         assert client.is_closed_by_peer()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /optout HTTP/1.1\r\n\r\n", 400),
+        (b"GET /optout HTTP/1.1\r\nHost: localhost\r\n" + b"X-Added-By-A-Proxy: 1\r\n" * 100 + b"\r\n", 431),
+    ],
+)
+def test_a_request_that_cannot_be_read_is_logged(tmp_path: Path, request_bytes: bytes, status: int) -> None:
+    """A sender stops at it, as at any other 4xx."""
+    with Receiver(tmp_path) as receiver, Client(receiver.data) as client:
+        client.send(request_bytes)
+        assert client.receive().status == status
+        wait_until(lambda: receiver.has_logged("opt-out request refused"), "the line")
+        assert [line["status"] for line in receiver.log if line["event"] == "opt-out request refused"] == [status]
 
 
 def test_draining_answers_what_has_come_and_closes(store: Path) -> None:
