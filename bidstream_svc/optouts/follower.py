@@ -53,7 +53,6 @@ class FollowerState:
 
     Attributes:
         is_connected: whether the last call of the server succeeded.
-        last_contact_ms: when a call succeeded last, Unix ms; 0 for never.
         level_ms: when the store had everything that the stream had, Unix ms; 0 for never.
         position: the place in the stream up to which all has been applied; in a gap, as far as it has been read.
         gap: why opt-outs may be missing; empty if none are.
@@ -62,7 +61,6 @@ class FollowerState:
     """
 
     is_connected: bool = False
-    last_contact_ms: int = 0
     level_ms: int = 0
     position: Position | None = None
     gap: str = ""
@@ -235,7 +233,7 @@ class Follower:
             self._saved, self._saved_at_s = bearings, time.monotonic()
         self._bearings = bearings
         self._show(bearings)
-        newest_s = max((optout.entry_s or 0 for optout in optouts), default=0)
+        newest_s = max((optout.opted_out_s for optout in optouts), default=0)
         self.state.applied_entry_s = max(self.state.applied_entry_s, newest_s)
 
     def _show(self, bearings: Bearings) -> None:
@@ -257,7 +255,7 @@ class Follower:
         if self.state.error:
             _log.info("opt-out stream is read again")
         self._back_off.reset()
-        self.state.is_connected, self.state.last_contact_ms, self.state.error = True, self._now_ms(), ""
+        self.state.is_connected, self.state.error = True, ""
 
     def _note_failure(self, error: BidstreamError) -> None:
         if self.state.error != str(error):

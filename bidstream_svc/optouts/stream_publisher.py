@@ -38,13 +38,11 @@ class PublisherState:
 
     Attributes:
         is_connected: whether the last call of the server succeeded.
-        last_contact_ms: when a call succeeded last, Unix ms; 0 for never.
         owed: opt-outs of the outbox that have not been appended, as far as they have been counted.
         error: why the last call failed; empty if it did not.
     """
 
     is_connected: bool = False
-    last_contact_ms: int = 0
     owed: int = 0
     error: str = ""
 
@@ -183,7 +181,7 @@ class Publisher:
     def _note_contact(self) -> None:
         if self.state.error:
             _log.info("opt-out stream is reached again by the publisher")
-        self.state.is_connected, self.state.last_contact_ms, self.state.error = True, self._now_ms(), ""
+        self.state.is_connected, self.state.error = True, ""
 
     def _note_failure(self, error: Exception) -> None:
         if self.state.error != str(error):
