@@ -123,6 +123,9 @@ class Host:
         self.level_ms = at_ms
 
 
+MakeHost = Callable[..., Host]
+
+
 class Switch:
     """An address that leads to one of several servers, as that of a service does."""
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,36 +12,10 @@ from bidstream_svc.optouts.optout_records import unpack
 from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.snapshot import merge_snapshot, write_snapshot
 from bidstream_svc.optouts.stream_client import StreamSettings
-from tests.optouts.fleet import Host, Switch, raw_id, until
+from tests.optouts.fleet import MakeHost, Switch, raw_id, until
 from tests.support.redis_server import PROGRAM, RedisServer
 
 pytestmark = [pytest.mark.needs_tools(PROGRAM), pytest.mark.timeout(300)]
-
-MakeHost = Callable[..., Host]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path / "server") as server:
-        yield server
-
-
-@pytest.fixture
-async def make_host(tmp_path: Path, server: RedisServer) -> AsyncIterator[MakeHost]:
-    hosts: list[Host] = []
-
-    def make(
-        name: str, *, is_receiver: bool = False, settings: StreamSettings | None = None, **options: object
-    ) -> Host:
-        settings = settings or StreamSettings(server.url, "bidstream:optouts", timeout_s=2.0)
-        host = Host(tmp_path / name, settings, is_receiver=is_receiver, **options)  # type: ignore[arg-type]
-        hosts.append(host)
-        return host.start()
-
-    yield make
-    for host in hosts:
-        if host.is_running:
-            await host.stop()
 
 
 def _is_in_stream(server: RedisServer, number: int) -> bool:
