@@ -12,7 +12,8 @@ from bidstream_svc.optouts.optout_records import unpack
 from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.snapshot import merge_snapshot, write_snapshot
 from bidstream_svc.optouts.stream_client import StreamSettings
-from tests.optouts.fleet import MakeHost, Switch, raw_id, until
+from tests.optouts.fleet import MakeHost, raw_id, until
+from tests.optouts.network import Switch
 from tests.support.redis_server import PROGRAM, RedisServer
 
 pytestmark = [pytest.mark.needs_tools(PROGRAM), pytest.mark.timeout(300)]
