@@ -95,24 +95,24 @@ async def test_a_fail_over_to_a_replica_that_lags_loses_nothing(
 ) -> None:
     """The settings name a proxy, as a service's address does."""
     with RedisServer(tmp_path / "replica") as replica:
-        async with Switch(server.port) as switch:
-            settings = StreamSettings(f"redis://127.0.0.1:{switch.port}/0", "bidstream:optouts", timeout_s=2.0)
+        async with Switch(server.port) as switch, Switch(server.port) as replication:
+            settings = StreamSettings(switch.url, "bidstream:optouts", timeout_s=2.0)
             a = make_host("a", is_receiver=True, settings=settings)
             b = make_host("b", is_receiver=True, settings=settings)
             sidecar = make_host("sidecar", settings=settings)
             with replica.client() as client:
-                client.replicaof("127.0.0.1", str(server.port))
+                client.replicaof("127.0.0.1", str(replication.port))
                 a.receive(*range(100))
                 await until(lambda: client.xlen("bidstream:optouts") > 0, "the replica has no entries")
                 await until(lambda: a.publisher.state.owed == 0, "the publisher owes entries")
                 length = server.client().xlen("bidstream:optouts")
                 await until(lambda: client.xlen("bidstream:optouts") == length, "the replica lags")
-                replica.pause()
+                replication.cut()
                 a.receive(*range(100, 200))
                 await sidecar.until_it_has(set(range(200)))
                 server.kill()
-                replica.resume()
                 client.replicaof("NO", "ONE")
+                assert client.xlen("bidstream:optouts") == length
             switch.turn_to(replica.port)
             b.receive(*range(200, 300))
             for host in (a, b, sidecar):

@@ -1,5 +1,7 @@
 """The stream over a network that is slow, lets only a little through at a time, or is cut for one host."""
 
+from pathlib import Path
+
 import pytest
 
 from bidstream_svc.optouts.stream_client import StreamSettings
@@ -83,3 +85,37 @@ async def test_a_partition_of_one_receiver(make_host: MakeHost, server: RedisSer
         assert not a.has({200})
         switch.mend()
         await _until_all_have([a, b, sidecar], a.acknowledged | b.acknowledged)
+
+
+async def test_a_receiver_that_is_away_during_a_fail_over_appends_again_what_was_lost(
+    make_host: MakeHost, server: RedisServer, tmp_path: Path
+) -> None:
+    """Until then nobody else can: who had read it, and who had not, go on with another history of the stream."""
+    with RedisServer(tmp_path / "replica") as replica, replica.client() as client:
+        async with Switch(server.port) as switch, Switch(server.port) as replication:
+            hosts = [
+                make_host(name, is_receiver=name in "ab", settings=_through(switch)) for name in ("a", "b", "seen")
+            ]
+            a, b, seen = hosts
+            unseen = make_host("unseen", settings=_through(switch))
+            client.replicaof("127.0.0.1", str(replication.port))
+            a.receive(*range(100))
+            b.receive(*range(100, 200))
+            await _until_all_have([*hosts, unseen], set(range(200)))
+            length = server.client().xlen(STREAM)
+            await until(lambda: client.xlen(STREAM) == length, "the replica lags")
+            await unseen.stop()
+            replication.cut()
+            b.receive(*range(200, 300))
+            await _until_all_have([seen], set(range(300)))
+            await b.stop()
+            server.kill()
+            client.replicaof("NO", "ONE")
+            assert client.xlen(STREAM) == length
+            switch.turn_to(replica.port)
+            a.receive(*range(300, 400))  # with the sequence numbers of what was lost
+            unseen.start()
+            await _until_all_have([unseen], a.acknowledged)
+            assert not unseen.has({200})
+            b.start()
+            await _until_all_have([*hosts, unseen], set(range(400)))
