@@ -66,15 +66,15 @@ def _scope(case: Case) -> str:
         return f"Ask for {told.name}, or leave the scope out: this token tells its programme itself."
     name = "the other programme" if case.named is None else case.named.name
     return (
-        f"Add the operator of {name} to the settings if you take part in it. If you do not, ignore the token: it is not "
-        "meant for you."
+        f"Add the operator of {name} to the settings if you take part in it. If you do not, ignore the token: it is "
+        "not meant for you."
     )
 
 
 def _master_key(case: Case) -> str:
     key_id, keys = case.reading.master_key_id, case.reading.keys
-    if keys is None or key_id is None or not keys.keys:
-        return "Look for why there are no keys."
+    assert keys is not None
+    assert key_id is not None
     text = "Check that the text is a token: in any other text, the id of the key is arbitrary. "
     if key_id > max(keys.keys):
         return text + (

@@ -6,6 +6,7 @@ read here a second time.
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
@@ -31,11 +32,11 @@ _MISPLACED: tuple[tuple[str, ...], ...] = (
     ("ext", "eids"),
     ("device", "eids"),
     ("device", "ext", "eids"),
-    ("user", "ext", "data", "eids"),
 )
+_Members: TypeAlias = dict[str, msgspec.Raw]
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_members = msgspec.json.Decoder(_Members).decode
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -120,7 +121,7 @@ def explain_in_steps(
 def _explain_all(text: bytes, sources: Sources, tokens: _Tokens) -> Iterator[EidExplanation]:
     wrapped = _member(text, "openrtb")
     is_3_0 = wrapped.startswith(b"{")
-    context = _member(wrapped, "request", "context") if is_3_0 else text
+    context = _members(_member(wrapped, "request", "context") if is_3_0 else text)
     prefix = PATH_IN_3_0 if is_3_0 else ""
     for place in _EIDS:
         for path, eid in _elements(context, prefix, place):
@@ -177,18 +178,23 @@ def _explain_misplaced(path: str, eid: bytes, place: str, sources: Sources) -> I
         yield EidExplanation(path=path, source=printable(source), scope=scope, why_not_ours=why)
 
 
-def _elements(context: bytes, prefix: str, place: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def _elements(context: _Members, prefix: str, place: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """Yield (JSON Pointer, JSON) of the elements of a list; none if there is no list in that place."""
     path = "/".join((prefix, *place))
-    for index, element in enumerate(_list(_member(context, *place)) or ()):
+    first = bytes(context.get(place[0], b""))
+    for index, element in enumerate(_list(_member(first, *place[1:])) or ()):
         yield f"{path}/{index}", bytes(element)
 
 
 def _member(raw: bytes, *names: str) -> bytes:
     """Return the JSON of a member of a member; empty if there is none. Of several with one name, the last counts."""
     for name in names:
-        raw = bytes(_decode_members(raw).get(name, b"")) if raw.startswith(b"{") else b""
+        raw = bytes(_members(raw).get(name, b""))
     return raw
+
+
+def _members(raw: bytes) -> _Members:
+    return _decode_members(raw) if raw.startswith(b"{") else {}
 
 
 def _list(raw: bytes) -> list[msgspec.Raw] | None:
