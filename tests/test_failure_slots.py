@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from random import Random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -47,7 +47,7 @@ def test_the_window_is_the_slot_that_runs_and_an_hour_before_it(slots: FailureSl
             now_s = slot * SLOT_S + 60.0 * minute
             writer.add(10, failures_of(slot, 10), now_s)
             answer = shown(slots, now_s)
-            whole = [site for site in range(max(0, slot - SLOTS + 1), slot)]
+            whole = range(max(0, slot - SLOTS + 1), slot)
             sites = {each["site_id"]: each["failures"] for each in answer["sites"]}
             assert sites == {**dict.fromkeys(whole, 20), slot: 10 if minute == 1 else 20}
             assert answer["window_s"] == min(now_s, (SLOTS - 1) * SLOT_S + 60 * minute)
@@ -92,10 +92,10 @@ def test_a_worker_takes_its_row_of_the_metrics() -> None:
 
 def test_the_largest_sketch_fits() -> None:
     slots = FailureSlots()
-    writer, random = FailureWriter(slots.row, 0.0), Random(1)
+    writer = FailureWriter(slots.row, 0.0)
     for site in range(SITES):
         for reason in FailureReason:
-            names = [chr(random.randrange(0x4E00, 0x9FFF)) * 85 for _ in range(NAMES)]
+            names = [chr(0x4E00 + NAMES * site + number) * 85 for number in range(NAMES)]
             found = [SitedFailure(reason, Site(2**32 - 1 - site, IdentityScope.EUID), name) for name in names]
             writer._sketch.add(2**40, found)
     for reason in FailureReason:
@@ -103,7 +103,9 @@ def test_the_largest_sketch_fits() -> None:
     writer.add(2**40, [SitedFailure(EXPIRED, Site(2**32 - 1, IdentityScope.EUID), None)], 0.0)
     (sketch,) = slots.row.read()
     assert len(sketch.sites) == SITES
-    assert all(len(tally.names) == NAMES and len(tally.reasons) == len(FailureReason) for tally in sketch.sites.values())
+    assert all(
+        len(tally.names) == NAMES and len(tally.reasons) == len(FailureReason) for tally in sketch.sites.values()
+    )
     used = len(bytes(slots.row.buffers[0]).rstrip(b"\0"))
     assert 0.8 * BUFFER_BYTES < used < BUFFER_BYTES
 
@@ -142,6 +144,10 @@ def assert_whole(sketch: SlotSketch) -> None:
     assert {tally.seen for tally in sketch.sites.values()} == {sketch.failures / 200}
 
 
+def is_above(integer: memoryview, limit: int) -> bool:
+    return bool(integer[0] > limit)
+
+
 def shared_integer() -> memoryview:
     return MetricCells().row
 
@@ -163,12 +169,12 @@ def test_a_reader_never_sees_half_of_a_write() -> None:
 
 
 def test_a_killed_writer_loses_nothing_that_it_has_written() -> None:
-    slots, written, random = FailureSlots(), shared_integer(), Random(3)
-    for _ in range(40):
+    slots, written = FailureSlots(), shared_integer()
+    for number in range(40):
         before = written[0]
         with forked(lambda: write_for_ever(slots.row, written)):
-            wait_until(lambda: written[0] > before, "a write")
-            time.sleep(random.random() / 200)
+            wait_until(partial(is_above, written, before), "a write")
+            time.sleep(number / 10_000)
         (sketch,) = slots.row.read()
         assert_whole(sketch)
         assert sketch.failures >= written[0]

@@ -19,6 +19,10 @@ UID2, EUID = IdentityScope
 EXPIRED = FailureReason.EXPIRED
 
 
+def seeded(seed: int) -> Random:
+    return Random(seed)  # noqa: S311 - the same in every run
+
+
 def failure(site_id: int | None, name: str | None = None, reason: FailureReason = EXPIRED) -> SitedFailure:
     return SitedFailure(reason, None if site_id is None else Site(site_id, UID2), name)
 
@@ -51,7 +55,7 @@ def assert_within_bounds(sketch: SlotSketch, exact: Counter[int]) -> None:
 
 @pytest.mark.parametrize("flood", [0.0, 0.5, 0.9])
 def test_the_sketch_is_within_its_bounds_for_real_sites_amid_a_flood_of_made_up_ones(flood: float) -> None:
-    random, sketch = Random(5), SlotSketch(0)
+    random, sketch = seeded(5), SlotSketch(0)
     real = zipf(random, 3_000, 40_000)
     sites = [random.getrandbits(32) if random.random() < flood else site for site in real]
     add_all(sketch, [failure(site) for site in sites])
@@ -66,7 +70,7 @@ def test_the_sketch_is_within_its_bounds_for_real_sites_amid_a_flood_of_made_up_
 
 
 def test_a_site_that_begins_to_fail_after_a_flood_gets_its_place() -> None:
-    random, sketch = Random(6), SlotSketch(0)
+    random, sketch = seeded(6), SlotSketch(0)
     add_all(sketch, [failure(random.getrandbits(32)) for _ in range(20_000)])
     later = [failure(7 if number % 10 == 0 else random.getrandbits(32)) for number in range(5_000)]
     add_all(sketch, later)
@@ -83,7 +87,7 @@ def test_bounds_for_any_stream(sites: list[int], period: int) -> None:
 
 
 def test_memory_is_bounded_whatever_is_sent() -> None:
-    random, sketch = Random(7), SlotSketch(0)
+    random, sketch = seeded(7), SlotSketch(0)
     for number in range(20_000):
         name = f"{random.getrandbits(64):x}.example"
         sketch.add(1, [failure(number % 3 or random.getrandbits(32), name, random.choice(list(FailureReason)))])
@@ -96,10 +100,8 @@ def test_memory_is_bounded_whatever_is_sent() -> None:
 
 
 def test_the_name_most_often_given_is_found_amid_made_up_names() -> None:
-    random, sketch = Random(8), SlotSketch(0)
-    names = [
-        "news.example" if random.random() < 0.4 else f"{random.getrandbits(64):x}.example" for _ in range(20_000)
-    ]
+    random, sketch = seeded(8), SlotSketch(0)
+    names = ["news.example" if random.random() < 0.4 else f"{random.getrandbits(64):x}.example" for _ in range(20_000)]
     add_all(sketch, [failure(9, name) for name in names])
     (site,) = merged([sketch]).describe()["sites"]
     assert site["name"] == "news.example"
@@ -125,7 +127,9 @@ def merged(sketches: Iterable[SlotSketch]) -> SiteFailures:
 
 def test_what_is_shown() -> None:
     one, other = SlotSketch(0), SlotSketch(1)
-    one.add(3, [failure(5, "a.example"), failure(5, "b.example"), failure(None, "c.example", FailureReason.BAD_ENCODING)])
+    one.add(
+        3, [failure(5, "a.example"), failure(5, "b.example"), failure(None, "c.example", FailureReason.BAD_ENCODING)]
+    )
     other.add(3, [failure(5, "b.example", FailureReason.DOMAIN_NOT_LISTED), failure(6), failure(6)])
     other.add(2, [SitedFailure(EXPIRED, Site(5, EUID), None)])  # a sample of one in two
     assert merged([one, other]).describe() == {
@@ -185,7 +189,7 @@ def test_at_most_fifty_sites_are_shown() -> None:
 
 
 def draw(failures: int, seed: int) -> list[Failure]:
-    sample = FailureSample(Random(seed))
+    sample = FailureSample(seeded(seed))
     for number in range(failures):
         sample.note(EXPIRED, UID2, str(number), None)
     period = sample.take()
@@ -204,7 +208,7 @@ def test_every_failure_of_a_period_is_as_likely_to_be_taken(failures: int) -> No
     taken = Counter(int(each.token) for seed in range(rounds) for each in draw(failures, seed))
     assert taken.total() == rounds * SAMPLE_SIZE
     # In tenths of the period, within five standard deviations.
-    tenths = Counter({tenth: 0 for tenth in range(10)})
+    tenths = Counter(dict.fromkeys(range(10), 0))
     sizes = Counter(number * 10 // failures for number in range(failures))
     for number, times in taken.items():
         tenths[number * 10 // failures] += times
@@ -215,7 +219,7 @@ def test_every_failure_of_a_period_is_as_likely_to_be_taken(failures: int) -> No
 
 
 def test_periods_are_independent() -> None:
-    sample = FailureSample(Random(1))
+    sample = FailureSample(seeded(1))
     for number in range(100_000):
         sample.note(EXPIRED, UID2, str(number), None)
     assert sample.take().failures == 100_000
@@ -262,7 +266,7 @@ def test_shares_are_within_the_stated_error() -> None:
     off = trials = 0
     shares = {1: 0.5, 2: 0.3, 3: 0.02}
     for seed in range(60):
-        random, sketch, sample, exact = Random(seed), SlotSketch(0), FailureSample(Random(seed)), Counter[int]()
+        random, sketch, sample, exact = seeded(seed), SlotSketch(0), FailureSample(seeded(seed)), Counter[int]()
         for _ in range(20):
             for _ in range(random.choice([10, 200, 400])):
                 site = random.choices([1, 2, 3, 4], [0.5, 0.3, 0.02, 0.18])[0]
