@@ -1,6 +1,7 @@
 """Finds out which sites the tokens are of that were not decrypted, from the sample that the hot path takes."""
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 
@@ -15,6 +16,9 @@ from bidstream_svc.metrics.site_failures import Site, SitedFailure
 
 _FAILURES_PER_ITERATION = 4  # a name may take 0.3 ms to normalise
 _MAX_NAME_BYTES = 255
+# Of a domain or app name, without what makes an address, a token or markup. The labels of tokens are longer.
+_LABEL = r"[a-z0-9_\-\x80-\U0010ffff]{1,63}"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 
 class FailureRecorder:
@@ -60,7 +64,8 @@ def _site_of(token: str, scope: IdentityScope | None, programmes: Sequence[Progr
 
 
 def _shown_name(name: str | None) -> str | None:
-    """Normalise a name. Returns None for what is not one: nothing that controls a terminal or a page is shown."""
+    """Normalise a name. Returns None for what does not look like one, because it is going to be shown."""
     normalised = normalise_domain(name or "")
-    is_name = normalised.isprintable() and 0 < len(normalised.encode()) <= _MAX_NAME_BYTES
-    return normalised if is_name else None
+    if not normalised.isprintable() or not _NAME.fullmatch(normalised):
+        return None
+    return normalised if len(normalised.encode()) <= _MAX_NAME_BYTES else None
