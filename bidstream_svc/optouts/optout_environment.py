@@ -7,6 +7,7 @@ LMDB maps the file, and a page behind its end would kill the process. So the fil
 by a hole that takes no disk space, and a file that is shorter than LMDB needs it is a truncated one.
 """
 
+import errno
 import os
 import struct
 import threading
@@ -249,6 +250,8 @@ def _describe(error: Exception, directory: Path) -> str:
             return f"it is full: it has {MAP_BYTES} bytes"
         case lmdb.DiskError():
             return "no space left on device"
+        case lmdb.Error() if str(error).endswith(os.strerror(errno.EIO)):
+            return f"{os.strerror(errno.EIO)}: the disk is full, or fails"  # LMDB says so of a write that is cut short
         case OSError():
             return error.strerror or type(error).__name__
         case _:

@@ -38,6 +38,11 @@ class OptOut(NamedTuple):
     arrived_s: int
     entry_s: int | None = None
 
+    @property
+    def opted_out_s(self) -> int:
+        """When the user opted out, as far as is known, Unix seconds: not after it arrived, whatever `entry_s` says."""
+        return min(self.entry_s or self.arrived_s, self.arrived_s)
+
 
 def decode_raw_id(text: str) -> bytes:
     """Decode a raw uid: base64 of 32 or 33 bytes, of either alphabet, with or without padding.

@@ -49,6 +49,17 @@ def contains(environment: Environment, scope: IdentityScope, raw_id: bytes) -> b
         transaction.abort()
 
 
+def find_record(environment: Environment, scope: IdentityScope, raw_id: bytes) -> bytes | None:
+    """Return the record of an id, or None if it is not in the store."""
+    table = environment.tables.get((scope, len(raw_id)))
+    if table is None:
+        return None
+    with environment.lmdb.begin(db=table.db) as transaction, transaction.cursor() as cursor:
+        if not cursor.set_range_dup(TABLE_KEY, raw_id) or not cursor.value().startswith(raw_id):
+            return None
+        return bytes(cursor.value())
+
+
 def count_ids(environment: Environment, scope: IdentityScope | None = None) -> int:
     """Return the number of ids, of one programme or of all."""
     with environment.lmdb.begin() as transaction:

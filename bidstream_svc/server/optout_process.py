@@ -1,7 +1,6 @@
 """The process of the opt-out store: webhook, writer, stream. It runs beside the workers, which read the store."""
 
 import asyncio
-import resource
 import signal
 import time
 from collections.abc import Collection, Iterable
@@ -244,8 +243,6 @@ async def serve_optouts(
     Raises:
         BidstreamError: it cannot start, or one of its threads has failed.
     """
-    # A core dump would contain raw uids.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     fix_mmap_threshold()
     raise_descriptor_limit()
     stop = StopSignals(stop_signals, settings.drain_timeout)
