@@ -197,6 +197,20 @@ async def test_a_command_that_is_forbidden_does_not_cost_the_connection(server: 
         await stream.close()
 
 
+async def test_a_user_that_is_forbidden_to_connect_can_be_replaced(server: RedisServer, tmp_path: Path) -> None:
+    password_file = tmp_path / "password"
+    password_file.write_text("bidstream:s3cret")
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "bidstream", *_rights())
+        client.execute_command("ACL", "SETUSER", "other", *_rights(), "+select")
+    stream = StreamClient(StreamSettings(server.url.removesuffix("0") + "3", STREAM, password_file))
+    with pytest.raises(OptOutStreamError, match="access rules"):
+        await stream.inspect()
+    password_file.write_text("other:s3cret")
+    await stream.inspect()
+    await stream.close()
+
+
 async def test_a_call_that_is_cancelled_ends_at_any_moment(server: RedisServer) -> None:
     """A task that has been cancelled and goes on would keep its process from ending."""
     client = StreamClient(StreamSettings(server.url, STREAM))
