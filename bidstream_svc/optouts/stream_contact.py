@@ -8,7 +8,7 @@ class StreamContact:
     """What there is to know of a user of the stream.
 
     Attributes:
-        is_connected: whether the last call of the server succeeded, and the store took what came of it.
+        is_connected: whether the last attempt succeeded: the server responded, and the store took what came of it.
         last_contact_ms: when a call succeeded last, Unix ms; 0 for never.
         error: why the last attempt failed, until one succeeds; empty if it did not.
     """
@@ -17,12 +17,9 @@ class StreamContact:
     last_contact_ms: int = 0
     error: str = ""
 
-    def note_contact(self, now_ms: int) -> None:
-        """Note that the server has responded, at that time in Unix ms. What comes of it may still fail."""
-        self.is_connected, self.last_contact_ms = True, now_ms
-
     def note_success(self) -> bool:
         """Note that an attempt has succeeded as a whole. Returns whether the last one had failed."""
+        self.is_connected = True
         had_failed, self.error = bool(self.error), ""
         return had_failed
 
