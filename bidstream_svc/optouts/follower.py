@@ -7,7 +7,7 @@ too low, and is never too high.
 In a gap (opt-outs may be missing that the stream does not hold any more) the reader goes on, gets a snapshot from a
 receiver, merges it, and reads on from the position of that. A gap is kept in the store until then, over restarts.
 Without an address to get snapshots from, everything that the stream holds is read, an error is logged once, and the
-store does not count as level until somebody merges a snapshot (`snapshot.merge_snapshot`, `mark_complete`).
+store does not count as level until it has such an address.
 """
 
 import asyncio
@@ -21,8 +21,9 @@ from bidstream_svc.core.errors import BidstreamError
 from bidstream_svc.logs import get_logger
 from bidstream_svc.optouts.back_off import BackOff
 from bidstream_svc.optouts.blocking import run_blocking
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.stream_client import StreamClient, StreamSettings
 from bidstream_svc.optouts.stream_contact import StreamContact
 from bidstream_svc.optouts.stream_entries import (
@@ -62,15 +63,6 @@ class FollowerState(StreamContact):
     position: Position | None = None
     gap: str = ""
     applied_entry_s: int = 0
-
-
-def mark_complete(store: OptOutStore, position: Position) -> None:
-    """Close a gap by hand, after a snapshot with this position has been merged, while no follower runs.
-
-    Raises:
-        OptOutStoreError: the store cannot be written.
-    """
-    store.add((), position=position, notes={NOTE: encode_bearings(Bearings.at(position))})
 
 
 class Follower:
@@ -142,7 +134,6 @@ class Follower:
                 check_at_s = now_s + _CHECK_S
             block_ms = max(1, int((check_at_s - time.monotonic()) * 1000))
             entries, read_up_to = await client.read(bearings.cursor, self._count, block_ms)
-            self.state.last_contact_ms = self._now_ms()
             if entries or read_up_to != bearings.cursor:
                 bearings = await self._apply(client, bearings, entries, read_up_to)
                 self._prove_level(bearings)
@@ -153,7 +144,6 @@ class Follower:
         asked_ms = self._now_ms()
         tip = await client.inspect(bearings.known_ids)
         is_cut_off = await client.is_cut_off()
-        self.state.last_contact_ms = self._now_ms()
         if is_broken(bearings, tip):
             bearings = await self._recover(bearings, tip)
         bearings = await self._tend_gap(client, bearings)
@@ -247,7 +237,7 @@ class Follower:
             self._saved, self._saved_at_s = bearings, time.monotonic()
         self._bearings = bearings
         self._show(bearings)
-        newest_s = max((optout.entry_s or 0 for optout in optouts), default=0)
+        newest_s = max((optout.opted_out_s for optout in optouts), default=0)
         self.state.applied_entry_s = max(self.state.applied_entry_s, newest_s)
 
     def _show(self, bearings: Bearings) -> None:

@@ -9,12 +9,10 @@ class StreamContact:
 
     Attributes:
         is_connected: whether the last attempt succeeded: the server responded, and the store took what came of it.
-        last_contact_ms: when a call succeeded last, Unix ms; 0 for never.
         error: why the last attempt failed, until one succeeds; empty if it did not.
     """
 
     is_connected: bool = False
-    last_contact_ms: int = 0
     error: str = ""
 
     def note_success(self) -> bool:

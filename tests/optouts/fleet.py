@@ -8,11 +8,13 @@ from pathlib import Path
 from bidstream_svc.core.errors import OptOutStreamError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.optouts.follower import Follower
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
-from bidstream_svc.optouts.snapshot import merge_snapshot, write_snapshot
+from bidstream_svc.optouts.optout_store import OptOutStore
+from bidstream_svc.optouts.snapshot import write_snapshot
 from bidstream_svc.optouts.stream_client import StreamSettings
 from bidstream_svc.optouts.stream_publisher import Publisher
+from tests.optouts.merging import merge_snapshot
 
 DEADLINE_S = 60.0
 
@@ -67,7 +69,7 @@ class Host:
             async def fetch() -> Position:
                 if not self.is_running or self.follower.state.gap:
                     raise OptOutStreamError("the receiver has no complete snapshot now")
-                position = merge_snapshot(store, write_snapshot(self.store)).position
+                position = merge_snapshot(store, write_snapshot(self.store.directory)).position
                 if position is None:
                     raise OptOutStreamError("the receiver has no position")
                 return position

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bidstream_svc.optouts.follower import mark_complete
 from bidstream_svc.optouts.optout_records import unpack
-from bidstream_svc.optouts.optout_store import OptOutStore
-from bidstream_svc.optouts.snapshot import merge_snapshot, write_snapshot
 from bidstream_svc.optouts.stream_client import StreamSettings
 from tests.optouts.fleet import MakeHost, raw_id, until
 from tests.optouts.network import Switch
@@ -176,10 +173,7 @@ async def test_a_follower_behind_what_was_trimmed_gets_a_snapshot(make_host: Mak
         await alone.stop()
         alone.start()
     await alone.stop()
-    with OptOutStore(alone.directory) as store:
-        position = merge_snapshot(store, write_snapshot(a.store)).position
-        assert position is not None
-        mark_complete(store, position)
+    alone.get_snapshots_from(a)
     alone.start()
     await alone.until_level()
     assert alone.has({1, 2, 3, 4})

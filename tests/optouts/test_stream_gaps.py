@@ -7,7 +7,8 @@ import pytest
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.optouts.follower import NOTE
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_position import Position
+from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.stream_entries import Bearings, encode_bearings
 from tests.optouts.fleet import MakeHost, until
 from tests.support.redis_server import PROGRAM, RedisServer
