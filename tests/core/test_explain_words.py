@@ -227,6 +227,7 @@ def test_programmes() -> None:
     euid = build(4, scope=IdentityScope.EUID).token
     assert failed_text(explain(euid)) == "the token is of EUID, but the keys here are of UID2"
     assert "Add the operator of EUID" in explain(euid).advice
+    assert {step.outcome for step in explain(euid).steps[4:]} == {Outcome.NOT_REACHED}  # its keys are not here
     explanation = explain(euid, None, "uid2", "euid", requested=IdentityScope.UID2)
     assert failed_text(explanation) == "the token is of EUID, but the request says UID2"
     assert explanation.advice == "Ask for EUID, or leave the scope out: this token tells its programme itself."

@@ -10,12 +10,20 @@ from bidstream_svc.core.status import FailureReason
 
 _Reason = FailureReason
 _STATUS_SHARE = "docs/runbook.md#bidstreamstatusshareunusual"
+_KEY_UNKNOWN = "docs/troubleshooting.md#why-not_authorized_for_key"
+_NAME_FORMS = "docs/troubleshooting.md#which-form-of-the-domain-passes"
 _MINUTES_OF_CLOCKS_MS = 10 * 60 * 1000  # what a clock that is not synchronised may be off
 
 RUNBOOK: Mapping[FailureReason, str] = dict.fromkeys(_Reason, _STATUS_SHARE) | {
     _Reason.NO_KEYS: "docs/runbook.md#bidstreamkeysmissing",
     _Reason.KEYS_EXPIRED: "docs/runbook.md#bidstreamkeysexpired",
     _Reason.OPTOUTS_NOT_SYNCED: "docs/runbook.md#bidstreamoptoutswithheld",
+    _Reason.MASTER_KEY_UNKNOWN: _KEY_UNKNOWN,
+    _Reason.SITE_KEY_UNKNOWN: _KEY_UNKNOWN,
+    _Reason.DOMAIN_MISSING: "docs/troubleshooting.md#what-do-i-send-for-an-app-its-name-or-null",
+    _Reason.SITE_UNKNOWN: _NAME_FORMS,
+    _Reason.DOMAIN_NOT_LISTED: _NAME_FORMS,
+    _Reason.OPTED_OUT: "docs/troubleshooting.md#does-the-time-of-an-opt-out-matter",
 }
 
 
