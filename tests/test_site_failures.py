@@ -121,7 +121,8 @@ def test_without_names_there_is_none() -> None:
 
 def merged(sketches: Iterable[SlotSketch]) -> SiteFailures:
     found = SiteFailures()
-    found.merge(sketches)
+    for sketch in sketches:
+        found.add(sketch)
     return found
 
 
