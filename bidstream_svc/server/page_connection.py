@@ -94,6 +94,7 @@ class Shared(NamedTuple):
         turns: orders the work that can wait.
         is_draining: returns True while the process ends, and every answer closes its connection.
         needs_host: returns whether requests for a path are refused if their `Host` header has another name.
+        note_unread: called with the status that a request got which could not be read to its end.
     """
 
     connections: PageConnections
@@ -101,6 +102,7 @@ class Shared(NamedTuple):
     turns: Turns
     is_draining: Callable[[], bool] = lambda: False
     needs_host: Callable[[str], bool] = lambda _path: True
+    note_unread: Callable[[int], None] = lambda _status: None
 
 
 class PageConnection(Connection):
@@ -339,6 +341,7 @@ class PageConnection(Connection):
     def _answer_last(self, answer: Answer) -> None:
         """Answer the request that is being received, and close the connection."""
         if self.transport is not None and not self.transport.is_closing():
+            self._shared.note_unread(answer[0])
             self.transport.write(closing_response(answer))
             self.transport.close()
 
