@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _log = get_logger(__name__)
 
 _FILE_CHECK_INTERVAL_S = 1.0
+_MAX_ATTEMPTS = 10
 _MIN_BACK_OFF_S, _MAX_BACK_OFF_S = 0.5, 30.0
 
 
@@ -123,8 +124,8 @@ class OptOutReader:
     def _look_up(self, scope: IdentityScope, raw_id: bytes) -> bool | None:
         """Whether an id is in the store; None if the store cannot tell."""
         self.check_file()
-        # A second attempt, because another user of the same environment may have closed it.
-        for _ in range(2):
+        # Further attempts, because another user of the same environment, or a fork, may have closed it.
+        for _ in range(_MAX_ATTEMPTS):
             opened = self._opened or self._reopen()
             if opened is None:
                 return None
