@@ -350,6 +350,11 @@ def test_check(cli: Cli, directory: Path) -> None:
     ran = cli("optouts", "check", stdin=stdin, optout_store=directory)
     first, second = stdin.splitlines()
     assert (ran.status, ran.out.splitlines()) == (0, [f"{first},in store", f"{second},not in store"])
+    exported = cli("optouts", "export", optout_store=directory).out
+    assert (
+        cli("optouts", "check", stdin=f"{exported.strip()},1700000000", optout_store=directory).out
+        == f"{first},in store\n"
+    )
     ran = cli("optouts", "check", stdin=stdin + "\nsecret", optout_store=directory)
     assert ran.status == 1
     assert "secret" not in ran.out + ran.err
