@@ -41,7 +41,8 @@ async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) 
         operators = [
             await stack.enter_async_context(DevOperator(OperatorState(scope=scope))) for scope in IdentityScope
         ]
-        settings = load_settings(**{**flags, **_embedded(operators)})
+        console = {} if env_name("console") in os.environ else {"console": "1"}
+        settings = load_settings(**{**console, **flags, **_embedded(operators)})
         prepare(settings)
         if settings.workers > 1:
             raise ConfigurationError(f"{env_name('workers')}: --dev supports one worker only")
