@@ -259,7 +259,7 @@ function livesTable(keys, scope, nowS) {
   const label = `Keys of ${scope ?? "the programme"}`;
   return el("details", {},
     el("summary", {}, keys.count > keys.lives.length ? `The ${keys.lives.length} keys that expire next, of ${number(keys.count)}` : "As a table"),
-    el("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": label },
+    el("div", { class: "scroll tall", tabindex: "0", role: "group", "aria-label": label },
       el("table", {},
         el("thead", {}, el("tr", {}, ...["key", "state", "activates", "expires"].map((text) => el("th", { scope: "col" }, text)))),
         el("tbody", {}, ...keys.lives.map((life) => el("tr", {}, head(String(life[0])), cell(words[lifeState(life, nowS)]),
@@ -276,19 +276,18 @@ function showWorkers(workers) {
 
 function showOptouts(optouts, nowMs) {
   if (!optouts) {
-    render("optouts", null, () => [el("dd", { class: "empty wide" }, "There is no opt-out store: raw uids are answered without a look-up.")]);
+    render("optouts", null, () => el("p", { class: "empty" }, "There is no opt-out store: raw uids are answered without a look-up."));
     return;
   }
   const { position, stream } = optouts;
-  render("optouts", [optouts, Math.floor(nowMs / 1000)], () => [
+  render("optouts", [optouts, Math.floor(nowMs / 1000)], () => el("dl", { class: "facts" },
     ...fact("raw uids in the store", number(optouts.count)),
     ...fact("newest opt-out", ago(optouts.applied, nowMs)),
     ...fact("position", position ? `${number(position.sequence)} in epoch ${position.epoch.slice(0, 8)}…` : "none"),
     ...(stream ? fact("stream", stream.connected ? "connected" : "not connected", stream.connected ? null : "bad") : []),
     ...(stream ? fact("last level with it", ago(optouts.last_contact, nowMs), optouts.stale ? "bad" : null) : []),
     ...(stream ? fact("still to be sent", number(stream.owed)) : []),
-    ...fact("stale", optouts.stale ? "yes" : "no", optouts.stale ? "bad" : null),
-  ]);
+    ...fact("stale", optouts.stale ? "yes" : "no", optouts.stale ? "bad" : null)));
 }
 
 function showSettings(settings) {
@@ -437,7 +436,7 @@ function story(told) {
 }
 
 function asJson(told) {
-  return el("details", {}, el("summary", {}, "As JSON, for a ticket"), el("pre", { tabindex: "0", role: "region", "aria-label": "The explanation as JSON" }, JSON.stringify(told, null, 2)));
+  return el("details", {}, el("summary", {}, "As JSON, for a ticket"), el("pre", { tabindex: "0", role: "group", "aria-label": "The explanation as JSON" }, JSON.stringify(told, null, 2)));
 }
 
 function showToken(told) {
@@ -470,10 +469,18 @@ function showBidRequest(told) {
     ...(told.omitted ? [el("p", { class: "quiet" }, `${number(told.omitted)} more are not listed.`)] : []), asJson(told));
 }
 
-async function explain(event) {
-  event.preventDefault();
-  const button = byId("submit");
-  button.disabled = true;
+/** Do what a button is for, once at a time. A disabled button would lose the focus. */
+async function once(button, act) {
+  if (button.getAttribute("aria-disabled")) return;
+  button.setAttribute("aria-disabled", "true");
+  try {
+    await act();
+  } finally {
+    button.removeAttribute("aria-disabled");
+  }
+}
+
+async function explain() {
   try {
     const told = await (await request("/console/explain", requestBody())).json();
     if (told.eids) showBidRequest(told);
@@ -483,14 +490,10 @@ async function explain(event) {
     byId("verdict").dataset.tone = "bad";
     byId("verdict").replaceChildren(el("strong", {}, "no explanation"), el("span", {}, error instanceof NotAllowed ? "the bearer token is needed" : error.message));
     if (error instanceof NotAllowed) askForBearer();
-  } finally {
-    button.disabled = false;
   }
 }
 
 async function download() {
-  const button = byId("bundle");
-  button.disabled = true;
   try {
     const url = URL.createObjectURL(await (await request("/console/bundle", "{}")).blob());
     el("a", { href: url, download: `bidstream-svc-${isoTime(Date.now()).replaceAll(":", "")}.zip` }).click();
@@ -499,19 +502,20 @@ async function download() {
   } catch (error) {
     if (error instanceof NotAllowed) askForBearer();
     else announce(`The support bundle could not be made: ${error.message}`, "bad");
-  } finally {
-    button.disabled = false;
   }
 }
 
 // Events.
 
-byId("explain").addEventListener("submit", explain);
+byId("explain").addEventListener("submit", (event) => {
+  event.preventDefault();
+  once(byId("submit"), explain);
+});
 byId("subject").addEventListener("input", describeSubject);
 byId("subject").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("explain").requestSubmit();
 });
-byId("bundle").addEventListener("click", download);
+byId("bundle").addEventListener("click", () => once(byId("bundle"), download));
 byId("all-settings").addEventListener("change", () => lastState && showSettings(lastState.settings));
 byId("pause").addEventListener("click", () => {
   isPaused = !isPaused;
