@@ -38,7 +38,7 @@ class Look:
 
     def style(self, text: str, colour: str | None = None, *, bold: bool = False) -> str:
         """Return text in a colour, where there are colours."""
-        return click.style(text, fg=colour, bold=bold) if self.is_coloured else text
+        return click.style(text, fg=colour, bold=bold or None) if self.is_coloured else text
 
     def mark(self, outcome: Outcome) -> str:
         """Return the mark of an outcome, one column wide."""

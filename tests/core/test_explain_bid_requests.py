@@ -12,10 +12,10 @@ from bidstream_svc.core.explain import BidRequestExplanation, explain_bid_reques
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.openrtb import SOURCES, decrypt_bid_request
 from bidstream_svc.core.programmes import Programme
+from tests.core.explain_property import check_privacy, check_steps
 from tests.core.openrtb_cases import DIRECTORY
 from tests.core.openrtb_compare import KEYS
 from tests.core.openrtb_strategies import TOKENS, any_bid_requests, usual_bid_requests
-from tests.core.test_explain import check_privacy, check_steps
 from tests.vectors.inputs import NOW_MS
 
 PROGRAMMES = [Programme(keys.scope, keys) for keys in KEYS]

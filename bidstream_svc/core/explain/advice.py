@@ -66,8 +66,8 @@ def _scope(case: Case) -> str:
         return f"Ask for {told.name}, or leave the scope out: this token tells its programme itself."
     name = "the other programme" if case.named is None else case.named.name
     return (
-        f"Add the operator of {name} to the settings if you take part in it. If you do not, ignore the token: it is not "
-        "meant for you."
+        f"Add the operator of {name} to the settings if you take part in it. If you do not, ignore the token: it is "
+        "not meant for you."
     )
 
 

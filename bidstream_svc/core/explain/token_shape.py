@@ -21,7 +21,7 @@ _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
 _ENTITY = re.compile(r"&(?:#[0-9]{1,4}|#[xX][0-9A-Fa-f]{1,4}|amp|equals|plus|sol|quot);")
 _KNOWN_PREFIX = re.compile(r"(uid2|euid|advertising_token|token|bearer|id)\s*[:= ]\s*", re.IGNORECASE)
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,30}[:=]")
-_TEMPLATE = re.compile(r"\{\{.*\}\}|\{.*\}|\$\{.*\}|%%.*%%|\[[A-Za-z0-9_ ]+\]|<[A-Za-z0-9_ ]+>|__[A-Z0-9_]+__")
+_TEMPLATE = re.compile(r"\{\{.*\}\}|\{[\w.]+\}|\$\{.*\}|%%.*%%|\[[A-Za-z0-9_ ]+\]|<[A-Za-z0-9_ ]+>|__[A-Z0-9_]+__")
 _PLACEHOLDERS = {"null", "undefined", "none", "nan", "optout", "token", "true", "false", "[object object]"}
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2}){16,}")
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
