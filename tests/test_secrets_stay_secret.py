@@ -149,7 +149,10 @@ def test_whatever_is_sent_and_whatever_fails_nothing_secret_is_printed(tmp_path:
             sidecar.signal(signal.SIGHUP)
             wait_until(partial(has_called, state, before + 1), f"a refresh with {fault.name}")
             assert_pages_are_clean(sidecar.admin, secrets)
-        assert DOMAIN in ask(sidecar.admin, "/failures", method="GET").body.decode()  # what may be there, is
+        # What may be there, is.
+        wait_until(
+            lambda: DOMAIN in ask(sidecar.admin, "/failures", method="GET").body.decode(), "failures with a name"
+        )
         send_all(sidecar.data, state, secrets)
         assert sidecar.stop() == 0
     printed = (tmp_path / "stderr").read_text()

@@ -29,7 +29,10 @@ from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-_NAMES = ("serve", "operator", "decrypt", "explain", "request", "token", "identity", "optouts", "check", "health")
+_NAMES = (
+    *("serve", "operator", "decrypt", "explain", "request", "token", "identity", "optouts", "check", "health"),
+    "failures",
+)
 # They handle signals from their start.
 _SERVERS = ("serve", "optouts")
 

@@ -12,6 +12,7 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.state import OperatorSite
 from bidstream_svc.metrics.failure_sample import SAMPLE_SIZE
+from bidstream_svc.server.failure_recorder import PeriodNames
 from tests.support.operator import operator_in_thread
 from tests.support.sidecar import RunningService, operator_settings, programme_settings, service_in_thread, wait_until
 
@@ -206,6 +207,25 @@ def _strings_held_by(root: object) -> set[str]:
             held.add(id(each))
             new += gc.get_referents(each)
     return strings
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("n" * 60 + "{}.example", 32, 32),
+        ("b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher{}.example", 30, 32),
+        ("xn--bcher{}-kva.example", 20, 32),
+        ("\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}." * 60 + "{}", 4, 4),
+        ("xn--bcher-kva." * 9 + "{}", 4, 4),
+    ],
+)
+def test_of_names_that_take_long_to_normalise_only_some_are(name: str, least: int, most: int) -> None:
+    names = PeriodNames()
+    shown = [names.normalise(name.format(number)) for number in range(SAMPLE_SIZE)]
+    assert least <= sum(each is not None for each in shown) <= most
+    assert names.normalise("news.example") == "news.example"  # it costs nothing
+    first = name.format(0)
+    assert [names.normalise(first) for _ in range(SAMPLE_SIZE)] == [shown[0]] * SAMPLE_SIZE  # nor do those seen before
 
 
 def test_without_an_admin_plane_nothing_is_sampled(operator: DevOperator) -> None:
