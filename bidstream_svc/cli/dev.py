@@ -106,10 +106,12 @@ async def _watch_terminal(descriptor: int) -> None:
 
 def _banner(service: Service, operators: Sequence[DevOperator], settings: Settings) -> str:
     data = service.data_addresses[0]
+    admin = [address for address in service.admin_addresses if not isinstance(address, UnixAddress)]
     lines = [
         "",
         f"data plane    {', '.join(str(address) for address in service.data_addresses)}",
         f"admin plane   {', '.join(str(address) for address in service.admin_addresses) or 'off'}",
+        *([f"console       http://{admin[0]}/console"] if admin and settings.console else []),
         *(f"operator      {operator.url} ({operator.state.scope.name})" for operator in operators),
         "              embedded; their keys and tokens are lost when this process ends",
     ]

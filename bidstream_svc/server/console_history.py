@@ -15,7 +15,6 @@ from bidstream_svc.metrics.cells import DECRYPT_FAILURES, DECRYPTIONS, KEY_CELLS
 
 _MINUTE_MS = 60 * MS_PER_S
 _MINUTES = 60
-# What is counted: by the name of a group, the cells to be added up for each of its members.
 _STATUSES = {str(status): [DECRYPTIONS[scope, status] for scope in ScopeLabel] for status in DecryptionStatus}
 _REASONS = {str(reason): [DECRYPT_FAILURES[reason]] for reason in FailureReason}
 _REFRESHES = {
@@ -31,14 +30,17 @@ class Group(StrEnum):
     REFRESHES = "refreshes"
 
 
-_CELLS: Mapping[Group, Mapping[str, list[int]]] = {
+# What is counted: of each group, the cells to be added up for each of its members.
+COUNTED: Mapping[Group, Mapping[str, list[int]]] = {
     Group.STATUSES: _STATUSES,
     Group.REASONS: _REASONS,
     Group.REFRESHES: _REFRESHES,
 }
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
+    """The counters at a time: of each group, in the order of its members."""
+
     time_ms: int
     values: Mapping[Group, list[int]]
 
@@ -82,23 +84,23 @@ class History:
             "totals": _differences(samples[0], samples[-1]),
         }
 
-    def _read(self) -> _Sample:
+    def _read(self) -> Sample:
         rows = self._metrics.rows
-        return _Sample(
+        return Sample(
             self._now_ms(),
             {
                 group: [sum(row[cell] for row in rows for cell in cells) for cells in members.values()]
-                for group, members in _CELLS.items()
+                for group, members in COUNTED.items()
             },
         )
 
 
-def _differences(before: _Sample, after: _Sample) -> dict[str, dict[str, int]]:
+def _differences(before: Sample, after: Sample) -> dict[str, dict[str, int]]:
     return {
         str(group): {
             name: new - old
             for name, old, new in zip(members, before.values[group], after.values[group], strict=True)
             if new != old
         }
-        for group, members in _CELLS.items()
+        for group, members in COUNTED.items()
     }

@@ -77,6 +77,7 @@ class Browser:
 
     def picture(self, path: Path, height: int | None = None) -> None:
         """Write a PNG of the page from its top; of all of it by default."""
+        self._command("Emulation.setScrollbarsHidden", {"hidden": True})
         size = self._command("Page.getLayoutMetrics", {})["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": height or size["height"], "scale": 1}
         taken = self._command("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})

@@ -63,7 +63,7 @@ def outcomes(console: "Browser") -> dict[str, str]:
     ],
 )
 def test_a_token_is_explained(
-    console: "Browser", tokens: dict[str, str], token: str, domain: str, status: str, failed: list[str]
+    console: "Browser", tokens: dict[str, str], *, token: str, domain: str, status: str, failed: list[str]
 ) -> None:
     ask_for(console, tokens[token], domain)
     assert console.text("#verdict strong") == status

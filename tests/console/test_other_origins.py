@@ -32,8 +32,9 @@ const attempts = {
   beacon: async () => { navigator.sendBeacon(target + "/console/explain", question); return ""; },
   image: () => new Promise(done => { const image = new Image(); image.onload = () => done("loaded");
     image.onerror = () => done(""); image.src = target + "/console/state"; }),
-  script: () => new Promise(done => { const script = document.createElement("script"); script.onload = () => done("loaded");
-    script.onerror = () => done(""); script.src = target + "/console/console.js"; document.body.append(script); }),
+  script: () => new Promise(done => { const script = document.createElement("script");
+    script.onload = () => done("loaded"); script.onerror = () => done("");
+    script.src = target + "/console/console.js"; document.body.append(script); }),
   style: () => new Promise(done => { const style = document.createElement("link"); style.rel = "stylesheet";
     style.onload = () => done("loaded"); style.onerror = () => done(""); style.href = target + "/console/console.css";
     document.body.append(style); }),
@@ -41,8 +42,8 @@ const attempts = {
     frame.onload = () => { try { done(frame.contentDocument ? frame.contentDocument.body.textContent : ""); }
       catch { done(""); } }; document.body.append(frame); }),
   form: () => new Promise(done => { const frame = document.createElement("iframe"); frame.name = "sink";
-    const form = document.createElement("form"); form.method = "POST"; form.enctype = "text/plain"; form.target = "sink";
-    form.action = target + "/console/explain"; const field = document.createElement("input");
+    const form = document.createElement("form"); form.method = "POST"; form.enctype = "text/plain";
+    form.target = "sink"; form.action = target + "/console/explain"; const field = document.createElement("input");
     field.name = '{"token":"' + token + '","domain":"'; field.value = '"}'; form.append(field);
     document.body.append(frame, form); form.submit(); setTimeout(() => done(""), 1000); }),
 };

@@ -57,6 +57,13 @@ function renderRows(tableId, rows, columns, empty) {
   }
 }
 
+/** A name that may be broken behind an underscore. */
+function breakable(name) {
+  const made = document.createDocumentFragment();
+  name.split(/(?<=_)/).forEach((part) => made.append(part, el("wbr")));
+  return made;
+}
+
 const head = (text, attributes = {}) => el("th", { scope: "row", ...attributes }, text);
 const cell = (text, className = null) => el("td", { class: className }, text);
 
@@ -145,7 +152,7 @@ function showTokens(history) {
   const names = Object.keys(history.totals.statuses).sort((one, other) => history.totals.statuses[other] - history.totals.statuses[one]);
   const rows = names.map((name) => [name, history.totals.statuses[name], minutes.map((minute) => minute.statuses[name] ?? 0)]);
   renderRows("statuses", rows, ([name, count, values]) => el("tr", {},
-    head(name, { class: "mono" }), cell(number(count), "number"), cell(share(count, all), "number"),
+    head(breakable(name), { class: "mono" }), cell(number(count), "number"), cell(share(count, all), "number"),
     el("td", { class: "trend" }, spark(values, name === "SUCCESS" ? "success" : "failure"))),
   "No token has been decrypted.");
 
@@ -188,8 +195,9 @@ function describeRefreshes(history, scope) {
   const results = Object.entries(history.totals.refreshes).filter(([key]) => key.startsWith(`${label} `));
   const good = results.find(([key]) => key === `${label} success`)?.[1] ?? 0;
   const bad = results.filter(([key]) => key !== `${label} success`);
-  const failed = bad.length ? `, ${bad.map(([key, count]) => `${number(count)} ${key.slice(label.length + 1)}`).join(", ")}` : ", none failed";
-  return [`${number(good)} succeeded${failed}`, bad.length > 0];
+  const kinds = bad.map(([key, count]) => `${key.slice(label.length + 1)} ${number(count)}`).join(", ");
+  const failed = bad.reduce((total, [, count]) => total + count, 0);
+  return [`${number(good)} succeeded, ${failed ? `${number(failed)} failed: ${kinds}` : "none failed"}`, failed > 0];
 }
 
 function showProgrammes(state) {
@@ -226,7 +234,7 @@ function lives(keys, nowS, width) {
   const height = top + keys.lives.length * pitch + 4;
   const x = (timeS) => left + ((Math.min(to, Math.max(from, timeS)) - from) / (to - from)) * (width - left);
   const nowX = x(nowS);
-  const parts = ticks(from, to, width).filter(([timeS]) => Math.abs(x(timeS) - nowX) > 34 && x(timeS) < width - 24).flatMap(([timeS, text]) => [
+  const parts = ticks(from, to, width).filter(([timeS]) => Math.abs(x(timeS) - nowX) > 34 && x(timeS) > left + 20 && x(timeS) < width - 24).flatMap(([timeS, text]) => [
     svg("line", { class: "grid", x1: x(timeS), x2: x(timeS), y1: top - 2, y2: height }),
     svg("text", { x: x(timeS), y: 11, "text-anchor": "middle" }, text),
   ]);
@@ -294,7 +302,7 @@ function showSettings(settings) {
   const showsAll = byId("all-settings").checked;
   const rows = settings.filter((setting) => showsAll || setting.origin !== "default");
   renderRows("settings", rows, (setting) => el("tr", {},
-    head(setting.name, { class: "mono" }), cell(setting.value === "" ? "none" : setting.value, setting.value === "" ? "empty" : "mono"),
+    head(breakable(setting.name), { class: "mono" }), cell(setting.value === "" ? "none" : setting.value, setting.value === "" ? "empty" : "mono"),
     cell(setting.origin)), "Every setting has its default.");
 }
 
