@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from bidstream_svc.core.explain import Explanation, Outcome, explain_token
 from bidstream_svc.core.explain.name_check import check_names, name_slip, nearest, what_would_pass
 from bidstream_svc.core.explain.plain_words import moment, plural, printable, quoted, relative, span, unit_slip
-from bidstream_svc.core.explain.token_shape import describe_kind, describe_slip
+from bidstream_svc.core.explain.token_shape import _slips, describe_kind, describe_slip
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.programmes import Programme
 from bidstream_svc.core.token import decode_text
-from tests.vectors.inputs import EXPIRED_MASTER, HOUR_MS, NOW_MS, build
-from tests.vectors.load import key_snapshot
+from tests.vectors.inputs import EXPIRED_MASTER, HOUR_MS, NOW_MS, NOW_S, RAW_UID, build
+from tests.vectors.load import key_snapshot, optout_check
 
 DAY_MS = 24 * HOUR_MS
 V2, V3, V4 = (build(version).token for version in (2, 3, 4))
@@ -302,6 +302,27 @@ def test_keys_that_are_not_there() -> None:
     programmes = [Programme(None, None)]
     assert explain_token(V4, None, programmes, None, NOW_MS).advice.startswith("Wait for the first keys")
     assert explain(V4, None, "all expire now").advice.startswith("Refreshes have failed for long")
+
+
+def test_opt_outs() -> None:
+    def words(times_s: tuple[int, int | None] | None, *, is_found: bool = True) -> str:
+        def find(scope: IdentityScope, raw_uid: str) -> tuple[int, int | None] | None:
+            assert (scope, raw_uid) == (IdentityScope.UID2, RAW_UID)
+            return times_s
+
+        programme = Programme(None, key_snapshot("uid2"), check_optout=optout_check({"UID2": [RAW_UID]}))
+        return failed_text(explain_token(V4, None, [programme], None, NOW_MS, find if is_found else None))
+
+    assert words(None, is_found=False) == words(None) == "the raw uid is in the opt-out store"
+    in_store = "the raw uid is in the opt-out store, where it arrived 1 h ago (2023-11-14T21:13:20Z)"
+    assert words((NOW_S - 3600, None)) == in_store
+    assert words((NOW_S - 3600, NOW_S - 3605)) == (f"{in_store}; the user opted out 1 h ago (2023-11-14T21:13:15Z)")
+
+
+def test_reprs_tell_no_token() -> None:
+    slips = [slip for slip in _slips(f'"{V4}"') if slip.mended]
+    assert slips
+    assert all(V4 not in repr(slip) for slip in slips)
 
 
 def test_keys_that_have_expired_still_decrypt() -> None:

@@ -23,7 +23,7 @@ CURL = [sample for sample in samples(README, "sh") if sample.text.startswith("cu
 IDS, REWRITE, SINGLE, BATCH = CURL
 (CHECK_AND_SERVE,) = (sample for sample in samples(README, "sh") if sample not in CURL)
 (ADMIN,) = samples(DOCS / "metrics.md", "sh")
-(DECRYPT,) = samples(DOCS / "cli.md", "sh")
+DECRYPT, EXPLAIN = samples(DOCS / "cli.md", "sh")
 BID_REQUEST_OVER_HTTP, BID_REQUESTS = samples(DOCS / "openrtb.md", "sh")
 TOKEN_COMMANDS, REQUEST = samples(DOCS / "publishers.md", "sh")
 (MAP,) = samples(DOCS / "advertisers.md", "sh")
@@ -115,6 +115,26 @@ def test_the_decrypt_command(place: Place) -> None:
     assert [answer["status"] for answer in answers] == ["SUCCESS"] * 3
 
 
+def test_the_explain_commands(place: Place) -> None:
+    token = place.operator.state.mint_token(client_side=True)
+    (place.directory / "token.txt").write_text(token)
+    eids = [{"source": "uidapi.com", "uids": [{"id": token}]}, {"source": "uid2.com", "uids": []}]
+    bid_request = {"id": "r1", "site": {"domain": "example.com"}, "user": {"eids": eids}}
+    (place.directory / "bid-request.json").write_text(json.dumps(bid_request))
+    # The second command judges as of a day on which the token was or will be invalid.
+    text = re.sub(
+        "^(.*)$", r"\1 || echo status $?", EXPLAIN.text.replace(PLACEHOLDER, token).strip(), flags=re.MULTILINE
+    )
+    printed = run_shell(text, place.directory, place.environment)
+    assert printed.startswith("SUCCESS, UID2, as of ")
+    as_json, status = next(line for line in printed.splitlines() if line.startswith("{")), "status 1"
+    rows = " ".join(section(DOCS / "cli.md", "Explaining a token").split())
+    assert all(f"`{name}`" in rows for name in json.loads(as_json))
+    assert status in printed
+    assert 'Bid request "r1", as of ' in printed
+    assert 'that of UID2 is "uidapi.com"' in printed
+
+
 def test_the_command_for_bid_requests(place: Place) -> None:
     def requests(source: str) -> str:
         token = place.operator.state.mint_token(client_side=True)
@@ -188,7 +208,7 @@ def test_python_sample(place: Place, sample: Sample) -> None:
 
 
 def test_no_sample_is_left_out() -> None:
-    run_here = {*CURL, CHECK_AND_SERVE, ADMIN, DECRYPT, BID_REQUEST_OVER_HTTP, BID_REQUESTS}
+    run_here = {*CURL, CHECK_AND_SERVE, ADMIN, DECRYPT, EXPLAIN, BID_REQUEST_OVER_HTTP, BID_REQUESTS}
     run_here |= {TOKEN_COMMANDS, REQUEST, MAP, *PYTHON}
     found = {sample for document in DOCUMENTS for sample in samples(document, "sh", "python")}
     assert {sample.place for sample in found - run_here if sample.place.partition(":")[0] not in ELSEWHERE} == set()

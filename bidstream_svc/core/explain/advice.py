@@ -73,8 +73,8 @@ def _scope(case: Case) -> str:
 
 def _master_key(case: Case) -> str:
     key_id, keys = case.reading.master_key_id, case.reading.keys
-    if keys is None or key_id is None or not keys.keys:
-        return "Look for why there are no keys."
+    assert keys is not None
+    assert key_id is not None
     text = "Check that the text is a token: in any other text, the id of the key is arbitrary. "
     if key_id > max(keys.keys):
         return text + (

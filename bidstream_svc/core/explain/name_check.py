@@ -6,7 +6,7 @@ from heapq import nsmallest
 
 from bidstream_svc.core.domains import is_registered, normalise_domain, registrable_domain
 from bidstream_svc.core.explain.explanation import Fact
-from bidstream_svc.core.explain.plain_words import plural, quoted
+from bidstream_svc.core.explain.plain_words import joined, plural, quoted
 
 _SHOWN_NAMES = 5
 # Of hundreds of names, only those of about the same length can be a misspelling.
@@ -33,7 +33,7 @@ def check_names(names: Sequence[tuple[str, object]], registered: Collection[str]
             return _say_passed(field, name, normalised, registered)
     field, name, normalised = given[0]
     closest = nearest(normalised, registered)
-    shown = ", ".join(f"{quoted(each[1])}{_in_field(each[0])}" for each in given[:_SHOWN_NAMES])
+    shown = joined([f"{quoted(each[1])}{_in_field(each[0])}" for each in given[:_SHOWN_NAMES]])
     verb = "is not" if len(given) == 1 else "are not"
     facts: dict[str, Fact] = {"name": quoted(name), "field": field, "names": len(registered), "nearest": None}
     if not registered:
@@ -101,9 +101,10 @@ def _what_was_tried(normalised: str) -> str:
 
 
 def _listing(registered: Collection[str]) -> str:
-    shown = nsmallest(_SHOWN_NAMES, registered)
-    more = len(registered) - len(shown)
-    return f"{', '.join(map(quoted, shown))}" + (f" and {plural(more, 'other')}" if more else "")
+    shown = [quoted(each) for each in nsmallest(_SHOWN_NAMES, registered)]
+    if len(registered) > len(shown):
+        shown.append(plural(len(registered) - len(shown), "other"))
+    return joined(shown)
 
 
 def _in_field(field: str) -> str:

@@ -1,5 +1,6 @@
 """Times, numbers and foreign text in words that a person reads on a terminal."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from bidstream_svc.core.units import MS_PER_S
@@ -71,6 +72,11 @@ def unit_slip(time_ms: int) -> str:
 def plural(count: int, one: str, several: str = "") -> str:
     """Return `1 key`, `1,203 keys`."""
     return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Return `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def printable(text: str, max_length: int = _MAX_SHOWN) -> str:

@@ -107,9 +107,13 @@ def explain_with_names(  # noqa: PLR0917 - as of explain_token
     find_optout: FindOptOut | None,
     *,
     names: Sequence[tuple[str, object]],
-    is_scope_of_source: bool = False,
+    configured: Sequence[Programme] | None = None,
 ) -> Explanation:
-    """`explain_token` where `domain` may be a NameCandidates, which has `names`, and a source may tell the scope."""
+    """`explain_token` for a bid request, too, where `domain` is a NameCandidates.
+
+    `names` are (field, name) as they came. `configured` are the programmes that there are, if the token is one in a bid
+    request, whose source chooses the programme; else None.
+    """
     looked_up: list[tuple[IdentityScope, str]] = []
     watched = [_watch(programme, looked_up) for programme in programmes]
     verdict, scope = bind_programmes(watched)(token, domain, requested, now_ms)
@@ -119,8 +123,8 @@ def explain_with_names(  # noqa: PLR0917 - as of explain_token
         token=token,
         names=names,
         requested=requested,
-        is_scope_of_source=is_scope_of_source,
-        programmes=[each.scope if each.keys is None else each.keys.scope for each in programmes],
+        is_scope_of_source=configured is not None,
+        programmes=[scope_of_programme(each) for each in (programmes if configured is None else configured)],
         reason=reason,
         scope=scope,
         reading=read_token(token, judging_keys(programmes, scope, now_ms, requested)),
@@ -138,6 +142,11 @@ def explain_with_names(  # noqa: PLR0917 - as of explain_token
         raw_uid=raw_uid,
         established_ms=established_ms,
     )
+
+
+def scope_of_programme(programme: Programme) -> IdentityScope | None:
+    """Return the programme that keys are of; None if only keys will tell."""
+    return programme.scope if programme.keys is None else programme.keys.scope
 
 
 def _watch(programme: Programme, looked_up: list[tuple[IdentityScope, str]]) -> Programme:
