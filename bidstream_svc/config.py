@@ -50,12 +50,15 @@ __all__ = [
     "ENV_PREFIX",
     "SECRET_FIELDS",
     "SETTINGS",
+    "SNAPSHOT_PATH",
     "Setting",
     "Settings",
     "env_name",
     "load_settings",
     "unknown_variables",
 ]
+
+SNAPSHOT_PATH = "/snapshot"  # beside the webhook
 
 
 class Setting(NamedTuple):
@@ -246,6 +249,10 @@ class Settings:
         for name in ("optout_snapshot_url", "optout_stream_password_file"):
             if getattr(self, name) and self.optout_stream is None:
                 yield f"{env_name(name)}: requires {env_name('optout_stream')}"
+        if self.optout_path == SNAPSHOT_PATH:
+            yield f"{env_name('optout_path')}: {SNAPSHOT_PATH} is where hosts get all raw uids; choose another"
+        if self.optout_id_parameter == self.optout_time_parameter:
+            yield f"{env_name('optout_time_parameter')}: is the same as {env_name('optout_id_parameter')}"
         if self.optout_when_stale == "withhold" and self.optout_stream is None:
             yield f"{env_name('optout_when_stale')}: withhold requires {env_name('optout_stream')}"
         yield from self.authentication_problems(_without_systemd(self.optout_listen), "optout_")

@@ -314,6 +314,8 @@ WRONG: list[tuple[str, str, dict[str, str], str]] = [
     ("OPTOUT_LISTEN", "8081", {}, "is not HOST:PORT"),
     ("OPTOUT_PATH", "optout", {}, "not a path such as /optout"),
     ("OPTOUT_PATH", "/a?b", {}, "not a path such as /optout"),
+    ("OPTOUT_PATH", "/snapshot/", {}, "/snapshot is where hosts get all raw uids"),
+    ("OPTOUT_TIME_PARAMETER", "identity", {}, "is the same as BIDSTREAM_OPTOUT_ID_PARAMETER"),
     ("OPTOUT_ID_PARAMETER", "a=b", {}, "not a name of letters"),
     ("OPTOUT_TIME_PARAMETER", "", {}, "not a name of letters"),
     ("OPTOUT_STREAM", "redis://h", {}, "requires BIDSTREAM_OPTOUT_STORE"),

@@ -14,9 +14,8 @@ from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.operator.from_settings import credentials_reader
-from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.auth import BearerToken, check_optout_secrets
 from bidstream_svc.server.descriptors import descriptor_problem
-from bidstream_svc.server.optout_server import optout_bearer
 from bidstream_svc.server.path_checks import path_problems
 from bidstream_svc.server.tls import load_tls, tls_files
 from bidstream_svc.tracing import require_opentelemetry
@@ -55,7 +54,7 @@ def check_files(settings: Settings) -> None:
         credentials_reader(operator)()
     if settings.auth_token_file is not None:
         BearerToken(settings.auth_token_file)
-    optout_bearer(settings)
+    check_optout_secrets(settings)
     if (files := tls_files(settings)) is not None:
         load_tls(files)
     if settings.otlp_endpoint is not None:

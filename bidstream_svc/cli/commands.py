@@ -4,6 +4,7 @@ Exit status: 0 for success, 1 for a failed operation, 2 for wrong usage or confi
 """
 
 import atexit
+import resource
 import signal
 import sys
 import traceback
@@ -30,8 +31,17 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 _NAMES = (
-    *("serve", "operator", "decrypt", "explain", "request", "token", "identity", "optouts", "check", "health"),
+    "serve",
+    "operator",
+    "decrypt",
+    "explain",
     "failures",
+    "request",
+    "token",
+    "identity",
+    "optouts",
+    "check",
+    "health",
 )
 # They handle signals from their start.
 _SERVERS = ("serve", "optouts")
@@ -58,6 +68,8 @@ def commands(context: click.Context) -> None:
 def main() -> None:
     """Run the command line and exit."""
     prepare_streams()
+    # A core dump would contain keys, tokens or raw uids.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # While the interpreter shuts down, Ctrl-C would print a traceback. Nothing is left to be interrupted by then.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
     status = _run()

@@ -21,7 +21,7 @@ from bidstream_svc.core.openrtb import Sources
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.operator_settings import OPERATOR_FIELDS
-from bidstream_svc.optouts.optout_store import check_store
+from bidstream_svc.server.optout_health import check_optouts
 from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import Service
 from bidstream_svc.server.service import serve as serve_sidecar
@@ -51,8 +51,7 @@ async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) 
                 raise ConfigurationError(
                     f"{env_name(name)}: --dev only reads the opt-out store; run `bidstream-svc optouts serve` beside it"
                 )
-        if settings.optout_store is not None:
-            check_store(settings.optout_store)
+        check_optouts(settings)
         stop_signals = _stop_signals()
         (listeners,) = open_listeners_each(settings, 1)
         stack.callback(listeners.close)

@@ -7,7 +7,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,6 +21,7 @@ _BLOCK_ROWS = 20_000
 _MAX_LINE_BYTES = 64 * 1024
 _GZIP, _PARQUET, _BYTE_ORDER_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
 _SUFFIXES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+_DELIMITERS = ",;\t"
 _MALFORMED = "?"  # stands for a cell that is no opt-out, and is none either
 
 
@@ -52,8 +53,7 @@ def find_format(path: Path | None, file: BinaryIO, columns: Columns) -> str:
     if found := _SUFFIXES.get(Path(name).suffix):
         return found
     first_line = head.removeprefix(_BYTE_ORDER_MARK).partition(b"\n")[0].decode("utf-8", "replace")
-    names = [cell.strip().strip('"') for cell in first_line.split(",")]
-    return "csv" if columns.identity in names else "text"
+    return "text" if _find_delimiter(first_line, columns) is None else "csv"
 
 
 def size_of(file: BinaryIO) -> int | None:
@@ -107,12 +107,21 @@ def _read(source: Any) -> bytes:
 def _read_csv(file: BinaryIO, columns: Columns) -> Iterator[Block]:
     csv.field_size_limit(_MAX_LINE_BYTES)
     reader = LineReader(file)
-    rows = _rows(csv.reader(iter(reader), strict=False))
+    lines = iter(reader)
+    first_line = next(lines, "")
+    delimiter = _find_delimiter(first_line, columns) or ","
+    rows = _rows(csv.reader(chain([first_line], lines), strict=False, delimiter=delimiter))
     header = [cell.strip() for cell in next(rows, [])]
     identity, time, scope = _places(header, columns)
     while block := list(islice(rows, _BLOCK_ROWS)):
         entries = ((_cell(row, identity), _cell(row, time), _cell(row, scope)) for row in block)
         yield Block(_to_lines(entries), reader.done_bytes)
+
+
+def _find_delimiter(header: str, columns: Columns) -> str | None:
+    """Return what separates the cells of a header with the column of raw uids; None if there is no such column."""
+    cells = {delimiter: {cell.strip().strip('"') for cell in header.split(delimiter)} for delimiter in _DELIMITERS}
+    return next((delimiter for delimiter, names in cells.items() if columns.identity in names), None)
 
 
 def _rows(rows: Iterator[list[str]]) -> Iterator[list[str]]:

@@ -60,7 +60,8 @@ def import_(
 ) -> None:
     """Put opt-outs from files into the store; - is stdin.
 
-    A file is text with a raw uid per line, in base64, or `raw uid,Unix seconds`; or CSV with a header; or Parquet. Text
+    A file is text with a raw uid per line, in base64, or `raw uid,Unix seconds`; or CSV with a header, separated by
+    commas, semicolons or tabs; or Parquet. Text
     and CSV may be compressed with gzip. A CSV file's column `scope` names the programme of each row, as in an export.
     Nothing is lost or doubled if an import is repeated. It may run while a service uses the store.
 
@@ -72,8 +73,8 @@ def import_(
     with OptOutStore(required_store(flags)) as store:
         for path in files:
             _import_file(store, path, file_format, columns, IdentityScope[scope_name] if scope_name else None, totals)
-        grow_if_needed(store)
         emit(orjson.dumps({**totals, "optouts": store.count()}))
+        grow_if_needed(store)  # without a filter, for which the disk may be too full, all of them count as well
     if totals["malformed"]:
         raise BidstreamError(f"{totals['malformed']} lines are not opt-outs; all others have been imported")
 

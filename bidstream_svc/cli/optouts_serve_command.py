@@ -7,8 +7,8 @@ import click
 from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.cli.serving import begin_log, end_serving, is_stopped_early
 from bidstream_svc.config import SETTINGS, load_settings
+from bidstream_svc.server.auth import check_optout_secrets
 from bidstream_svc.server.optout_process import run_receiver
-from bidstream_svc.server.optout_server import optout_bearer
 
 _OF_OPTOUTS = tuple(name for name in SETTINGS if name.startswith("optout_"))
 _OF_SERVING = (
@@ -36,7 +36,7 @@ def serve(**flags: Any) -> None:
     a separate port.
     """
     settings = load_settings(**provided(flags) | _NO_DATA_PLANE)
-    optout_bearer(settings)
+    check_optout_secrets(settings)
     begin_log(settings)
     if not is_stopped_early():
         run_receiver(settings)

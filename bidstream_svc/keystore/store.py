@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.programmes import Programme
-from bidstream_svc.optouts.optout_reader import OptOutReader
 
-if TYPE_CHECKING:  # it is not there where it was not built
+if TYPE_CHECKING:  # neither is there in every process
     from bidstream_svc.core.kernel import Kernel
+    from bidstream_svc.optouts.optout_reader import OptOutReader
 
 # Between parsing steps of 0.1 ms, so that the serving loop gets nearly all of the time.
 _PARSING_PAUSE_S = 0.005
@@ -54,7 +54,7 @@ class KeyStore:
         keys: KeysInUse = NO_KEYS,
         *,
         scope: IdentityScope | None = None,
-        optouts: OptOutReader | None = None,
+        optouts: "OptOutReader | None" = None,
     ) -> None:
         self.optouts = optouts
         self._keys = self._guard(keys)

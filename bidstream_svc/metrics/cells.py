@@ -151,6 +151,7 @@ OPTOUT_CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
 OPTOUT_EPOCH = {half: _new_cell() for half in range(2)}
 OPTOUT_SEQUENCE = _new_cell()
 OPTOUT_OWED = _new_cell()  # to the stream
+OPTOUT_GAP = _new_cell()  # 1 while opt-outs may be missing that the stream does not hold any more
 TLS_CERTIFICATE_EXPIRY_MS = _new_cell()
 EVENT_LOOP_LAG_NS = _new_cell()
 HEARTBEAT_NS = _new_cell()  # the monotonic clock when the serving loop last turned

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.crypto import GCM_IV_LENGTH
-from bidstream_svc.core.decrypt import Verdict, decrypt
+from bidstream_svc.core.decrypt import CheckOptOut, Verdict, decrypt
 from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.core.openrtb import BidRequestIds, decrypt_bid_request
 from bidstream_svc.core.sharing import Encryption, encrypt_raw_uid
 from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import OperatorTransport
-from bidstream_svc.optouts.optout_lookup import OptOuts
 
 
 class _KeyedClient:
@@ -22,7 +21,7 @@ class _KeyedClient:
 
     def __init__(self, transport: OperatorTransport, *, optouts: Path | str | None = None) -> None:
         self._transport = transport
-        self.check_optout = None if optouts is None else OptOuts(optouts).check
+        self.check_optout = None if optouts is None else _open_optouts(optouts)
         self._refreshing = asyncio.Lock()
         self.keys: KeySnapshot | None = None
 
@@ -97,3 +96,9 @@ class SharingClient(_KeyedClient):
         return encrypt_raw_uid(
             raw_uid, self.keys, wall_clock_ms(), master_iv=master_iv, site_iv=site_iv, keyset_id=keyset_id
         )
+
+
+def _open_optouts(directory: Path | str) -> CheckOptOut:
+    from bidstream_svc.optouts.optout_lookup import OptOuts  # noqa: PLC0415 - without a store, LMDB is not needed
+
+    return OptOuts(directory).check

@@ -7,6 +7,7 @@ LMDB maps the file, and a page behind its end would kill the process. So the fil
 by a hole that takes no disk space, and a file that is shorter than LMDB needs it is a truncated one.
 """
 
+import errno
 import os
 import struct
 import threading
@@ -63,9 +64,8 @@ class Environment:
     def __init__(self, directory: Path, *, is_writable: bool, creates: bool) -> None:
         self.is_writable = is_writable
         self.is_closed = False
-        self._uses = 0
-        self._lock = threading.Lock()  # `with` on it is faster than on the condition
-        self._changed = threading.Condition(self._lock)
+        self._uses: list[None] = []  # one for each use: appending and removing are atomic, and faster than a lock
+        self._ended = threading.Event()  # that it ends, once it is closed
         self._data_file = directory / _DATA_FILE
         self.lmdb = lmdb.open(
             str(directory),
@@ -101,27 +101,29 @@ class Environment:
         Raises:
             OptOutStoreError: it is closed.
         """
-        with self._lock:
-            if self.is_closed:
-                raise OptOutStoreError("it is closed")
-            self._uses += 1
+        self._uses.append(None)
+        if self.is_closed:  # only now, because `close` looks at the uses after it has set this
+            self._end_use()
+            raise OptOutStoreError("it is closed")
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the use."""
-        with self._lock:
-            self._uses -= 1
-            if self.is_closed:
-                self._changed.notify_all()
+        self._end_use()
 
     def close(self) -> None:
         """Close it, for all of this process that share it."""
-        with self._changed:
-            self.is_closed = True
-            self._changed.wait_for(lambda: self._uses == 0)
-            self.lmdb.close()
+        self.is_closed = True
+        if self._uses:
+            self._ended.wait()
+        self.lmdb.close()
+
+    def _end_use(self) -> None:
+        self._uses.pop()
+        if self.is_closed and not self._uses:
+            self._ended.set()
 
     def find_problem(self) -> str | None:
         """Return why the environment cannot be used, None if its files are those that were opened, and whole."""
@@ -248,6 +250,8 @@ def _describe(error: Exception, directory: Path) -> str:
             return f"it is full: it has {MAP_BYTES} bytes"
         case lmdb.DiskError():
             return "no space left on device"
+        case lmdb.Error() if str(error).endswith(os.strerror(errno.EIO)):
+            return f"{os.strerror(errno.EIO)}: the disk is full, or fails"  # LMDB says so of a write that is cut short
         case OSError():
             return error.strerror or type(error).__name__
         case _:

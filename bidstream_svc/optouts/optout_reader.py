@@ -122,7 +122,8 @@ class OptOutReader:
 
     def _look_up(self, scope: IdentityScope, raw_id: bytes) -> bool | None:
         """Whether an id is in the store; None if the store cannot tell."""
-        self.check_file()
+        if self._opened is None or time.monotonic() >= self._check_file_at:
+            self.check_file()
         # A second attempt, because another user of the same environment may have closed it.
         for _ in range(2):
             opened = self._opened or self._reopen()

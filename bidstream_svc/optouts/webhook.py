@@ -25,7 +25,7 @@ class Malformed(NamedTuple):
 
     Attributes:
         problem: what is wrong with it, without what was sent.
-        text: the value of the parameter, or the query if it has none, cut to 512 characters.
+        text: the value of the parameter, or the query if it has none or several, cut to 512 characters.
     """
 
     problem: str
@@ -61,10 +61,12 @@ class Webhook:
             query: as it was sent, without the question mark.
             now_s: when it arrived, Unix seconds.
         """
-        parameters = dict(_parameters(query))  # the last one counts
-        text = parameters.get(self._id_parameter)
-        if text is None:
-            return Malformed("no id parameter", query[:_MAX_KEPT_CHARACTERS])
+        parameters = list(_parameters(query))
+        texts = {value for name, value in parameters if name == self._id_parameter}
+        if len(texts) != 1:
+            problem = "several ids" if texts else "no id parameter"
+            return Malformed(problem, query[:_MAX_KEPT_CHARACTERS])
+        (text,) = texts
         try:
             raw_id = decode_raw_id(_with_plus_signs(text))
         except OptOutRecordError:
@@ -74,7 +76,7 @@ class Webhook:
             scope = scope_of_raw_id(raw_id)
         if scope is None:
             scope = self._default_scope
-        return OptOut(scope, raw_id, now_s, _read_time(parameters.get(self._time_parameter, "")))
+        return OptOut(scope, raw_id, now_s, _read_time(dict(parameters).get(self._time_parameter, "")))
 
 
 def _without_slash(path: str) -> str:

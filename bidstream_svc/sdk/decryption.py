@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Unpack
+from typing import Generic, TypeVar, Unpack
 
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.decrypt import CheckOptOut, decrypt
@@ -126,28 +126,11 @@ class RefreshResponse:
     keys: KeySnapshot | None
 
 
-class _KeyedClient(OperatorClient):
-    _client: AsyncBidstreamClient | AsyncSharingClient
-
-    def refresh(self) -> RefreshResponse:
-        """Fetch the latest keys. A failed call is returned, not raised."""
-        try:
-            return RefreshResponse(success=True, reason=None, keys=self._connection.run(self._client.refresh()))
-        except BidstreamError as error:
-            return RefreshResponse(success=False, reason=str(error), keys=None)
+_Client = TypeVar("_Client", bound=AsyncBidstreamClient | AsyncSharingClient)
 
 
-class BidstreamClient(_KeyedClient):
-    """Client for bidders. Call `refresh()` at start and then hourly.
-
-    With `optouts`, the directory of an opt-out store, raw uids in it are not answered. An OptOutStoreError is raised if
-    it cannot be opened. The published SDK has nothing like it.
-
-    Example:
-        client = BidstreamClient(EUID_BASE_URL, EUID_API_KEY, EUID_SECRET_KEY)
-        client.refresh()
-        decrypted = client.decrypt_token_into_raw_uid(uid_token, domain)
-    """
+class _KeyedClient(OperatorClient, Generic[_Client]):
+    _make_client: type[_Client]
 
     def __init__(
         self,
@@ -159,7 +142,29 @@ class BidstreamClient(_KeyedClient):
         **options: Unpack[ClientOptions],
     ) -> None:
         super().__init__(base_url, auth_key, secret_key, **options)
-        self._client: AsyncBidstreamClient = AsyncBidstreamClient(self._transport, optouts=optouts)
+        self._client: _Client = self._make_client(self._transport, optouts=optouts)
+
+    def refresh(self) -> RefreshResponse:
+        """Fetch the latest keys. A failed call is returned, not raised."""
+        try:
+            return RefreshResponse(success=True, reason=None, keys=self._connection.run(self._client.refresh()))
+        except BidstreamError as error:
+            return RefreshResponse(success=False, reason=str(error), keys=None)
+
+
+class BidstreamClient(_KeyedClient[AsyncBidstreamClient]):
+    """Client for bidders. Call `refresh()` at start and then hourly.
+
+    With `optouts`, the directory of an opt-out store, raw uids in it are not answered. An OptOutStoreError is raised if
+    it cannot be opened. The published SDK has nothing like it.
+
+    Example:
+        client = BidstreamClient(EUID_BASE_URL, EUID_API_KEY, EUID_SECRET_KEY)
+        client.refresh()
+        decrypted = client.decrypt_token_into_raw_uid(uid_token, domain)
+    """
+
+    _make_client = AsyncBidstreamClient
 
     def decrypt_token_into_raw_uid(self, token: str, domain_name: str | None) -> DecryptedToken:
         """Decrypt a token. No token raises, and no call is made.
@@ -182,20 +187,10 @@ class BidstreamClient(_KeyedClient):
         return self._client.decrypt_bid_request(body)
 
 
-class SharingClient(_KeyedClient):
+class SharingClient(_KeyedClient[AsyncSharingClient]):
     """Client for sharers. Call `refresh()` at start and then hourly. `optouts` is that of BidstreamClient."""
 
-    def __init__(
-        self,
-        base_url: str,
-        auth_key: str,
-        secret_key: str,
-        *,
-        optouts: Path | str | None = None,
-        **options: Unpack[ClientOptions],
-    ) -> None:
-        super().__init__(base_url, auth_key, secret_key, **options)
-        self._client: AsyncSharingClient = AsyncSharingClient(self._transport, optouts=optouts)
+    _make_client = AsyncSharingClient
 
     def encrypt_raw_uid_into_token(self, uid2: str, keyset_id: int | None = None) -> EncryptionDataResponse:
         """Encrypt a raw uid for the participants that may use a key set, by default the caller's.

@@ -3,6 +3,7 @@
 from hmac import compare_digest
 from pathlib import Path
 
+from bidstream_svc.config import Settings, env_name
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.files import read_secret_file
 from bidstream_svc.logs import get_logger
@@ -55,3 +56,24 @@ class BearerToken:
         has_changed = token != self._token
         self._token = token
         return has_changed
+
+
+def check_optout_secrets(settings: Settings) -> None:
+    """Check the files of the bearer token of the webhook and of the stream's password.
+
+    Raises:
+        ConfigurationError: one cannot be read or is not valid.
+    """
+    optout_bearer(settings)
+    if (path := settings.optout_stream_password_file) is not None:
+        read_secret_file(path, env_name("optout_stream_password_file"))
+
+
+def optout_bearer(settings: Settings) -> BearerToken | None:
+    """Read the token that the webhook requires; None for none.
+
+    Raises:
+        ConfigurationError: the file cannot be read or is not valid.
+    """
+    path = settings.optout_auth_token_file
+    return None if path is None else BearerToken(path, env_name("optout_auth_token_file"))

@@ -10,6 +10,7 @@ from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import (
     OPTOUT_APPLIED_MS,
     OPTOUT_EPOCH,
+    OPTOUT_GAP,
     OPTOUT_IS_LEVEL,
     OPTOUT_OWED,
     OPTOUT_SEQUENCE,
@@ -49,7 +50,7 @@ class OptOutGauges:
 
     def note_received(self, optouts: Iterable[OptOut]) -> None:
         """Note opt-outs of the webhook; called in the thread of the writer."""
-        newest_s = max((optout.entry_s or optout.arrived_s for optout in optouts), default=0)
+        newest_s = max((optout.opted_out_s for optout in optouts), default=0)
         self._received_s = max(self._received_s, newest_s)
         self._record_store()
 
@@ -61,6 +62,7 @@ class OptOutGauges:
         state = self._link.follower
         self._metrics.set(OPTOUT_STREAM_CONNECTED, int(state.is_connected))
         self._metrics.set(OPTOUT_OWED, self._link.publisher.owed)
+        self._metrics.set(OPTOUT_GAP, int(bool(state.gap)))
         if state.level_ms:
             self._metrics.set(OPTOUT_STREAM_LAST_CONTACT_MS, state.level_ms)
             self._metrics.set(OPTOUT_IS_LEVEL, 1)

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from bidstream_svc._version import __version__
 from bidstream_svc.clock import iso_time, wall_clock_ms
@@ -12,6 +13,7 @@ from bidstream_svc.metrics.cells import (
     ACCEPTING,
     OPTOUT_APPLIED_MS,
     OPTOUT_EPOCH,
+    OPTOUT_GAP,
     OPTOUT_IS_LEVEL,
     OPTOUT_OWED,
     OPTOUT_SEQUENCE,
@@ -19,8 +21,10 @@ from bidstream_svc.metrics.cells import (
     OPTOUT_STREAM_LAST_CONTACT_MS,
     OPTOUTS,
 )
-from bidstream_svc.optouts.optout_reader import OptOutReader
 from bidstream_svc.server.health import Report, report_loop
+
+if TYPE_CHECKING:
+    from bidstream_svc.optouts.optout_reader import OptOutReader
 
 _WORD_BYTES = 8
 
@@ -40,21 +44,35 @@ def describe_optouts(settings: Settings, metrics: MetricCells) -> dict[str, obje
         "count": row[OPTOUTS],
         "position": {"epoch": epoch.hex(), "sequence": row[OPTOUT_SEQUENCE]} if any(epoch) else None,
         "applied": _iso(row[OPTOUT_APPLIED_MS]),
-        "stream": {"connected": bool(row[OPTOUT_STREAM_CONNECTED]), "owed": row[OPTOUT_OWED]} if has_stream else None,
+        "stream": _describe_stream(row) if has_stream else None,
         "last_contact": _iso(last_contact_ms),
         "stale": has_stream and wall_clock_ms() > last_contact_ms + settings.optout_max_age * MS_PER_S,
     }
 
 
-def open_optouts(settings: Settings, *, is_required: bool) -> OptOutReader | None:
+def check_optouts(settings: Settings) -> None:
+    """Open the store that the settings name, if any, which is created if it does not exist, and close it again.
+
+    Raises:
+        OptOutStoreError: it is damaged, of another version, or cannot be created.
+    """
+    if settings.optout_store is not None:
+        from bidstream_svc.optouts.optout_store import check_store  # noqa: PLC0415 - as below
+
+        check_store(settings.optout_store)
+
+
+def open_optouts(settings: Settings, *, is_required: bool) -> "OptOutReader | None":
     """Open the store that the settings name, for look-ups; None if they name none. See OptOutReader."""
     if settings.optout_store is None:
         return None
+    from bidstream_svc.optouts.optout_reader import OptOutReader  # noqa: PLC0415 - a service without does not need LMDB
+
     withholds = settings.optout_when_stale == "withhold"
     return OptOutReader(settings.optout_store, withholds=withholds, is_required=is_required)
 
 
-def optouts_problem(settings: Settings, optouts: OptOutReader | None) -> str | None:
+def optouts_problem(settings: Settings, optouts: "OptOutReader | None") -> str | None:
     """Return why raw uids cannot be answered, or should not yet be; None if they can."""
     if optouts is None:
         return None
@@ -104,6 +122,14 @@ class ReceiverHealth:
             "draining": self.is_draining,
             "optouts": describe_optouts(self.settings, self.metrics),
         }
+
+
+def _describe_stream(row: memoryview) -> dict[str, object]:
+    return {
+        "connected": bool(row[OPTOUT_STREAM_CONNECTED]),
+        "owed": row[OPTOUT_OWED],
+        "gap": bool(row[OPTOUT_GAP]),
+    }
 
 
 def _iso(time_ms: int) -> str | None:

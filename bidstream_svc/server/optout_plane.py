@@ -7,12 +7,14 @@ a 4xx is logged.
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from http import HTTPStatus
 from typing import TypeAlias
 from urllib.parse import parse_qs
 
 import orjson
 
 from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.config import SNAPSHOT_PATH
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.logs import get_logger
@@ -36,7 +38,6 @@ _log = get_logger(__name__)
 # (id of the store of the receiver that asks, "" for none) -> (snapshot, whether opt-outs may be missing from it)
 OpenSnapshot: TypeAlias = Callable[[str], Awaitable[tuple[SnapshotFile, bool] | None]]
 
-SNAPSHOT_PATH = "/snapshot"
 _WEBHOOK_METHODS = ("GET", "POST")
 _SNAPSHOT_METHODS = ("GET",)
 # They share files, but each takes time of the loop.
@@ -90,7 +91,12 @@ class OptOutPlane:
         self.is_draining = False
         # A proxy may pass any name on, and a refusal would stop the sender. A snapshot is for no page in a browser.
         self._shared = Shared(
-            connections, self._answer, Turns(), lambda: self.is_draining, lambda path: path == SNAPSHOT_PATH
+            connections,
+            self._answer,
+            Turns(),
+            lambda: self.is_draining,
+            lambda path: path == SNAPSHOT_PATH,
+            self._note_refusal,
         )
 
     def connect(self, hosts: HostCheck) -> PageConnection:
@@ -112,10 +118,14 @@ class OptOutPlane:
 
     def _refuse(self, answer: Answer, *headers: str) -> Page:
         status, body, *_ = answer
-        if time.monotonic() >= self._next_log_s:
+        self._note_refusal(status)
+        return Page(status, body, headers=headers)
+
+    def _note_refusal(self, status: int) -> None:
+        # After a 5xx, a sender tries again.
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR and time.monotonic() >= self._next_log_s:
             self._next_log_s = time.monotonic() + _LOG_PERIOD_S
             _log.error("opt-out request refused", status=status)
-        return Page(status, body, headers=headers)
 
     # The webhook.
 

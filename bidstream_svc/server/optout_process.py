@@ -1,7 +1,6 @@
 """The process of the opt-out store: webhook, writer, stream. It runs beside the workers, which read the store."""
 
 import asyncio
-import resource
 import signal
 import time
 from collections.abc import Collection, Iterable
@@ -85,7 +84,7 @@ class OptOutService:
         self._is_closing = False
         self._loop = asyncio.get_running_loop()
         self._store = OptOutStore(settings.optout_store, creates=creates_store)
-        self._snapshots = SnapshotFiles(self._store)
+        self._snapshots = SnapshotFiles(settings.optout_store)
         self._link: StreamLink | None = None
         if settings.optout_stream is None:
             self._note_fresh(_FOR_EVER_MS)
@@ -244,8 +243,6 @@ async def serve_optouts(
     Raises:
         BidstreamError: it cannot start, or one of its threads has failed.
     """
-    # A core dump would contain raw uids.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     fix_mmap_threshold()
     raise_descriptor_limit()
     stop = StopSignals(stop_signals, settings.drain_timeout)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Self
 
-from bidstream_svc.config import Settings, env_name
+from bidstream_svc.config import Settings
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
@@ -15,7 +15,7 @@ from bidstream_svc.metrics.cells import OPTOUT_CONNECTIONS, OPTOUT_CONNECTIONS_R
 from bidstream_svc.optouts.group_commit import GroupCommit
 from bidstream_svc.optouts.webhook import Webhook
 from bidstream_svc.server.acceptor import Acceptor, open_acceptors
-from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.auth import optout_bearer
 from bidstream_svc.server.connections import ConnectionLimits
 from bidstream_svc.server.data_server import BEARER_PERIOD_S, SHUTDOWN_DELAY_S
 from bidstream_svc.server.descriptors import share_descriptors
@@ -126,16 +126,6 @@ class OptOutServer:
                 await self._connections.wait_empty()
         except TimeoutError:
             _log.warning("drain timed out", connections=len(self._connections))
-
-
-def optout_bearer(settings: Settings) -> BearerToken | None:
-    """Read the token that the webhook requires; None for none.
-
-    Raises:
-        ConfigurationError: the file cannot be read or is not valid.
-    """
-    path = settings.optout_auth_token_file
-    return None if path is None else BearerToken(path, env_name("optout_auth_token_file"))
 
 
 def _limits(settings: Settings) -> ConnectionLimits:

@@ -66,6 +66,7 @@ class Shared(NamedTuple):
         turns: orders the work that can wait.
         is_draining: returns True while the process ends, and every answer closes its connection.
         needs_host: returns whether requests for a path are refused if their `Host` header has another name.
+        note_unread: called with the status that a request got which could not be read to its end.
         max_body_bytes: returns how long the body of a request may be; 0 if it is ignored.
     """
 
@@ -74,6 +75,7 @@ class Shared(NamedTuple):
     turns: Turns
     is_draining: Callable[[], bool] = lambda: False
     needs_host: Callable[[str], bool] = lambda _path: True
+    note_unread: Callable[[int], None] = lambda _status: None
     max_body_bytes: Callable[[PageRequest], int] = lambda _request: 0
 
 
@@ -365,6 +367,7 @@ class PageConnection(Connection):
     def _answer_last(self, answer: Answer) -> None:
         """Answer the request that is being received, and close the connection."""
         if self.transport is not None and not self.transport.is_closing():
+            self._shared.note_unread(answer[0])
             self.transport.write(closing_response(answer))
             self.transport.close()
 

@@ -27,6 +27,8 @@ def path_problems(settings: Settings) -> Iterator[str]:
         problem = _problem(cache, require_regular) or _replaced_setting_problem(settings, name, cache)
         if problem is not None:
             yield f"{env_name(name)}: {problem}"
+    if (store := settings.optout_store) is not None and (problem := _store_problem(store)):
+        yield f"{env_name('optout_store')}: {problem}"
     for name in ("listen", "admin_listen", "optout_listen"):
         for address in getattr(settings, name):
             if isinstance(address, UnixAddress) and (problem := _problem(address.path, require_socket)):
@@ -51,6 +53,11 @@ def _problem(path: Path, require: Callable[[os.stat_result], None]) -> str | Non
     except OSError as error:
         return f"cannot use {path}: {error.strerror}"
     return _directory_problem(path.parent)
+
+
+def _store_problem(store: Path) -> str | None:
+    """Return why a directory cannot be used, or be created together with those above it; None if it can."""
+    return _directory_problem(next(path for path in (store, *store.absolute().parents) if os.path.lexists(path)))
 
 
 def _directory_problem(directory: Path) -> str | None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
@@ -335,8 +334,6 @@ async def serve(
     Raises:
         BidstreamError: the service cannot start, or one of its threads has failed.
     """
-    # A core dump would contain keys.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     fix_mmap_threshold()
     raise_descriptor_limit()
     if (problem := descriptor_problem(settings)) is not None:

@@ -14,8 +14,8 @@ from bidstream_svc.core.domains import load_public_suffixes
 from bidstream_svc.keystore.shared_keys import make_shared_file
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import ACCEPTING, HEARTBEAT_NS, WORKER_RESTARTS, WORKERS_HUNG
-from bidstream_svc.optouts.optout_store import check_store
 from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
+from bidstream_svc.server.optout_health import check_optouts
 from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.service import Family, run, serve
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
@@ -38,8 +38,7 @@ def run_service(settings: Settings) -> None:
         OptOutStoreError: the opt-out store is damaged or of another version.
         WorkersError: a worker ended several times in a row right after its start.
     """
-    if settings.optout_store is not None:
-        check_store(settings.optout_store)
+    check_optouts(settings)
     listeners = open_listeners_each(settings, settings.workers)
     metrics = MetricCells(labels_of(ROUTES), settings.workers)
     manager = ServiceManager()

@@ -118,6 +118,8 @@ PATHS: list[tuple[dict[str, str], str]] = [
     ({"listen": "unix:{}"}, "BIDSTREAM_LISTEN: cannot use {}: a file that is not a socket exists at this path"),
     ({"listen": "unix:{}/file/x"}, "BIDSTREAM_LISTEN: cannot use {}/file/x: Not a directory"),
     ({"admin_listen": "unix:{}/none/x"}, "BIDSTREAM_ADMIN_LISTEN: the directory {}/none does not exist; create it"),
+    ({"optout_store": "{}/file"}, "BIDSTREAM_OPTOUT_STORE: {}/file is not a directory"),
+    ({"optout_store": "{}/file/store"}, "BIDSTREAM_OPTOUT_STORE: {}/file is not a directory"),
 ]
 
 
@@ -147,7 +149,9 @@ def test_a_path_that_cannot_work_stops_it_with_one_line(
     assert (tmp_path / "file").read_text() == "precious"
 
 
-@pytest.mark.parametrize("setting", [{"key_cache": "{}/keys"}, {"listen": "unix:{}/x"}], ids=str)
+@pytest.mark.parametrize(
+    "setting", [{"key_cache": "{}/keys"}, {"listen": "unix:{}/x"}, {"optout_store": "{}/a/store"}], ids=str
+)
 def test_a_directory_that_is_not_writable_is_named(
     cli: Cli, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: dict[str, str]
 ) -> None:
@@ -156,6 +160,19 @@ def test_a_directory_that_is_not_writable_is_named(
     outcome = cli("check", **settings, **{name: value.replace("{}", str(tmp_path))})
     assert outcome.status == 2
     assert outcome.complaint.startswith(f"BIDSTREAM_{name.upper()}: the directory {tmp_path} is not writable for user")
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "optouts serve"])
+@pytest.mark.parametrize("name", ["optout_auth_token_file", "optout_stream_password_file"])
+def test_a_missing_secret_of_opt_outs_stops_it(
+    cli: Cli, settings: dict[str, Any], tmp_path: Path, command: str, name: str
+) -> None:
+    addresses = dict.fromkeys(("listen", "admin_listen", "optout_listen"), "127.0.0.1:0")
+    of_store = {"optout_store": tmp_path / "store", "optout_stream": "redis://127.0.0.1:1/0"}
+    missing = tmp_path / "none"
+    outcome = cli(*command.split(), **(settings | addresses | of_store | {name: missing}))
+    assert outcome.status == 2
+    assert outcome.complaint == f"BIDSTREAM_{name.upper()}: cannot read {missing}: No such file or directory"
 
 
 def test_several_paths_that_cannot_work_are_all_named(cli: Cli, settings: dict[str, Any]) -> None:

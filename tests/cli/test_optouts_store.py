@@ -15,13 +15,15 @@ from typing import Any
 import pybase64
 import pytest
 
+from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import Identity, IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.optouts import optout_import
 from bidstream_svc.optouts.optout_import import OptOutImport
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_store import OptOutStore
 from tests.support.cli import Cli
 
 TIME_S = 1_700_000_000
@@ -141,6 +143,17 @@ def test_csv_with_other_columns(cli: Cli, tmp_path: Path, directory: Path) -> No
         assert (ran.status, ran.err.count("the input has no column")) == (2, 1)
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("name", ["a.tsv", "a"])
+def test_csv_with_other_delimiters(cli: Cli, tmp_path: Path, directory: Path, delimiter: str, name: str) -> None:
+    ids = make_ids(3)
+    rows = [["day", "identity", "timestamp"], *(["1", text_of(raw_id), "5"] for raw_id in ids)]
+    (tmp_path / name).write_text("\ufeff" + "".join(f"{delimiter.join(row)}\r\n" for row in rows), "utf-8")
+    ran = cli("optouts", "import", str(tmp_path / name), optout_store=directory)
+    assert (ran.status, summary(ran.out)) == (0, {"read": 3, "new": 3, "malformed": 0, "optouts": 3})
+    assert {optout.entry_s for optout in read_all(directory).values()} == {5}
+
+
 def test_parquet(cli: Cli, tmp_path: Path, directory: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -232,6 +245,24 @@ def test_both_runs_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     }
 
 
+def test_a_run_that_cannot_be_written_while_the_next_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optout_import, "RUN_IDS", 10)
+    lines = [f"{text_of(raw_id)}\n".encode() for raw_id in make_ids(30)]
+    with OptOutStore(tmp_path) as store:
+        importer = OptOutImport(store, None, 3)
+        importer.add_lines(b"".join(lines[:5]))
+        importer.finish()
+        assert importer.added == 5
+        (tmp_path / "data.mdb").unlink()
+        with pytest.raises(OptOutStoreError, match=r"data\.mdb"):  # noqa: PT012 - it is not known when
+            importer.add_lines(b"".join(lines[5:20]))
+            importer.add_lines(b"".join(lines[20:]))
+            importer.finish()
+        assert importer.added == 5
+
+
 def test_stat(cli: Cli, directory: Path) -> None:
     with OptOutStore(directory) as store:
         store.add([OptOut(IdentityScope.UID2, b"\x01" * 32, 9)], position=Position(b"\xab" * 16, 7, "1-0"))
@@ -242,12 +273,13 @@ def test_stat(cli: Cli, directory: Path) -> None:
 
 
 @contextmanager
-def host(optouts: dict[str, Any] | None, status: int = 200) -> Iterator[str]:
-    """An admin plane with an /info of its own."""
+def host(optouts: dict[str, Any] | None, status: int = 200, then: dict[str, Any] | None = None) -> Iterator[str]:
+    """An admin plane with an /info of its own; `then` from the second request on."""
+    answers = iter([optouts])
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps({"version": "1", "optouts": optouts}).encode()
+            body = json.dumps({"version": "1", "optouts": next(answers, then or optouts)}).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -265,35 +297,70 @@ def host(optouts: dict[str, Any] | None, status: int = 200) -> Iterator[str]:
             thread.join()
 
 
-def test_fleet(cli: Cli) -> None:
+def test_fleet(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     level = {"position": {"epoch": "ab", "sequence": 8}, "last_contact": "2026-01-02T00:00:00Z"}
     behind = {"position": {"epoch": "ab", "sequence": 6}, "last_contact": "2026-01-01T00:00:00Z"}
     new = {"position": None, "last_contact": None}
     other = {"position": {"epoch": "cd", "sequence": 9}, "last_contact": "2026-01-02T00:00:00Z"}
+    monkeypatch.setattr("bidstream_svc.cli.optouts_fleet._CATCH_UP_S", 0.1)
     with host(level) as one, host(behind) as two, host(new) as three, host(other) as four:
-        for urls, options, status in [
-            ([one, two, three, four], [], 0),
-            ([one], ["--applied", "ab/8"], 0),
-            ([one, two], ["--applied", "ab/6"], 0),
-            ([one, two], ["--applied", "ab/7"], 1),
-            ([one, three], ["--applied", "ab/1"], 1),
-            ([four], ["--applied", "ab/1"], 1),
-            ([one, four], ["--until", "2026-01-01T12:00:00+00:00"], 0),
-            ([one, two], ["--until", "2026-01-01T12:00:00+00:00"], 1),
-            ([one, three], ["--until", "1"], 1),
+        for urls, options, problems in [
+            ([one], [], []),
+            ([three], [], []),
+            ([one, one], [], []),
+            ([one, two, three], [], ["", "behind", "behind"]),
+            ([one, one, four], [], ["", "", "behind"]),
+            ([one], ["--applied", "ab/8"], []),
+            ([two], ["--applied", "ab/6"], []),
+            ([one, two], ["--applied", "ab/7"], ["", "behind, not level"]),
+            ([three], ["--applied", "ab/1"], ["not level"]),
+            ([four], ["--applied", "ab/1"], ["not level"]),
+            ([one], ["--until", "2026-01-01T12:00:00+00:00"], []),
+            ([two], ["--until", "2026-01-01T12:00:00+00:00"], ["not level"]),
+            ([three], ["--until", "1"], ["not level"]),
         ]:
             fleet = [part for url in urls for part in ("--fleet", url)]
             ran = cli("optouts", "stat", *fleet, *options)
-            assert ran.status == status, (urls, options, ran.err)
             lines = [json.loads(line) for line in ran.out.splitlines()]
-            assert len(lines) == len(urls)
+            assert [", ".join(line["problems"]) for line in lines] == (problems or [""] * len(urls)), (urls, options)
+            assert ran.status == bool(problems)
             # No host is called level that was not compared with anything.
             assert all(("level" in line) == bool(options) for line in lines)
     with host(None) as without, host({}, status=404) as missing:
         for url in (without, missing, one):  # the last one is gone
             ran = cli("optouts", "stat", "--fleet", url)
             assert (ran.status, "error" in json.loads(ran.out)) == (1, True)
+            assert ran.err == "bidstream-svc: 1 of 1 hosts have problems: 1 no answer\n"
     assert cli("optouts", "stat", "--applied", "ab/1").status == 2
+    for url in (
+        "127.0.0.1:9464",
+        "http://127.0.0.1:x",
+        "http://127.0.0.1:70000",
+        "http://",
+        "http://[",
+        f"http://{'a' * 70}",
+    ):
+        ran = cli("optouts", "stat", "--fleet", url)
+        assert ran.status in {1, 2}
+        assert "internal error" not in ran.err
+
+
+def test_a_host_that_is_stale_or_has_a_gap(cli: Cli) -> None:
+    good = {"position": None, "stream": {"connected": True, "owed": 0, "gap": False}, "stale": False}
+    stale, gap = good | {"stale": True}, good | {"stream": {"connected": True, "owed": 0, "gap": True}}
+    with host(good) as one, host(stale) as two, host(gap) as three:
+        ran = cli("optouts", "stat", "--fleet", one, "--fleet", two, "--fleet", three)
+    assert [json.loads(line)["problems"] for line in ran.out.splitlines()] == [[], ["stale"], ["gap"]]
+    assert (ran.status, ran.err) == (1, "bidstream-svc: 2 of 3 hosts have problems: 1 stale, 1 gap\n")
+
+
+def test_a_host_that_comes_along_is_not_behind(cli: Cli) -> None:
+    """Entries are on their way for a moment."""
+    first = {"position": {"epoch": "ab", "sequence": 8}}
+    following = {"position": {"epoch": "ab", "sequence": 7}}
+    with host(first) as one, host(following, then=first) as two:
+        ran = cli("optouts", "stat", "--fleet", one, "--fleet", two)
+    assert (ran.status, ran.err) == (0, "")
 
 
 def test_check(cli: Cli, directory: Path) -> None:

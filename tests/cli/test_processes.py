@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -41,6 +42,16 @@ def test_a_closed_output_pipe_is_not_an_error(operator: DevOperator) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(DEADLINE_S) == 1
+
+
+def test_a_command_leaves_no_core_dump(tmp_path: Path) -> None:
+    """It would contain what the command reads."""
+    command = [*MODULE, "optouts", "import", "-", "--optout-store", str(tmp_path / "store")]
+    with subprocess.Popen(command, env=environment({}), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        wait_until((tmp_path / "store" / "data.mdb").exists, "the store")  # now it reads
+        assert resource.prlimit(process.pid, resource.RLIMIT_CORE) == (0, 0)
+        process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0
 
 
 def test_the_operator_tells_how_to_reach_it_and_repeats_with_a_seed() -> None:

@@ -76,7 +76,7 @@ def test_what_one_receiver_acknowledges_reaches_the_other(fleet: Fleet) -> None:
     assert page.value("bidstream_optout_stream_last_contact_timestamp_seconds") > 1e9
     assert page.value("bidstream_optout_applied_timestamp_seconds") == 1_700_000_000
     wait_until(lambda: info(one)["position"] == info(other)["position"] is not None, "both to be level")
-    assert info(other)["stream"] == {"connected": True, "owed": 0}
+    assert info(other)["stream"] == {"connected": True, "owed": 0, "gap": False}
     assert not info(other)["stale"]
     assert one.stop() == other.stop() == 0
 
@@ -167,6 +167,11 @@ def test_a_receiver_does_not_complete_itself(fleet: Fleet, tmp_path: Path) -> No
     one = fleet.start("one", optout_listen=f"127.0.0.1:{port}", optout_snapshot_url=url)
     wait_until(lambda: one.has_logged("no snapshot of opt-outs; it is tried again"), "the refusal")
     assert not one.has_logged("opt-outs are complete again")
+    wait_until(lambda: info(one)["stream"]["gap"], "the gap to be told")
+    ran = subprocess.run(
+        [*PROGRAM, "optouts", "stat", "--fleet", f"http://{one.admin}"], check=False, capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stderr) == (1, "bidstream-svc: 1 of 1 hosts have problems: 1 stale, 1 gap\n")
 
 
 def test_a_snapshot_is_refused_while_opt_outs_may_be_missing(fleet: Fleet, redis: RedisServer) -> None:

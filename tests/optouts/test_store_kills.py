@@ -51,6 +51,16 @@ def test_full_disk(tmp_path: Path, kind: str) -> None:
 
 
 @needs_root
+def test_a_disk_that_fills_up_in_a_large_write_is_told(tmp_path: Path) -> None:
+    """LMDB calls it an error of input or output, for which the runbook would have the disk replaced."""
+    message = r"([Nn]o space left on device|Input/output error: the disk is full, or fails)$"
+    with small_disk(tmp_path) as disk, OptOutStore(disk / "store") as store:
+        with pytest.raises(OptOutStoreError, match=message):
+            for _ in range(100):
+                store.add([OptOut(IdentityScope.UID2, os.urandom(32), 1) for _ in range(20_000)])
+
+
+@needs_root
 def test_a_store_cannot_be_created_on_a_full_disk_and_can_later(tmp_path: Path) -> None:
     with small_disk(tmp_path, "ext4") as disk:
         fill(disk / "filler")

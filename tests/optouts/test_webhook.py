@@ -104,8 +104,15 @@ def test_nothing_raises(query: str) -> None:
     assert isinstance(read(query), OptOut | Malformed)
 
 
-def test_of_several_ids_the_last_one_counts() -> None:
-    assert read(f"{query_of(SHORT)}&{query_of(bytes(32))}") == OptOut(UID2, bytes(32), NOW_S, 1_700_000_000)
+@pytest.mark.parametrize("other", [query_of(bytes(32)), "identity=", "identity=abc"])
+def test_of_several_ids_none_is_lost(other: str) -> None:
+    """They are kept aside together: the 200 is for all of them."""
+    query = f"{query_of(SHORT)}&{other}"
+    assert read(query) == Malformed("several ids", query)
+
+
+def test_an_id_that_is_repeated_counts() -> None:
+    assert read(f"{query_of(SHORT)}&{query_of(SHORT)}") == OptOut(UID2, SHORT, NOW_S, 1_700_000_000)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +23,7 @@ from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.server import optout_server
 from tests.support.metrics_page import scrape
 from tests.support.raw_http import ask, make_request
-from tests.support.receiver import RunningReceiver, receiver_in_thread, webhook_path
+from tests.support.receiver import Client, Receiver, RunningReceiver, receiver_in_thread, webhook_path
 from tests.support.sidecar import wait_until
 
 SHORT = bytes(32)
@@ -69,6 +70,12 @@ def test_the_time_of_the_newest_opt_out_outlives_a_restart(store: Path) -> None:
     with receiver_in_thread(store) as receiver:
         assert scrape(receiver.admin).value("bidstream_optout_applied_timestamp_seconds") == 1_700_000_000
         assert scrape(receiver.admin).value("bidstream_optouts") == 1
+
+
+def test_an_opt_out_from_the_future_does_not_hide_those_behind_it(store: Path) -> None:
+    with receiver_in_thread(store) as receiver, receiver.connect() as client:
+        assert client.get(webhook_path(SHORT, time_s=4_102_444_800)).json == {"result": "new"}
+        assert scrape(receiver.admin).value("bidstream_optout_applied_timestamp_seconds") <= time.time()
 
 
 def test_an_answer_comes_after_the_commit(receiver: RunningReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +259,22 @@ def test_a_request_that_does_not_end_is_given_up(store: Path, beginning: bytes) 
         client.send(beginning)
         assert client.receive().status == 408
         assert client.is_closed_by_peer()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /optout HTTP/1.1\r\n\r\n", 400),
+        (b"GET /optout HTTP/1.1\r\nHost: localhost\r\n" + b"X-Added-By-A-Proxy: 1\r\n" * 100 + b"\r\n", 431),
+    ],
+)
+def test_a_request_that_cannot_be_read_is_logged(tmp_path: Path, request_bytes: bytes, status: int) -> None:
+    """A sender stops at it, as at any other 4xx."""
+    with Receiver(tmp_path) as receiver, Client(receiver.data) as client:
+        client.send(request_bytes)
+        assert client.receive().status == status
+        wait_until(lambda: receiver.has_logged("opt-out request refused"), "the line")
+        assert [line["status"] for line in receiver.log if line["event"] == "opt-out request refused"] == [status]
 
 
 def test_draining_answers_what_has_come_and_closes(store: Path) -> None:

@@ -213,3 +213,10 @@ def test_duplicates_by_the_thousand_do_not_keep_bidders_waiting(tmp_path: Path, 
         page = scrape(sidecar.admin)
         assert page.value("bidstream_optouts_received_total", result="new") == 100
         assert page.value("bidstream_optouts_received_total", result="duplicate") == 1900
+
+
+def test_a_service_without_a_store_does_not_load_what_is_for_one(tmp_path: Path, operator: DevOperator) -> None:
+    with Sidecar(tmp_path, workers=2, **operator_settings(operator)) as sidecar:
+        sidecar.wait_ready()
+        for pid in (sidecar.process.pid, *children(sidecar.process.pid)):
+            assert "lmdb" not in Path(f"/proc/{pid}/maps").read_text()

@@ -49,7 +49,7 @@ class Explanation:
         status, reason, scope: as of `bind_programmes`; `reason` is None on SUCCESS.
         steps: one for each of STEP_NAMES, in order.
         advice: what to do about it, in sentences; empty if there is nothing to do.
-        runbook: where more about it is, a path in the checkout with an anchor; empty on SUCCESS.
+        runbook: where more about it is: a document of this project and an anchor in it; empty on SUCCESS.
         raw_uid, established_ms: on SUCCESS, else None.
     """
 
