@@ -117,6 +117,7 @@ optout-kills: $(VENV)/dev.installed  ## kill writers of the opt-out store KILLS 
 
 optout-fleet: $(VENV)/dev.installed $(VENV)/kernel.built  ## opt-outs through a fleet, while Redis and receivers fail; needs redis-server
 	$(BIN)/python -m tests.faults.optouts
+	$(BIN)/python -m tests.faults.optout_receiver_kills
 
 SOAK_SECONDS ?= 120
 soak: $(VENV)/dev.installed  ## full load with a key refresh every two seconds, for SOAK_SECONDS

@@ -12,6 +12,7 @@ from benchmarks.admin import measure_admin
 from benchmarks.against import measure_against
 from benchmarks.client_heads import measure_heads
 from benchmarks.enforcement import measure_enforcement
+from benchmarks.failing import measure_failing
 from benchmarks.figures import KEPT
 from benchmarks.kernel import measure_kernel
 from benchmarks.machine import describe, raise_file_limit
@@ -50,7 +51,8 @@ def main() -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure; see benchmarks/README.md.")
-    sections = ["http", "heads", "kernel", "sweeps", "stall", "memory", "admin", "openrtb", "enforcement", "all"]
+    sections = ["http", "heads", "kernel", "sweeps", "stall", "memory", "admin", "openrtb", "enforcement"]
+    sections += ["failures", "all"]
     parser.add_argument("what", nargs="?", default="all", choices=sections)
     parser.add_argument("--against", type=Path, metavar="DIR", help="compare with another build of the package, only")
     parser.add_argument("--package", type=Path, metavar="DIR", help="http: measure an installed wheel as well")
@@ -75,6 +77,7 @@ def _sections(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "admin": lambda: measure_admin(effort),
         "openrtb": lambda: measure_openrtb(effort),
         "enforcement": lambda: measure_enforcement(effort),
+        "failures": lambda: measure_failing(effort),
     }
     return sections if arguments.what == "all" else {arguments.what: sections[arguments.what]}
 

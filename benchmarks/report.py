@@ -18,6 +18,7 @@ def render(results: Mapping[str, Any]) -> str:
         "admin": _admin,
         "openrtb": _openrtb,
         "enforcement": _enforcement,
+        "failures": _failures,
         "against": _against,
     }
     blocks = [_table("Machine", ("what", "value"), list(results["machine"].items()))]
@@ -181,6 +182,28 @@ def _enforcement(enforcement: Mapping[str, Any]) -> Iterator[str]:
     ]
     head = ("opt-outs", "relative to no store", "filter", *_SUMMARY_HEAD)
     yield _table("Service with an opt-out store, /decrypt, closed loop, 16 connections", head, rows)
+
+
+def _failures(failures: Mapping[str, Any]) -> Iterator[str]:
+    variants = ("with the sample", "without")
+    rows = [
+        (
+            kind,
+            name,
+            *((row["rps_to_without"], row["cpu_to_without"]) if name == variants[0] else ("", "")),
+            *_summary(row[name]),
+        )
+        for kind, row in failures["http"].items()
+        for name in variants
+    ]
+    head = ("requests", "service", "requests/s, relative", "CPU, relative", *_SUMMARY_HEAD)
+    yield _table("Failing tokens by site, /decrypt, closed loop, 16 connections", head, rows)
+    times = [(kind, *(row[name] for name in (*variants, "to_without"))) for kind, row in failures["process"].items()]
+    head = ("failing token", "with the sample, µs", "without, µs", "with / without")
+    yield _table("The same within a process, from body to answer", head, times)
+    times = [(kind, row["total_us"], row["longest_step_us"]) for kind, row in failures["recording"].items()]
+    head = ("sample of half a second", "in all, µs", "longest step, µs")
+    yield _table("Recording a sample of 32 failing tokens", head, times)
 
 
 def _against(against: Mapping[str, Any]) -> Iterator[str]:

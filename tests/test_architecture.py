@@ -36,6 +36,7 @@ CORE_LAYERS = (
     {"keys"},
     {"decrypt", "kernel", "key_response", "sharing", "token_details"},
     {"openrtb", "programmes"},
+    {"explain"},
 )
 
 # Bytes and numbers in, a value out: no clock, environment, files, randomness, logging or event loop.
@@ -45,9 +46,12 @@ PURE_MODULES = {
         "codecs",
         "collections",
         "dataclasses",
+        "datetime",  # without its clock, see IMPURE_ATTRIBUTES
+        "difflib",
         "enum",
         "functools",
         "hashlib",
+        "heapq",
         "io",  # BytesIO
         "itertools",
         "math",

@@ -19,7 +19,7 @@ from bidstream_svc.devoperator.faults import Fault
 from bidstream_svc.devoperator.state import OperatorSite
 from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
-from tests.support.raw_http import Connection, make_request
+from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import Sidecar, operator_settings, service_in_thread, wait_until
 
 IDENTITIES = ("sensitive.person@mail.example", "+4915112345678")
@@ -116,6 +116,9 @@ def assert_pages_are_clean(admin: str, secrets: Secrets) -> None:
     with Connection(admin) as connection:
         for path in ("/livez", "/startupz", "/readyz", "/info", "/metrics"):
             secrets.assert_none_in(connection.ask(path, method="GET").body.decode(), path)
+        # Names that requests gave are shown there, and nothing else of them.
+        failures = connection.ask("/failures", method="GET").body.decode()
+        secrets.assert_none_in(failures.replace(f'"name":"{DOMAIN}"', ""), "/failures")
 
 
 def has_called(state: OperatorState, times: int) -> bool:
@@ -146,6 +149,10 @@ def test_whatever_is_sent_and_whatever_fails_nothing_secret_is_printed(tmp_path:
             sidecar.signal(signal.SIGHUP)
             wait_until(partial(has_called, state, before + 1), f"a refresh with {fault.name}")
             assert_pages_are_clean(sidecar.admin, secrets)
+        # What may be there, is.
+        wait_until(
+            lambda: DOMAIN in ask(sidecar.admin, "/failures", method="GET").body.decode(), "failures with a name"
+        )
         send_all(sidecar.data, state, secrets)
         assert sidecar.stop() == 0
     printed = (tmp_path / "stderr").read_text()

@@ -28,6 +28,7 @@ _SAME_PACKAGE = {"PYTHONSAFEPATH": "1", "PYTHONPATH": f"{Path(bidstream_svc.__fi
 _PROGRAMS = {
     "": [sys.executable, "-m", "bidstream_svc", "serve"],
     "kernel": [sys.executable, str(Path(__file__).with_name("without_kernel.py"))],
+    "failure sample": [sys.executable, "-m", "benchmarks.targets.without_failure_sample"],
     "fast path": [sys.executable, "-m", "benchmarks.targets.without_fast_path"],
 }
 
@@ -107,8 +108,8 @@ def service(
 ) -> Iterator[Server]:
     """Run the service in one process, on TCP and a Unix socket.
 
-    `without` is "kernel", "fast path", or nothing. `package` is the directory of the package to run, if it is another.
-    `optout_store` is a directory as of the setting.
+    `without` is "kernel", "fast path", "failure sample", or nothing. `package` is the directory of the package to run,
+    if it is another. `optout_store` is a directory as of the setting.
     """
     port, admin_port = free_port(), free_port()
     name = f"{api_key}-{port}"

@@ -30,7 +30,19 @@ from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-_NAMES = ("serve", "operator", "decrypt", "request", "token", "identity", "optouts", "check", "health")
+_NAMES = (
+    "serve",
+    "operator",
+    "decrypt",
+    "explain",
+    "failures",
+    "request",
+    "token",
+    "identity",
+    "optouts",
+    "check",
+    "health",
+)
 # They handle signals from their start.
 _SERVERS = ("serve", "optouts")
 

@@ -8,21 +8,14 @@ import click
 
 from bidstream_svc.cli.bid_requests import decrypt_bid_requests
 from bidstream_svc.cli.inputs import INPUT_FILE, STDIN, open_input
-from bidstream_svc.cli.key_source import fetch_once, read_key_files
 from bidstream_svc.cli.line_reader import LineReader
-from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
 from bidstream_svc.cli.streams import emit, tell
+from bidstream_svc.cli.token_options import open_judges, scope_of, token_options
 from bidstream_svc.clock import wall_clock_ms
-from bidstream_svc.config import SETTINGS, Settings, env_name, load_settings
-from bidstream_svc.core.decrypt import CheckOptOut
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.openrtb import bind_keys
 from bidstream_svc.core.programmes import Programme, bind_programmes
-from bidstream_svc.optouts.optout_reader import OptOutReader
 from bidstream_svc.server.answers import verdict_body
-
-# What counts where keys come from files, too.
-_SETTINGS_WITH_KEY_FILES = {"eid_sources", "optout_store", "optout_stream", "optout_when_stale"}
 
 
 @click.command()
@@ -33,22 +26,7 @@ _SETTINGS_WITH_KEY_FILES = {"eid_sources", "optout_store", "optout_stream", "opt
     type=INPUT_FILE,
     help="file with OpenRTB bid requests, one per line, instead of tokens; `-` for stdin",
 )
-@click.option(
-    "--keys",
-    type=INPUT_FILE,
-    multiple=True,
-    help="file with a key response in JSON, instead of a call to the operator; once for each programme",
-)
-@click.option(
-    "--scope", type=click.Choice([scope.name for scope in IdentityScope]), help="the programme of version 2 tokens"
-)
-@click.option(
-    "--optouts",
-    "optout_store",
-    metavar="DIR",
-    help=f"opt-out store, whose raw uids are not printed [{env_name('optout_store')}]",
-)
-@setting_options(*OPERATOR_FIELDS, "eid_sources")
+@token_options
 @click.pass_context
 def decrypt(
     context: click.Context,
@@ -70,28 +48,15 @@ def decrypt(
         raise click.UsageError("--bid-requests takes tokens, domains and programmes from the bid requests alone")
     if STDIN in keys and not tokens and bid_requests is None:
         raise click.UsageError("stdin cannot hold both keys and tokens; name a file in --keys")
-    given = provided(flags)
-    if keys:  # the settings of operators are of no use
-        settings = load_settings(**given | dict.fromkeys(SETTINGS.keys() - _SETTINGS_WITH_KEY_FILES))
-        snapshots = read_key_files(keys)
-    else:
-        settings = load_settings(**given)
-        snapshots = [fetch_once(operator) for operator in settings.operators]
-    check_optout = _open_optouts(settings)
+    judges = open_judges(keys, flags)
     if bid_requests is not None:
-        is_good = decrypt_bid_requests(bid_requests, bind_keys(snapshots, settings.eid_sources, check_optout))
+        check_optout = None if judges.optouts is None else judges.optouts.check
+        decryptor = bind_keys(judges.snapshots, judges.settings.eid_sources, check_optout)
+        is_good = decrypt_bid_requests(bid_requests, decryptor)
     else:
-        requested = None if scope is None else IdentityScope[scope]
-        programmes = [Programme(keys.scope, keys, check_optout=check_optout) for keys in snapshots]
-        is_good = _decrypt_tokens(tokens or _stdin_lines(), domain, requested, programmes)
+        is_good = _decrypt_tokens(tokens or _stdin_lines(), domain, scope_of(scope), judges.programmes)
     if not is_good:
         context.exit(1)
-
-
-def _open_optouts(settings: Settings) -> CheckOptOut | None:
-    if settings.optout_store is None:
-        return None
-    return OptOutReader(settings.optout_store, withholds=settings.optout_when_stale == "withhold").check
 
 
 def _decrypt_tokens(

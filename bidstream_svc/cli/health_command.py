@@ -4,25 +4,22 @@ It runs every few seconds and must start fast, so it imports neither asyncio nor
 """
 
 import json
-import socket
-from collections.abc import Iterable
 from contextlib import closing
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from typing import Any
 
 import click
 
-from bidstream_svc.addresses import BoundAddress, ListenAddress, TcpAddress, UnixAddress
+from bidstream_svc.addresses import BoundAddress
+from bidstream_svc.cli.admin_connection import connect, reachable
 from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.cli.streams import emit
-from bidstream_svc.config import env_name, load_settings
-from bidstream_svc.core.errors import BidstreamError, ConfigurationError
+from bidstream_svc.config import load_settings
+from bidstream_svc.core.errors import BidstreamError
 
 _TIMEOUT_S = 2.0
 _MAX_ANSWER_BYTES = 65_536
-# Where to connect to a service that listens on all addresses.
-_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens here
 
 
 @click.command()
@@ -39,7 +36,7 @@ def health(*, endpoint: str, **flags: Any) -> None:
 
     Prints the reason in its answer. The exit status is 1 if the answer is not 200, or does not arrive within 2 seconds.
     """
-    address = _reachable(load_settings(**provided(flags)).admin_listen)
+    address = reachable(load_settings(**provided(flags)).admin_listen)
     try:
         status, reason = _get(address, endpoint)
     except OSError as error:
@@ -51,22 +48,6 @@ def health(*, endpoint: str, **flags: Any) -> None:
     emit(f"{endpoint} at {address}: {reason}")
 
 
-def _reachable(addresses: Iterable[ListenAddress]) -> BoundAddress:
-    """Return the first address that can be connected to.
-
-    Raises:
-        ConfigurationError: there is none; port 0 and systemd:NAME do not tell where to connect.
-    """
-    for address in addresses:
-        if isinstance(address, UnixAddress):
-            return address
-        if isinstance(address, TcpAddress) and address.port:
-            return TcpAddress(_LOOPBACK_OF.get(address.host, address.host), address.port)
-    raise ConfigurationError(
-        f"{env_name('admin_listen')}: no address to connect to; HOST:PORT or unix:/path is required"
-    )
-
-
 def _get(address: BoundAddress, path: str) -> tuple[int, str]:
     """Return the HTTP status of a health endpoint, and the reason in its answer.
 
@@ -74,7 +55,7 @@ def _get(address: BoundAddress, path: str) -> tuple[int, str]:
         OSError: no answer.
         HTTPException: the answer is not from this service.
     """
-    with closing(_connect(address)) as connection:
+    with closing(connect(address, _TIMEOUT_S)) as connection:
         connection.request("GET", path)
         response = connection.getresponse()
         body = response.read(_MAX_ANSWER_BYTES)
@@ -82,20 +63,3 @@ def _get(address: BoundAddress, path: str) -> tuple[int, str]:
         return response.status, str(json.loads(body)["reason"])
     except (ValueError, TypeError, KeyError):
         raise HTTPException from None
-
-
-def _connect(address: BoundAddress) -> HTTPConnection:
-    if isinstance(address, UnixAddress):
-        return _UnixConnection(address)
-    return HTTPConnection(address.host, address.port, timeout=_TIMEOUT_S)
-
-
-class _UnixConnection(HTTPConnection):
-    def __init__(self, address: UnixAddress) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_S)
-        self._path = str(address.path)
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_TIMEOUT_S)
-        self.sock.connect(self._path)

@@ -99,7 +99,7 @@ def bind_decrypt(
         check_optout: as of `decrypt`.
     """
     last_expiry_ms = keys.last_expiry_ms
-    open_bytes, judge = _bind_open(keys), _bind_judge(keys)
+    open_bytes, judge = bind_open(keys), _bind_judge(keys)
 
     def decrypt_text(token: object, domain: object, now_ms: int) -> Verdict:
         if last_expiry_ms <= now_ms:  # 2
@@ -135,7 +135,7 @@ def _unless_opted_out(verdict: Verdict, scope: IdentityScope, now_ms: int, check
     return verdict if reason is None else FAILURES[reason]
 
 
-def _bind_open(keys: KeySnapshot) -> Callable[[bytes, str, int], OpenedToken | FailureReason]:
+def bind_open(keys: KeySnapshot) -> Callable[[bytes, str, int], OpenedToken | FailureReason]:
     """Bind the function that decrypts both layers: (bytes of a token, its text, now_ms) -> its fields."""
     scope_bit = v3.scope_bit(keys.scope)
     master_ciphers, site_ciphers, cbc_ciphers = keys.master_gcm_ciphers, keys.site_gcm_ciphers, _CbcCiphers(keys)

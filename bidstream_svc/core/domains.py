@@ -6,7 +6,7 @@ from functools import cache
 from idna import IDNAError, uts46_remap
 from publicsuffixlist import PublicSuffixList
 
-_MAX_CHARACTERS = 255  # RFC 1035, section 2.3.4, has these two limits
+MAX_CHARACTERS = 255  # RFC 1035, section 2.3.4, has these two limits
 _MAX_LABEL_CHARACTERS = 63
 _A_LABEL_PREFIX = "xn--"
 
@@ -17,7 +17,7 @@ def normalise_domain(name: str) -> str:
     The IDNA form of a name becomes the name: `"xn--bcher-kva.de"` and `"BÜCHER.de"` both become `"bücher.de"`. A name
     of more than 255 characters becomes `""`. No text raises.
     """
-    if len(name) > _MAX_CHARACTERS:
+    if len(name) > MAX_CHARACTERS:
         return ""
     name = name.strip()
     name = name.lower() if name.isascii() else _map_characters(name)

@@ -3,11 +3,12 @@
 For callers who ask for it, after `decrypt`. Nothing here judges a token: what is not known of it is None.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from bidstream_svc.core.identity import IdentityType
 from bidstream_svc.core.keys import KeySnapshot
-from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, decode_text, v2, v3, v4
+from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, OpenedToken, decode_text, v2, v3, v4
 
 _PREFIX_OF_V2 = bytes([v2.PREFIX])
 _VERSIONS = {bytes([v3.VERSION]): 3, bytes([v4.VERSION]): 4}
@@ -57,3 +58,20 @@ def read_details(token: object, keys: KeySnapshot | None) -> TokenDetails | None
     site_id, privacy_bits = site_layer
     is_client_side = bool(privacy_bits & CLIENT_SIDE_GENERATED)
     return TokenDetails(version, identity_type, expires_ms, site_key_id, site_id, is_client_side)
+
+
+def read_site_id(
+    token: str, keys: KeySnapshot | None, open_natively: Callable[[str], OpenedToken | None] | None
+) -> int | None:
+    """Read the site of a token, valid or not. Returns None if a layer cannot be decrypted with these keys.
+
+    Args:
+        token: its text.
+        keys: the keys of its programme.
+        open_natively: `Kernel.open` of the same keys, which takes a tenth of the time; None if there is no kernel.
+    """
+    opened = None if open_natively is None else open_natively(token)
+    if opened is not None:
+        return opened[2]
+    details = read_details(token, keys)
+    return None if details is None else details.site_id

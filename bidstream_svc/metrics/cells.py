@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias, get_args
 
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
+from bidstream_svc.metrics.failure_slots import FailureSlots
 
 
 class RefreshResult(StrEnum):
@@ -194,6 +195,7 @@ class MetricCells:
         rows: one for each worker.
         optout_row: that of the process of the opt-out store.
         row: the row that this process writes to.
+        failures: which sites the failures are of; it has a row for each worker, too.
     """
 
     def __init__(self, route_labels: Iterable[str] = (), workers: int = 1) -> None:
@@ -204,6 +206,7 @@ class MetricCells:
         cells = memoryview(self._map).cast("q")
         *self.rows, self.optout_row = (cells[start : start + row_cells] for start in range(0, len(cells), row_cells))
         self.row = self.rows[0]
+        self.failures = FailureSlots(workers)
 
     @property
     def all_rows(self) -> list[memoryview]:
@@ -216,6 +219,8 @@ class MetricCells:
         for cell in _GAUGES:
             self.row[cell] = 0
         self.row[WORKER_PID] = os.getpid()
+        if process < len(self.failures.rows):
+            self.failures.row = self.failures.rows[process]
 
     def count_failure(self, reason: FailureReason, scope: IdentityScope | None) -> None:
         """Count a token that was not decrypted. `scope` is its programme, None if that is unknown."""

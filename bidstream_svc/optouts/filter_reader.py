@@ -48,6 +48,7 @@ class FilterReader:
         self._read_last_transaction = read_last_transaction
         self._lock = Lock()
         self._file: FilterFile | None = None
+        self._generation = NO_GENERATION  # of the file
         self._next_try_s = 0.0
         self._follow()
 
@@ -55,7 +56,8 @@ class FilterReader:
         """Return False if an id is certainly not in the store."""
         if not self.native.may_contain(scope, raw_id):
             return False
-        if self._control.generation in {self.native.generation, NO_GENERATION}:
+        generation = self._control.generation
+        if generation == self._generation or generation == NO_GENERATION:  # noqa: PLR1714 - a set takes longer
             return True
         self._follow()
         return self.native.may_contain(scope, raw_id)
@@ -65,6 +67,7 @@ class FilterReader:
         with self._lock:
             self._next_try_s = float("inf")
             self.native.unmap()
+            self._generation = NO_GENERATION
             if self._file is not None:
                 self._file.close()
                 self._file = None
@@ -75,7 +78,7 @@ class FilterReader:
         if generation == NO_GENERATION or not self._lock.acquire(blocking=False):
             return
         try:
-            if self.native.generation == generation or time.monotonic() < self._next_try_s:
+            if self._generation == generation or time.monotonic() < self._next_try_s:
                 return
             self._next_try_s = time.monotonic() + _RETRY_S
             self._map(generation)
@@ -93,6 +96,7 @@ class FilterReader:
             file.close()
             raise OptOutStoreError("it may lack ids")
         self.native.map(file.words, file.identity.key, generation)
+        self._generation = generation
         if self._file is not None:
             self._file.close()
         self._file = file

@@ -94,10 +94,10 @@ class FilterWriter:
         self._follow(transaction - 1)
         self._note(transaction)
 
-    def add(self, scope: IdentityScope, records: list[bytes]) -> None:
-        """Add the ids of records of a programme that the transaction adds, before it commits."""
+    def add(self, scope: IdentityScope, pairs: bytes, pair_bytes: int) -> None:
+        """Add the ids of pairs (`optout_tables`) of a programme that the transaction adds, before it commits."""
         for mapped in self._mapped.values():
-            mapped.native.add_records(scope, records)
+            mapped.native.add_pairs(scope, pairs, pair_bytes)
 
     def begin_growth(self, transaction: int, count: int) -> int | None:
         """Create a larger filter, to which every writer adds from now on. Only for whoever holds the lock of builders.

@@ -7,7 +7,7 @@ too low, and is never too high.
 In a gap (opt-outs may be missing that the stream does not hold any more) the reader goes on, gets a snapshot from a
 receiver, merges it, and reads on from the position of that. A gap is kept in the store until then, over restarts.
 Without an address to get snapshots from, everything that the stream holds is read, an error is logged once, and the
-store does not count as level until somebody merges a snapshot (`snapshot.merge_snapshot`, `mark_complete`).
+store does not count as level until it has such an address.
 """
 
 import asyncio
@@ -21,9 +21,11 @@ from bidstream_svc.core.errors import BidstreamError
 from bidstream_svc.logs import get_logger
 from bidstream_svc.optouts.back_off import BackOff
 from bidstream_svc.optouts.blocking import run_blocking
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.stream_client import StreamClient, StreamSettings
+from bidstream_svc.optouts.stream_contact import StreamContact
 from bidstream_svc.optouts.stream_entries import (
     Bearings,
     StreamEntry,
@@ -41,39 +43,26 @@ _log = get_logger(__name__)
 NOTE = "follower"
 _CHECK_S = 1.0
 _SAVE_S = 1.0
-_MAX_ENTRIES = 1_000  # of one call
+_FIRST_ENTRIES, _MAX_ENTRIES = 100, 1_000  # of one call
 _OPTOUTS_AT_ONCE = 20_000
 _AWAY_PART = 6 / 7  # of the retention; what is lost is certainly appended again by receivers for so long
 
 
 @dataclass(slots=True)
-class FollowerState:
+class FollowerState(StreamContact):
     """What there is to know of a follower.
 
     Attributes:
-        is_connected: whether the last call of the server succeeded.
         level_ms: when the store had everything that the stream had, Unix ms; 0 for never.
         position: the place in the stream up to which all has been applied; in a gap, as far as it has been read.
         gap: why opt-outs may be missing; empty if none are.
         applied_entry_s: the newest time of an opt-out that has been applied, Unix seconds; 0 for none.
-        error: why the last call failed; empty if it did not.
     """
 
-    is_connected: bool = False
     level_ms: int = 0
     position: Position | None = None
     gap: str = ""
     applied_entry_s: int = 0
-    error: str = ""
-
-
-def mark_complete(store: OptOutStore, position: Position) -> None:
-    """Close a gap by hand, after a snapshot with this position has been merged, while no follower runs.
-
-    Raises:
-        OptOutStoreError: the store cannot be written.
-    """
-    store.add((), position=position, notes={NOTE: encode_bearings(Bearings.at(position))})
 
 
 class Follower:
@@ -111,9 +100,10 @@ class Follower:
         self._bearings: Bearings | None = None
         self._saved: Bearings | None = None
         self._saved_at_s = 0.0
-        self._count = 100
+        self._count = _FIRST_ENTRIES
         self._goal: tuple[Tip, int] | None = None
         self._snapshot: asyncio.Task[Position | None] | None = None
+        self._snapshot_back_off = BackOff(1.0, 60.0)
 
     @property
     def newest_known_id(self) -> str:
@@ -144,17 +134,18 @@ class Follower:
                 check_at_s = now_s + _CHECK_S
             block_ms = max(1, int((check_at_s - time.monotonic()) * 1000))
             entries, read_up_to = await client.read(bearings.cursor, self._count, block_ms)
-            self._note_contact()
+            self.state.is_connected = True
             if entries or read_up_to != bearings.cursor:
                 bearings = await self._apply(client, bearings, entries, read_up_to)
                 self._prove_level(bearings)
+            self._note_success()
 
     async def _check(self, client: StreamClient, bearings: Bearings) -> Bearings:
         """Compare the stream with what has been read, and look after the gap."""
         asked_ms = self._now_ms()
         tip = await client.inspect(bearings.known_ids)
         is_cut_off = await client.is_cut_off()
-        self._note_contact()
+        self.state.is_connected = True
         if is_broken(bearings, tip):
             bearings = await self._recover(bearings, tip)
         bearings = await self._tend_gap(client, bearings)
@@ -169,7 +160,8 @@ class Follower:
     ) -> Bearings:
         moved = advance(bearings, entries, read_up_to)
         if moved.optouts:
-            self._count = max(10, min(_MAX_ENTRIES, _OPTOUTS_AT_ONCE * len(entries) // len(moved.optouts)))
+            suitable = max(10, min(_MAX_ENTRIES, _OPTOUTS_AT_ONCE * len(entries) // len(moved.optouts)))
+            self._count = min(2 * self._count, suitable)
         await self._save(moved.bearings, moved.optouts)
         if moved.is_broken:
             tip = await client.inspect(moved.bearings.known_ids)
@@ -197,15 +189,21 @@ class Follower:
         if position is None:
             return bearings  # until there is an entry
         tip = await client.inspect([position.entry_id])
-        self._snapshot = None
         if not tip.found:
             _log.warning("the snapshot of opt-outs is not from this stream; another one is fetched")
+            self._snapshot = asyncio.create_task(self._get_snapshot(self._fetch_snapshot, is_another=True))
             return bearings
+        self._snapshot = None
+        self._snapshot_back_off.reset()
         _log.info("opt-outs are complete again", sequence=position.sequence)
         return Bearings.at(position)
 
-    async def _get_snapshot(self, fetch: Callable[[], Awaitable[Position | None]]) -> Position | None:
-        back_off, logged = BackOff(1.0, 60.0), ""
+    async def _get_snapshot(
+        self, fetch: Callable[[], Awaitable[Position | None]], *, is_another: bool = False
+    ) -> Position | None:
+        if is_another:
+            await self._snapshot_back_off.wait()
+        logged = ""
         while True:
             try:
                 return await fetch()
@@ -213,7 +211,7 @@ class Follower:
                 if str(error) != logged:
                     logged = str(error)
                     _log.error("no snapshot of opt-outs; it is tried again", error=logged)
-            await back_off.wait()
+            await self._snapshot_back_off.wait()
 
     async def _stop_snapshot(self) -> None:
         if self._snapshot is not None:
@@ -259,13 +257,13 @@ class Follower:
             self._goal = None
             self._on_level(self.state.level_ms)
 
-    def _note_contact(self) -> None:
-        if self.state.error:
-            _log.info("opt-out stream is read again")
+    def _note_success(self) -> None:
         self._back_off.reset()
-        self.state.is_connected, self.state.error = True, ""
+        if self.state.note_success():
+            _log.info("opt-out stream is read again")
 
     def _note_failure(self, error: BidstreamError) -> None:
-        if self.state.error != str(error):
+        # Over a slow connection, the answer of a smaller call arrives in time.
+        self._count = max(1, self._count // 4)
+        if self.state.note_failure(error):
             _log.error("opt-out stream cannot be read", error=str(error))
-        self.state.is_connected, self.state.error = False, str(error)

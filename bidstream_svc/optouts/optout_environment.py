@@ -64,9 +64,8 @@ class Environment:
     def __init__(self, directory: Path, *, is_writable: bool, creates: bool) -> None:
         self.is_writable = is_writable
         self.is_closed = False
-        self._uses = 0
-        self._lock = threading.Lock()  # `with` on it is faster than on the condition
-        self._changed = threading.Condition(self._lock)
+        self._uses: list[None] = []  # one for each use: appending and removing are atomic, and faster than a lock
+        self._ended = threading.Event()  # that it ends, once it is closed
         self._data_file = directory / _DATA_FILE
         self.lmdb = lmdb.open(
             str(directory),
@@ -102,29 +101,31 @@ class Environment:
         Raises:
             OptOutStoreError: it is closed.
         """
-        with self._lock:
-            if self.is_closed:
-                raise OptOutStoreError("it is closed")
-            self._uses += 1
+        self._uses.append(None)
+        if self.is_closed:  # only now, because `close` looks at the uses after it has set this
+            self._end_use()
+            raise OptOutStoreError("it is closed")
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the use."""
-        with self._lock:
-            self._uses -= 1
-            if self.is_closed:
-                self._changed.notify_all()
+        self._end_use()
 
     def close(self, timeout_s: float | None = None) -> None:
         """Close it, for all of this process that share it; leave it open if it is still in use after a time."""
-        with self._changed:
-            self.is_closed = True
-            if self._changed.wait_for(lambda: self._uses == 0, timeout_s):
-                self.lmdb.close()
-            else:
-                self.is_closed = False
+        self._ended.clear()
+        self.is_closed = True
+        if self._uses and not self._ended.wait(timeout_s):
+            self.is_closed = False
+        else:
+            self.lmdb.close()
+
+    def _end_use(self) -> None:
+        self._uses.pop()
+        if self.is_closed and not self._uses:
+            self._ended.set()
 
     def find_problem(self) -> str | None:
         """Return why the environment cannot be used, None if its files are those that were opened, and whole."""

@@ -15,8 +15,8 @@ from bidstream_svc.core.status import FailureReason
 from bidstream_svc.optouts.filter_reader import FilterReader
 from bidstream_svc.optouts.optout_environment import Environment, open_environment
 from bidstream_svc.optouts.optout_log import get_logger
-from bidstream_svc.optouts.optout_records import decode_raw_id
-from bidstream_svc.optouts.optout_tables import contains
+from bidstream_svc.optouts.optout_records import decode_raw_id, decode_record
+from bidstream_svc.optouts.optout_tables import contains, find_record
 
 if TYPE_CHECKING:
     from bidstream_svc.core.kernel import OptOutFilter
@@ -123,7 +123,8 @@ class OptOutReader:
 
     def _look_up(self, scope: IdentityScope, raw_id: bytes) -> bool | None:
         """Whether an id is in the store; None if the store cannot tell."""
-        self.check_file()
+        if self._opened is None or time.monotonic() >= self._check_file_at:
+            self.check_file()
         # Further attempts, because another user of the same environment, or a fork, may have closed it.
         for _ in range(_MAX_ATTEMPTS):
             opened = self._opened or self._reopen()
@@ -191,3 +192,16 @@ class OptOutReader:
         if not self._is_reported:
             self._is_reported = True
             _log.error("opt-out store unusable", directory=str(self._directory), problem=problem)
+
+    def find_times(self, scope: IdentityScope, uid: str) -> tuple[int, int | None] | None:
+        """Return when the opt-out of a raw uid arrived, and when the user opted out, Unix s; None if it is not here."""
+        opened = self._opened
+        if opened is None:
+            return None
+        try:
+            with opened.environment as environment:
+                record = find_record(environment, scope, decode_raw_id(uid))
+        except (OptOutRecordError, OptOutStoreError, lmdb.Error):
+            return None
+        optout = None if record is None else decode_record(scope, record)
+        return None if optout is None else (optout.arrived_s, optout.entry_s)

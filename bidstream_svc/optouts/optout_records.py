@@ -50,17 +50,22 @@ def decode_raw_id(text: str) -> bytes:
     Raises:
         OptOutRecordError: it is something else.
     """
-    if len(text) <= _MAX_TEXT_LENGTH and text.isascii():
-        # Not `translate`, which takes ten times as long.
-        standard = text.replace("-", "+").replace("_", "/").rstrip("=")
-        try:
-            raw_id = pybase64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
-        except ValueError:
-            pass
-        else:
-            if len(raw_id) in RAW_ID_LENGTHS:
-                return raw_id
+    if len(text) <= _MAX_TEXT_LENGTH:
+        raw_id = _decode_base64(text)
+        if raw_id is None:
+            # Not `translate`, which takes ten times as long.
+            standard = text.replace("-", "+").replace("_", "/").rstrip("=")
+            raw_id = _decode_base64(standard + "=" * (-len(standard) % 4))
+        if raw_id is not None and len(raw_id) in RAW_ID_LENGTHS:
+            return raw_id
     raise OptOutRecordError("not a raw uid: base64 of 32 or 33 bytes is required")
+
+
+def _decode_base64(text: str) -> bytes | None:
+    try:
+        return pybase64.b64decode(text, validate=True)
+    except ValueError:  # also for text that is not ASCII
+        return None
 
 
 def scope_of_raw_id(raw_id: bytes) -> IdentityScope | None:

@@ -21,48 +21,36 @@ from contextlib import contextmanager, suppress
 from itertools import islice, product
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import lmdb
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.optouts.filter_writer import FilterWriter
-from bidstream_svc.optouts.optout_environment import TABLE_KEY, Environment, one_line, open_environment
+from bidstream_svc.optouts.optout_environment import Environment, one_line, open_environment
+from bidstream_svc.optouts.optout_position import Position, decode_position, encode_position
 from bidstream_svc.optouts.optout_records import RAW_ID_LENGTHS, OptOut, decode_record, encode_record, pack, unpack
 from bidstream_svc.optouts.optout_tables import (
     Records,
     contains,
     count_ids,
-    filter_ids,
+    join_pairs,
     only_new,
+    pair_bytes,
     put_all,
     read_records,
+    split_pairs,
 )
 
 _META_POSITION = b"position"
 _NOTE_PREFIX = b"note."  # small states of the publisher and the follower
 _NUMBER = struct.Struct(">Q")
-_POSITION = struct.Struct(">16sQ")
 _CHUNK_IDS = 10_000
 _OUTBOX_ENTRY_OPTOUTS = 1_000
 _NOTE_STREAM = "stream"  # there once the store has a part in a stream
 # Readers that were killed keep pages from being used again until their slots are freed.
 _READER_CHECK_INTERVAL_S = 10
-
-
-class Position(NamedTuple):
-    """A place in the stream: all entries up to it have been applied.
-
-    Attributes:
-        epoch: 16 random bytes, that of the stream; another one means another stream.
-        sequence: the number of the entry in its epoch, from 1; 0 before the first.
-        entry_id: the server's id of the entry, such as `1700000000000-0`.
-    """
-
-    epoch: bytes
-    sequence: int
-    entry_id: str
 
 
 class OutboxEntry(NamedTuple):
@@ -154,7 +142,7 @@ class OptOutStore:
             if optout.raw_id not in records:
                 records[optout.raw_id] = encode_record(optout)
         return self.add_records(
-            {key: sorted(records.values()) for key, records in by_table.items()},
+            {key: join_pairs(sorted(records.values())) for key, records in by_table.items()},
             position=position,
             is_owed=is_owed,
             notes=notes,
@@ -168,7 +156,7 @@ class OptOutStore:
         is_owed: bool = False,
         notes: Mapping[str, bytes] | None = None,
     ) -> int:
-        """As `add`, with records (`optout_records`) by programme and length of the id, sorted and no id twice."""
+        """As `add`, with pairs (`optout_tables`) by programme and length of the id, sorted and no id twice."""
         with self._opened() as environment, environment.lmdb.begin() as transaction:
             new = only_new(environment, transaction, records)
             seen = transaction.id()
@@ -177,15 +165,16 @@ class OptOutStore:
         with self._write() as (environment, transaction):
             if transaction.id() != seen + 1:  # another transaction came between
                 new = only_new(environment, transaction, new)
-            count = sum(map(len, new.values()))
+            count = sum(len(pairs) // pair_bytes(length) for (_, length), pairs in new.items())
             environment.extend_file(2 * count)
-            for key, of_table in new.items():
-                self.filter.add(key[0], of_table)  # before the commit, and so before anybody relies on them
-                put_all(transaction, environment.tables[key], of_table)
+            for (scope, length), pairs in new.items():
+                # Before the commit, and so before anybody relies on them.
+                self.filter.add(scope, pairs, pair_bytes(length))
+                put_all(transaction, environment.tables[scope, length], pairs)
             if is_owed and new:
                 _put_into_outbox(transaction, environment, new)
             if position is not None:
-                transaction.put(_META_POSITION, _encode_position(position), db=environment.meta)
+                transaction.put(_META_POSITION, encode_position(position), db=environment.meta)
             _put_notes(transaction, environment, notes or {})
         return count
 
@@ -238,7 +227,7 @@ class OptOutStore:
             after = b""
             while records := self._read_records(scope, length, after):
                 with self._write() as (environment, transaction):
-                    _put_into_outbox(transaction, environment, {(scope, length): records})
+                    _put_into_outbox(transaction, environment, {(scope, length): join_pairs(records)})
                 after = records[-1][:length]
         self.write_notes({_NOTE_STREAM: b""})
 
@@ -248,21 +237,15 @@ class OptOutStore:
             _put_notes(transaction, environment, notes)
             with transaction.cursor(environment.outbox) as cursor:
                 # The last one stays: the next number is one larger.
-                last = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
+                up_to = min(trim_outbox_up_to, _last_number(cursor) - 1)
                 is_left = cursor.first()
-                while is_left and _NUMBER.unpack(cursor.key())[0] <= min(trim_outbox_up_to, last - 1):
+                while is_left and _NUMBER.unpack(cursor.key())[0] <= up_to:
                     is_left = cursor.delete()
 
     def read_note(self, name: str) -> bytes | None:
         """Return a note; None if there is none of this name."""
         with self._opened() as environment, environment.lmdb.begin(db=environment.meta) as transaction:
             return transaction.get(_NOTE_PREFIX + name.encode())
-
-    @contextmanager
-    def reading(self) -> Iterator["Reading"]:
-        """Read the store as it is now, whatever is written meanwhile. Until the end, freed pages are not used again."""
-        with self._opened() as environment, environment.lmdb.begin() as transaction:
-            yield Reading(environment, transaction)
 
     def iterate(self, scope: IdentityScope, after: bytes = b"", maximum: int = 100_000) -> list[OptOut]:
         """Return up to `maximum` opt-outs of a programme behind the id `after`: short ids first, then by id."""
@@ -283,7 +266,8 @@ class OptOutStore:
         for scope, length in product(IdentityScope, sorted(RAW_ID_LENGTHS)):
             after = b""
             while records := self._read_records(scope, length, after):
-                yield filter_ids({(scope, length): records})
+                prefix = bytes((scope,))
+                yield [prefix + record[:length] for record in records]
                 after = records[-1][:length]
 
     def _read_records(self, scope: IdentityScope, length: int, after: bytes) -> list[bytes]:
@@ -344,40 +328,24 @@ def check_store(directory: Path) -> None:
     OptOutStore(directory).close()
 
 
-class Reading:
-    """A store at one moment; see `OptOutStore.reading`."""
-
-    def __init__(self, environment: Environment, transaction: lmdb.Transaction) -> None:
-        self._tables = environment.tables
-        self._transaction = transaction
-        self.position = _get_position(environment, transaction)
-        self.count = sum(transaction.stat(table.db)["entries"] for table in environment.tables.values())
-
-    def iterate_records(self, maximum: int) -> Iterator[tuple[IdentityScope, int, list[bytes]]]:
-        """Yield all records by programme and length of the id, in order, up to `maximum` at a time."""
-        for (scope, length), table in self._tables.items():
-            with self._transaction.cursor(table.db) as cursor:
-                if cursor.set_key(TABLE_KEY):
-                    values: Iterator[Any] = cursor.iternext_dup()
-                    while records := list(islice(values, maximum)):
-                        yield scope, length, records
-
-
 def read_position(environment: Environment) -> Position | None:
     """Return the place in the stream up to which all has been applied; None before the first entry or snapshot."""
     with environment.lmdb.begin() as transaction:
-        return _get_position(environment, transaction)
+        return get_position(environment, transaction)
 
 
-def _get_position(environment: Environment, transaction: lmdb.Transaction) -> Position | None:
+def get_position(environment: Environment, transaction: lmdb.Transaction) -> Position | None:
+    """As `read_position`, in a transaction."""
     found = transaction.get(_META_POSITION, db=environment.meta)
-    return None if found is None else _decode_position(bytes(found))
+    return None if found is None else decode_position(bytes(found))
 
 
 def _put_into_outbox(transaction: lmdb.Transaction, environment: Environment, new: Records) -> None:
-    optouts = (decode_record(scope, record) for (scope, _), of_table in new.items() for record in of_table)
+    optouts = (
+        decode_record(scope, record) for (scope, length), pairs in new.items() for record in split_pairs(pairs, length)
+    )
     with transaction.cursor(environment.outbox) as cursor:
-        number = _NUMBER.unpack(cursor.key())[0] if cursor.last() else 0
+        number = _last_number(cursor)
         while part := list(islice(optouts, _OUTBOX_ENTRY_OPTOUTS)):
             number += 1
             cursor.put(_NUMBER.pack(number), pack(part), append=True)
@@ -388,10 +356,6 @@ def _put_notes(transaction: lmdb.Transaction, environment: Environment, notes: M
         transaction.put(_NOTE_PREFIX + name.encode(), note, db=environment.meta)
 
 
-def _encode_position(position: Position) -> bytes:
-    return _POSITION.pack(position.epoch, position.sequence) + position.entry_id.encode()
-
-
-def _decode_position(encoded: bytes) -> Position:
-    epoch, sequence = _POSITION.unpack_from(encoded)
-    return Position(epoch, sequence, encoded[_POSITION.size :].decode())
+def _last_number(outbox: lmdb.Cursor) -> int:
+    """Return the number of the last entry; 0 if there is none."""
+    return int(_NUMBER.unpack(outbox.key())[0]) if outbox.last() else 0

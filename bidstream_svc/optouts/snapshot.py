@@ -13,15 +13,19 @@ A snapshot that was cut short has no E. It may be merged as it arrives all the s
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from bidstream_svc.core.errors import OptOutRecordError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts.optout_environment import one_line, open_environment
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import RAW_ID_LENGTHS
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_store import OptOutStore, get_position
+from bidstream_svc.optouts.optout_tables import count_in, iterate_records, join_pairs
 
 MAGIC = b"OPTOUTS\x01"
 _FRAME = struct.Struct("<cII")
@@ -29,7 +33,7 @@ _CHECKED = struct.Struct("<cI")
 _TABLE = struct.Struct("<BB")
 _COUNT = struct.Struct("<Q")
 _TIMES_BYTES = 8
-_RECORDS_AT_ONCE = 4_000  # each step holds the GIL for about a millisecond
+_RECORDS_AT_ONCE = 4_000
 _MERGED_AT_ONCE = 50_000
 _MAX_BODY_BYTES = 64 * 1024 * 1024
 
@@ -54,17 +58,23 @@ class Records(NamedTuple):
     records: list[bytes]
 
 
-def write_snapshot(store: OptOutStore) -> Iterator[bytes]:
-    """Yield a snapshot, in parts of some 100 kB. Until the last one, the store's freed pages cannot be reused.
+def write_snapshot(directory: Path) -> Iterator[bytes]:
+    """Yield a snapshot of a store, in parts of some 100 kB. Until the last one, freed pages cannot be reused.
 
     Raises:
         OptOutStoreError: the store cannot be read.
     """
-    with store.reading() as reading:
-        yield MAGIC + _frame(b"H", msgspec.json.encode(SnapshotHeader(reading.position, reading.count)))
-        for scope, id_length, records in reading.iterate_records(_RECORDS_AT_ONCE):
-            yield _frame(b"R", b"".join((_TABLE.pack(scope, id_length), *records)))
-        yield _frame(b"E", _COUNT.pack(reading.count))
+    with (
+        open_environment(directory, is_writable=False) as environment,
+        one_line(directory),
+        environment.lmdb.begin() as transaction,
+    ):
+        count = count_in(environment, transaction)
+        header = SnapshotHeader(get_position(environment, transaction), count)
+        yield MAGIC + _frame(b"H", msgspec.json.encode(header))
+        for table, records in iterate_records(environment, transaction, _RECORDS_AT_ONCE):
+            yield _frame(b"R", b"".join((_TABLE.pack(table.scope, table.id_length), *records)))
+        yield _frame(b"E", _COUNT.pack(count))
 
 
 class SnapshotReader:
@@ -183,20 +193,7 @@ class SnapshotMerger:
         for scope, id_length, records in waiting:
             by_table.setdefault((scope, id_length), []).extend(records)
         if by_table:
-            self._store.add_records(by_table)
-
-
-def merge_snapshot(store: OptOutStore, parts: Iterable[bytes]) -> SnapshotHeader:
-    """Merge a snapshot into a store, which does not get its position. Returns its header; blocks.
-
-    Raises:
-        OptOutRecordError: this is not a snapshot, it is damaged, or was cut short.
-        OptOutStoreError: the store cannot be written.
-    """
-    merger = SnapshotMerger(store)
-    for part in parts:
-        merger.feed(part)
-    return merger.finish()
+            self._store.add_records({table: join_pairs(records) for table, records in by_table.items()})
 
 
 def _frame(kind: bytes, body: bytes) -> bytes:

@@ -10,7 +10,8 @@ from bidstream_svc._version import __version__
 from bidstream_svc.core.errors import ConfigurationError, OptOutStreamError
 from bidstream_svc.files import read_secret_file
 from bidstream_svc.optouts.blocking import run_blocking
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_position import Position
+from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.snapshot import SnapshotMerger
 
 # In the query, with the id of a receiver's store: a snapshot may be incomplete, but not that receiver's own.
@@ -66,7 +67,7 @@ class SnapshotClient:
         try:
             async with (
                 aiohttp.ClientSession(timeout=_TIMEOUT, auto_decompress=False) as session,
-                session.get(self._url, headers=headers, allow_redirects=False) as response,
+                session.get(self._url, headers=headers, allow_redirects=False, read_bufsize=_PART_BYTES) as response,
             ):
                 if response.status != 200:  # noqa: PLR2004
                     await _explain_status(response)

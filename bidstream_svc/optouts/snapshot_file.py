@@ -2,20 +2,20 @@
 
 import asyncio
 import os
+import sys
 import time
 import weakref
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
 
 from bidstream_svc.core.errors import OptOutStoreError
+from bidstream_svc.optouts import snapshot_process
 from bidstream_svc.optouts.blocking import run_blocking
-from bidstream_svc.optouts.optout_store import OptOutStore
-from bidstream_svc.optouts.snapshot import write_snapshot
 
 _MAX_AGE_S = 10.0
 _PART_BYTES = 1024 * 1024
-_BUFFER_BYTES = 4 * 1024 * 1024
 
 
 class SnapshotFile:
@@ -45,11 +45,11 @@ class SnapshotFiles:
     seconds get the same file, because after a fault everyone asks at once.
 
     Args:
-        store: the store, in whose directory the files are.
+        directory: the store, and where the files are.
     """
 
-    def __init__(self, store: OptOutStore) -> None:
-        self._store = store
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._making: asyncio.Lock = asyncio.Lock()
         self._latest: SnapshotFile | None = None
         self._made_at_s = 0.0
@@ -64,29 +64,44 @@ class SnapshotFiles:
             if self._latest is None or time.monotonic() - self._made_at_s > _MAX_AGE_S:
                 self._latest = None  # its disk space is needed
                 started_s = time.monotonic()
-                self._latest = await run_blocking(lambda: make_snapshot_file(self._store))
+                self._latest = await make_snapshot_file(self._directory)
                 self._made_at_s = started_s
             return self._latest
 
 
-def make_snapshot_file(store: OptOutStore, directory: Path | None = None) -> SnapshotFile:
-    """Write a snapshot into a file without a name, by default in the store's directory; blocks.
+async def make_snapshot_file(directory: Path) -> SnapshotFile:
+    """Write a snapshot of a store into a file without a name, in its directory.
 
     Raises:
         OptOutStoreError: the disk is full, or the store cannot be read.
     """
     try:
-        file = open(directory or store.directory, "w+b", buffering=_BUFFER_BYTES, opener=_open_unnamed)  # noqa: SIM115
+        file = _open_unnamed(directory)
         try:
-            file.writelines(write_snapshot(store))
-            file.flush()
+            await _run_writer(directory, file)
+            return SnapshotFile(file)
         except BaseException:
             file.close()
             raise
     except OSError as error:
         raise OptOutStoreError(f"no snapshot: {error.strerror or type(error).__name__}") from None
-    return SnapshotFile(file)
 
 
-def _open_unnamed(directory: str, _flags: int) -> int:
-    return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+async def _run_writer(directory: Path, file: BinaryIO) -> None:
+    """Write the snapshot in another process, which is killed if this is cancelled."""
+    command = (sys.executable, "-P", "-m", snapshot_process.__name__, str(directory))
+    process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=file, stderr=PIPE)
+    try:
+        _, output = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        lines = output.decode("utf-8", "replace").splitlines()
+        problem = lines[-1] if lines else f"the process that writes it ended with {process.returncode}"
+        raise OptOutStoreError(f"no snapshot: {problem}")
+
+
+def _open_unnamed(directory: Path) -> BinaryIO:
+    return os.fdopen(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "rb")

@@ -1,13 +1,13 @@
 """A connection to the Redis or Valkey server with the stream of opt-outs.
 
-After any error the connection is closed. The next call makes a new one: it resolves the name and reads the password
-again, so that fail-overs and rotated passwords need no restart.
+After an error the connection is closed, unless it is only that the server's access rules forbid a command. The next
+call makes a new one: it resolves the name, and reads the password and the certificate authorities again, so that
+fail-overs and rotation need no restart.
 """
 
 import asyncio
 import hashlib
 import random
-import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,19 +16,12 @@ from typing import Any, NamedTuple
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError
 
 from bidstream_svc.core.errors import ConfigurationError, OptOutStreamError
 from bidstream_svc.files import read_secret_file
 from bidstream_svc.optouts.stream_entries import Appended, StreamEntry, Tip, parse_appended, parse_entry, parse_tip
+from bidstream_svc.optouts.stream_failures import StreamRefusedError, explain_failure
 from bidstream_svc.optouts.stream_scripts import APPEND, INSPECT
 
 DEFAULT_RETENTION_MS = 7 * 24 * 3_600_000
@@ -112,7 +105,7 @@ class StreamClient:
         """Whether the server is a replica that has lost its primary, so that its stream may be old."""
         try:
             role = await self._call("ROLE")
-        except _RefusedError:
+        except StreamRefusedError:
             return False  # not everyone may ask
         return bool(role[0] == b"slave" and role[3] != b"connected")
 
@@ -131,34 +124,42 @@ class StreamClient:
             return await self._call("EVAL", script, 1, self.settings.name, *arguments)
 
     async def _call(self, *command: str | bytes | int) -> Any:
-        _check_cancelled()
         try:
-            if self._client is None:
-                self._client = self._connect()
-            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+            client = await self._connect()
+            async with asyncio.timeout(self.settings.timeout_s):
+                return await client.execute_command(*command)  # type: ignore[no-untyped-call]
         except NoScriptError:
             raise _NoSuchScriptError("the script is not cached") from None
-        except (RedisError, OSError, TimeoutError, ssl.SSLError) as error:
+        except NoPermissionError as error:
+            raise explain_failure(error) from None
+        except (RedisError, OSError, TimeoutError) as error:
             await self.close()
-            raise _explain(error) from None
+            raise explain_failure(error) from None
         except BaseException:
             await self.close()  # cancelled: the answer would be read as that of the next call
             raise
 
-    def _connect(self) -> redis.asyncio.Redis:
+    async def _connect(self) -> redis.asyncio.Redis:
+        """Return the open connection; make one if there is none."""
         settings = self.settings
-        username, password = self._read_password()
-        return redis.asyncio.Redis.from_url(
-            settings.url,
-            username=username,
-            password=password,
-            single_connection_client=True,
-            socket_connect_timeout=_CONNECT_TIMEOUT_S,
-            socket_timeout=settings.timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            decode_responses=False,
-        )
+        if self._client is None:
+            username, password = self._read_password()
+            self._client = redis.asyncio.Redis.from_url(
+                settings.url,
+                username=username,
+                password=password,
+                single_connection_client=True,
+                socket_connect_timeout=_CONNECT_TIMEOUT_S,
+                # The client would limit writing by `asyncio.wait_for`, which swallows a cancellation that comes in the
+                # moment when all has been written (before Python 3.12).
+                socket_timeout=None,
+                retry=Retry(NoBackoff(), 0),
+                protocol=2,
+                decode_responses=False,
+            )
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S + settings.timeout_s):
+                await self._client.initialize()
+        return self._client
 
     def _read_password(self) -> tuple[str | None, str | None]:
         settings = self.settings
@@ -174,53 +175,5 @@ class StreamClient:
         return (user or None, password) if colon else (None, secret)
 
 
-def _check_cancelled() -> None:
-    """Raise CancelledError again in a task that has been cancelled: on a busy machine, the client has swallowed one."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
 class _NoSuchScriptError(Exception):
     """The server does not have the script yet."""
-
-
-class _RefusedError(OptOutStreamError):
-    """The server understood the command and refused it."""
-
-
-def _explain(error: BaseException) -> OptOutStreamError:
-    """Say in one line what is wrong. Not in the server's words, which may quote arguments."""
-    match error:
-        case AuthenticationError():
-            return OptOutStreamError("the server refuses the password")
-        case NoPermissionError():
-            return _RefusedError("the server's access rules forbid a command that is needed")
-        case ReadOnlyError():
-            return OptOutStreamError("the server is a read-only replica")
-        case OutOfMemoryError():
-            return OptOutStreamError("the server is out of memory (maxmemory)")
-        case ResponseError():
-            return _explain_response(str(error))
-        case TimeoutError() | redis.exceptions.TimeoutError():
-            return OptOutStreamError("no answer in time")
-    return OptOutStreamError(f"cannot reach the server ({type(error).__name__})")
-
-
-_RESPONSES = {
-    "WRONGTYPE": "the name belongs to a key that is not a stream",
-    "NOAUTH": "the server requires a password",
-    "WRONGPASS": "the server refuses the password",
-    "OOM": "the server is out of memory (maxmemory)",
-    "READONLY": "the server is a read-only replica",
-    "NOPERM": "the server's access rules forbid a command that is needed",
-    "NOREPLICAS": "the server has too few replicas to accept writes",
-    "MISCONF": "the server cannot write to its disk and accepts no writes",
-}
-
-
-def _explain_response(message: str) -> OptOutStreamError:
-    for word, explanation in _RESPONSES.items():
-        if word in message:
-            return OptOutStreamError(explanation)
-    return _RefusedError("the server refuses a command, or the stream is not one of this program")

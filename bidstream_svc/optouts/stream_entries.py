@@ -10,8 +10,8 @@ from typing import NamedTuple, Self
 import msgspec
 
 from bidstream_svc.core.errors import OptOutRecordError
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut, unpack
-from bidstream_svc.optouts.optout_store import Position
 
 _BEFORE_FIRST = "0-0"
 _TRAIL_STEP_MS = 1_000

@@ -21,6 +21,7 @@ from bidstream_svc.optouts.blocking import run_blocking
 from bidstream_svc.optouts.optout_records import OptOut, pack
 from bidstream_svc.optouts.optout_store import OptOutStore, OutboxEntry
 from bidstream_svc.optouts.stream_client import EPOCH_BYTES, StreamClient, StreamSettings
+from bidstream_svc.optouts.stream_contact import StreamContact
 
 _log = get_logger(__name__)
 
@@ -33,18 +34,14 @@ _MARKS = 168  # within the retention
 
 
 @dataclass(slots=True)
-class PublisherState:
+class PublisherState(StreamContact):
     """What there is to know of a publisher.
 
     Attributes:
-        is_connected: whether the last call of the server succeeded.
         owed: opt-outs of the outbox that have not been appended, as far as they have been counted.
-        error: why the last call failed; empty if it did not.
     """
 
-    is_connected: bool = False
     owed: int = 0
-    error: str = ""
 
 
 class _Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +105,7 @@ class Publisher:
                     await self._load()
                     await self._append_owed(client)
                     await self._save()
+                    self._note_success()
                 except BidstreamError as error:
                     self._note_failure(error)
                     await back_off.wait()
@@ -133,6 +131,7 @@ class Publisher:
                 if not await self._append(client, batch):
                     break
             await self._save()
+            self._note_success()
 
     async def _append(self, client: StreamClient, batch: "_Batch") -> bool:
         """Append an entry. False if the server has lost this publisher's last entry: begin again at `sent`."""
@@ -140,7 +139,7 @@ class Publisher:
         appended = await client.append(
             progress.own, self._newest_known_id(), batch.packed, epoch=os.urandom(EPOCH_BYTES), lost=progress.lost
         )
-        self._note_contact()
+        self.state.is_connected = True
         if appended is None:
             _log.warning("opt-out stream has lost entries; all of the retention is appended again", lost=progress.own)
             self._progress = msgspec.structs.replace(progress, sent=0, own="", lost=progress.own)
@@ -178,15 +177,13 @@ class Publisher:
         except TimeoutError:
             pass
 
-    def _note_contact(self) -> None:
-        if self.state.error:
+    def _note_success(self) -> None:
+        if self.state.note_success():
             _log.info("opt-out stream is reached again by the publisher")
-        self.state.is_connected, self.state.error = True, ""
 
     def _note_failure(self, error: Exception) -> None:
-        if self.state.error != str(error):
+        if self.state.note_failure(error):
             _log.error("opt-outs cannot be appended to the stream; they are kept", error=str(error))
-        self.state.is_connected, self.state.error = False, str(error)
 
 
 class _Batch(NamedTuple):

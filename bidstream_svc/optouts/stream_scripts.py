@@ -61,14 +61,14 @@ local oldest, idle = now - tonumber(ARGV[7]), tonumber(ARGV[8])
 if own ~= '' and milliseconds(own) >= oldest and #redis.call('XRANGE', key, own, own) == 0 then
   return {'lost', '', '', ''}
 end
-local sequence, previous = '0', ''
+local sequence, previous, keep = '0', '', oldest
 if last then
   epoch, sequence, previous = last.fields['epoch'], last.fields['sequence'], last.id
   if optouts == '' and lost == '' and now - milliseconds(last.id) < idle then
     return {'checked', last.id, epoch, sequence}
   end
-  -- Before adding, which needs memory. The last entry stays, or the sequence would begin anew if adding failed.
-  redis.call('XTRIM', key, 'MINID', string.format('%.0f', math.min(oldest, milliseconds(last.id))))
+  -- The last entry stays, or the sequence would begin anew if adding fails.
+  keep = math.min(oldest, milliseconds(last.id))
 elseif lost == '' then
   lost = known
 end
@@ -79,7 +79,11 @@ local entry = {'epoch', epoch, 'sequence', sequence, 'previous', previous, 'opto
 if lost ~= '' then
   entry[9], entry[10] = 'lost', lost
 end
-redis.call('XADD', key, id, unpack(entry))
+-- First, because a script that has written is exempt from the limit of memory. What is removed also if adding fails
+-- makes room for the next attempt.
+local added = redis.pcall('XADD', key, id, unpack(entry))
+redis.call('XTRIM', key, 'MINID', string.format('%.0f', keep))
+if type(added) == 'table' and added['err'] then return added end
 return {'appended', id, epoch, sequence}
 """
 )

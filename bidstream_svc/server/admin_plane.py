@@ -1,4 +1,4 @@
-"""The admin plane: health, information and metrics. No page shows a token, a raw uid or a secret."""
+"""The admin plane: health, information, metrics and failures by site. No page shows a token, a raw uid or a secret."""
 
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -6,10 +6,11 @@ from http import HTTPStatus
 from importlib.resources import files
 
 import orjson
-from prometheus_client import CollectorRegistry
 
+from bidstream_svc.metrics import MetricCells, build_registry
 from bidstream_svc.metrics.cells import HttpCode
 from bidstream_svc.server.answers import error_answer
+from bidstream_svc.server.failures_page import failures_in_turns
 from bidstream_svc.server.health import HealthReports, Report
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.metrics_page import MetricsPage
@@ -23,13 +24,14 @@ class AdminPlane:
 
     Args:
         health: what the health pages report.
-        registry: the metrics of `/metrics`.
+        metrics: what `/metrics` and `/failures` show.
         connections: the connections of the admin plane.
     """
 
-    def __init__(self, health: HealthReports, registry: CollectorRegistry, connections: PageConnections) -> None:
+    def __init__(self, health: HealthReports, metrics: MetricCells, connections: PageConnections) -> None:
         self.health = health
-        self.metrics_page = MetricsPage(registry)
+        self.metrics = metrics
+        self.metrics_page = MetricsPage(build_registry(metrics))
         self._shared = Shared(connections, self._answer, Turns())
         _read_description()  # now, so that no file is read while serving
 
@@ -65,6 +67,10 @@ async def _metrics(plane: AdminPlane, request: PageRequest) -> Page:
     return Page(200, rendering.body, rendering.content_type)
 
 
+async def _failures(plane: AdminPlane, _request: PageRequest) -> Page:
+    return Page(200, orjson.dumps(await failures_in_turns(plane.metrics)))
+
+
 def _openapi(_plane: AdminPlane, _request: PageRequest) -> Page:
     return Page(200, _read_description(), "application/yaml")
 
@@ -75,6 +81,7 @@ PAGES: dict[str, Callable[[AdminPlane, PageRequest], Page | Awaitable[Page]]] = 
     "/readyz": _readyz,
     "/info": _info,
     "/metrics": _metrics,
+    "/failures": _failures,
     "/openapi.yaml": _openapi,
 }
 

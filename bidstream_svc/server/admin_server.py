@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 from bidstream_svc.config import Settings
 from bidstream_svc.loop_thread import GilShareSelector, LoopThread
-from bidstream_svc.metrics import MetricCells, build_registry
+from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_REFUSED
 from bidstream_svc.server.acceptor import open_acceptors
 from bidstream_svc.server.admin_plane import AdminPlane
@@ -31,7 +31,7 @@ class AdminServer:
         settings: limits and time-outs.
         listeners: the listening sockets; they are closed by `stop`, but the files of Unix sockets are kept.
         health: what the health pages report.
-        metrics: the metrics of `/metrics`; counts the connections of the admin plane.
+        metrics: what `/metrics` and `/failures` show; counts the connections of the admin plane.
         on_failure: see LoopThread.
     """
 
@@ -65,7 +65,7 @@ class AdminServer:
             connections = PageConnections(
                 self._make_limits(), self._metrics, gauge=ADMIN_CONNECTIONS, refused=ADMIN_CONNECTIONS_REFUSED
             )
-            plane = AdminPlane(self._health, build_registry(self._metrics), connections)
+            plane = AdminPlane(self._health, self._metrics, connections)
             stack.callback(connections.close)
             refusals = Refusals(lambda _answer: None, max_open=_MAX_REFUSALS)
             stack.callback(refusals.close)

@@ -15,8 +15,8 @@ from bidstream_svc.metrics.cells import SUCCESS_CELLS
 if TYPE_CHECKING:  # it is not there where it was not built
     from bidstream_svc.core.kernel import Kernel
 
-# Called with the reason of a failure and the programme of the token.
-CountFailure = Callable[[FailureReason, IdentityScope], None]
+# Called with the reason of a failure, the programme of the token or None, the token, and its name or NameCandidates.
+CountFailure = Callable[[FailureReason, IdentityScope | None, object, object], None]
 
 
 def bind_bid_requests(
@@ -66,7 +66,7 @@ def _bind(
         if reason is None:
             row[success_cell] += 1
         else:
-            count_failure(reason, scope)
+            count_failure(reason, scope, token, names)
         return verdict
 
     return decrypt_token

@@ -22,6 +22,7 @@ from bidstream_svc.core.status import DecryptionStatus, FailureReason
 from bidstream_svc.keystore.store import CurrentKeys, KeyStores
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import BID_REQUESTS, SUCCESS_CELLS, BidRequestResult
+from bidstream_svc.metrics.failure_sample import FailureSample
 from bidstream_svc.server.answers import Answer, batch_body, error_answer, fill_gaps, verdict_body
 from bidstream_svc.server.batch_body import STEP_BYTES, TokenRequest, decode_batch, decode_request, read_batch
 from bidstream_svc.server.bid_decryption import bind_bid_requests
@@ -259,6 +260,7 @@ class TokenDecryptor:
         on_unknown_key: called for every token whose key is unknown, with the token's programme, None if that is
             unknown as well; must return quickly.
         eid_sources: the programme of each `source` of the eids in bid requests.
+        sample: takes a sample of the tokens that were not decrypted; None for no sample.
 
     Attributes:
         stores: as given.
@@ -271,8 +273,10 @@ class TokenDecryptor:
         *,
         on_unknown_key: Callable[[IdentityScope | None], None],
         eid_sources: Sources = SOURCES,
+        sample: FailureSample | None = None,
     ) -> None:
         self.stores = stores
+        self._sample = sample
         self._eid_sources = eid_sources
         self._metrics = metrics
         self._on_unknown_key = on_unknown_key
@@ -301,7 +305,7 @@ class TokenDecryptor:
                 if domain is not None and (kernel := kernel_of.get(scope)) is not None:
                     kernel.note_success(token, domain, now_ms)
             else:
-                count_failure(reason, scope)
+                count_failure(reason, scope, token, domain)
             return verdict_body(verdict)
 
         def count_successes(count: int, kernel: int) -> None:
@@ -315,7 +319,11 @@ class TokenDecryptor:
             decrypt_to_json, keys.kernels, count_successes, bid_requests, count_bid_request, bid_requests.native
         )
 
-    def _count_failure(self, reason: FailureReason, scope: IdentityScope | None) -> None:
+    def _count_failure(self, reason: FailureReason, scope: IdentityScope | None, token: object, name: object) -> None:
         self._metrics.count_failure(reason, scope)
+        if (sample := self._sample) is not None:
+            sample.skip -= 1
+            if sample.skip < 0:
+                sample.keep(reason, scope, token, name)
         if reason in _UNKNOWN_KEY_REASONS:
             self._on_unknown_key(scope)

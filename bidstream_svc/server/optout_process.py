@@ -84,7 +84,7 @@ class OptOutService:
         self._is_closing = False
         self._loop = asyncio.get_running_loop()
         self._store = OptOutStore(settings.optout_store, creates=creates_store)
-        self._snapshots = SnapshotFiles(self._store)
+        self._snapshots = SnapshotFiles(settings.optout_store)
         self._link: StreamLink | None = None
         if settings.optout_stream is None:
             self._note_fresh(_FOR_EVER_MS)

@@ -34,6 +34,7 @@ from bidstream_svc.operator_settings import OperatorSettings
 from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.descriptors import descriptor_problem, raise_descriptor_limit
+from bidstream_svc.server.failure_recorder import FailureRecorder
 from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.health import Health
 from bidstream_svc.server.heap import fix_mmap_threshold
@@ -126,11 +127,14 @@ class Service:
             RefreshThread(partial(self._open_refresher, place), self._note_failure)
             for place in range(len(self._stores.all))
         ]
+        # Only the admin plane shows what it records.
+        self._recorder = FailureRecorder(self._stores, metrics.failures.row) if listeners.admin else None
         decryptor = TokenDecryptor(
             self._stores,
             metrics,
             on_unknown_key=self._refresh_for_unknown_key,
             eid_sources=settings.eid_sources,
+            sample=None if self._recorder is None else self._recorder.sample,
         )
         self._tracer = None if settings.otlp_endpoint is None else Tracer(settings.otlp_endpoint)
         self._data_server = DataServer(
@@ -279,6 +283,8 @@ class Service:
             self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * 1e9)))
             if self._optouts is not None:
                 self._optouts.check_file()  # the kernel asks the filter only
+            if self._recorder is not None:
+                await self._recorder.record()
             if self._socket_files is not None and not self._health.is_draining:
                 self._socket_files.check()
 

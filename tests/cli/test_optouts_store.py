@@ -16,13 +16,15 @@ from typing import Any
 import pybase64
 import pytest
 
+from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import Identity, IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.optouts import optout_import
 from bidstream_svc.optouts.optout_import import OptOutImport
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_store import OptOutStore
 from tests.support.cli import Cli
 
 TIME_S = 1_700_000_000
@@ -276,6 +278,24 @@ def test_both_runs_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         for place, raw_id in enumerate(ids)
         if place not in {5, 50}
     }
+
+
+def test_a_run_that_cannot_be_written_while_the_next_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optout_import, "RUN_IDS", 10)
+    lines = [f"{text_of(raw_id)}\n".encode() for raw_id in make_ids(30)]
+    with OptOutStore(tmp_path) as store:
+        importer = OptOutImport(store, None, 3)
+        importer.add_lines(b"".join(lines[:5]))
+        importer.finish()
+        assert importer.added == 5
+        (tmp_path / "data.mdb").unlink()
+        with pytest.raises(OptOutStoreError, match=r"data\.mdb"):  # noqa: PT012 - it is not known when
+            importer.add_lines(b"".join(lines[5:20]))
+            importer.add_lines(b"".join(lines[20:]))
+            importer.finish()
+        assert importer.added == 5
 
 
 def test_stat(cli: Cli, directory: Path) -> None:

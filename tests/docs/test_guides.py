@@ -24,7 +24,7 @@ SETTINGS_GUIDE = DOCS / "settings.md"
 OPERATIONS = DOCS / "operations.md"
 MAKE_RUN, ASK, ADMIN, PREPARE, CHECK, SERVE, HEALTH = samples(START, "sh")
 (CHECK_AGAIN,) = samples(SETTINGS_GUIDE, "sh")
-(ROTATE,) = samples(OPERATIONS, "sh")
+ROTATE, FAILURES = samples(OPERATIONS, "sh")
 RUNBOOK = DOCS / "runbook.md"
 _, FIRST_STEPS, DESCRIPTORS = samples(RUNBOOK, "sh")  # the other is run by tests/deploy
 
@@ -142,6 +142,18 @@ def test_operations_rotates_credentials(place: Place, guided: Guided) -> None:
     wait_until(lambda: "401" in last_error(), "the operator to refuse the wrong key")
     rotate(right)
     wait_until(lambda: last_error() == "None", "a good refresh")
+
+
+def test_operations_asks_for_failing_tokens(place: Place, dev: Dev, tmp_path: Path) -> None:
+    token = place.operator.state.mint_token()  # of another operator
+    assert ask(dev.sidecar.data, "/decrypt", {"token": token}).json["status"] != "SUCCESS"
+    wait_until(lambda: ask(dev.sidecar.admin, "/failures", method="GET").json["failures"], "a failure")
+    printed = run_shell(here(FAILURES.text, dev), tmp_path, environment({"admin_listen": dev.sidecar.admin}))
+    *table_lines, as_json = printed.splitlines()
+    assert table_lines[0].startswith("Not decrypted in the last ")
+    answer = json.loads(as_json)
+    rows = table(section(OPERATIONS, "Failing tokens by site"), "field")
+    assert [row[0].strip("`") for row in rows] == list(answer)
 
 
 def test_every_setting_has_its_topic() -> None:

@@ -27,8 +27,8 @@ IDS, REWRITE, SINGLE, BATCH = CURL
 BID_REQUEST_OVER_HTTP, BID_REQUESTS = samples(DOCS / "openrtb.md", "sh")
 TOKEN_COMMANDS, REQUEST = samples(DOCS / "publishers.md", "sh")
 (MAP,) = samples(DOCS / "advertisers.md", "sh")
-# Guides whose samples test_guides.py and test_optouts_guide.py run, and one whose sample tests/deploy runs.
-ELSEWHERE = {"getting-started.md", "settings.md", "operations.md", "optouts.md", "runbook.md"}
+# Guides whose samples test_guides.py, test_optouts_guide.py and test_troubleshooting.py run, and one of tests/deploy.
+ELSEWHERE = {"getting-started.md", "settings.md", "operations.md", "optouts.md", "troubleshooting.md", "runbook.md"}
 PYTHON = [
     sample
     for name in ("publishers", "advertisers", "sdk", "openrtb", "migrating")

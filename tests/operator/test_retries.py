@@ -37,7 +37,7 @@ async def test_repeatable_call_succeeds_after_faults(fault: Fault) -> None:
 async def test_slow_answer_is_retried() -> None:
     async with (
         running_operator() as operator,
-        transport_to(operator, retry=FAST_RETRY, read_timeout_s=0.1) as transport,
+        transport_to(operator, retry=FAST_RETRY, read_timeout_s=1.0) as transport,
     ):
         operator.state.faults.inject(Fault.HANG_BEFORE_ANSWER)
         await fetch_keys(transport)
@@ -85,7 +85,7 @@ async def test_permanent_errors_are_not_retried(fault: Fault) -> None:
 async def test_refresh_that_may_have_been_processed_is_not_repeated(fault: Fault, kind: type[Exception]) -> None:
     async with (
         running_operator() as operator,
-        transport_to(operator, retry=FAST_RETRY, read_timeout_s=0.1) as transport,
+        transport_to(operator, retry=FAST_RETRY, read_timeout_s=1.0) as transport,
     ):
         publisher = PublisherClient(transport)
         tokens = await publisher.generate_token(Identity.from_email("someone@example.com"))

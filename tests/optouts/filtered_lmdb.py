@@ -14,6 +14,7 @@ from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.optouts.control_words import ControlWords
 from bidstream_svc.optouts.filter_reader import FilterReader
 from bidstream_svc.optouts.filter_writer import FilterWriter
+from bidstream_svc.optouts.optout_environment import TABLE_KEY
 from bidstream_svc.optouts.optout_records import TIMES_BYTES
 
 STORE_ID = b"an opt-out store"
@@ -46,7 +47,8 @@ class FilteredLmdb:
         with self._env.begin(write=True) as transaction:
             self.filter.begin(transaction.id())
             for number in numbers:
-                self.filter.add(scope_of(number), [raw_id(number) + bytes(TIMES_BYTES)])
+                pair = TABLE_KEY + raw_id(number) + bytes(TIMES_BYTES)
+                self.filter.add(scope_of(number), pair, len(pair))
                 transaction.put(bytes([scope_of(number)]) + raw_id(number), b"")
 
     def add_without_filter(self, number: int) -> None:

@@ -4,19 +4,19 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from bidstream_svc.core.errors import OptOutStreamError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.optouts.follower import Follower
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
-from bidstream_svc.optouts.snapshot import merge_snapshot, write_snapshot
+from bidstream_svc.optouts.optout_store import OptOutStore
+from bidstream_svc.optouts.snapshot import write_snapshot
 from bidstream_svc.optouts.stream_client import StreamSettings
 from bidstream_svc.optouts.stream_publisher import Publisher
+from tests.optouts.merging import merge_snapshot
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def raw_id(number: int) -> bytes:
@@ -69,7 +69,7 @@ class Host:
             async def fetch() -> Position:
                 if not self.is_running or self.follower.state.gap:
                     raise OptOutStreamError("the receiver has no complete snapshot now")
-                position = merge_snapshot(store, write_snapshot(self.store)).position
+                position = merge_snapshot(store, write_snapshot(self.store.directory)).position
                 if position is None:
                     raise OptOutStreamError("the receiver has no position")
                 return position
@@ -123,46 +123,4 @@ class Host:
         self.level_ms = at_ms
 
 
-class Switch:
-    """An address that leads to one of several servers, as that of a service does."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._server.close()
-        self.turn_to(0)
-
-    def turn_to(self, port: int) -> None:
-        """Lead to another server from now on; all connections end."""
-        self._target = port
-        for writer in self._writers:
-            writer.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
-            writer.close()
-            return
-        both = {writer, far_writer}
-        self._writers |= both
-        await asyncio.gather(_pass_on(reader, far_writer), _pass_on(far_reader, writer), return_exceptions=True)
-        self._writers -= both
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while part := await reader.read(65_536):
-            writer.write(part)
-            await writer.drain()
-    finally:
-        writer.close()
+MakeHost = Callable[..., Host]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_store import OptOutStore
 
 IDS_OF_A_GROUP = 50
 EPOCH = b"e" * 16

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from bidstream_svc.core.errors import OptOutRecordError, OptOutStreamError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
-from bidstream_svc.optouts.snapshot import merge_snapshot, write_snapshot
+from bidstream_svc.optouts.optout_store import OptOutStore
+from bidstream_svc.optouts.snapshot import write_snapshot
 from bidstream_svc.optouts.snapshot_client import SnapshotClient
 from bidstream_svc.optouts.snapshot_file import SnapshotFiles
+from tests.optouts.merging import merge_snapshot
 
 POSITION = Position(bytes(range(16)), 7, "1700000000000-5")
 OPTOUTS = [
@@ -41,7 +43,7 @@ def test_a_merged_snapshot_gives_all_of_both_stores(source: OptOutStore, tmp_pat
     with OptOutStore(tmp_path / "other") as other:
         own = OptOut(IdentityScope.UID2, bytes(32), 1)
         other.add([own, OPTOUTS[0]])
-        header = merge_snapshot(other, write_snapshot(source))
+        header = merge_snapshot(other, write_snapshot(source.directory))
         assert header.position == POSITION
         assert header.count == len(OPTOUTS)
         assert sorted(_all(other)) == sorted([own, *OPTOUTS])
@@ -49,7 +51,7 @@ def test_a_merged_snapshot_gives_all_of_both_stores(source: OptOutStore, tmp_pat
 
 
 def test_a_snapshot_is_of_one_moment(source: OptOutStore, tmp_path: Path) -> None:
-    parts = write_snapshot(source)
+    parts = write_snapshot(source.directory)
     first = next(parts)
     source.add([OptOut(IdentityScope.EUID, bytes(33), 1)])
     with OptOutStore(tmp_path / "other") as other:
@@ -58,7 +60,7 @@ def test_a_snapshot_is_of_one_moment(source: OptOutStore, tmp_path: Path) -> Non
 
 
 def test_damage_and_truncation_are_noticed_anywhere(source: OptOutStore, tmp_path: Path) -> None:
-    whole = b"".join(write_snapshot(source))
+    whole = b"".join(write_snapshot(source.directory))
     with OptOutStore(tmp_path / "other") as other:
 
         @given(st.integers(0, len(whole) - 1), st.integers(0, 7))
@@ -74,7 +76,7 @@ def test_damage_and_truncation_are_noticed_anywhere(source: OptOutStore, tmp_pat
 
 
 def test_a_snapshot_may_arrive_in_parts_of_any_size(source: OptOutStore, tmp_path: Path) -> None:
-    whole = b"".join(write_snapshot(source))
+    whole = b"".join(write_snapshot(source.directory))
     for size in (1, 7, 100, 4096):
         with OptOutStore(tmp_path / str(size)) as other:
             merge_snapshot(other, (whole[start : start + size] for start in range(0, len(whole), size)))
@@ -84,7 +86,7 @@ def test_a_snapshot_may_arrive_in_parts_of_any_size(source: OptOutStore, tmp_pat
 @pytest.fixture
 async def receiver(source: OptOutStore) -> AsyncIterator[TestServer]:
     """A receiver that is not ready, then cuts a snapshot short, and then sends one."""
-    files, asked = SnapshotFiles(source), []
+    files, asked = SnapshotFiles(source.directory), []
 
     async def answer(request: web.Request) -> web.StreamResponse:
         asked.append(request)
@@ -128,7 +130,7 @@ async def test_a_snapshot_that_fails_is_fetched_anew(receiver: TestServer, tmp_p
 
 
 async def test_readers_at_once_share_one_file_that_nobody_else_can_open(source: OptOutStore) -> None:
-    files = SnapshotFiles(source)
+    files = SnapshotFiles(source.directory)
     before = set(source.directory.iterdir())
     one, other = await files.open(), await files.open()
     assert one is other

@@ -18,8 +18,9 @@ from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.optouts import optout_store, optout_tables
 from bidstream_svc.optouts.optout_environment import Environment
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut, decode_record, encode_record
-from bidstream_svc.optouts.optout_store import OptOutStore, Position
+from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.optout_tables import Records
 
 _SCOPES = st.sampled_from(IdentityScope)
@@ -152,11 +153,12 @@ def test_ids_are_told_before_the_commit_and_only_new_ones(tmp_path: Path, monkey
     added = optouts(50)
     told: list[OptOut] = []
 
-    def fail(scope: IdentityScope, records: list[bytes]) -> None:
+    def fail(scope: IdentityScope, pairs: bytes, pair_bytes: int) -> None:
         raise OSError(5, "Input/output error")
 
-    def tell(scope: IdentityScope, records: list[bytes]) -> None:
-        told.extend(decode_record(scope, record) for record in records)
+    def tell(scope: IdentityScope, pairs: bytes, pair_bytes: int) -> None:
+        starts = range(0, len(pairs), pair_bytes)
+        told.extend(decode_record(scope, pairs[start + 1 : start + pair_bytes]) for start in starts)
 
     with OptOutStore(tmp_path) as store:
         store.add(added[:20])

@@ -3,46 +3,17 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from bidstream_svc.optouts.follower import mark_complete
 from bidstream_svc.optouts.optout_records import unpack
-from bidstream_svc.optouts.optout_store import OptOutStore
-from bidstream_svc.optouts.snapshot import merge_snapshot, write_snapshot
 from bidstream_svc.optouts.stream_client import StreamSettings
-from tests.optouts.fleet import Host, Switch, raw_id, until
+from tests.optouts.fleet import MakeHost, raw_id, until
+from tests.optouts.network import Switch
 from tests.support.redis_server import PROGRAM, RedisServer
 
 pytestmark = [pytest.mark.needs_tools(PROGRAM), pytest.mark.timeout(300)]
-
-MakeHost = Callable[..., Host]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path / "server") as server:
-        yield server
-
-
-@pytest.fixture
-async def make_host(tmp_path: Path, server: RedisServer) -> AsyncIterator[MakeHost]:
-    hosts: list[Host] = []
-
-    def make(
-        name: str, *, is_receiver: bool = False, settings: StreamSettings | None = None, **options: object
-    ) -> Host:
-        settings = settings or StreamSettings(server.url, "bidstream:optouts", timeout_s=2.0)
-        host = Host(tmp_path / name, settings, is_receiver=is_receiver, **options)  # type: ignore[arg-type]
-        hosts.append(host)
-        return host.start()
-
-    yield make
-    for host in hosts:
-        if host.is_running:
-            await host.stop()
 
 
 def _is_in_stream(server: RedisServer, number: int) -> bool:
@@ -121,24 +92,24 @@ async def test_a_fail_over_to_a_replica_that_lags_loses_nothing(
 ) -> None:
     """The settings name a proxy, as a service's address does."""
     with RedisServer(tmp_path / "replica") as replica:
-        async with Switch(server.port) as switch:
-            settings = StreamSettings(f"redis://127.0.0.1:{switch.port}/0", "bidstream:optouts", timeout_s=2.0)
+        async with Switch(server.port) as switch, Switch(server.port) as replication:
+            settings = StreamSettings(switch.url, "bidstream:optouts", timeout_s=2.0)
             a = make_host("a", is_receiver=True, settings=settings)
             b = make_host("b", is_receiver=True, settings=settings)
             sidecar = make_host("sidecar", settings=settings)
             with replica.client() as client:
-                client.replicaof("127.0.0.1", str(server.port))
+                client.replicaof("127.0.0.1", str(replication.port))
                 a.receive(*range(100))
                 await until(lambda: client.xlen("bidstream:optouts") > 0, "the replica has no entries")
                 await until(lambda: a.publisher.state.owed == 0, "the publisher owes entries")
                 length = server.client().xlen("bidstream:optouts")
                 await until(lambda: client.xlen("bidstream:optouts") == length, "the replica lags")
-                replica.pause()
+                replication.cut()
                 a.receive(*range(100, 200))
                 await sidecar.until_it_has(set(range(200)))
                 server.kill()
-                replica.resume()
                 client.replicaof("NO", "ONE")
+                assert client.xlen("bidstream:optouts") == length
             switch.turn_to(replica.port)
             b.receive(*range(200, 300))
             for host in (a, b, sidecar):
@@ -202,10 +173,7 @@ async def test_a_follower_behind_what_was_trimmed_gets_a_snapshot(make_host: Mak
         await alone.stop()
         alone.start()
     await alone.stop()
-    with OptOutStore(alone.directory) as store:
-        position = merge_snapshot(store, write_snapshot(a.store)).position
-        assert position is not None
-        mark_complete(store, position)
+    alone.get_snapshots_from(a)
     alone.start()
     await alone.until_level()
     assert alone.has({1, 2, 3, 4})

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from bidstream_svc.core.errors import OptOutRecordError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut, pack
-from bidstream_svc.optouts.optout_store import Position
 from bidstream_svc.optouts.stream_entries import (
     Bearings,
     StreamEntry,

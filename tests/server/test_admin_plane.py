@@ -14,7 +14,7 @@ from tests.support.operator import operator_in_thread
 from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import RunningService, operator_settings, service_in_thread, wait_until
 
-PAGES = ["/livez", "/startupz", "/readyz", "/info", "/metrics"]
+PAGES = ["/livez", "/startupz", "/readyz", "/info", "/failures", "/metrics"]
 DATA_PATHS = ["/decrypt", "/decrypt/batch"]
 
 

@@ -18,7 +18,7 @@ from tests.support.metrics_page import OPENMETRICS, scrape
 from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import RunningService, operator_settings, service_in_thread, wait_until
 
-PATHS = ["/livez", "/startupz", "/readyz", "/info", "/metrics", "/openapi.yaml"]
+PATHS = ["/livez", "/startupz", "/readyz", "/info", "/metrics", "/failures", "/openapi.yaml"]
 
 
 @pytest.fixture(scope="module")

@@ -221,7 +221,7 @@ def test_no_file_is_read_on_the_loop_after_the_start(
             with Connection(sidecar.data) as connection:
                 connection.send(raw)
                 connection.receive()
-        for path in ("/livez", "/startupz", "/readyz", "/info", "/metrics", "/openapi.yaml", "/nowhere"):
+        for path in ("/livez", "/startupz", "/readyz", "/info", "/metrics", "/failures", "/openapi.yaml", "/nowhere"):
             ask(sidecar.admin, path, method="GET")
         assert sidecar.stop() == 0
         # What the kernel answers from memory is no file.

@@ -23,8 +23,9 @@ DEADLINE_S = 60.0
 class RedisServer:
     """A server that keeps its port over restarts. Its data are kept only by `save`."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, program: str = PROGRAM) -> None:
         self.directory = directory
+        self.program = program
         self.options = options
         with socket.create_server(("127.0.0.1", 0)) as found:
             self.port = found.getsockname()[1]
@@ -46,7 +47,7 @@ class RedisServer:
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory), "--save", ""]
         arguments += ["--daemonize", "no", "--logfile", str(self.directory / "log"), "--repl-diskless-sync-delay", "0"]
         self._process = subprocess.Popen(
-            [PROGRAM, *arguments, *self.options, *options],
+            [self.program, *arguments, *self.options, *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -184,8 +184,8 @@ class OptOutFilter:
             RuntimeError: no filter is mapped.
         """
 
-    def add_records(self, scope: int, records: list[bytes]) -> None:
-        """As `add`, with records of one scope, each the raw id and both times."""
+    def add_pairs(self, scope: int, pairs: bytes, pair_length: int) -> None:
+        """As `add`, with pairs (`optout_tables`) of one scope, which have so many bytes each."""
 
     def may_contain(self, scope: int, raw_id: bytes) -> bool:
         """Return False if an id is certainly not in the filter in use. It is perhaps, if it is not 32 or 33 bytes."""
@@ -246,8 +246,8 @@ class OptOutRun:
     def add_record(self, record: bytes) -> None:
         """Add a record of the store; ValueError if it has another length."""
 
-    def take(self, *, splits: bool) -> list[list[bytes]]:
-        """Remove all records, sorted, the first one of each id.
+    def take(self, *, splits: bool) -> list[bytes]:
+        """Remove all records, as pairs (`optout_tables`), sorted, the first one of each id; without the GIL.
 
         Args:
             splits: whether ids of 33 bytes that have the bit of EUID are kept apart.

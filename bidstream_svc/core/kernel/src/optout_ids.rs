@@ -7,6 +7,8 @@ use crate::base64;
 
 /// Of both times, which follow a raw id in a record.
 pub const TIMES_LENGTH: usize = 8;
+/// Of the key of all records in LMDB, which is in front of each one in pairs: a zero byte.
+pub const KEY_LENGTH: usize = 1;
 const SHORT_LENGTH: usize = 32;
 const LONG_LENGTH: usize = 33;
 const SHORT_RECORD: usize = SHORT_LENGTH + TIMES_LENGTH;

@@ -4,9 +4,9 @@ use std::mem;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::PyBytes;
 
-use crate::optout_ids::Run;
+use crate::optout_ids::{KEY_LENGTH, Run};
 
 #[pyclass(name = "OptOutRun", module = "bidstream_svc.core.kernel._native")]
 #[derive(Default)]
@@ -32,14 +32,25 @@ impl PyOptOutRun {
     }
 
     #[pyo3(signature = (*, splits))]
-    fn take<'py>(&mut self, py: Python<'py>, splits: bool) -> PyResult<[Bound<'py, PyList>; 3]> {
+    fn take<'py>(&mut self, py: Python<'py>, splits: bool) -> PyResult<[Bound<'py, PyBytes>; 3]> {
         let mut run = mem::take(&mut self.0);
-        py.detach(|| run.sort());
-        let (short, [without_bit, with_bit]) = run.take(splits);
-        Ok([list(py, &short)?, list(py, &without_bit)?, list(py, &with_bit)?])
+        let (short, [without_bit, with_bit]) = py.detach(|| {
+            run.sort();
+            run.take(splits)
+        });
+        Ok([pairs(py, &short)?, pairs(py, &without_bit)?, pairs(py, &with_bit)?])
     }
 }
 
-fn list<'py, const LENGTH: usize>(py: Python<'py>, records: &[[u8; LENGTH]]) -> PyResult<Bound<'py, PyList>> {
-    PyList::new(py, records.iter().map(|record| PyBytes::new(py, record)))
+/// The key and a record, one behind the other, of all records.
+fn pairs<'py, const LENGTH: usize>(py: Python<'py>, records: &[[u8; LENGTH]]) -> PyResult<Bound<'py, PyBytes>> {
+    let pair_length = LENGTH.saturating_add(KEY_LENGTH);
+    PyBytes::new_with(py, records.len().saturating_mul(pair_length), |bytes| {
+        for (pair, record) in bytes.chunks_exact_mut(pair_length).zip(records) {
+            if let Some(behind_key) = pair.get_mut(KEY_LENGTH..) {
+                behind_key.copy_from_slice(record);
+            }
+        }
+        Ok(())
+    })
 }

@@ -7,6 +7,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::optout_ids::KEY_LENGTH;
 use crate::optouts::{NotAdded, OptOuts};
 use crate::shared::SharedWords;
 
@@ -44,12 +45,17 @@ impl PyOptOutFilter {
 
     #[allow(clippy::needless_pass_by_value)] // a list cannot be borrowed
     fn add(&self, py: Python<'_>, ids: Vec<Bound<'_, PyBytes>>) -> PyResult<()> {
-        add(py, &ids, |ids| self.0.add(ids))
+        let ids: Vec<_> = ids.iter().map(PyBytesMethods::as_bytes).collect();
+        py.detach(|| self.0.add(&ids)).map_err(not_added)
     }
 
-    #[allow(clippy::needless_pass_by_value)] // as for `add`
-    fn add_records(&self, py: Python<'_>, scope: u8, records: Vec<Bound<'_, PyBytes>>) -> PyResult<()> {
-        add(py, &records, |records| self.0.add_records(scope, records))
+    fn add_pairs(&self, py: Python<'_>, scope: u8, pairs: &[u8], pair_length: usize) -> PyResult<()> {
+        if pair_length == 0 || pairs.len() % pair_length != 0 {
+            return Err(not_added(NotAdded::NotAnId));
+        }
+        let records: Vec<_> =
+            pairs.chunks_exact(pair_length).map(|pair| pair.get(KEY_LENGTH..).unwrap_or(&[])).collect();
+        py.detach(|| self.0.add_records(scope, &records)).map_err(not_added)
     }
 
     fn may_contain(&self, scope: u8, raw_uid: &[u8]) -> bool {
@@ -57,14 +63,9 @@ impl PyOptOutFilter {
     }
 }
 
-fn add(
-    py: Python<'_>,
-    ids: &[Bound<'_, PyBytes>],
-    add: impl Fn(&[&[u8]]) -> Result<(), NotAdded> + Sync,
-) -> PyResult<()> {
-    let ids: Vec<_> = ids.iter().map(PyBytesMethods::as_bytes).collect();
-    py.detach(|| add(&ids)).map_err(|reason| match reason {
+fn not_added(reason: NotAdded) -> PyErr {
+    match reason {
         NotAdded::NothingMapped => PyRuntimeError::new_err("no filter is mapped"),
         NotAdded::NotAnId => PyValueError::new_err("not a programme and a raw uid"),
-    })
+    }
 }

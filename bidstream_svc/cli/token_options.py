@@ -1,0 +1,91 @@
+"""Options of commands that judge tokens, and the programmes that they make of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from bidstream_svc.cli.inputs import INPUT_FILE
+from bidstream_svc.cli.key_source import fetch_once, read_key_files
+from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
+from bidstream_svc.config import SETTINGS, Settings, env_name, load_settings
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.core.programmes import Programme
+from bidstream_svc.optouts.optout_reader import OptOutReader
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+# What counts where keys come from files, too.
+_SETTINGS_WITH_KEY_FILES = {"eid_sources", "optout_store", "optout_stream", "optout_when_stale"}
+
+
+class Judges(NamedTuple):
+    """What judges tokens.
+
+    Attributes:
+        settings: those in force.
+        snapshots: the keys of each programme.
+        optouts: the opt-out store, if there is one.
+    """
+
+    settings: Settings
+    snapshots: list[KeySnapshot]
+    optouts: OptOutReader | None
+
+    @property
+    def programmes(self) -> list[Programme]:
+        """As `bind_programmes` takes them."""
+        check_optout = None if self.optouts is None else self.optouts.check
+        return [Programme(keys.scope, keys, check_optout=check_optout) for keys in self.snapshots]
+
+
+def token_options(command: _Command) -> _Command:
+    """Add `--keys`, `--scope`, `--optouts` and the settings that `open_judges` reads."""
+    for option in (
+        setting_options(*OPERATOR_FIELDS, "eid_sources"),
+        click.option(
+            "--optouts",
+            "optout_store",
+            metavar="DIR",
+            help=f"opt-out store, whose raw uids are not printed [{env_name('optout_store')}]",
+        ),
+        click.option(
+            "--scope",
+            type=click.Choice([scope.name for scope in IdentityScope]),
+            help="the programme of version 2 tokens",
+        ),
+        click.option(
+            "--keys",
+            type=INPUT_FILE,
+            multiple=True,
+            help="file with a key response in JSON, instead of a call to the operator; once for each programme",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def scope_of(name: str | None) -> IdentityScope | None:
+    """Return the programme that `--scope` names."""
+    return None if name is None else IdentityScope[name]
+
+
+def open_judges(keys: tuple[Path, ...], flags: dict[str, Any]) -> Judges:
+    """Read the keys from files, or fetch them from the operators of the settings, and open the opt-out store.
+
+    Raises:
+        BidstreamError: settings, files or a store cannot be used, or a call failed.
+    """
+    given = provided(flags)
+    if keys:  # the settings of operators are of no use
+        settings = load_settings(**given | dict.fromkeys(SETTINGS.keys() - _SETTINGS_WITH_KEY_FILES))
+        snapshots = read_key_files(keys)
+    else:
+        settings = load_settings(**given)
+        snapshots = [fetch_once(operator) for operator in settings.operators]
+    optouts = None
+    if settings.optout_store is not None:
+        optouts = OptOutReader(settings.optout_store, withholds=settings.optout_when_stale == "withhold")
+    return Judges(settings, snapshots, optouts)

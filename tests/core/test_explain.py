@@ -1,0 +1,85 @@
+"""Explanations: the verdict is that of `decrypt`, the steps agree with it, and nothing personal is in them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bidstream_svc.core.explain import STEP_NAMES, STEP_OF, to_json
+from bidstream_svc.core.explain.advice import RUNBOOK
+from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.programmes import Programme
+from bidstream_svc.core.status import DecryptionStatus, FailureReason
+from tests.core import strategies
+from tests.core.explain_property import explain_checked, run
+from tests.docs.markdown import ROOT, anchors
+from tests.vectors.inputs import RAW_UID
+from tests.vectors.load import key_snapshot, load, optout_check
+
+MANY = 300
+VECTORS: list[dict[str, Any]] = load("own.json") + load("published_client.json")
+SCOPES = st.sampled_from([None, *IdentityScope])
+TOKENS = (
+    strategies.built_tokens()
+    | strategies.layered_tokens()
+    | st.sampled_from([vector["token"] for vector in VECTORS])
+    | strategies.anything
+    | st.text(max_size=60)
+)
+
+
+def programme_of(name: str | None, optouts: Any = None) -> Programme:
+    return Programme(None, key_snapshot(name), check_optout=optout_check(optouts))
+
+
+@pytest.mark.parametrize("vector", [pytest.param(each, id=each["name"]) for each in VECTORS])
+def test_vectors(vector: dict[str, Any]) -> None:
+    programme = programme_of(vector["keys"], vector.get("optouts"))
+    explanation = explain_checked(vector["token"], vector["domain"], [programme], None, vector["now_ms"])
+    assert (explanation.status, explanation.reason) == (vector["status"], vector["reason"])
+    assert explanation.raw_uid == vector["uid"]
+
+
+@settings(max_examples=MANY)
+@given(TOKENS, strategies.domains, strategies.key_names, strategies.nows_ms, st.data())
+def test_one_programme(token: object, domain: object, name: str | None, now_ms: int, data: Any) -> None:
+    optouts = data.draw(st.sampled_from([None, {"UID2": [RAW_UID], "EUID": []}]))
+    explain_checked(token, domain, [programme_of(name, optouts)], data.draw(SCOPES), now_ms)
+
+
+@settings(max_examples=MANY)
+@given(TOKENS, strategies.domains, st.tuples(st.booleans(), st.booleans()), SCOPES, strategies.nows_ms)
+def test_two_programmes(
+    token: object, domain: object, are_loaded: tuple[bool, bool], requested: IdentityScope | None, now_ms: int
+) -> None:
+    programmes = [
+        Programme(scope, key_snapshot(scope.name.lower() if is_loaded else None))
+        for scope, is_loaded in zip(IdentityScope, are_loaded, strict=True)
+    ]
+    explain_checked(token, domain, programmes, requested, now_ms)
+
+
+def test_generated_tokens_of_every_reason() -> None:
+    """`python -m tests.core.explain_property` checks 100,000."""
+    reasons = run(seed=0, count=4000)
+    assert reasons.keys() == {None, *FailureReason}
+
+
+def test_every_reason_has_a_step_advice_and_a_place_that_exists() -> None:
+    assert STEP_OF.keys() == RUNBOOK.keys() == set(FailureReason)
+    for place in RUNBOOK.values():
+        file, _, anchor = place.partition("#")
+        assert anchor in anchors(ROOT / file), place
+    assert {vector["reason"] for vector in VECTORS} >= {str(reason) for reason in FailureReason}
+    assert set(STEP_OF.values()) < set(STEP_NAMES)
+
+
+def test_success() -> None:
+    vector = next(each for each in VECTORS if each["status"] == "SUCCESS" and each["keys"] == "uid2")
+    programme = programme_of("uid2")
+    explanation = explain_checked(vector["token"], vector["domain"], [programme], None, vector["now_ms"])
+    assert (explanation.status, explanation.advice, explanation.runbook) == (DecryptionStatus.SUCCESS, "", "")
+    as_json = to_json(explanation)
+    assert as_json["uid"] == vector["uid"][:4] + "…"
+    assert list(as_json) == ["status", "reason", "scope", "uid", "established", "steps", "advice", "runbook"]
