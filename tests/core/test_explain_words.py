@@ -1,5 +1,6 @@
 """What explanations say: times, what a text is that is no token, names, and what to do."""
 
+import json
 from base64 import b64encode, urlsafe_b64encode
 from typing import Any
 
@@ -7,13 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidstream_svc.core.explain import Explanation, Outcome, explain_token
+from bidstream_svc.core.explain import Explanation, Outcome, explain_bid_request, explain_token
 from bidstream_svc.core.explain.name_check import check_names, name_slip, nearest, what_would_pass
 from bidstream_svc.core.explain.plain_words import moment, plural, printable, quoted, relative, span, unit_slip
 from bidstream_svc.core.explain.token_shape import _slips, describe_kind, describe_slip
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.openrtb import SOURCES
 from bidstream_svc.core.programmes import Programme
 from bidstream_svc.core.token import decode_text
+from bidstream_svc.devoperator import OperatorState
+from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from tests.vectors.inputs import EXPIRED_MASTER, HOUR_MS, NOW_MS, NOW_S, RAW_UID, build
 from tests.vectors.load import key_snapshot, optout_check
 
@@ -230,10 +235,30 @@ def test_programmes() -> None:
     assert {step.outcome for step in explain(euid).steps[4:]} == {Outcome.NOT_REACHED}  # its keys are not here
     explanation = explain(euid, None, "uid2", "euid", requested=IdentityScope.UID2)
     assert failed_text(explanation) == "the token is of EUID, but the request says UID2"
-    assert explanation.advice == "Ask for EUID, or leave the scope out: this token tells its programme itself."
+    advice = "Ask for EUID, or leave the scope out: then the token is judged by the keys that fit."
+    assert explanation.advice == advice
     explanation = explain(V2, None, "uid2", requested=IdentityScope.EUID)
     assert failed_text(explanation) == "the token was said to be of EUID, but the keys here are of UID2"
     assert text_of(explain(V2), "scope") == "UID2, the only programme here; version 2 does not tell"
+
+
+def test_a_version_2_token_with_the_wrong_programme() -> None:
+    states = {scope: OperatorState(seed=scope, scope=scope, now_ms=lambda: NOW_MS) for scope in IdentityScope}
+    keys = {scope: parse_key_response(json.dumps(bidstream_keys(state, {}))) for scope, state in states.items()}
+    programmes = [Programme(scope, keys[scope]) for scope in IdentityScope]
+    for _ in range(20):  # a wrong key opens the master layer by chance, once in 256 times
+        token = states[IdentityScope.EUID].mint_token(2)
+        explanation = explain_token(token, None, programmes, IdentityScope.UID2, NOW_MS)
+        assert explanation.reason is not None
+        assert text_of(explanation, "scope") == "UID2, as the request says, but the keys of EUID open it"
+        assert explanation.advice.startswith("Ask for EUID")
+        body = json.dumps({"user": {"eids": [{"source": "uidapi.com", "uids": [{"id": token}]}]}}).encode()
+        (eid,) = explain_bid_request(body, programmes, SOURCES, NOW_MS).eids
+        assert eid.explanation is not None
+        assert text_of(eid.explanation, "scope") == "UID2, as its source says, but the keys of EUID open it"
+        assert "wrong source" in eid.explanation.advice
+        alone = explain_token(token, None, programmes[:1], IdentityScope.UID2, NOW_MS)
+        assert text_of(alone, "scope") == "UID2, as the request says; version 2 does not tell"
 
 
 def test_names_that_pass() -> None:
@@ -264,6 +289,11 @@ def test_names_that_do_not_pass() -> None:
     assert what_would_pass("zzz", {"bücher.de", "example.com"}).startswith('"example.com" would pass')
     assert what_would_pass("zzz", set()) == ""
     assert nearest("zzz", registered) is None
+    text, _ = check_names([("site.domain", "a.net"), ("site.page", "b.net")], {"example.com", "example.org"})
+    assert text == (
+        '"a.net" (site.domain) and "b.net" (site.page) are not registered; '
+        'the site has registered "example.com" and "example.org"'
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from bidstream_svc.core.explain.layer_steps import Case
 from bidstream_svc.core.explain.name_check import name_slip, what_would_pass
 from bidstream_svc.core.explain.plain_words import DAY_MS, unit_slip
 from bidstream_svc.core.explain.token_shape import describe_slip
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.status import FailureReason
 
 _Reason = FailureReason
@@ -29,7 +30,9 @@ RUNBOOK: Mapping[FailureReason, str] = dict.fromkeys(_Reason, _STATUS_SHARE) | {
 
 def advise(case: Case) -> str:
     """Return what to do, in sentences; empty on SUCCESS."""
-    return "" if case.reason is None else _ADVICE[case.reason](case)
+    if case.reason is None:
+        return ""
+    return _ADVICE[case.reason](case) if case.opens_with is None else _other_programme(case, case.opens_with)
 
 
 def _fixed(text: str) -> Callable[[Case], str]:
@@ -68,15 +71,19 @@ def _encoding(case: Case) -> str:
 
 def _scope(case: Case) -> str:
     told = case.reading.told_scope
-    if told is not None and case.is_scope_of_source:
-        return f"The token is under the wrong source, which whoever put it there has to change to that of {told.name}."
     if told is not None and case.requested not in {None, told}:
-        return f"Ask for {told.name}, or leave the scope out: this token tells its programme itself."
+        return _other_programme(case, told)
     name = "the other programme" if case.named is None else case.named.name
     return (
         f"Add the operator of {name} to the settings if you take part in it. If you do not, ignore the token: it is "
         "not meant for you."
     )
+
+
+def _other_programme(case: Case, scope: IdentityScope) -> str:
+    if case.is_scope_of_source:
+        return f"The token is under the wrong source, which whoever put it there has to change to that of {scope.name}."
+    return f"Ask for {scope.name}, or leave the scope out: then the token is judged by the keys that fit."
 
 
 def _master_key(case: Case) -> str:

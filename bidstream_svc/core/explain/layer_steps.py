@@ -39,6 +39,7 @@ class Case:
         reason, scope: of the verdict.
         reading: what was read of the token.
         now_ms: Unix ms.
+        opens_with: another programme with whose keys a version 2 token opens, which the judging keys do not open.
         has_store: whether opt-outs were looked up.
         optout_times_s: when the opt-out arrived and when the user opted out, if it was found.
     """
@@ -52,6 +53,7 @@ class Case:
     scope: IdentityScope | None
     reading: Reading
     now_ms: int
+    opens_with: IdentityScope | None
     has_store: bool
     optout_times_s: tuple[int, int | None] | None = None
 
@@ -152,6 +154,9 @@ def say_scope(case: Case) -> Said | None:
         return Said(f"{told.name}, as the token tells", facts)
     if case.requested is not None:
         asked = "its source" if case.is_scope_of_source else "the request"
+        if case.opens_with is not None:
+            text = f"{case.requested.name}, as {asked} says, but the keys of {case.opens_with.name} open it"
+            return Said(text, facts | {"opens_with": case.opens_with.name}, is_note=True)
         return Said(f"{case.requested.name}, as {asked} says; version 2 does not tell", facts)
     if len(case.programmes) > 1 and case.scope is not None:
         return Said(f"{case.scope.name}, whose keys fit; version 2 does not tell", facts, is_note=True)

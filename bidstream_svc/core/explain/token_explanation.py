@@ -26,7 +26,7 @@ from bidstream_svc.core.explain.layer_steps import (
     say_site_layer,
     say_version,
 )
-from bidstream_svc.core.explain.token_reading import judging_keys, read_token
+from bidstream_svc.core.explain.token_reading import judging_keys, opens_with, read_token
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.programmes import Programme, bind_programmes
 from bidstream_svc.core.status import FailureReason
@@ -118,17 +118,20 @@ def explain_with_names(  # noqa: PLR0917 - as of explain_token
     watched = [_watch(programme, looked_up) for programme in programmes]
     verdict, scope = bind_programmes(watched)(token, domain, requested, now_ms)
     status, raw_uid, established_ms, reason = verdict
+    reading = read_token(token, judging_keys(programmes, scope, now_ms, requested))
+    judges = programmes if configured is None else configured
     is_found = reason is _Reason.OPTED_OUT and find_optout is not None and looked_up
     case = Case(
         token=token,
         names=names,
         requested=requested,
         is_scope_of_source=configured is not None,
-        programmes=[scope_of_programme(each) for each in (programmes if configured is None else configured)],
+        programmes=[scope_of_programme(each) for each in judges],
         reason=reason,
         scope=scope,
-        reading=read_token(token, judging_keys(programmes, scope, now_ms, requested)),
+        reading=reading,
         now_ms=now_ms,
+        opens_with=None if requested is None else opens_with(token, reading, judges),
         has_store=bool(looked_up),
         optout_times_s=find_optout(*looked_up[-1]) if is_found and find_optout is not None else None,
     )

@@ -81,3 +81,11 @@ def read_token(token: object, keys: KeySnapshot | None) -> Reading:
     return Reading(
         keys, raw, version, told_scope, master_key_id, details, generated_ms, site_id, is_client_side, opens=True
     )
+
+
+def opens_with(token: object, reading: Reading, programmes: Sequence[Programme]) -> IdentityScope | None:
+    """Return a programme whose keys open a version 2 token that the judging keys do not open; None if there is none."""
+    if reading.version != 2 or reading.keys is None or reading.opens:  # noqa: PLR2004
+        return None
+    others = [each.keys for each in programmes if each.keys is not None and each.keys is not reading.keys]
+    return next((keys.scope for keys in others if read_token(token, keys).opens), None)
