@@ -221,7 +221,7 @@ $(VENV)/kernel.built: setup.py $(KERNEL)/Cargo.toml $(KERNEL)/Cargo.lock $(wildc
 # Directories are among what this depends on, so that a deleted module counts. `build` would hand on to the next wheel
 # what was made for this one.
 .NOTPARALLEL:
-$(VENV)/pure.installed: setup.py $(shell find bidstream_svc -name '*.py' -o -name '*.yaml' -o -type d -not -name __pycache__) $(VENV)/run.installed
+$(VENV)/pure.installed: setup.py $(shell find bidstream_svc -name '*.py' -o -name '*.yaml' -o -path '*/console/*' -o -type d -not -name __pycache__) $(VENV)/run.installed
 	rm -rf build $(VENV)/pure
 	BUILD_KERNEL=0 $(PIP) install --no-deps --no-build-isolation --target $(VENV)/pure .
 	rm -rf build
