@@ -13,7 +13,7 @@ CARGO_ARGUMENTS := --locked --release --manifest-path $(KERNEL)/Cargo.toml
 KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 .DEFAULT_GOAL := help
-.PHONY: help run kernel check test test-kernel test-pure wheel test-wheel audit coverage lint format bench costliest figures manifests deploy-check \
+.PHONY: help run kernel check test test-kernel test-pure wheel test-wheel audit coverage lint format bench costliest figures manifests deploy-check console-check console-shots \
   faults optout-kills optout-fleet attacks soak fuzz fuzz-kernel mutants lock clean
 
 help:  ## list the targets
@@ -163,6 +163,20 @@ deploy-check: $(VENV)/deploy.installed $(BIN)/helm $(BIN)/kustomize $(BIN)/typed
 	PATH="$(abspath $(BIN)):$$PATH" REQUIRE_TOOLS=$(REQUIRE_TOOLS) $(BIN)/python -m pytest --verbose --no-header -m "" tests/deploy tests/interop/test_published_java_client.py tests/clients
 	PATH="$(abspath $(BIN)):$$PATH" REQUIRE_TOOLS=$(REQUIRE_TOOLS) $(BIN)/python -m pytest --no-header -m needs_tools tests/optouts
 
+# axe-core, which finds barriers for people with disabilities in a page, is in npm's registry only.
+AXE := $(VENV)/node_modules/axe-core/axe.min.js
+$(AXE): tests/console/package.json tests/console/package-lock.json | $(VENV)/bin/python
+	cp tests/console/package*.json $(VENV)/
+	npm ci --prefix $(VENV) --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+CONSOLE_PYTEST = REQUIRE_TOOLS=$(REQUIRE_TOOLS) $(BIN)/python -m pytest --no-header -m needs_tools tests/console
+console-check: $(VENV)/console.installed $(VENV)/kernel.built $(AXE)  ## drive the console with a real Chromium; needs chromium, chromium-driver and npm
+	$(CONSOLE_PYTEST) --verbose
+
+console-shots: $(VENV)/console.installed $(VENV)/kernel.built  ## make the pictures of the console in docs/images/; needs chromium and chromium-driver
+	$(BIN)/python -m tests.console.pictures docs/images
+
 UPGRADE ?= --upgrade
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --annotation-style line
 lock: $(VENV)/lock.installed  ## renew requirements/*.txt from pyproject.toml; UPGRADE= keeps the versions
@@ -171,6 +185,7 @@ lock: $(VENV)/lock.installed  ## renew requirements/*.txt from pyproject.toml; U
 	$(UV_COMPILE) $(UPGRADE) pyproject.toml --group dev --output-file requirements/dev.txt
 	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) --group wheel --output-file requirements/wheel.txt
 	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) --group mutants --output-file requirements/mutants.txt
+	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) --group console --output-file requirements/console.txt
 	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) pyproject.toml --group deploy --output-file requirements/deploy.txt
 	rm -f requirements/run.txt requirements/build.txt requirements/otel.txt  # parts of dev.txt, which alone decides
 	$(UV_COMPILE) --constraint requirements/dev.txt pyproject.toml --output-file requirements/run.txt
@@ -206,7 +221,7 @@ $(VENV)/kernel.built: setup.py $(KERNEL)/Cargo.toml $(KERNEL)/Cargo.lock $(wildc
 # Directories are among what this depends on, so that a deleted module counts. `build` would hand on to the next wheel
 # what was made for this one.
 .NOTPARALLEL:
-$(VENV)/pure.installed: setup.py $(shell find bidstream_svc -name '*.py' -o -name '*.yaml' -o -type d -not -name __pycache__) $(VENV)/run.installed
+$(VENV)/pure.installed: setup.py $(shell find bidstream_svc -name '*.py' -o -name '*.yaml' -o -path '*/console/*' -o -type d -not -name __pycache__) $(VENV)/run.installed
 	rm -rf build $(VENV)/pure
 	BUILD_KERNEL=0 $(PIP) install --no-deps --no-build-isolation --target $(VENV)/pure .
 	rm -rf build
@@ -228,6 +243,11 @@ $(VENV)/fuzz.installed: requirements/fuzz.txt $(VENV)/dev.installed
 
 $(VENV)/mutants.installed: requirements/mutants.txt $(VENV)/dev.installed
 	$(INSTALL_LOCKED) -r requirements/mutants.txt
+	$(PIP) check
+	@touch $@
+
+$(VENV)/console.installed: requirements/console.txt $(VENV)/dev.installed
+	$(INSTALL_LOCKED) -r requirements/console.txt
 	$(PIP) check
 	@touch $@
 

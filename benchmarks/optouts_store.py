@@ -1,6 +1,6 @@
 """`python -m benchmarks.optouts_store`: the opt-out store at 1 and 10 million opt-outs; --millions 100 for more.
 
-Prints JSON, one line a size: import of a sorted file and of one in no order (from the file to the disk, without a
+Prints JSON, one line for each: import of a sorted file and of one in no order (from the file to the disk, without a
 filter), bytes on disk for each id afterwards, look-ups, the filter when it is as full as it gets, groups of new ids at
 2,000/s, the start of the service until it is ready, and a snapshot of a receiver that takes 2,000 webhooks a second.
 """
@@ -40,7 +40,7 @@ from bidstream_svc.optouts.snapshot_client import SnapshotClient
 
 _TIME_S = 1_700_000_000
 _BLOCK_IDS, _BLOCK_BYTES = 20_000, 1024 * 1024
-_ID_BYTES, _COUNTER_BYTES = 33, 8
+_ID_BYTES, _TEXT_BYTES, _COUNTER_BYTES = 33, 44, 8
 _LOOK_UPS = 200_000
 _GROUPS_S = 10.0
 _SETTLE_S = 3.0
@@ -59,18 +59,22 @@ def blocks_of_ids(count: int, *, is_sorted: bool) -> Iterator[list[bytes]]:
     for start in range(0, count, _BLOCK_IDS):
         ids = make_ids(min(_BLOCK_IDS, count - start))
         if is_sorted:
-            places = range(start, start + len(ids))
-            counters = ((place * step).to_bytes(_COUNTER_BYTES, "big") for place in places)
-            ids = [counter + each[_COUNTER_BYTES:] for counter, each in zip(counters, ids, strict=True)]
+            places = range(start * step, (start + len(ids)) * step, step)
+            ids = [
+                place.to_bytes(_COUNTER_BYTES) + each[_COUNTER_BYTES:] for place, each in zip(places, ids, strict=True)
+            ]
         yield ids
 
 
 def write_lines(path: Path, count: int, *, is_sorted: bool) -> list[bytes]:
     """Write a file to import; returns some of its ids, in no order."""
     kept: list[bytes] = []
+    line_end = b",%d\n" % _TIME_S
     with path.open("wb") as file:
         for ids in blocks_of_ids(count, is_sorted=is_sorted):
-            file.writelines(b"%b,%d\n" % (pybase64.b64encode(each), _TIME_S) for each in ids)
+            text = pybase64.b64encode(b"".join(ids))  # no id needs padding
+            file.write(line_end.join([text[start : start + _TEXT_BYTES] for start in range(0, len(text), _TEXT_BYTES)]))
+            file.write(line_end)
             kept += random.sample(ids, min(len(ids), -(-_LOOK_UPS * len(ids) // count)))
     random.shuffle(kept)
     return kept
@@ -181,44 +185,48 @@ async def get_snapshot(url: str) -> dict[str, float]:
     return {"head_s": round(head_s, 2), "all_s": round(time.perf_counter() - begun, 2), "mb": round(size / 1e6)}
 
 
-def run_snapshots(directory: Path, store: Path, count: int) -> dict[str, object]:
-    """A snapshot under writes; and one that is merged into a new store, without writes."""
+def run_snapshot(directory: Path, store: Path, count: int) -> dict[str, object]:
+    """A snapshot of a receiver that takes webhooks meanwhile."""
     with receiver(store, directory / "receiver.log") as address:
-        url = f"http://{address}/snapshot"
         command = [sys.executable, "-m", "benchmarks.optouts_webhooks", address, str(_GROUPS_S + count / 1e6)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as webhooks:
             time.sleep(_SETTLE_S)
-            under_writes = asyncio.run(get_snapshot(url))
+            taken = asyncio.run(get_snapshot(f"http://{address}/snapshot"))
             assert webhooks.stdout is not None
-            acknowledged = json.loads(webhooks.stdout.read())
+            return {**taken, "webhooks": json.loads(webhooks.stdout.read())}
+
+
+def run_merge(directory: Path, store: Path) -> float:
+    """Seconds to get a snapshot from a receiver and merge it into a new store, without writes meanwhile."""
+    with receiver(store, directory / "receiver.log") as address, OptOutStore(directory / "merged") as merged:
         begun = time.perf_counter()
-        with OptOutStore(directory / "merged") as merged:
-            asyncio.run(SnapshotClient(merged, url).fetch())
-            merged_s = round(time.perf_counter() - begun, 2)
-    return {**under_writes, "fetched_and_merged_s": merged_s, "webhooks_meanwhile": acknowledged}
+        asyncio.run(SnapshotClient(merged, f"http://{address}/snapshot").fetch())
+        return round(time.perf_counter() - begun, 2)
 
 
-def measure(directory: Path, count: int, *, imports_unsorted: bool) -> dict[str, object]:
+def measure(directory: Path, count: int, *, imports_unsorted: bool) -> Iterator[tuple[str, object]]:
+    """Yield what is measured, each with its name, as it comes."""
     begun = time.perf_counter()
     store, lines = directory / "store", directory / "lines"
     sample = write_lines(lines, count, is_sorted=True)
-    result: dict[str, object] = {"optouts": count, "import_sorted": run_import(store, lines, count)}
-    if imports_unsorted:
-        write_lines(lines, count, is_sorted=False)
-        result["import_unsorted"] = run_import(directory / "unsorted", lines, count)
+    yield "import_sorted", run_import(store, lines, count)
     lines.unlink()
     filter_begun = time.perf_counter()
     with OptOutStore(store) as opened:
         grow_if_needed(opened)
         opened.add((), position=Position(bytes(16), 1, "1-0"))  # which a snapshot has to have
-    result["filter_built_s"] = round(time.perf_counter() - filter_begun, 1)
-    result["look_up_us"] = run_look_ups(store, sample)
+    yield "filter_built_s", round(time.perf_counter() - filter_begun, 1)
+    yield "look_up_us", run_look_ups(store, sample)
+    yield "start_s", run_starts(directory, store)
+    yield "snapshot_under_writes", run_snapshot(directory, store, count)
+    yield "groups", run_groups(store)
     (directory / "filter").mkdir()
-    result["filter"] = optouts_filter.measure(count, directory / "filter")._asdict()
-    result["start_s"] = run_starts(directory, store)
-    result["snapshot"] = run_snapshots(directory, store, count)
-    result["groups"] = run_groups(store)
-    return {**result, "took_s": round(time.perf_counter() - begun)}
+    yield "filter", optouts_filter.measure(count, directory / "filter")._asdict()
+    yield "snapshot_merged_s", run_merge(directory, store)
+    if imports_unsorted:
+        write_lines(lines, count, is_sorted=False)
+        yield "import_unsorted", run_import(directory / "unsorted", lines, count)
+    yield "took_s", round(time.perf_counter() - begun)
 
 
 def main() -> None:
@@ -230,8 +238,9 @@ def main() -> None:
     for millions in options.millions:
         with tempfile.TemporaryDirectory(dir=options.directory) as name:
             imports_unsorted = millions <= options.unsorted_up_to
-            measured = measure(Path(name), int(millions * 1e6), imports_unsorted=imports_unsorted)
-            print(json.dumps(measured), flush=True)
+            count = int(millions * 1e6)
+            for what, measured in measure(Path(name), count, imports_unsorted=imports_unsorted):
+                print(json.dumps({"optouts": count, what: measured}), flush=True)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,7 @@ class Settings:
         "addresses of the admin plane: HOST:PORT, unix:/path or systemd:NAME, comma-separated; empty turns it off",
         to_addresses,
     )
+    console: bool = _setting("0", "1 allows the console for people, at /console of the admin plane", to_boolean)
     refresh_interval: float = _setting(
         "3600", "mean seconds between key refreshes; each interval varies by up to 10 %", to_positive
     )
@@ -209,6 +210,8 @@ class Settings:
     )
     log_level: str = _setting("info", "debug, info, warning or error", to_log_level)
     log_format: str | None = _setting("", "json or console; by default console on a terminal, else json", to_log_format)
+    # "flag" or "environment" by the name of each setting that has not its default. It is no setting.
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def validate(self) -> None:
         """Check what depends on several settings.
@@ -231,9 +234,8 @@ class Settings:
             what = f"{one} is given twice" if one == other else f"{one} and {other} overlap"
             yield f"{', '.join(names)}: {what}; choose another"
         # The addresses of systemd's sockets are known only once they are opened; see server/sockets.py.
-        yield from self.authentication_problems(
-            address for address in self.listen if not isinstance(address, SystemdAddress)
-        )
+        yield from self.authentication_problems(_without_systemd(self.listen))
+        yield from self.authentication_problems(_without_systemd(self.admin_listen), "admin_")
         if bool(self.tls_cert) != bool(self.tls_key):
             yield f"{env_name('tls_cert')}: must be set together with {env_name('tls_key')}"
         if self.tls_client_ca and not self.tls_cert:
@@ -253,19 +255,19 @@ class Settings:
             yield f"{env_name('optout_time_parameter')}: is the same as {env_name('optout_id_parameter')}"
         if self.optout_when_stale == "withhold" and self.optout_stream is None:
             yield f"{env_name('optout_when_stale')}: withhold requires {env_name('optout_stream')}"
-        yield from self.authentication_problems(
-            (address for address in self.optout_listen if not isinstance(address, SystemdAddress)), "optout_"
-        )
+        yield from self.authentication_problems(_without_systemd(self.optout_listen), "optout_")
 
     def authentication_problems(self, addresses: Iterable[BoundAddress], prefix: str = "") -> Iterator[str]:
         """Yield a problem for each of these addresses that is open to the network without authentication.
 
         Args:
             addresses: those of the data plane.
-            prefix: "optout_" for those of the webhook.
+            prefix: "optout_" for those of the webhook, "admin_" for those of the admin plane, which needs
+                authentication for the console only.
         """
-        token_file = f"{prefix}auth_token_file"
-        if getattr(self, token_file) or self.allow_unauthenticated:
+        is_admin = prefix == "admin_"
+        token_file = "auth_token_file" if is_admin else f"{prefix}auth_token_file"
+        if getattr(self, token_file) or self.allow_unauthenticated or (is_admin and not self.console):
             return
         for address in addresses:
             if not address.is_local:
@@ -330,8 +332,14 @@ class Settings:
             raise ConfigurationError("; ".join(missing))
 
 
+def _without_systemd(addresses: Iterable[ListenAddress]) -> Iterator[BoundAddress]:
+    return (address for address in addresses if not isinstance(address, SystemdAddress))
+
+
 # By field name, in declaration order.
-SETTINGS: Mapping[str, Setting] = {entry.name: entry.metadata["setting"] for entry in fields(Settings)}
+SETTINGS: Mapping[str, Setting] = {
+    entry.name: entry.metadata["setting"] for entry in fields(Settings) if "setting" in entry.metadata
+}
 # Not available as flags: every user of the host can read the command line of a process.
 SECRET_FIELDS = tuple(name for name, setting in SETTINGS.items() if setting.parse is to_secret)
 
@@ -350,6 +358,7 @@ def load_settings(**flags: object) -> Settings:
     if unknown_names := flags.keys() - SETTINGS.keys():
         raise TypeError(f"unknown settings: {sorted(unknown_names)}")
     values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     problems: list[str] = []
     for name, setting in SETTINGS.items():
         text = flags[name] if name in flags else os.environ.get(env_name(name))
@@ -357,11 +366,12 @@ def load_settings(**flags: object) -> Settings:
             continue
         try:
             values[name] = setting.parse(str(text))
+            origins[name] = "flag" if name in flags else "environment"
         except ValueError as problem:
             problems.append(f"{env_name(name)}: {problem}; accepted: {setting.description}")
     if problems:
         raise ConfigurationError("; ".join(problems))
-    settings = Settings(**values)
+    settings = Settings(**values, origins=origins)
     settings.validate()
     return settings
 

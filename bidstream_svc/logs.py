@@ -3,11 +3,14 @@
 Other libraries' records go through the same renderer. An exception is logged as its type and the locations in its
 traceback. Its message is logged only if it is a BidstreamError, whose messages contain no secrets. Other messages, and
 the values of local variables, may contain a token or a uid.
+
+The last events of the process are kept for whoever asks for them later, as they were written.
 """
 
 import logging
 import sys
 import traceback
+from collections import deque
 from types import TracebackType
 from typing import TextIO
 
@@ -16,6 +19,10 @@ from structlog.typing import EventDict, Processor
 
 from bidstream_svc.core.errors import BidstreamError
 
+_MAX_RECENT = 200
+_MAX_RECENT_FRAMES = 20  # of the traceback of one of them
+_recent: deque[EventDict] = deque(maxlen=_MAX_RECENT)
+
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
@@ -23,6 +30,11 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return a logger whose events take key-value pairs."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
+
+
+def recent_events() -> list[EventDict]:
+    """Return the last events that this process has written, the oldest first: at most 200."""
+    return list(_recent)
 
 
 def configure_logging(level: str, log_format: str | None, stream: TextIO = sys.stderr) -> None:
@@ -57,7 +69,7 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO = sys.s
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _keep, renderer],
         )
     )
     root = logging.getLogger()
@@ -66,6 +78,15 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO = sys.s
     # aiohttp's access log contains paths; asyncio's debug records contain sockets.
     logging.getLogger("aiohttp.access").disabled = True
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _keep(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Keep an event that is about to be written. Any thread may call this."""
+    kept = dict(event)
+    if "traceback" in kept:
+        kept["traceback"] = kept["traceback"][-_MAX_RECENT_FRAMES:]
+    _recent.append(kept)
+    return event
 
 
 def _reduce_exception(_logger: object, _method: str, event: EventDict) -> EventDict:

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, object] = {
     "eid_sources": {"uidapi.com": IdentityScope.UID2, "euid.eu": IdentityScope.EUID},
     "listen": LOOPBACK,
     "admin_listen": (TcpAddress("127.0.0.1", 9464),),
+    "console": False,
     "refresh_interval": 3600,
     "key_cache": None,
     "workers": 1,
@@ -90,6 +91,7 @@ GOOD = {
     "client_secret_file": ("/run/secret", Path("/run/secret")),
     "listen": ("unix:/run/b.sock, [::1]:0", (UnixAddress(Path("/run/b.sock")), TcpAddress("::1", 0))),
     "admin_listen": ("0.0.0.0:9464", (TcpAddress("0.0.0.0", 9464),)),  # noqa: S104 - metrics hold no secrets
+    "console": ("1", True),
     "refresh_interval": ("0.5", 0.5),
     "key_cache": ("/var/cache/keys", Path("/var/cache/keys")),
     "workers": ("16", 16),
@@ -149,6 +151,14 @@ def test_a_flag_wins_over_its_variable(monkeypatch: pytest.MonkeyPatch, name: st
     else:
         monkeypatch.setenv(env_name(name), text if "://" in text else "0" if value is True else "2")
     assert getattr(load_settings(**{name: text}), name) == value
+
+
+def test_settings_tell_where_they_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIDSTREAM_WORKERS", "2")
+    monkeypatch.setenv("BIDSTREAM_LOG_LEVEL", "debug")
+    settings = load_settings(log_level="error", console=True, key_cache=None)
+    assert settings.origins == {"workers": "environment", "log_level": "flag", "console": "flag"}
+    assert settings == load_settings(log_level="error", console=True, workers=2)
 
 
 def test_secrets_come_from_variables_and_show_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +259,8 @@ WRONG: list[tuple[str, str, dict[str, str], str]] = [
     ("LISTEN", "bidder.internal:8080", {}, "open to the network"),
     ("LISTEN", "localhost.example.com:8080", {}, "open to the network"),
     ("ADMIN_LISTEN", "9464", {}, "is not HOST:PORT; accepted: .*empty turns it off"),
+    ("ADMIN_LISTEN", "0.0.0.0:1", {"CONSOLE": "1"}, "0.0.0.0:1 is open to the network; set BIDSTREAM_AUTH_TOKEN_FILE"),
+    ("CONSOLE", "perhaps", {}, "boolean.*; accepted: 1 allows the console"),
     ("REFRESH_INTERVAL", "0", {}, "greater than 0; accepted: .*seconds"),
     ("REFRESH_INTERVAL", "-5", {}, "greater than 0"),
     ("REFRESH_INTERVAL", "1h", {}, "valid number"),
@@ -349,6 +361,9 @@ def test_several_wrong_values_are_all_named_in_the_one_line(monkeypatch: pytest.
         {"listen": "0.0.0.0:0", "auth_token_file": "/run/token"},
         {"listen": "bidder.internal:0", "allow_unauthenticated": "true"},
         {"admin_listen": "0.0.0.0:0"},
+        {"admin_listen": "127.0.0.1:0,unix:/run/admin.sock", "console": "1"},
+        {"admin_listen": "0.0.0.0:0", "console": "1", "auth_token_file": "/run/token"},
+        {"admin_listen": "0.0.0.0:0", "console": "1", "allow_unauthenticated": "1"},
         {"listen": "127.0.0.1:0,127.0.0.1:0", "admin_listen": "127.0.0.1:0"},
         {"listen": "127.0.0.1:1,127.0.0.2:1,[::1]:1", "admin_listen": "127.0.0.1:2"},
         {"listen": f"unix:/{'x' * 106}"},

@@ -28,8 +28,8 @@ def failures_of(site_id: int, count: int, name: str | None = None) -> list[Sited
 
 def shown(slots: FailureSlots, now_s: float) -> dict[str, Any]:
     hour = slots.hour(now_s)
-    for row in slots.rows:
-        hour.add(row)
+    for sketch in slots.read():
+        hour.add(sketch)
     return hour.describe()
 
 
@@ -80,7 +80,7 @@ def test_a_row_is_continued(slots: FailureSlots) -> None:
     for restart in range(12):
         FailureWriter(slots.row, restart * 300.0).add(10, failures_of(7, 10), restart * 300.0)
     assert shown(slots, 12 * 300.0)["failures"] == 120
-    assert len(slots.row.read()) == 6
+    assert len(list(slots.row.read())) == 6
 
 
 def test_a_worker_takes_its_row_of_the_metrics() -> None:

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from bidstream_svc.core.errors import ConfigurationError
-from bidstream_svc.logs import configure_logging, get_logger
+from bidstream_svc.logs import configure_logging, get_logger, recent_events
 from tests.support.logging_reset import logging_as_before
 
 Configure = Callable[..., StringIO]
@@ -135,3 +135,31 @@ def test_access_lines_and_socket_names_of_libraries_are_not_logged(configure: Co
     logging.getLogger("aiohttp.access").info("POST /decrypt")
     logging.getLogger("asyncio").debug("<socket.socket ...>")
     assert stream.getvalue() == ""
+
+
+def test_the_last_events_are_kept_as_they_were_written(configure: Configure) -> None:
+    stream = configure("info")
+    log = new_logger()
+    log.debug("not written")
+    for number in range(300):
+        log.info("written", number=number)
+    kept = recent_events()
+    assert [event["number"] for event in kept] == list(range(100, 300))
+    assert kept == lines(stream)[-200:]
+
+
+def test_a_kept_event_has_no_message_of_an_error_and_a_short_traceback(configure: Configure) -> None:
+    def fail(depth: int) -> None:
+        if depth:
+            fail(depth - 1)
+        raise ValueError("a token")
+
+    configure()
+    try:
+        fail(50)
+    except ValueError:
+        new_logger().exception("failed")
+    kept = recent_events()[-1]
+    assert kept["exception"] == "ValueError"
+    assert "a token" not in str(kept)
+    assert len(kept["traceback"]) == 20

@@ -109,6 +109,21 @@ def test_the_name_most_often_given_is_found_amid_made_up_names() -> None:
     assert exact - 1 / NAMES <= site["name_share"] <= exact + 1e-4
 
 
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=200))
+def test_bounds_of_names(numbers: list[int]) -> None:
+    sketch = SlotSketch(0)
+    add_all(sketch, [failure(9, f"{number}.example") for number in numbers])
+    (site,) = sketch.sites.values()
+    assert len(site.names) <= NAMES
+    for number, count in Counter(numbers).items():
+        tally = site.names.get(f"{number}.example")
+        if tally is None:
+            assert count <= len(numbers) / NAMES
+        else:
+            assert tally.seen <= count <= tally.seen + tally.missed
+            assert tally.missed <= len(numbers) / NAMES
+
+
 def test_without_names_there_is_none() -> None:
     sketch = SlotSketch(0)
     sketch.add(2, [failure(9), failure(9)])
@@ -121,7 +136,8 @@ def test_without_names_there_is_none() -> None:
 
 def merged(sketches: Iterable[SlotSketch]) -> SiteFailures:
     found = SiteFailures()
-    found.merge(sketches)
+    for sketch in sketches:
+        found.add(sketch)
     return found
 
 

@@ -105,6 +105,7 @@ def service(
     package: Path | None = None,
     refresh_interval_s: float = 3600,
     optout_store: Path | None = None,
+    console: bool = False,
 ) -> Iterator[Server]:
     """Run the service in one process, on TCP and a Unix socket.
 
@@ -121,6 +122,7 @@ def service(
         "BIDSTREAM_LISTEN": f"127.0.0.1:{port},unix:{socket_path}",
         "BIDSTREAM_ADMIN_LISTEN": f"127.0.0.1:{admin_port}",
         "BIDSTREAM_REFRESH_INTERVAL": str(refresh_interval_s),
+        "BIDSTREAM_CONSOLE": str(int(console)),
     } | (_SAME_PACKAGE if package is None else {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(package.resolve())})
     if optout_store is not None:
         environment["BIDSTREAM_OPTOUT_STORE"] = str(optout_store)

@@ -41,7 +41,8 @@ async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) 
         operators = [
             await stack.enter_async_context(DevOperator(OperatorState(scope=scope))) for scope in IdentityScope
         ]
-        settings = load_settings(**{**flags, **_embedded(operators)})
+        console = {} if env_name("console") in os.environ else {"console": "1"}
+        settings = load_settings(**{**console, **flags, **_embedded(operators)})
         prepare(settings)
         if settings.workers > 1:
             raise ConfigurationError(f"{env_name('workers')}: --dev supports one worker only")
@@ -104,10 +105,12 @@ async def _watch_terminal(descriptor: int) -> None:
 
 def _banner(service: Service, operators: Sequence[DevOperator], settings: Settings) -> str:
     data = service.data_addresses[0]
+    admin = [address for address in service.admin_addresses if not isinstance(address, UnixAddress)]
     lines = [
         "",
         f"data plane    {', '.join(str(address) for address in service.data_addresses)}",
         f"admin plane   {', '.join(str(address) for address in service.admin_addresses) or 'off'}",
+        *([f"console       http://{admin[0]}/console"] if admin and settings.console else []),
         *(f"operator      {operator.url} ({operator.state.scope.name})" for operator in operators),
         "              embedded; their keys and tokens are lost when this process ends",
     ]

@@ -32,7 +32,7 @@ _REASONS_SHOWN = 2
 @click.option("--json", "as_json", is_flag=True, help="print the answer of the admin plane")
 @setting_options("admin_listen")
 def failures(*, url: str | None, as_json: bool, **flags: Any) -> None:
-    """Print the sites with the most tokens that were not decrypted in the last hour.
+    """Print the sites whose tokens failed most in the last hour.
 
     They are estimates from a sample. `reason` is the most frequent one of a site, with its share, and `name` the domain
     or app name that most of the requests with its tokens gave, with that share.

@@ -142,16 +142,34 @@ def _read_parquet(file: BinaryIO, columns: Columns) -> Iterator[Block]:
         names = content.schema_arrow.names
         wanted = [names[place] for place in _places(names, columns) if place is not None]
         for batch in content.iter_batches(_BLOCK_ROWS, columns=wanted):
-            cells = [batch.column(name).to_pylist() if name in wanted else [None] * len(batch) for name in columns[:3]]
+            cells = [
+                _to_seconds(pa, batch.column(name)).to_pylist() if name in wanted else [None] * len(batch)
+                for name in columns[:3]
+            ]
             yield Block(_to_lines((_text(one), _time_text(two), _text(three)) for one, two, three in zip(*cells)), 0)  # noqa: B905
     except (pa.ArrowException, OSError):
         raise InputError("the input is not valid Parquet") from None
+
+
+def _to_seconds(pa: Any, column: Any) -> Any:
+    """Return a column of times as Unix seconds, by UTC where it names no zone, and any other one as it is.
+
+    As objects of Python, those of the years beyond 9999 and those in nanoseconds would raise.
+    """
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("s"))
+    if not pa.types.is_timestamp(column.type):
+        return column
+    return column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
 
 
 def _places(header: list[str], columns: Columns) -> tuple[int | None, int | None, int | None]:
     for name, is_required in ((columns.identity, True), (columns.time, columns.is_time_named)):
         if is_required and name not in header:
             raise ConfigurationError(f"the input has no column {name!r}")
+    for name in columns[:3]:
+        if header.count(name) > 1:
+            raise ConfigurationError(f"the input has several columns {name!r}")
     found = tuple(header.index(name) if name in header else None for name in columns[:3])
     return found[0], found[1], found[2]
 
@@ -169,8 +187,6 @@ def _text(value: object) -> str:
 
 
 def _time_text(value: Any) -> str:
-    if hasattr(value, "timestamp"):
-        return str(int(value.timestamp()))
     return str(value) if isinstance(value, int) else _text(value)
 
 

@@ -43,9 +43,9 @@ _WINDOW_IDS = 20_000
 def check(*, scope_name: str | None, online: bool, is_adding: bool, **flags: Any) -> None:
     """Tell which raw uids on stdin are in the store.
 
-    There is one on each line. Prints `raw uid,in store` or `raw uid,not in store`. With --online, `raw
-    uid,missing,Unix seconds` is one that the operator says is opted out and the store lacks; the exit status is 1
-    if there is any that --add has not added. Malformed lines are counted on stderr.
+    There is one on each line, and perhaps a comma and more behind it. Prints `raw uid,in store` or `raw uid,not in
+    store`. With --online, `raw uid,missing,Unix seconds` is one that the operator says is opted out and the store
+    lacks; the exit status is 1 if there is any that --add has not added. Malformed lines are counted on stderr.
     """
     if is_adding and not online:
         raise click.UsageError("--add adds what the operator knows: it needs --online")
@@ -76,7 +76,7 @@ def _windows(lines: LineReader, scope: IdentityScope | None) -> Iterator[list[Op
     window: list[OptOut | None] = []
     arrived_s = wall_clock_ms() // MS_PER_S
     for line in lines:
-        if not (text := line.strip()):
+        if not (text := line.partition(",")[0].strip()):  # an export has the time behind it
             continue
         try:
             raw_id = decode_raw_id(text)

@@ -6,7 +6,8 @@ slot, also if a writer is killed while it writes. By the checksum of a buffer, a
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from mmap import mmap
 from struct import Struct
 from typing import Any, NamedTuple
@@ -50,9 +51,9 @@ class FailureRow:
     def __init__(self, memory: memoryview) -> None:
         self.buffers = [memory[start : start + BUFFER_BYTES] for start in range(0, len(memory), BUFFER_BYTES)]
 
-    def read(self) -> list[SlotSketch]:
-        """Return the sketches, the latest of each slot."""
-        return [_decode(each.content) for each in self.newest().values()]
+    def read(self) -> Iterator[SlotSketch]:
+        """Yield the sketches, the latest of each slot. Each takes up to 0.3 ms to decode."""
+        return (_decode(each.content) for each in self.newest().values())
 
     def newest(self) -> dict[int, _Written]:
         """Return the latest write of each slot."""
@@ -120,22 +121,27 @@ class FailureSlots:
         self.rows = [FailureRow(memory[start : start + row_bytes]) for start in range(0, len(memory), row_bytes)]
         self.row = self.rows[0]
 
+    def read(self) -> Iterator[SlotSketch]:
+        """Yield the sketches of all rows."""
+        return chain.from_iterable(row.read() for row in self.rows)
+
     def hour(self, now_s: float) -> "FailureHour":
-        """Return the sum of no rows yet; `now_s` is the monotonic clock."""
+        """Return the sum of no sketches yet; `now_s` is the monotonic clock."""
         return FailureHour(self._started_s, now_s)
 
 
 class FailureHour:
-    """The sum of rows over the hour before `now_s`. It begins with a slot, or with the service at `started_s`."""
+    """The sum of sketches over the hour before `now_s`. It begins with a slot, or with the service at `started_s`."""
 
     def __init__(self, started_s: float, now_s: float) -> None:
         self._oldest = int(now_s // SLOT_S) - SLOTS + 1
         self._window_s = max(0.0, now_s - max(started_s, self._oldest * SLOT_S))
         self._sum = SiteFailures()
 
-    def add(self, row: FailureRow) -> None:
-        """Add what a worker has written."""
-        self._sum.merge(sketch for sketch in row.read() if sketch.number >= self._oldest)
+    def add(self, sketch: SlotSketch) -> None:
+        """Add a sketch, unless it is older."""
+        if sketch.number >= self._oldest:
+            self._sum.add(sketch)
 
     def describe(self) -> dict[str, Any]:
         """Return what `GET /failures` answers."""

@@ -10,6 +10,7 @@ Source: A. Metwally, D. Agrawal, A. El Abbadi, "Efficient Computation of Frequen
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import nlargest
 from math import sqrt
 from typing import Any, NamedTuple, TypeVar
 
@@ -141,18 +142,17 @@ class SiteFailures:
         self._variance = 0.0
         self._floor = 0.0
         self._without_site: dict[int, float] = {}
-        self._sites: dict[int, _SiteSum] = {}
+        self._sites: dict[int, list[SiteTally]] = {}
 
-    def merge(self, sketches: Iterable[SlotSketch]) -> None:
-        """Add sketches, of any slots and workers."""
-        for sketch in sketches:
-            self.failures += sketch.failures
-            self.sampled += sketch.sampled
-            self._variance += sketch.variance
-            self._floor += sketch.floor
-            _add_all(self._without_site, sketch.without_site)
-            for key, tally in sketch.sites.items():
-                self._sites.setdefault(key, _SiteSum()).add(tally)
+    def add(self, sketch: SlotSketch) -> None:
+        """Add a sketch, of any slot and worker."""
+        self.failures += sketch.failures
+        self.sampled += sketch.sampled
+        self._variance += sketch.variance
+        self._floor += sketch.floor
+        _add_all(self._without_site, sketch.without_site)
+        for key, tally in sketch.sites.items():
+            self._sites.setdefault(key, []).append(tally)
 
     @property
     def share_error(self) -> float:
@@ -163,7 +163,7 @@ class SiteFailures:
 
     def describe(self) -> dict[str, Any]:
         """Return what `GET /failures` answers, except the window."""
-        top = sorted(self._sites.items(), key=lambda item: item[1].seen, reverse=True)[:TOP]
+        top = nlargest(TOP, self._sites.items(), key=lambda item: _seen(item[1]))
         return {
             "failures": self.failures,
             "sampled": self.sampled,
@@ -172,35 +172,29 @@ class SiteFailures:
                 "failures": round(sum(self._without_site.values())),
                 "reasons": _shares_of_reasons(self._without_site),
             },
-            "sites": [self._describe_site(key, site) for key, site in top],
+            "sites": [self._describe_site(key, tallies) for key, tallies in top],
         }
 
-    def _describe_site(self, key: int, site: "_SiteSum") -> dict[str, Any]:
+    def _describe_site(self, key: int, tallies: Sequence[SiteTally]) -> dict[str, Any]:
         site_id, scope = divmod(key, _SCOPES)
-        name, named = max(site.names.items(), key=lambda item: item[1], default=(None, 0.0))
+        seen, reasons, names = _seen(tallies), dict[int, float](), dict[str, float]()
+        for tally in tallies:
+            _add_all(reasons, tally.reasons)
+            _add_all(names, {name: of_name.seen for name, of_name in tally.names.items()})
+        name, named = max(names.items(), key=lambda item: item[1], default=(None, 0.0))
         return {
             "site_id": site_id,
             "scope": IdentityScope(scope).name,
-            "failures": round(site.seen),
-            "share": round(site.seen / self.failures, 4),
-            "reasons": _shares_of_reasons(site.reasons),
+            "failures": round(seen),
+            "share": round(seen / self.failures, 4),
+            "reasons": _shares_of_reasons(reasons),
             "name": name,
-            "name_share": round(named / site.seen, 4),
+            "name_share": round(named / seen, 4),
         }
 
 
-class _SiteSum:
-    """What several sketches have seen of a site."""
-
-    def __init__(self) -> None:
-        self.seen = 0.0
-        self.reasons: dict[int, float] = {}
-        self.names: dict[str, float] = {}
-
-    def add(self, tally: SiteTally) -> None:
-        self.seen += tally.seen
-        _add_all(self.reasons, tally.reasons)
-        _add_all(self.names, {name: of_name.seen for name, of_name in tally.names.items()})
+def _seen(tallies: Iterable[SiteTally]) -> float:
+    return sum(tally.seen for tally in tallies)
 
 
 def _add_reason(reasons: dict[int, float], reason: FailureReason, weight: float) -> None:

@@ -134,7 +134,6 @@ class Follower:
                 check_at_s = now_s + _CHECK_S
             block_ms = max(1, int((check_at_s - time.monotonic()) * 1000))
             entries, read_up_to = await client.read(bearings.cursor, self._count, block_ms)
-            self.state.is_connected = True
             if entries or read_up_to != bearings.cursor:
                 bearings = await self._apply(client, bearings, entries, read_up_to)
                 self._prove_level(bearings)
@@ -145,7 +144,6 @@ class Follower:
         asked_ms = self._now_ms()
         tip = await client.inspect(bearings.known_ids)
         is_cut_off = await client.is_cut_off()
-        self.state.is_connected = True
         if is_broken(bearings, tip):
             bearings = await self._recover(bearings, tip)
         bearings = await self._tend_gap(client, bearings)
@@ -255,6 +253,7 @@ class Follower:
         if self._goal is not None and is_level(bearings, self._goal[0]):
             self.state.level_ms = self._goal[1]
             self._goal = None
+            self._note_success()
             self._on_level(self.state.level_ms)
 
     def _note_success(self) -> None:

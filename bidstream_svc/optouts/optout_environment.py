@@ -113,11 +113,13 @@ class Environment:
         """End the use."""
         self._end_use()
 
-    def close(self) -> None:
-        """Close it, for all of this process that share it."""
+    def close(self, timeout_s: float | None = None) -> None:
+        """Close it, for all of this process that share it; leave it open if it is still in use after a time."""
+        self._ended.clear()
         self.is_closed = True
-        if self._uses:
-            self._ended.wait()
+        if self._uses and not self._ended.wait(timeout_s):
+            self.is_closed = False
+            return
         self.lmdb.close()
 
     def _end_use(self) -> None:
@@ -201,7 +203,8 @@ class Environment:
 
 # By process, because a child has its parent's objects but must not use them.
 _environments: "WeakValueDictionary[tuple[int, tuple[int, int]], Environment]" = WeakValueDictionary()
-_opening = threading.Lock()
+_opening = threading.RLock()  # a handler of a signal may fork while its thread has it
+_FORK_TIMEOUT_S = 1.0  # a look-up takes microseconds
 
 
 def open_environment(directory: Path, *, is_writable: bool, creates: bool = False) -> Environment:
@@ -229,6 +232,20 @@ def open_environment(directory: Path, *, is_writable: bool, creates: bool = Fals
         environment = Environment(directory, is_writable=is_writable, creates=creates)
         _environments[os.getpid(), _file_id(directory / _DATA_FILE)] = environment
         return environment
+
+
+def _close_before_fork() -> None:
+    """Close what is open for reading; whoever needs it opens it again, in the parent and in the child.
+
+    A child could not: what another thread of its parent was using would stay open in it, without that thread, for ever.
+    """
+    _opening.acquire()
+    for (pid, _), environment in list(_environments.items()):
+        if pid == os.getpid() and not environment.is_writable and not environment.is_closed:
+            environment.close(_FORK_TIMEOUT_S)
+
+
+os.register_at_fork(before=_close_before_fork, after_in_parent=_opening.release, after_in_child=_opening.release)
 
 
 @contextmanager

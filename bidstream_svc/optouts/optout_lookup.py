@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.status import FailureReason
+from bidstream_svc.optouts.optout_environment import open_environment
 from bidstream_svc.optouts.optout_reader import OptOutReader
 
 
@@ -57,13 +58,13 @@ class _Readers:
             reader = self._open.get(directory)
             if reader is None:
                 reader = self._open[directory] = OptOutReader(directory, is_required=is_required)
+            elif is_required and not reader.is_usable:
+                open_environment(directory, is_writable=False)  # or tell why that is not possible
             return reader
 
     def _start_again(self) -> None:
-        """Give up what belongs to the parent, where it stays open."""
-        self._lock = threading.Lock()  # another thread of the parent may hold the old one
-        for reader in list(self._open.values()):
-            reader.close()
+        """Give up what belongs to the parent; other threads of it may hold locks, of the readers as well."""
+        self._lock = threading.Lock()
         self._open = WeakValueDictionary()
 
 

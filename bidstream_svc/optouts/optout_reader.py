@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _log = get_logger(__name__)
 
 _FILE_CHECK_INTERVAL_S = 1.0
+_MAX_ATTEMPTS = 10
 _MIN_BACK_OFF_S, _MAX_BACK_OFF_S = 0.5, 30.0
 
 
@@ -93,6 +94,19 @@ class OptOutReader:
             return FailureReason.OPTOUTS_NOT_SYNCED
         return None
 
+    def find_times(self, scope: IdentityScope, uid: str) -> tuple[int, int | None] | None:
+        """Return when the opt-out of a raw uid arrived, and when the user opted out, Unix s; None if it is not here."""
+        opened = self._opened
+        if opened is None:
+            return None
+        try:
+            with opened.environment as environment:
+                record = find_record(environment, scope, decode_raw_id(uid))
+        except (OptOutRecordError, OptOutStoreError, lmdb.Error):
+            return None
+        optout = None if record is None else decode_record(scope, record)
+        return None if optout is None else (optout.arrived_s, optout.entry_s)
+
     def check_file(self) -> bool:
         """Return whether the store is usable; once a second that is found out, and an unusable one opened again.
 
@@ -124,8 +138,8 @@ class OptOutReader:
         """Whether an id is in the store; None if the store cannot tell."""
         if self._opened is None or time.monotonic() >= self._check_file_at:
             self.check_file()
-        # A second attempt, because another user of the same environment may have closed it.
-        for _ in range(2):
+        # Further attempts, because another user of the same environment, or a fork, may have closed it.
+        for _ in range(_MAX_ATTEMPTS):
             opened = self._opened or self._reopen()
             if opened is None:
                 return None
@@ -191,16 +205,3 @@ class OptOutReader:
         if not self._is_reported:
             self._is_reported = True
             _log.error("opt-out store unusable", directory=str(self._directory), problem=problem)
-
-    def find_times(self, scope: IdentityScope, uid: str) -> tuple[int, int | None] | None:
-        """Return when the opt-out of a raw uid arrived, and when the user opted out, Unix s; None if it is not here."""
-        opened = self._opened
-        if opened is None:
-            return None
-        try:
-            with opened.environment as environment:
-                record = find_record(environment, scope, decode_raw_id(uid))
-        except (OptOutRecordError, OptOutStoreError, lmdb.Error):
-            return None
-        optout = None if record is None else decode_record(scope, record)
-        return None if optout is None else (optout.arrived_s, optout.entry_s)

@@ -113,8 +113,7 @@ class StreamClient:
         """Close the connection. The next call makes a new one."""
         client, self._client = self._client, None
         if client is not None:
-            with suppress(RedisError, OSError):
-                await client.aclose()
+            await _close(client)
 
     async def _run_script(self, script: str, *arguments: str | bytes) -> Any:
         digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
@@ -144,7 +143,7 @@ class StreamClient:
         settings = self.settings
         if self._client is None:
             username, password = self._read_password()
-            self._client = redis.asyncio.Redis.from_url(
+            client = redis.asyncio.Redis.from_url(
                 settings.url,
                 username=username,
                 password=password,
@@ -157,8 +156,13 @@ class StreamClient:
                 protocol=2,
                 decode_responses=False,
             )
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S + settings.timeout_s):
-                await self._client.initialize()
+            try:
+                async with asyncio.timeout(_CONNECT_TIMEOUT_S + settings.timeout_s):
+                    await client.initialize()
+            except BaseException:
+                await _close(client)
+                raise
+            self._client = client
         return self._client
 
     def _read_password(self) -> tuple[str | None, str | None]:
@@ -173,6 +177,11 @@ class StreamClient:
             raise OptOutStreamError(f"{settings.password_variable}: not UTF-8") from None
         user, colon, password = secret.partition(":")
         return (user or None, password) if colon else (None, secret)
+
+
+async def _close(client: redis.asyncio.Redis) -> None:
+    with suppress(RedisError, OSError):
+        await client.aclose()
 
 
 class _NoSuchScriptError(Exception):

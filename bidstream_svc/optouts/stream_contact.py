@@ -8,7 +8,7 @@ class StreamContact:
     """What there is to know of a user of the stream.
 
     Attributes:
-        is_connected: whether the last call of the server succeeded, and the store took what came of it.
+        is_connected: whether the last attempt succeeded: the server responded, and the store took what came of it.
         error: why the last attempt failed, until one succeeds; empty if it did not.
     """
 
@@ -17,6 +17,7 @@ class StreamContact:
 
     def note_success(self) -> bool:
         """Note that an attempt has succeeded as a whole. Returns whether the last one had failed."""
+        self.is_connected = True
         had_failed, self.error = bool(self.error), ""
         return had_failed
 

@@ -139,7 +139,6 @@ class Publisher:
         appended = await client.append(
             progress.own, self._newest_known_id(), batch.packed, epoch=os.urandom(EPOCH_BYTES), lost=progress.lost
         )
-        self.state.is_connected = True
         if appended is None:
             _log.warning("opt-out stream has lost entries; all of the retention is appended again", lost=progress.own)
             self._progress = msgspec.structs.replace(progress, sent=0, own="", lost=progress.own)

@@ -12,9 +12,10 @@ from bidstream_svc.metrics.cells import ADMIN_CONNECTIONS, ADMIN_CONNECTIONS_REF
 from bidstream_svc.server.acceptor import open_acceptors
 from bidstream_svc.server.admin_plane import AdminPlane
 from bidstream_svc.server.connections import ConnectionLimits
+from bidstream_svc.server.console_state import ConsoleSources
 from bidstream_svc.server.descriptors import share_descriptors
 from bidstream_svc.server.health import HealthReports
-from bidstream_svc.server.page_connection import PageConnections
+from bidstream_svc.server.page_connections import PageConnections
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.sockets import Listener
 
@@ -32,6 +33,7 @@ class AdminServer:
         listeners: the listening sockets; they are closed by `stop`, but the files of Unix sockets are kept.
         health: what the health pages report.
         metrics: what `/metrics` and `/failures` show; counts the connections of the admin plane.
+        console: what the console reads; None without one.
         on_failure: see LoopThread.
     """
 
@@ -42,12 +44,14 @@ class AdminServer:
         health: HealthReports,
         metrics: MetricCells,
         *,
+        console: ConsoleSources | None = None,
         on_failure: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._listeners = listeners
         self._health = health
         self._metrics = metrics
+        self._console = console
         self._selector = GilShareSelector(_GIL_SHARE, self._listening_descriptors)
         self._thread = LoopThread("admin-plane", self._serve, self._selector, on_failure=on_failure)
 
@@ -65,7 +69,7 @@ class AdminServer:
             connections = PageConnections(
                 self._make_limits(), self._metrics, gauge=ADMIN_CONNECTIONS, refused=ADMIN_CONNECTIONS_REFUSED
             )
-            plane = AdminPlane(self._health, self._metrics, connections)
+            plane = AdminPlane(self._health, self._metrics, connections, self._console)
             stack.callback(connections.close)
             refusals = Refusals(lambda _answer: None, max_open=_MAX_REFUSALS)
             stack.callback(refusals.close)
@@ -78,6 +82,8 @@ class AdminServer:
                 allowed_hosts=self._settings.allowed_hosts,
                 max_per_iteration=_MAX_ACCEPTED_PER_ITERATION,
             )
+            if plane.console is not None:
+                await plane.console.state.history.run()
             await asyncio.Event().wait()
 
     def _listening_descriptors(self) -> set[int]:

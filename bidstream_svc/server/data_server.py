@@ -47,6 +47,7 @@ class DataServer:
         routes: the route table.
 
     Attributes:
+        bearer: the token that requests must have; None for none.
         tls: the TLS in use; None without.
 
     Raises:
@@ -71,7 +72,7 @@ class DataServer:
         self._tracer = tracer
         self._has_fast_path = has_fast_path
         self._routes = tuple(routes)
-        self._bearer = None if settings.auth_token_file is None else BearerToken(settings.auth_token_file)
+        self.bearer = None if settings.auth_token_file is None else BearerToken(settings.auth_token_file)
         files = tls_files(settings)
         self.tls = None if files is None else ServerTls(files)
         self._watches: list[FileWatch] = []
@@ -99,7 +100,7 @@ class DataServer:
                 self._routes,
                 self._decryptor,
                 self._metrics,
-                bearer=self._bearer,
+                bearer=self.bearer,
                 tracer=self._tracer,
             )
             stack.push_async_callback(self._plane.close)
@@ -156,9 +157,9 @@ class DataServer:
 
     def _watch_files(self, stack: AsyncExitStack) -> None:
         """Use changed files from now on, until `stack` is closed."""
-        if self._bearer is not None:
+        if self.bearer is not None:
             forget_heads = self._fast_path.forget_heads if self._fast_path is not None else lambda: None
-            self._watches.append(FileWatch("bearer-watch", BEARER_PERIOD_S, self._bearer.reload, forget_heads))
+            self._watches.append(FileWatch("bearer-watch", BEARER_PERIOD_S, self.bearer.reload, forget_heads))
         if self.tls is not None:
             self._use_certificates(self.tls)
             self._watches.append(
@@ -181,7 +182,7 @@ class DataServer:
             self._routes,
             self._decryptor,
             self._metrics,
-            bearer=self._bearer,
+            bearer=self.bearer,
             fallback=self._plane.connect,
             turns=self._plane.turns,
             is_traced=self._tracer is not None,

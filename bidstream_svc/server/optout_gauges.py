@@ -60,7 +60,9 @@ class OptOutGauges:
         if self._link is None:
             return
         state = self._link.follower
-        self._metrics.set(OPTOUT_STREAM_CONNECTED, int(state.is_connected))
+        # A server may answer readers and refuse writers: it is out of memory, a replica, or its access rules say so.
+        is_connected = state.is_connected and self._link.publisher.is_connected
+        self._metrics.set(OPTOUT_STREAM_CONNECTED, int(is_connected))
         self._metrics.set(OPTOUT_OWED, self._link.publisher.owed)
         self._metrics.set(OPTOUT_GAP, int(bool(state.gap)))
         if state.level_ms:

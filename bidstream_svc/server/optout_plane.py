@@ -28,7 +28,8 @@ from bidstream_svc.optouts.webhook import Malformed, Webhook
 from bidstream_svc.server.answers import UNAUTHORIZED, Answer, error_answer
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.hosts import HostCheck
-from bidstream_svc.server.page_connection import Answering, PageConnection, PageConnections, Shared
+from bidstream_svc.server.page_connection import Answering, PageConnection, Shared
+from bidstream_svc.server.page_connections import PageConnections
 from bidstream_svc.server.pages import Page, PageRequest, StreamedPage
 from bidstream_svc.server.turns import Turns
 

@@ -21,7 +21,7 @@ from bidstream_svc.server.data_server import BEARER_PERIOD_S, SHUTDOWN_DELAY_S
 from bidstream_svc.server.descriptors import share_descriptors
 from bidstream_svc.server.file_watch import FileWatch
 from bidstream_svc.server.optout_plane import OpenSnapshot, OptOutPlane
-from bidstream_svc.server.page_connection import PageConnections
+from bidstream_svc.server.page_connections import PageConnections
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.sockets import Listener
 

@@ -1,4 +1,6 @@
-"""A connection of the admin plane or the webhook: it reads requests, ignores their bodies, and writes pages.
+"""A connection of the admin plane or the webhook: it reads requests and writes pages.
+
+A body is read only for a page that takes one, and ignored otherwise.
 
 aiohttp is not used here. It takes ten times as long for a request, and a health probe may have to wait for the requests
 of all other clients. `RequestFramer` cuts the input, and `PageHead` parses the heads.
@@ -13,18 +15,18 @@ from contextlib import aclosing
 from typing import NamedTuple, TypeAlias
 
 from bidstream_svc.logs import get_logger
-from bidstream_svc.metrics.cells import RefusalReason
 from bidstream_svc.server.answers import (
     HEAD_TOO_LARGE,
     INTERNAL_ERROR,
     MALFORMED_HTTP,
     OVERLOADED,
     REQUEST_TIMEOUT,
+    TOO_MANY_CHUNKS,
     UNKNOWN_HOST,
     Answer,
+    too_large,
 )
 from bidstream_svc.server.base_connection import Connection, Phase
-from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.framing import (
     BETWEEN,
     HEAD,
@@ -34,6 +36,7 @@ from bidstream_svc.server.framing import (
     TooManyChunksError,
 )
 from bidstream_svc.server.hosts import HostCheck
+from bidstream_svc.server.page_connections import PageConnections
 from bidstream_svc.server.page_head import PageHead
 from bidstream_svc.server.pages import (
     Page,
@@ -51,37 +54,6 @@ _log = get_logger(__name__)
 _MAX_REST_BYTES = 64 * 1024
 
 
-class PageConnections(Connections):
-    """The connections of such a plane. A new one takes the place of the one that has been unused for longest.
-
-    So neither silent connections nor many scrapers keep out a health probe or the sender of opt-outs.
-    """
-
-    def admit(self, connection: Connection) -> bool:
-        """See Connections. At the limit of this process, close a connection to make room."""
-        if len(self._open) >= self.limits.max_in_process:
-            self.count_refusal(RefusalReason.MAX_CONNECTIONS)
-            if not self._make_room():
-                return False
-        return super().admit(connection)
-
-    def mark_used(self, connection: Connection) -> None:
-        """Note that a request of a connection has been answered."""
-        if connection.number in self._open:
-            self._open[connection.number] = self._open.pop(connection.number)
-
-    def _make_room(self) -> bool:
-        """Close the connection unused for longest, if possible one that is not being answered."""
-        connected = [connection for connection in self if connection.transport is not None]
-        unused = (connection for connection in connected if connection.phase is not Phase.RESPONSE)
-        victim = next(unused, connected[0] if connected else None)
-        if victim is None:
-            return False
-        victim.abort()
-        self.discard(victim)
-        return True
-
-
 Answering: TypeAlias = Page | Awaitable[Page | StreamedPage]
 
 
@@ -95,6 +67,7 @@ class Shared(NamedTuple):
         is_draining: returns True while the process ends, and every answer closes its connection.
         needs_host: returns whether requests for a path are refused if their `Host` header has another name.
         note_unread: called with the status that a request got which could not be read to its end.
+        max_body_bytes: returns how long the body of a request may be; 0 if it is ignored.
     """
 
     connections: PageConnections
@@ -103,6 +76,7 @@ class Shared(NamedTuple):
     is_draining: Callable[[], bool] = lambda: False
     needs_host: Callable[[str], bool] = lambda _path: True
     note_unread: Callable[[int], None] = lambda _status: None
+    max_body_bytes: Callable[[PageRequest], int] = lambda _request: 0
 
 
 class PageConnection(Connection):
@@ -119,7 +93,9 @@ class PageConnection(Connection):
         "_head",
         "_hosts",
         "_is_answering",
+        "_max_body_bytes",
         "_may_write",
+        "_reading_body",
         "_rest",
         "_shared",
         "_start",
@@ -132,6 +108,8 @@ class PageConnection(Connection):
         self._hosts = hosts
         self._framer = RequestFramer()
         self._head = PageHead()
+        self._reading_body: PageHead | None = None  # until the request is answered
+        self._max_body_bytes = 0  # of that request
         self._rest = b""  # what has been received and, from `_start` on, not been read
         self._start = 0
         self._is_answering = False  # a page is being made, or the rest waits for its turn
@@ -151,7 +129,7 @@ class PageConnection(Connection):
         """Drop what has been received, and end the work for it."""
         if self._task is not None:
             self._task.cancel()
-        self._rest = b""
+        self._rest, self._reading_body = b"", None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -192,8 +170,8 @@ class PageConnection(Connection):
         return Phase.IDLE if self._framer.state is BETWEEN else Phase.REQUEST
 
     def time_out(self, phase: Phase) -> None:
-        """Close the connection; an incomplete head is answered with 408 first."""
-        if phase is Phase.REQUEST and self._framer.state is HEAD:
+        """Close the connection; an incomplete head, or a body that is read, is answered with 408 first."""
+        if phase is Phase.REQUEST and (self._framer.state is HEAD or self._reading_body is not None):
             self._answer_last(REQUEST_TIMEOUT)
         super().time_out(phase)
 
@@ -207,7 +185,7 @@ class PageConnection(Connection):
     # Requests.
 
     def _read_request(self) -> None:
-        """Read up to the end of the next head, and answer it."""
+        """Read up to the end of the next request, as far as it is read, and answer it."""
         framer = self._framer
         self._discard_body()
         if self.transport is None or self.transport.is_closing():
@@ -219,6 +197,14 @@ class PageConnection(Connection):
             except HeadTooLargeError:
                 self._answer_last(HEAD_TOO_LARGE)
                 return
+            except TooManyChunksError:
+                self._answer_last(TOO_MANY_CHUNKS)
+                return
+            if self._reading_body is not None:
+                self._read_body(self._reading_body, self._rest[start : self._start])
+                if self._is_answering or self._reading_body is None:
+                    return
+                continue
             if framer.state is not HEAD:
                 continue  # empty lines
             self._head.feed(self._rest[start : self._start])
@@ -228,17 +214,50 @@ class PageConnection(Connection):
             if framer.has_head:
                 head, self._head = self._head, PageHead()
                 framer.begin_body(head.body_bytes)
-                self._answer(head)
-                return
+                self._begin(head)
+                if self._reading_body is None or self._is_answering:
+                    return
         self._rest, self._start = b"", 0
 
-    def _answer(self, head: PageHead) -> None:
+    def _begin(self, head: PageHead) -> None:
+        """Answer a request of which the head is complete, unless its body is read first."""
         if self._shared.needs_host(head.path) and not self._hosts.allows(head.host):
             self._answer_last(UNKNOWN_HOST)
             return
+        limit = self._max_body_bytes = self._shared.max_body_bytes(_request_of(head))
+        if not limit:
+            self._answer(head)
+        elif (head.body_bytes or 0) > limit:
+            self._refuse_body(head)
+        else:
+            self._reading_body = head
+            if self._framer.state is BETWEEN:
+                self._answer(head)  # it has no body
+            elif head.expects:
+                self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _read_body(self, head: PageHead, data: bytes) -> None:
+        """Read a part of a body; answer the request if it is the last."""
+        head.feed_body(data)
+        if head.is_malformed or self._framer.state is UNKNOWN:
+            self._reading_body = None
+            self._answer_last(MALFORMED_HTTP)
+        elif len(head.body) > self._max_body_bytes:
+            self._refuse_body(head)
+        elif self._framer.state is BETWEEN:
+            self._answer(head)
+
+    def _refuse_body(self, head: PageHead) -> None:
+        """Answer 413. The rest of the body is discarded."""
+        self._reading_body = None
+        self._is_answering = True
+        status, body, *_ = too_large(self._max_body_bytes)
+        self._send(head, Page(status, body))
+
+    def _answer(self, head: PageHead) -> None:
         self._is_answering = True
         head.closes = head.closes or self._shared.is_draining()
-        page = self._shared.answer(PageRequest(head.method, head.path, head.accept, head.query, head.authorization))
+        page = self._shared.answer(_request_of(head))
         if isinstance(page, Page):
             self._send(head, page)
         else:
@@ -296,6 +315,9 @@ class PageConnection(Connection):
         self.quiet_sweeps = 0
         self._shared.connections.mark_used(self)
         self._is_answering = False
+        if self._reading_body is not None:
+            self._reading_body = None
+            self._hold()
         if head.closes:
             transport.close()
         elif not self.is_writing_paused:
@@ -324,6 +346,8 @@ class PageConnection(Connection):
 
     def _discard_body(self) -> None:
         """Discard what has been received of the body of a request that has been answered."""
+        if self._reading_body is not None:
+            return
         while self._start < len(self._rest) and self._framer.state is not BETWEEN and self._framer.state is not HEAD:
             try:
                 self._start = self._framer.cut(self._rest, self._start)
@@ -335,6 +359,8 @@ class PageConnection(Connection):
 
     def _hold(self) -> None:
         held_bytes = len(self._rest) - self._start + self._head.received_bytes
+        if self._reading_body is not None:
+            held_bytes += len(self._reading_body.body)
         if held_bytes != self.input_bytes:
             self.hold_input(held_bytes)
 
@@ -348,3 +374,9 @@ class PageConnection(Connection):
     def _close(self) -> None:
         if self.transport is not None:
             self.transport.close()
+
+
+def _request_of(head: PageHead) -> PageRequest:
+    return PageRequest(
+        head.method, head.path, head.accept, head.query, head.authorization, head.fields, bytes(head.body)
+    )

@@ -16,14 +16,18 @@ class PageHead:
         is_complete: True after the empty line.
         is_malformed: True once it cannot become a valid head.
         method, path, query, host, accept, authorization: of the request; valid once the head is complete.
+        fields: the values of each header, by its name in lower case.
         body_bytes: the length of the body; None for a chunked one.
+        body: what has been fed of it, without its chunks' framing.
+        expects: whether the client waits to be told to go on before it sends the body.
         closes: whether the connection ends with the answer.
     """
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
-        self._fields: dict[bytes, list[str]] = {}
+        self.fields: dict[bytes, list[str]] = {}
+        self.body = bytearray()
         self.received_bytes = 0
         self.is_complete = False
         self.is_malformed = False
@@ -40,20 +44,31 @@ class PageHead:
         if self.is_complete and not self.is_malformed:
             self._interpret()
 
+    def feed_body(self, data: bytes) -> None:
+        """Parse a part of the body, which must not reach into the next request."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserUpgrade, httptools.HttpParserError):
+            self.is_malformed = True
+
+    def on_body(self, data: bytes) -> None:
+        """Store a part of the body."""
+        self.body += data
+
     def on_url(self, target: bytes) -> None:
         """Store a part of the target."""
         self._target += target
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Store a header."""
-        self._fields.setdefault(name.lower(), []).append(value.decode("latin-1"))
+        self.fields.setdefault(name.lower(), []).append(value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
         """Note the empty line."""
         self.is_complete = True
 
     def _interpret(self) -> None:
-        fields, version = self._fields, self._parser.get_http_version()
+        fields, version = self.fields, self._parser.get_http_version()
         hosts, codings = fields.get(b"host", []), fields.get(b"transfer-encoding", [])
         self.is_malformed = (
             version not in _VERSIONS
@@ -68,11 +83,12 @@ class PageHead:
         authorizations = fields.get(b"authorization", [])
         self.authorization = authorizations[0] if len(authorizations) == 1 else None
         self.body_bytes = None if codings else parse_length(fields.get(b"content-length", ["0"])[0])
+        self.expects = b"expect" in fields
         self.closes = (
             version != "1.1"
             or self.method == "CONNECT"
             # The client may wait for leave to send its body, or send it; the answer comes without either.
-            or b"expect" in fields
+            or self.expects
             or any("close" in value.lower() for value in fields.get(b"connection", []))
         )
 

@@ -1,6 +1,6 @@
 """What the admin plane and the webhook answer: a page, whole or in parts that are made while it is sent."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import NamedTuple
@@ -18,6 +18,8 @@ class PageRequest(NamedTuple):
         accept: the header; "" if absent.
         query: as it was sent, without the question mark; "" if absent.
         authorization: the header; None if absent.
+        fields: the values of each header, by its name in lower case.
+        body: empty unless the page takes one.
     """
 
     method: str
@@ -25,6 +27,8 @@ class PageRequest(NamedTuple):
     accept: str = ""
     query: str = ""
     authorization: str | None = None
+    fields: Mapping[bytes, Sequence[str]] = {}
+    body: bytes = b""
 
 
 class Page(NamedTuple):

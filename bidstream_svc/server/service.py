@@ -32,6 +32,7 @@ from bidstream_svc.operator.key_fetch import fetch_keys
 from bidstream_svc.operator.transport import RetryPolicy
 from bidstream_svc.operator_settings import OperatorSettings
 from bidstream_svc.server.admin_server import AdminServer
+from bidstream_svc.server.console_state import console_sources
 from bidstream_svc.server.data_server import DataServer
 from bidstream_svc.server.descriptors import descriptor_problem, raise_descriptor_limit
 from bidstream_svc.server.failure_recorder import FailureRecorder
@@ -243,8 +244,14 @@ class Service:
 
     def _serve_admin_plane(self, stack: AsyncExitStack) -> None:
         self._beat()  # before the first request for /livez
+        console = console_sources(self._settings, self._health, self._data_server.bearer)
         server = AdminServer(
-            self._settings, self._listeners.admin, self._health, self._metrics, on_failure=self._note_failure
+            self._settings,
+            self._listeners.admin,
+            self._health,
+            self._metrics,
+            console=console,
+            on_failure=self._note_failure,
         )
         server.start()
         stack.callback(server.stop)

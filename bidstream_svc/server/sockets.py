@@ -129,6 +129,9 @@ def open_listeners_each(settings: Settings, workers: int) -> list[Listeners]:
         for problem in settings.authentication_problems(listener.address for listener in data):
             raise ConfigurationError(problem)
         first = Listeners(data, open_listeners(settings.admin_listen, field="admin_listen"))
+        for problem in settings.authentication_problems((listener.address for listener in first.admin), "admin_"):
+            close_listeners(first.admin)
+            raise ConfigurationError(problem)
     except BidstreamError:
         close_listeners(data)
         raise

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -168,6 +169,40 @@ def test_parquet(cli: Cli, tmp_path: Path, directory: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1" + bytes(100))
     ran = cli("optouts", "import", str(tmp_path / "bad.parquet"), optout_store=directory)
     assert (ran.status, ran.err) == (1, "bidstream-svc: the input is not valid Parquet\n")
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo"])
+def test_times_in_parquet(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, zone: str | None
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    ids, per_s = make_ids(2), {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    values = [TIME_S * per_s + per_s - 1, 2**53 if unit == "ms" else None]  # the year 287396
+    times = pa.array(values, pa.timestamp(unit, zone))
+    parquet.write_table(pa.table({"identity": [*map(text_of, ids)], "timestamp": times}), tmp_path / "a.parquet")
+    ran = cli("optouts", "import", str(tmp_path / "a.parquet"), optout_store=tmp_path / "store")
+    monkeypatch.undo()
+    time.tzset()
+    assert ran.status == 0, ran.err
+    assert {optout.raw_id: optout.entry_s for optout in read_all(tmp_path / "store").values()} == {
+        ids[0]: TIME_S,
+        ids[1]: None,
+    }
+
+
+def test_columns_of_the_same_name(cli: Cli, tmp_path: Path, directory: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    texts = [*map(text_of, make_ids(2))]
+    parquet.write_table(pa.Table.from_arrays([texts, texts], names=["identity"] * 2), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text(f"identity,identity\n{','.join(texts)}\n")
+    for name in ("a.parquet", "a.csv"):
+        ran = cli("optouts", "import", str(tmp_path / name), optout_store=directory)
+        assert (ran.status, ran.err) == (2, "bidstream-svc: the input has several columns 'identity'\n")
 
 
 def test_parquet_without_its_package(
@@ -370,6 +405,11 @@ def test_check(cli: Cli, directory: Path) -> None:
     ran = cli("optouts", "check", stdin=stdin, optout_store=directory)
     first, second = stdin.splitlines()
     assert (ran.status, ran.out.splitlines()) == (0, [f"{first},in store", f"{second},not in store"])
+    exported = cli("optouts", "export", optout_store=directory).out
+    assert (
+        cli("optouts", "check", stdin=f"{exported.strip()},1700000000", optout_store=directory).out
+        == f"{first},in store\n"
+    )
     ran = cli("optouts", "check", stdin=stdin + "\nsecret", optout_store=directory)
     assert ran.status == 1
     assert "secret" not in ran.out + ran.err

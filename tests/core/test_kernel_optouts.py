@@ -213,6 +213,16 @@ def test_a_store_that_is_not_synced(*, withholds: bool) -> None:
     assert not filtered.filter.may_contain(0, bytes(32))
 
 
+def test_pairs_of_the_store_are_added_as_their_ids() -> None:
+    filtered = Filtered()
+    for length in (32, 33):
+        ids = [bytes([number]) * length for number in range(200, 210)]
+        filtered.filter.add_pairs(1, b"".join(b"\0" + each + bytes(8) for each in ids), 1 + length + 8)
+        assert all(filtered.filter.may_contain(1, each) for each in ids)
+        assert not all(filtered.filter.may_contain(0, each) for each in ids)
+        assert not all(filtered.filter.may_contain(1, b"\0" + each[:-1]) for each in ids)
+
+
 def test_what_is_not_a_filter_is_refused() -> None:
     filtered = Filtered()
     for no_words in (memoryview(bytes(64)).cast("q"), memoryview(bytearray(64))[4:60].cast("q"), words(64)[::2]):
@@ -228,6 +238,9 @@ def test_what_is_not_a_filter_is_refused() -> None:
     for ids in ([b""], [bytes(32)], [bytes(33), bytes(35)]):
         with pytest.raises(ValueError, match="raw uid"):
             filtered.filter.add(ids)
+    for pairs, pair_bytes in ((bytes(83), 42), (bytes(82), 40), (bytes(82), 0), (bytes(86), 43)):
+        with pytest.raises(ValueError, match="raw uid"):
+            filtered.filter.add_pairs(0, pairs, pair_bytes)
     assert filtered.filter.generation == 1
     assert not filtered.filter.may_contain(0, bytes(32))
     assert filtered.filter.may_contain(0, bytes(31))

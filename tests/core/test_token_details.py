@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bidstream_svc.core.decrypt import OpenNatively
 from bidstream_svc.core.identity import IdentityScope, IdentityType
+from bidstream_svc.core.kernel import IS_NATIVE, build_kernel
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.keys import KeySnapshot
-from bidstream_svc.core.token_details import TokenDetails, read_details
+from bidstream_svc.core.token_details import TokenDetails, read_details, read_site_id
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 
@@ -87,3 +89,22 @@ def test_nothing_raises_and_nothing_is_made_up(version: int, data: Any) -> None:
     assert whole is not None
     # The first byte, with the identity type, is not authenticated either.
     assert read._replace(identity_type=None) == whole._replace(identity_type=None)
+
+
+OPEN = build_kernel(KEYS).open if IS_NATIVE else None
+
+
+@pytest.mark.parametrize("open_natively", [None, OPEN])
+@pytest.mark.parametrize("version", [2, 3, 4])
+@pytest.mark.parametrize("lifetime_s", [3600, -3600])
+def test_the_site_of_a_token(version: int, lifetime_s: int, open_natively: OpenNatively | None) -> None:
+    token = STATE.mint_token(version, site_id=102, lifetime_s=lifetime_s)
+    assert read_site_id(token, KEYS, open_natively) == 102
+    # It is the kernel that is asked, where there is one.
+    assert read_site_id(token, None, open_natively) == (None if open_natively is None else 102)
+    for unreadable in (
+        "no token",
+        STATE.mint_token(version, site_key=STATE.make_unlisted_key()),
+        STATE.mint_token(version, master_key=STATE.make_unlisted_key()),
+    ):
+        assert read_site_id(unreadable, KEYS, open_natively) is None

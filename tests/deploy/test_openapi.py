@@ -26,6 +26,12 @@ from tests.support.yaml_files import load_yaml
 DESCRIPTION = Path(answers.__file__).parents[1] / "openapi.yaml"
 NEEDS_YAML = pytest.mark.needs_tools("yaml")
 JSON = "application/json"
+CONSOLE = {
+    ("/console", "get"),
+    ("/console/state", "get"),
+    ("/console/explain", "post"),
+    ("/console/bundle", "post"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,8 @@ def contents(described: Any, operation: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def data_operations(described: Any) -> dict[str, Any]:
-    return {path: operation for path, method, operation in operations(described) if method == "post"}
+    paths = {route.path for route in ROUTES}
+    return {path: operation for path, _method, operation in operations(described) if path in paths}
 
 
 def enum(described: Any, *path: str) -> list[str]:
@@ -109,6 +116,7 @@ def test_paths_and_methods(described: Any) -> None:
     assert {(path, method) for path, method, _ in operations(described)} == {
         *((path, "get") for path in PAGES),
         *((route.path, "post") for route in ROUTES),
+        *CONSOLE,
     }
 
 
@@ -118,7 +126,7 @@ def test_servers_are_the_default_addresses(described: Any) -> None:
     assert [server["url"] for server in described["servers"]] == [data]
     for path, item in described["paths"].items():
         servers = [server["url"] for server in item.get("servers", described["servers"])]
-        assert servers == [admin if path in PAGES else data]
+        assert servers == [admin if path in PAGES or path.startswith("/console") else data]
 
 
 @NEEDS_YAML
@@ -182,7 +190,13 @@ def test_the_data_plane_conforms(operator: DevOperator, tmp_path: Path) -> None:
 @pytest.mark.needs_tools("schemathesis")
 def test_the_admin_plane_conforms(operator: DevOperator, tmp_path: Path) -> None:
     with service_in_thread(**operator_settings(operator)) as service:
-        attack(service.admin, tmp_path, DESCRIPTION, "--exclude-path-regex", "^/(decrypt|openrtb)")
+        attack(service.admin, tmp_path, DESCRIPTION, "--exclude-path-regex", "^/(decrypt|openrtb|console)")
+
+
+@pytest.mark.needs_tools("schemathesis")
+def test_the_console_conforms(operator: DevOperator, tmp_path: Path) -> None:
+    with service_in_thread(console="1", **operator_settings(operator)) as service:
+        attack(service.admin, tmp_path, DESCRIPTION, "--include-path-regex", "^/console")
 
 
 @pytest.mark.needs_tools("schemathesis")

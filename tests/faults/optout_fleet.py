@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from tests.support.sidecar import DEADLINE_S, Sidecar, operator_settings
 
 _OPEN_AT_ONCE = 64
 _RETRY_S = 0.05
+_LEVEL_TIMEOUT_S = 300.0
 
 
 def free_port() -> int:
@@ -219,6 +221,29 @@ class Fleet:
         """The ids in a store that no process of this fleet has open."""
         with OptOutStore(store) as opened:
             return {optout.raw_id for scope in IdentityScope for optout in all_optouts(opened, scope)}
+
+
+def wait_level(fleet: Fleet, webhooks: Webhooks) -> float:
+    """Wait until every host has as many ids as were acknowledged before. Returns the seconds; exits after many."""
+    begun_s, wanted = time.monotonic(), len(webhooks.acknowledged)
+    while min(fleet.counts()) < wanted:
+        if time.monotonic() - begun_s > _LEVEL_TIMEOUT_S:
+            sys.exit(f"not level after {_LEVEL_TIMEOUT_S} s: {fleet.counts()} of {wanted}")
+        time.sleep(0.1)
+    return time.monotonic() - begun_s
+
+
+def compare_stores(fleet: Fleet, webhooks: Webhooks) -> bool:
+    """Print what each store of a fleet that has ended lacks, and holds without its having been sent. False if any."""
+    acknowledged = {raw_id for raw_id, _ in webhooks.acknowledged}
+    sys.stdout.write(f"{len(acknowledged)} acknowledged, {webhooks.attempts_failed} attempts without a 200\n")
+    is_good = True
+    for store in fleet.stores:
+        held = fleet.held(store)
+        lost, foreign = len(acknowledged - held), len(held - webhooks.sent)
+        sys.stdout.write(f"{store.parent.name:10} holds {len(held)}: {lost} lost, {foreign} not sent\n")
+        is_good = is_good and not lost and not foreign
+    return is_good
 
 
 def all_optouts(store: OptOutStore, scope: IdentityScope) -> Iterator[Any]:

@@ -15,9 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.faults.optout_fleet import Fleet, Webhooks, running_fleet
+from tests.faults.optout_fleet import Fleet, Webhooks, compare_stores, running_fleet, wait_level
 
-_LEVEL_TIMEOUT_S = 300.0
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.05, 1.5
 
 
@@ -38,31 +37,14 @@ def kill_repeatedly(fleet: Fleet, times: int, moments: random.Random) -> None:
             fleet.redis.resume()
 
 
-def wait_level(fleet: Fleet, webhooks: Webhooks) -> float:
-    """Wait until every host has as many ids as were acknowledged. Returns the seconds."""
-    begun_s, wanted = time.monotonic(), len(webhooks.acknowledged)
-    while min(fleet.counts()) < wanted:
-        if time.monotonic() - begun_s > _LEVEL_TIMEOUT_S:
-            sys.exit(f"not level after {_LEVEL_TIMEOUT_S} s: {fleet.counts()} of {wanted}")
-        time.sleep(0.1)
-    return time.monotonic() - begun_s
-
-
 def run(directory: Path, times: int, rate: float, seed: int) -> bool:
     """Kill, and compare the stores. Returns whether all is well."""
-    is_good = True
     with running_fleet(directory, sidecars=1) as fleet:
         with Webhooks(fleet.ports, rate, seed=seed) as webhooks:
             kill_repeatedly(fleet, times, random.Random(seed))  # noqa: S311 - moments of a test
         level_s = wait_level(fleet, webhooks)
-    acknowledged = {raw_id for raw_id, _ in webhooks.acknowledged}
-    sys.stdout.write(f"{times} kills, {len(acknowledged)} acknowledged; level after {level_s:.1f} s\n")
-    for store in fleet.stores:
-        held = fleet.held(store)
-        lost, foreign = len(acknowledged - held), len(held - webhooks.sent)
-        sys.stdout.write(f"{store.parent.name:10} holds {len(held)}: {lost} lost, {foreign} not sent\n")
-        is_good = is_good and not lost and not foreign
-    return is_good
+    sys.stdout.write(f"{times} kills; level after {level_s:.1f} s\n")
+    return compare_stores(fleet, webhooks)
 
 
 def main() -> None:

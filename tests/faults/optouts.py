@@ -20,14 +20,13 @@ from pathlib import Path
 from threading import Event, Thread
 
 from bidstream_svc.devoperator import OperatorState
-from tests.faults.optout_fleet import Fleet, Webhooks
+from tests.faults.optout_fleet import Fleet, Webhooks, compare_stores, wait_level
 from tests.support.operator import operator_in_thread
 from tests.support.raw_http import Connection
 from tests.support.sidecar import Sidecar
 
 _POLL_S = 0.005
 _BETWEEN_SAMPLES_S = 0.1
-_LEVEL_TIMEOUT_S = 300.0
 _GIVEN_UP_S = 240.0
 
 
@@ -105,17 +104,6 @@ def _show(name: str, sampler: Sampler, webhooks: Webhooks, level_s: float) -> No
     sys.stdout.flush()
 
 
-def _wait_level(fleet: Fleet, webhooks: Webhooks) -> float:
-    """Wait until every host holds what had been acknowledged at the call. Returns the seconds."""
-    begun_s = time.monotonic()
-    wanted = len(webhooks.acknowledged)
-    while min(fleet.counts()) < wanted:
-        if time.monotonic() - begun_s > _LEVEL_TIMEOUT_S:
-            sys.exit(f"not level after {_LEVEL_TIMEOUT_S} s: {fleet.counts()} of {wanted}")
-        time.sleep(0.1)
-    return time.monotonic() - begun_s
-
-
 def _scenes(fleet: Fleet, pause_s: float, steady_s: float) -> list[tuple[str, Callable[[], None]]]:
     def redis_stopped() -> None:
         fleet.redis.save()
@@ -162,18 +150,11 @@ def main() -> None:
                 sampler.start()
                 for name, play in _scenes(fleet, options.pause, options.steady):
                     play()
-                    level_s = _wait_level(fleet, webhooks)
+                    level_s = wait_level(fleet, webhooks)
                     _show(name, sampler, webhooks, level_s)
                 sampler.stop()
-            _wait_level(fleet, webhooks)
-        acknowledged = {raw_id for raw_id, _ in webhooks.acknowledged}
-        sys.stdout.write(f"{len(acknowledged)} acknowledged, {webhooks.attempts_failed} attempts without a 200\n")
-        is_good = True
-        for store in fleet.stores:
-            held = fleet.held(store)
-            lost, foreign = len(acknowledged - held), len(held - webhooks.sent)
-            sys.stdout.write(f"{store.parent.name:10} holds {len(held)}: {lost} lost, {foreign} not sent\n")
-            is_good = is_good and not lost and not foreign
+            wait_level(fleet, webhooks)
+        is_good = compare_stores(fleet, webhooks)
     sys.exit(not is_good)
 
 

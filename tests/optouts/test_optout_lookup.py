@@ -4,8 +4,10 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pybase64
@@ -16,6 +18,7 @@ from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.status import FailureReason
 from tests.support.optouts import opt_out
+from tests.support.sidecar import wait_until
 
 UID2, EUID = IdentityScope
 NOW_MS = 1_700_000_000_000
@@ -88,6 +91,28 @@ def test_in_forked_processes(directory: Path) -> None:
     assert is_opted_out(other, UIDS[2])
 
 
+def test_in_processes_that_are_forked_while_threads_look_ids_up(directory: Path) -> None:
+    optouts, is_done = OptOuts(directory), threading.Event()
+
+    def look_up() -> None:
+        assert is_opted_out(optouts, UIDS[0])
+        assert not is_opted_out(optouts, UIDS[1])
+
+    def look_up_until_done() -> None:
+        while not is_done.is_set():
+            look_up()
+
+    with ThreadPoolExecutor(2) as threads:
+        looking = [threads.submit(look_up_until_done) for _ in range(2)]
+        try:
+            for _ in range(10):
+                in_child(look_up)
+        finally:
+            is_done.set()
+        for each in looking:
+            each.result()
+
+
 def test_a_store_that_is_gone_in_a_forked_process(directory: Path) -> None:
     optouts = OptOuts(directory)
 
@@ -97,6 +122,14 @@ def test_a_store_that_is_gone_in_a_forked_process(directory: Path) -> None:
             assert optouts.check(UID2, uid, NOW_MS) is FailureReason.OPTOUTS_NOT_SYNCED
 
     in_child(look_up)
+
+
+def test_a_store_that_has_gone_is_not_opened_again(directory: Path) -> None:
+    optouts = OptOuts(directory)
+    (directory / "data.mdb").unlink()
+    wait_until(lambda: optouts.check(UID2, UIDS[3], NOW_MS) is not None, "the loss to be seen")
+    with pytest.raises(OptOutStoreError, match="No such file"):
+        OptOuts(directory)
 
 
 def test_a_store_that_does_not_exist(tmp_path: Path) -> None:

@@ -99,6 +99,22 @@ def test_a_receiver_without_its_stream_receives_and_catches_up(fleet: Fleet, red
     assert count(again) == 10
 
 
+def test_a_receiver_that_can_read_the_stream_and_not_append_says_so(fleet: Fleet, redis: RedisServer) -> None:
+    one, other = fleet.start("one"), fleet.start("other")
+    tell(one, 1)
+    wait_until(lambda: count(other) == 1, "the stream")
+    wait_until(lambda: scrape(one.admin).value("bidstream_optout_stream_connected") == 1, "the connection")
+    with redis.client() as client_of_redis:
+        client_of_redis.config_set("maxmemory", "1")
+        tell(one, 1)
+        wait_until(lambda: scrape(one.admin).value("bidstream_optout_stream_connected") == 0, "the refusal to be seen")
+        assert info(one)["stream"] == {"connected": False, "owed": 1}
+        assert scrape(other.admin).value("bidstream_optout_stream_connected") == 1
+        client_of_redis.config_set("maxmemory", "0")
+    wait_until(lambda: count(other) == 2, "what was owed")
+    wait_until(lambda: info(one)["stream"] == {"connected": True, "owed": 0}, "the connection")
+
+
 def test_a_new_host_begins_with_a_snapshot(fleet: Fleet, redis: RedisServer, tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     token_file.write_text("secret")

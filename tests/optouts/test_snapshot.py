@@ -1,5 +1,7 @@
 """Snapshots: the format, and how they are fetched and merged."""
 
+import asyncio
+import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bidstream_svc.core.errors import OptOutRecordError, OptOutStreamError
+from bidstream_svc.core.errors import OptOutRecordError, OptOutStoreError, OptOutStreamError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
@@ -17,6 +19,7 @@ from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.snapshot import write_snapshot
 from bidstream_svc.optouts.snapshot_client import SnapshotClient
 from bidstream_svc.optouts.snapshot_file import SnapshotFiles
+from tests.optouts.fleet import until
 from tests.optouts.merging import merge_snapshot
 
 POSITION = Position(bytes(range(16)), 7, "1700000000000-5")
@@ -135,3 +138,37 @@ async def test_readers_at_once_share_one_file_that_nobody_else_can_open(source: 
     one, other = await files.open(), await files.open()
     assert one is other
     assert set(source.directory.iterdir()) == before
+
+
+async def test_a_snapshot_that_cannot_be_written_is_told_in_one_line(source: OptOutStore) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # of the process that writes, too
+    try:
+        with pytest.raises(OptOutStoreError, match=r"^no snapshot: File too large$"):
+            await SnapshotFiles(source.directory).open()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (source.directory / "data.mdb").rename(source.directory / "elsewhere")
+    with pytest.raises(
+        OptOutStoreError, match=rf"^no snapshot: opt-out store {source.directory}: No such file[a-z ]+$"
+    ):
+        await SnapshotFiles(source.directory).open()
+
+
+async def test_a_request_that_is_cancelled_leaves_no_process(source: OptOutStore) -> None:
+    opening = asyncio.create_task(SnapshotFiles(source.directory).open())
+    await until(_children, "no process has been started")
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert not _children()
+
+
+def _children() -> list[str]:
+    """The processes that write snapshots for this one."""
+    return [
+        child
+        for tasks in Path("/proc/self/task").glob("*/children")
+        for child in tasks.read_text().split()
+        if b"snapshot_process" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]

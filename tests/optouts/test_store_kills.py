@@ -54,10 +54,13 @@ def test_full_disk(tmp_path: Path, kind: str) -> None:
 def test_a_disk_that_fills_up_in_a_large_write_is_told(tmp_path: Path) -> None:
     """LMDB calls it an error of input or output, for which the runbook would have the disk replaced."""
     message = r"([Nn]o space left on device|Input/output error: the disk is full, or fails)$"
-    with small_disk(tmp_path) as disk, OptOutStore(disk / "store") as store:
-        with pytest.raises(OptOutStoreError, match=message):
-            for _ in range(100):
-                store.add([OptOut(IdentityScope.UID2, os.urandom(32), 1) for _ in range(20_000)])
+    chunks = ([OptOut(IdentityScope.UID2, os.urandom(32), 1) for _ in range(20_000)] for _ in range(100))
+    with (
+        small_disk(tmp_path) as disk,
+        OptOutStore(disk / "store") as store,
+        pytest.raises(OptOutStoreError, match=message),
+    ):
+        list(map(store.add, chunks))
 
 
 @needs_root

@@ -4,20 +4,38 @@ import gc
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from random import Random
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.kernel import IS_NATIVE, build_kernel
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.openrtb.json_check import finish_if_steps
 from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.devoperator.state import OperatorSite
-from bidstream_svc.metrics.failure_sample import SAMPLE_SIZE
+from bidstream_svc.devoperator.well_known import identity_of
+from bidstream_svc.keystore.store import KeysInUse, KeyStore, KeyStores
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.metrics.failure_sample import SAMPLE_SIZE, FailureSample
+from bidstream_svc.server.bid_handlers import answer_bid_request
 from bidstream_svc.server.failure_recorder import PeriodNames
+from bidstream_svc.server.handlers import TokenDecryptor
 from tests.support.operator import operator_in_thread
 from tests.support.sidecar import RunningService, operator_settings, programme_settings, service_in_thread, wait_until
 
 CALLER, OTHER, UNLISTED = 101, 4_000_000_000, 103
 SITES = (OperatorSite(CALLER, ("news.example",)), OperatorSite(OTHER, ("shop.example",)), OperatorSite(UNLISTED))
+
+_STATE = OperatorState(seed=33, sites=SITES)
+SNAPSHOT = parse_key_response(orjson.dumps(bidstream_keys(_STATE, {})))
+EXPIRED = _STATE.mint_token(lifetime_s=-60)
+needs_kernel = pytest.mark.skipif(not IS_NATIVE, reason="the kernel was not built")
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +225,61 @@ def _strings_held_by(root: object) -> set[str]:
             held.add(id(each))
             new += gc.get_referents(each)
     return strings
+
+
+_VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.lists(st.text()))
+_FIELDS = st.dictionaries(st.sampled_from(["domain", "page", "bundle", "storeid", "storeurl", "x"]), _VALUES)
+
+
+@pytest.mark.parametrize("has_kernel", [False, pytest.param(True, marks=needs_kernel)])
+@given(
+    site=_FIELDS | _VALUES, app=_FIELDS | _VALUES, escapes=st.booleans(), token=st.sampled_from(["no token", EXPIRED])
+)
+def test_a_bid_request_is_answered_as_without_the_sample(
+    *, has_kernel: bool, site: object, app: object, escapes: bool, token: str
+) -> None:
+    """Names are read for the sample that decryption does not need."""
+    eids = [{"source": "uidapi.com", "uids": [{"id": token}]}]
+    text = json.dumps({"id": "1", "site": site, "app": app, "user": {"eids": eids}}, ensure_ascii=escapes)
+    body = text.encode("utf-8", "surrogatepass")
+    kernel = build_kernel(SNAPSHOT) if has_kernel else None
+    sample = FailureSample()
+    answers = []
+    for each in (None, sample):
+        stores = KeyStores([KeyStore(KeysInUse(SNAPSHOT, kernel))])
+        decryptor = TokenDecryptor(stores, MetricCells(), on_unknown_key=lambda _: None, sample=each)
+        answer = answer_bid_request(decryptor.bind(), body, _STATE.now_ms())
+        answers.append(finish_if_steps(answer))
+    assert answers[0] == answers[1]
+    (failure,) = sample.take().sample
+    assert failure.token == token
+
+
+def test_a_flood_of_made_up_sites_hides_no_real_one(service: RunningService, state: OperatorState) -> None:
+    """Version 2 is not authenticated: anyone can make such tokens of a real one."""
+    random = Random(9)  # noqa: S311 - to be repeatable
+    real = {"token": state.mint_token(site_id=OTHER, lifetime_s=-60), "domain": "shop.example"}
+    key = state.keys.current(state.keyset_of(OTHER), state.now_s())
+    for _ in range(6):
+        made_up = []
+        for _ in range(400):
+            content = state.token_content(
+                identity_of("a@example.com"),
+                site_id=random.getrandbits(32),
+                lifetime_s=-60,
+                generated_ms=0,
+                established_ms=0,
+            )
+            made_up.append(
+                {"token": state.mint(content, 2, site_key=key), "domain": f"{random.getrandbits(64):x}.example"}
+            )
+        requests = [*made_up, *[real] * 100]
+        assert service.ask("/decrypt/batch", {"requests": requests}).status == 200
+    answer = shown(service, 3_000)
+    assert len(answer["sites"]) <= 50
+    first = answer["sites"][0]
+    assert (first["site_id"], first["name"]) == (OTHER, "shop.example")
+    assert first["share"] == pytest.approx(0.2, abs=2.5 * answer["share_error"])
 
 
 @pytest.mark.parametrize(

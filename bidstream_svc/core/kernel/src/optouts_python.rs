@@ -50,7 +50,7 @@ impl PyOptOutFilter {
     }
 
     fn add_pairs(&self, py: Python<'_>, scope: u8, pairs: &[u8], pair_length: usize) -> PyResult<()> {
-        if pair_length == 0 || pairs.len() % pair_length != 0 {
+        if pairs.len().checked_rem(pair_length) != Some(0) {
             return Err(not_added(NotAdded::NotAnId));
         }
         let records: Vec<_> =
