@@ -86,7 +86,7 @@ class FailureSample:
         if len(self._sample) < SAMPLE_SIZE:
             self._sample.append(failure)
         else:
-            self._sample[self._random.randrange(SAMPLE_SIZE)] = failure
+            self._sample[int(self._random.random() * SAMPLE_SIZE)] = failure  # half the time of `randrange`
         self._counted += self._planned + 1
         self._planned = self.skip = self._next_skip() if len(self._sample) == SAMPLE_SIZE else 0
 
