@@ -57,7 +57,7 @@ def measure_console() -> dict[str, Any]:
     return {
         use: {
             **summarise(of_use),
-            **{f"more_{quantile}_us": _growth(of_use, shots[_QUIET], quantile) for quantile in ("p50", "p99")},
+            **{f"more_{quantile}_us": _growth(of_use, shots[_QUIET], quantile) for quantile in ("p50", "p90", "p99")},
         }
         for use, of_use in shots.items()
     }
@@ -118,10 +118,11 @@ def main() -> None:
         _ask(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
         return
     for use, result in measure_console().items():
-        print(
-            f"{use:12} p50 {result['quantiles_us']['p50']:7.0f} us (+{result['more_p50_us']:.0f})"
-            f"  p99 {result['quantiles_us']['p99']:7.0f} us (+{result['more_p99_us']:.0f})"
-        )
+        quantiles = [
+            f"{name} {result['quantiles_us'][name]:7.0f} us ({result[f'more_{name}_us']:+.0f})"
+            for name in ("p50", "p90", "p99")
+        ]
+        print(f"{use:12}", *quantiles)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pybase64
 import pytest
 
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import OperatorState
 from tests.support.operator import operator_in_thread
 from tests.support.raw_http import ask
+from tests.support.receiver import webhook_address, webhook_path
 from tests.support.sidecar import Sidecar, operator_settings, wait_until
 
 if TYPE_CHECKING:
@@ -167,6 +169,27 @@ def test_the_bearer_token_is_asked_for_and_forgotten_with_the_page(
             assert browser.script("return document.getElementById('access').hidden")
             ask_for(browser, tokens["good"])
             assert browser.text("#verdict strong") == "SUCCESS"
+        browser.open("about:blank")
+
+
+def test_an_opt_out_is_told_of(browser: "Browser", state: OperatorState, axe: str, tmp_path: Path) -> None:
+    token = state.mint_token(identity="left@example.com")
+    settings: dict[str, Any] = {"console": "1", "optout_store": str(tmp_path / "store"), "optout_listen": "127.0.0.1:0"}
+    with (
+        operator_in_thread(state) as operator,
+        Sidecar(tmp_path, **settings, **operator_settings(operator)) as sidecar,
+    ):
+        sidecar.wait_ready()
+        wait_until(lambda: sidecar.has_logged("opt-out store open"), "the store")
+        path = webhook_path(pybase64.b64decode(state.raw_uid("left@example.com")))
+        assert ask(webhook_address(sidecar), path, method="GET").status == 200
+        browser.open(f"http://{sidecar.admin}/console")
+        browser.wait_for("document.getElementById('optouts').textContent.includes('raw uids in the store1')")
+        ask_for(browser, token)
+        assert browser.text("#verdict strong") == "USER_OPTED_OUT"
+        assert outcomes(browser)["opt-out"] == "failed"
+        browser.script(axe)
+        assert browser.driver.execute_async_script("axe.run().then(arguments[0])")["violations"] == []
         browser.open("about:blank")
 
 

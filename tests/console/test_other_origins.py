@@ -9,7 +9,7 @@ from bidstream_svc.devoperator import OperatorState
 from tests.clients.proxy import recording_proxy
 from tests.console.conftest import page_elsewhere
 from tests.support.operator import operator_in_thread
-from tests.support.sidecar import Sidecar, operator_settings
+from tests.support.sidecar import Sidecar, operator_settings, wait_until
 
 if TYPE_CHECKING:
     from tests.console.browser import Browser
@@ -106,9 +106,13 @@ def test_the_policy_forbids_what_the_page_does_not_need(console: "Browser") -> N
         "document.body.append(script)"
     )
     console.script("const image = new Image(); image.src = 'http://127.0.0.1:1/x.png'; document.body.append(image)")
-    log = console.log()
-    for directive in ("style-src", "script-src", "img-src"):
-        assert any(directive in line for line in log), log
+    log: list[str] = []
+
+    def has_all() -> bool:
+        log.extend(console.log())
+        return all(any(directive in line for line in log) for directive in ("style-src", "script-src", "img-src"))
+
+    wait_until(has_all, "the violations")
     assert console.script("return window.ran") is None
 
 

@@ -320,6 +320,14 @@ def test_an_explanation_counts_nowhere(console: RunningService, state: OperatorS
     assert scrape(console.admin).total("bidstream_decryptions_total") == before
 
 
+def test_nothing_of_it_needs_the_serving_loop(console: RunningService, state: OperatorState) -> None:
+    with console.paused():
+        assert explain(console, {"token": state.mint_token()}).json["status"] == "SUCCESS"
+        for path in PATHS:
+            body = {"token": "x"} if path in POSTS else None
+            assert ask(console.admin, path, body, method="POST" if path in POSTS else "GET").status == 200
+
+
 def test_the_state_tells_what_was_counted(console: RunningService, state: OperatorState) -> None:
     def totals() -> Any:
         return console.get("/console/state").json["history"]["totals"]
