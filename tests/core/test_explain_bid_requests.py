@@ -9,8 +9,10 @@ from hypothesis import given, settings
 
 from bidstream_svc.core.errors import BidRequestError
 from bidstream_svc.core.explain import BidRequestExplanation, explain_bid_request, to_json
+from bidstream_svc.core.explain.eid_reader import EidReader
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.openrtb import SOURCES, decrypt_bid_request
+from bidstream_svc.core.openrtb.json_spans import JsonSpans
 from bidstream_svc.core.programmes import Programme
 from tests.core.explain_property import check_privacy, check_steps
 from tests.core.openrtb_cases import DIRECTORY
@@ -162,6 +164,29 @@ def test_many_eids_are_counted_and_ours_are_shown() -> None:
     assert len(explanation.eids) == 400 + 100
     assert explanation.omitted == 601
     assert to_json(explanation)["omitted"] == 601
+
+
+@pytest.mark.parametrize(
+    "place", ["{%s}", '{"user":{"eids":[{%s}]}}', '{"user":{"eids":[{"source":"uidapi.com","uids":[{%s}]}]}}']
+)
+def test_many_members_take_many_steps(place: str) -> None:
+    """One long call would hold the GIL, for which the data plane would wait."""
+    text = (place % ",".join([f'"{number}":1' for number in range(50_000)])).encode()
+    assert len(list(JsonSpans(text).read())) > 100
+    reader = EidReader(text, lambda *_: pytest.fail(), {}, SOURCES)
+    assert len(list(reader.read())) > 100 + 48
+
+
+@pytest.mark.parametrize(
+    ("eid", "why"),
+    [
+        (_eid("u" * 256), f'its source is "{"u" * 100}... (256 characters)", which is none'),
+        (_eid("uidapi.com", "%41" * 2000), "it has 6,000 characters, and a token has a few hundred"),
+    ],
+)
+def test_long_text_is_not_examined(eid: Any, why: str) -> None:
+    (found,) = explain({"user": {"eids": [eid]}}).eids
+    assert (found.why_not_ours or found.spelling) == why
 
 
 def test_the_scope_of_a_source_without_keys() -> None:

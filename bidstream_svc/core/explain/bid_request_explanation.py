@@ -5,14 +5,17 @@ Which entries are ours, and what is of them, `BidScanner` says, as it does for `
 
 from collections.abc import Generator, Sequence
 
+import msgspec
+
 from bidstream_svc.core.domains import NameCandidates
-from bidstream_svc.core.explain.eid_reader import EidReader, text_or_none
-from bidstream_svc.core.explain.explanation import BidRequestExplanation, EidExplanation, Explanation
+from bidstream_svc.core.explain.eid_reader import EidReader
+from bidstream_svc.core.explain.explanation import BidRequestExplanation, Explanation
 from bidstream_svc.core.explain.plain_words import printable
 from bidstream_svc.core.explain.token_explanation import FindOptOut, explain_with_names, scope_of_programme
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.openrtb import MAX_ENTRIES, Sources
 from bidstream_svc.core.openrtb.bid_names import read_names
+from bidstream_svc.core.openrtb.bid_reader import NULL
 from bidstream_svc.core.openrtb.bid_scanner import BidScanner
 from bidstream_svc.core.openrtb.json_check import finish, replace_lone_surrogates, without_bom
 from bidstream_svc.core.programmes import Programme
@@ -47,10 +50,10 @@ def explain_in_steps(
     now_ms: int,
     find_optout: FindOptOut | None = None,
 ) -> Generator[None, None, BidRequestExplanation]:
-    """`explain_bid_request` as a generator that yields after each eid, a few milliseconds of work at most."""
+    """`explain_bid_request` as a generator that yields between short steps."""
     text = without_bom(body)
     request = yield from BidScanner(text, sources, MAX_ENTRIES).read()
-    text = (yield from replace_lone_surrogates(text)).strip()
+    text = yield from replace_lone_surrogates(text)
     names = list(read_names(request.site, request.app))
     of_scope = {scope_of_programme(each): each for each in programmes}
 
@@ -62,20 +65,13 @@ def explain_in_steps(
             token, candidates, [programme], scope, now_ms, find_optout, names=names, configured=programmes
         )
 
-    reader = EidReader(explain, {entry.path: entry for entry in request.entries}, sources)
-    eids: list[EidExplanation] = []
-    omitted = 0
-    for eid in reader.read(text):
-        if eid is None:
-            omitted += 1
-        else:
-            eids.append(eid)
-        yield
+    reader = EidReader(text, explain, {entry.path: entry for entry in request.entries}, sources)
+    yield from reader.read()
     raw_id = yield from replace_lone_surrogates(request.raw_id)
-    request_id = text_or_none(raw_id)
+    request_id = None if raw_id == NULL else msgspec.json.decode(raw_id, type=str)
     return BidRequestExplanation(
         id=None if request_id is None else printable(request_id),
         names=[(field, printable(name)) for field, name in names if name],
-        eids=eids,
-        omitted=omitted,
+        eids=reader.eids,
+        omitted=reader.omitted,
     )

@@ -9,6 +9,7 @@ from bidstream_svc.core.openrtb.bid_reader import programme_of
 
 _AROUND = " \t\r\n\"'/."
 _COMPARED_CHARACTERS = 40
+_MAX_EXAMINED = 255  # characters of a domain
 _MIN_LIKENESS = 0.75
 # What people write instead of the domain.
 _MENTION = re.compile(r"uid2|uid 2|unified ?id|uidapi|euid", re.IGNORECASE)
@@ -16,6 +17,8 @@ _MENTION = re.compile(r"uid2|uid 2|unified ?id|uidapi|euid", re.IGNORECASE)
 
 def why_unknown(source: str, sources: Sources) -> str:
     """Return why a source is not one of ours, as a clause about "it" (the eid), with the one that may be meant."""
+    if len(source) > _MAX_EXAMINED:
+        return f"its source is {quoted(source)}, which is none"
     if not source.strip():
         return "its source is empty"
     bare = source.strip(_AROUND).removeprefix("https://").removeprefix("http://").removeprefix("www.")

@@ -15,6 +15,7 @@ _V2_MIN_LENGTH = 133
 _BLOCK = 16
 _MIN_PREFIXED = 20  # characters behind a prefix; `=` at the end is padding
 _MAX_TEMPLATE = 200
+_MAX_EXAMINED = 4096  # characters; to look at more closely would hold up others, and no token is so long
 
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
@@ -67,6 +68,8 @@ def describe_kind(raw: bytes, text: str) -> str | None:
     """Return what else bytes may be that do not decrypt, as a clause about "it"; None if that is not known."""
     if len(text) == _REFRESH_TOKEN_CHARACTERS:
         return "it has the 388 characters of a refresh token, which only the operator can read"
+    if len(text) > _MAX_EXAMINED:
+        return None
     if _UUID.fullmatch(text):
         return "it is a UUID, the id of another vendor or of a device"
     if _HEX.fullmatch(text):
@@ -115,6 +118,9 @@ def _version_of(text: str) -> int | None:
 
 def _slips(text: str) -> Iterator[Slip]:
     yield from _slips_of_other_things(text)
+    if len(text) > _MAX_EXAMINED:
+        yield Slip(f"it has {plural(len(text), 'character')}, and a token has a few hundred")
+        return
     yield from _slips_around(text)
     yield from _slips_of_encoding(text)
     if not _is_base64(text):
