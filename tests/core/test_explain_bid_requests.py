@@ -173,7 +173,7 @@ def test_many_members_take_many_steps(place: str) -> None:
     """One long call would hold the GIL, for which the data plane would wait."""
     text = (place % ",".join([f'"{number}":1' for number in range(50_000)])).encode()
     assert len(list(JsonSpans(text).read())) > 100
-    reader = EidReader(text, lambda *_: pytest.fail(), {}, SOURCES)
+    reader = EidReader(text, lambda *_: pytest.fail("there is no token"), {}, SOURCES)
     assert len(list(reader.read())) > 100 + 48
 
 
