@@ -47,6 +47,11 @@ class Key(msgspec.Struct, frozen=True, gc=False):
     keyset_id: _Int64 | None = None
     site_id: _Int64 | None = None
 
+    @property
+    def expires_ms(self) -> int:
+        """Unix ms, at most the end of the year 9999 and at least as long before 1970."""
+        return _expiry_ms(self.expires_s)
+
     def __repr__(self) -> str:
         """Omit the secret."""
         return f"Key(key_id={self.key_id}, expires_s={self.expires_s}, keyset_id={self.keyset_id})"
@@ -163,7 +168,7 @@ class KeySnapshot:
     def __post_init__(self) -> None:
         """Derive the rest."""
         last_expiry_s = max((key.expires_s for key in self.keys.values()), default=0)
-        self.last_expiry_ms = min(last_expiry_s, _MAX_EXPIRY_S) * MS_PER_S
+        self.last_expiry_ms = _expiry_ms(last_expiry_s)
         self.master_gcm_ciphers = _GcmCiphers(self.keys, self.reused_gcm_ciphers)
         self.site_gcm_ciphers = _GcmCiphers(self.keys, self.reused_gcm_ciphers)
         self.domain_names = _DomainNames(self.sites)
@@ -229,3 +234,7 @@ def free_in_steps(snapshot: KeySnapshot | None) -> Generator[None, None, None]:
 def split_into_steps(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     """Split a sequence into slices that each take about 0.1 ms to process, so that a caller can pause in between."""
     return (items[start : start + _ITEMS_PER_STEP] for start in range(0, len(items), _ITEMS_PER_STEP))
+
+
+def _expiry_ms(expires_s: int) -> int:
+    return max(-_MAX_EXPIRY_S, min(expires_s, _MAX_EXPIRY_S)) * MS_PER_S

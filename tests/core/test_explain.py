@@ -1,7 +1,10 @@
 """Explanations: the verdict is that of `decrypt`, the steps agree with it, and nothing personal is in them."""
 
+from dataclasses import replace
 from typing import Any
 
+import msgspec
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,10 +14,11 @@ from bidstream_svc.core.explain.advice import RUNBOOK
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.programmes import Programme
 from bidstream_svc.core.status import DecryptionStatus, FailureReason
+from bidstream_svc.core.token import BUILDERS, TokenContent, TokenKey
 from tests.core import strategies
 from tests.core.explain_property import explain_checked, run
 from tests.docs.markdown import ROOT, anchors
-from tests.vectors.inputs import RAW_UID
+from tests.vectors.inputs import LISTED_SITE, MASTER, RAW_UID, SECRETS, SITE
 from tests.vectors.load import key_snapshot, load, optout_check
 
 MANY = 300
@@ -83,3 +87,26 @@ def test_success() -> None:
     as_json = to_json(explanation)
     assert as_json["uid"] == vector["uid"][:4] + "…"
     assert list(as_json) == ["status", "reason", "scope", "uid", "established", "steps", "advice", "runbook"]
+
+
+@pytest.mark.parametrize("expires_s", [2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("times_ms", [(2**63 - 1, -(2**63)), (-(2**63), 2**63 - 1)])
+def test_extreme_times_have_json(expires_s: int, times_ms: tuple[int, int]) -> None:
+    """The console writes numbers of 64 bits."""
+    usual = key_snapshot("uid2")
+    assert usual is not None
+    keys = {key_id: msgspec.structs.replace(key, expires_s=expires_s) for key_id, key in usual.keys.items()}
+    expires_ms, generated_ms = times_ms
+    content = TokenContent(
+        raw_uid=RAW_UID,
+        site_id=LISTED_SITE,
+        expires_ms=expires_ms,
+        established_ms=generated_ms,
+        generated_ms=generated_ms,
+        privacy_bits=0,
+        scope=IdentityScope.UID2,
+    )
+    token = BUILDERS[4](content, TokenKey(MASTER, SECRETS[MASTER], bytes(12)), TokenKey(SITE, SECRETS[SITE], bytes(12)))
+    explained = explain_checked(token, None, [Programme(IdentityScope.UID2, replace(usual, keys=keys))], None, 0)
+    assert {"expiry", "lifetime"} <= {step.name for step in explained.steps if step.text}
+    orjson.dumps(to_json(explained))

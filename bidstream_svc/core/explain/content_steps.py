@@ -8,6 +8,8 @@ from bidstream_svc.core.explain.plain_words import moment, plural, relative, spa
 from bidstream_svc.core.status import FailureReason
 from bidstream_svc.core.units import MS_PER_S
 
+_MIN_FACT = -(2**63)  # JSON here has numbers of 64 bits; the difference of two has 65
+
 
 def say_site(case: Case) -> Said | None:
     """Which site the token was issued for, and whether its names are known."""
@@ -67,7 +69,7 @@ def say_lifetime(case: Case) -> Said | None:
         reading.keys.max_lifetime_ms,
     )
     lifetime_ms = expires_ms - (case.now_ms if generated_ms is None else generated_ms)
-    facts: dict[str, Fact] = {"lifetime_ms": lifetime_ms, "max_lifetime_ms": maximum_ms}
+    facts: dict[str, Fact] = {"lifetime_ms": max(lifetime_ms, _MIN_FACT), "max_lifetime_ms": maximum_ms}
     if lifetime_ms < 0:
         text = "none is left" if generated_ms is None else f"it expires {span(lifetime_ms)} before it was generated"
     else:

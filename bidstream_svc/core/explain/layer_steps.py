@@ -12,7 +12,6 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.status import FailureReason
 from bidstream_svc.core.token.text import is_padded_standard
-from bidstream_svc.core.units import MS_PER_S
 
 _JSON_TYPES = {
     type(None): "null",
@@ -235,7 +234,7 @@ def _say_key(key_id: int, snapshot: KeySnapshot, case: Case) -> Said:
     key = snapshot.keys.get(key_id)
     facts: dict[str, Fact] = {"key_id": key_id, "known": key is not None}
     if key is not None:
-        expires_ms = key.expires_s * MS_PER_S
+        expires_ms = key.expires_ms
         facts["expires_ms"] = expires_ms
         if expires_ms <= case.now_ms:
             return Said(f"{key_id}, known; expired {distance(expires_ms, case.now_ms)}, and still decrypts", facts)

@@ -95,7 +95,8 @@ const toMs = (time) => (typeof time === "number" ? time : Date.parse(time));
 const ago = (time, nowMs) => (time ? `${span((nowMs - toMs(time)) / 1000)} ago` : "never");
 const ahead = (time, nowMs) => (time ? (toMs(time) > nowMs ? `in ${span((toMs(time) - nowMs) / 1000)}` : "now") : "–");
 const clock = (timeMs) => new Date(timeMs).toISOString().slice(11, 16);
-const isoTime = (timeMs) => new Date(timeMs).toISOString().replace(/\.\d+Z$/, "Z");
+const LAST_MS = 8.64e15; // of a Date
+const isoTime = (timeMs) => new Date(Math.min(LAST_MS, Math.max(-LAST_MS, timeMs))).toISOString().replace(/\.\d+Z$/, "Z");
 const sum = (counts) => Object.values(counts).reduce((total, value) => total + value, 0);
 
 // Charts: bars for the minutes of the last hour, the last one at the right.
