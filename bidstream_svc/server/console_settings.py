@@ -45,4 +45,4 @@ def _text(name: str, value: object) -> str:
         case float():
             return f"{value:g}"
         case _:
-            return str(value)
+            return str(value).encode(errors="backslashreplace").decode()  # a path need not be UTF-8

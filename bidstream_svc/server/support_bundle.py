@@ -4,6 +4,7 @@ It has no secret, token, raw uid, and no name of a site or app: of the failures 
 """
 
 import asyncio
+import json
 import platform
 import re
 import ssl
@@ -13,8 +14,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from io import BytesIO
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
-
-import orjson
 
 from bidstream_svc.logs import recent_events
 from bidstream_svc.server.console_settings import settings_in_force
@@ -36,7 +35,7 @@ async def make_bundle(sources: ConsoleSources, state: ConsoleState, metrics_page
         "settings.json": lambda: _json([each._asdict() for each in settings_in_force(sources.settings)]),
         "history.json": lambda: _json(state.history.describe()),
         "failures.json": lambda: _json(without_names(failures)),
-        "events.ndjson": lambda: b"".join(orjson.dumps(each, default=repr) + b"\n" for each in recent_events()),
+        "events.ndjson": lambda: b"".join(_json(each, indent=None) + b"\n" for each in recent_events()),
         "versions.json": lambda: _json(versions()),
     }
     buffer = BytesIO()
@@ -75,5 +74,6 @@ def _name_of(requirement: str) -> str:
     return found[0]
 
 
-def _json(content: object) -> bytes:
-    return orjson.dumps(content, default=repr, option=orjson.OPT_INDENT_2)
+def _json(content: object, indent: int | None = 2) -> bytes:
+    """Not by orjson: a path in a log event need not be UTF-8, and a number may have more than 64 bits."""
+    return json.dumps(content, default=repr, indent=indent).encode()

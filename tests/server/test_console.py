@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -389,3 +390,17 @@ def test_the_bundle_has_what_is_needed_and_no_secret(
     for name, text in content.items():
         for secret in (*secrets, "wrong-site.example", "example.com", identity):
             assert secret not in text, name
+
+
+def test_a_path_that_is_not_utf_8_is_shown(operator: DevOperator, tmp_path: Path) -> None:
+    directory = tmp_path / os.fsdecode(b"keys-\xff")
+    directory.mkdir()
+    with service_in_thread(console="1", key_cache=str(directory / "keys"), **operator_settings(operator)) as service:
+        told = service.get("/console/state").json["settings"]
+        answer = ask(service.admin, "/console/bundle", {})
+    (shown,) = [each["value"] for each in told if each["name"] == "BIDSTREAM_KEY_CACHE"]
+    assert shown == rf"{tmp_path}/keys-\udcff/keys"
+    with zipfile.ZipFile(io.BytesIO(answer.body)) as bundle:
+        assert {"name": "BIDSTREAM_KEY_CACHE", "value": shown, "origin": "flag"} in json.loads(
+            bundle.read("settings.json")
+        )
