@@ -212,7 +212,8 @@ class KeyRefresher:
         is_expected = isinstance(error, BidstreamError)
         # The message of another exception may contain secrets.
         reason = str(error) if is_expected else type(error).__qualname__
-        self._store.last_error = reason
+        # It may name a path that is not UTF-8, and answers are.
+        self._store.last_error = reason.encode(errors="backslashreplace").decode()
         has_keys = self._store.snapshot is not None
         _log.warning(
             "key refresh failed",

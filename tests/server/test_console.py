@@ -404,3 +404,12 @@ def test_a_path_that_is_not_utf_8_is_shown(operator: DevOperator, tmp_path: Path
         assert {"name": "BIDSTREAM_KEY_CACHE", "value": shown, "origin": "flag"} in json.loads(
             bundle.read("settings.json")
         )
+
+
+def test_an_error_with_such_a_path_is_told(operator: DevOperator, tmp_path: Path) -> None:
+    missing = tmp_path / os.fsdecode(b"key-\xff")
+    settings = operator_settings(operator) | {"api_key_file": str(missing)}
+    del settings["api_key"]
+    with service_in_thread(console="1", started=False, **settings) as service:
+        wait_until(lambda: service.get("/console/state").json["programmes"][0]["last_error"], "an error")
+        assert rf"{tmp_path}/key-\udcff" in service.get("/info").body.decode().replace("\\\\", "\\")
