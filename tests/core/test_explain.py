@@ -83,3 +83,10 @@ def test_success() -> None:
     as_json = to_json(explanation)
     assert as_json["uid"] == vector["uid"][:4] + "…"
     assert list(as_json) == ["status", "reason", "scope", "uid", "established", "steps", "advice", "runbook"]
+
+
+@pytest.mark.parametrize("text", ["{{UID2}}", "null", "https://example.com/", '{"advertising_token": "x"}'])
+def test_who_put_something_else_there_is_to_be_told(text: str) -> None:
+    explanation = explain_checked(text, None, [programme_of("uid2")], None, 0)
+    assert "tell the publisher or the exchange" in explanation.advice
+    assert "byte for byte" not in explanation.advice
