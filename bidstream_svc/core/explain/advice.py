@@ -14,6 +14,10 @@ _STATUS_SHARE = "docs/runbook.md#bidstreamstatusshareunusual"
 _KEY_UNKNOWN = "docs/troubleshooting.md#why-not_authorized_for_key"
 _MISSING_EIDS = "docs/troubleshooting.md#where-did-the-eids-go"
 _NAME_FORMS = "docs/troubleshooting.md#which-form-of-the-domain-passes"
+_SOMETHING_ELSE = (
+    "Send the token itself. If the bid request came with this text, tell the publisher or the exchange: one of them put "
+    "it where the token belongs."
+)
 _MINUTES_OF_CLOCKS_MS = 10 * 60 * 1000  # what a clock that is not synchronised may be off
 
 RUNBOOK: Mapping[FailureReason, str] = dict.fromkeys(_Reason, _STATUS_SHARE) | {
@@ -65,10 +69,7 @@ def _encoding(case: Case) -> str:
     if not isinstance(token, str):
         return "Send the token as a string, as it stands in the bid request."
     if is_something_else(token):
-        return (
-            "Send the token itself. If the bid request came with this text, tell the publisher or the exchange: one of "
-            "them put it where the token belongs."
-        )
+        return _SOMETHING_ELSE
     if case.reading.version in {2, 3}:
         return (
             "Pass the token on as it came. What changed its alphabet or took its padding away has to leave it alone; "
@@ -77,6 +78,15 @@ def _encoding(case: Case) -> str:
     if describe_slip(token) is not None:
         return "Pass the token on byte for byte as it stands in the bid request; find what changes it on its way."
     return "Look at what the bidder or the exchange sends where a token belongs."
+
+
+def _version(case: Case) -> str:
+    if isinstance(case.token, str) and is_something_else(case.token):
+        return _SOMETHING_ELSE
+    return (
+        "Look at what the bidder or the exchange sends where a token belongs. If it is a token of a newer version, "
+        "upgrade."
+    )
 
 
 def _scope(case: Case) -> str:
@@ -149,10 +159,7 @@ _ADVICE: Mapping[FailureReason, Callable[[Case], str]] = {
     _Reason.KEYS_EXPIRED: _keys_expired,
     _Reason.NOT_A_TOKEN: _encoding,
     _Reason.BAD_ENCODING: _encoding,
-    _Reason.VERSION_UNKNOWN: _fixed(
-        "Look at what the bidder or the exchange sends where a token belongs. If it is a token of a newer version, "
-        "upgrade."
-    ),
+    _Reason.VERSION_UNKNOWN: _version,
     _Reason.IDENTITY_SCOPE: _scope,
     _Reason.MASTER_KEY_UNKNOWN: _master_key,
     _Reason.MASTER_LAYER: _fixed(
