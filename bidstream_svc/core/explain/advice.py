@@ -15,8 +15,8 @@ _KEY_UNKNOWN = "docs/troubleshooting.md#why-not_authorized_for_key"
 _MISSING_EIDS = "docs/troubleshooting.md#where-did-the-eids-go"
 _NAME_FORMS = "docs/troubleshooting.md#which-form-of-the-domain-passes"
 _SOMETHING_ELSE = (
-    "Send the token itself. If the bid request came with this text, tell the publisher or the exchange: one of them put "
-    "it where the token belongs."
+    "Send the token itself. If the bid request came with this text, tell the publisher or the exchange: one of them "
+    "put it where the token belongs."
 )
 _MINUTES_OF_CLOCKS_MS = 10 * 60 * 1000  # what a clock that is not synchronised may be off
 
