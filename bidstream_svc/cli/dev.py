@@ -28,6 +28,7 @@ from bidstream_svc.server.service import serve as serve_sidecar
 from bidstream_svc.server.sockets import open_listeners_each
 
 _TERMINAL_PERIOD_S = 1.0
+_CONSOLE_HINT = "              explains a token or a bid request that you paste there"
 
 
 async def serve_dev(flags: dict[str, Any], prepare: Callable[[Settings], None]) -> None:
@@ -110,7 +111,7 @@ def _banner(service: Service, operators: Sequence[DevOperator], settings: Settin
         "",
         f"data plane    {', '.join(str(address) for address in service.data_addresses)}",
         f"admin plane   {', '.join(str(address) for address in service.admin_addresses) or 'off'}",
-        *([f"console       http://{admin[0]}/console"] if admin and settings.console else []),
+        *([f"console       http://{admin[0]}/console", _CONSOLE_HINT] if admin and settings.console else []),
         *(f"operator      {operator.url} ({operator.state.scope.name})" for operator in operators),
         "              embedded; their keys and tokens are lost when this process ends",
     ]

@@ -34,8 +34,8 @@ _REASONS_SHOWN = 2
 def failures(*, url: str | None, as_json: bool, **flags: Any) -> None:
     """Print the sites whose tokens failed most in the last hour.
 
-    They are estimates from a sample. `reason` is the most frequent one of a site, with its share, and `name` the domain
-    or app name that most of the requests with its tokens gave, with that share.
+    The figures are estimates from a sample. `reason` is a site's most frequent reason, with its share of the site's
+    failures. `name` is the domain or the app's bundle id that came most often with its tokens, with its share.
     """
     address = reachable(load_settings(**provided(flags)).admin_listen) if url is None else _parse_url(url)
     answer = _ask(address)
@@ -87,11 +87,10 @@ def _table(answer: Mapping[str, Any]) -> Iterator[str]:
     total, minutes = answer["failures"], max(1, round(answer["window_s"] / 60))
     span = "last minute" if minutes == 1 else f"last {minutes} minutes"
     if not total:
-        yield f"All tokens of the {span} were decrypted."
+        yield f"No token failed in the {span}."
         return
     yield f"Not decrypted in the {span}: {total:,} tokens."
-    error = f"{100 * answer['share_error']:.1f} percentage points"
-    yield f"Looked at: {answer['sampled']:,}. A site's share is right within {error}."
+    yield f"Looked at: {answer['sampled']:,}. {_error(answer['share_error'])}"
     yield ""
     yield from _align([_HEAD, *map(_row, answer["sites"])])
     without = answer["without_site"]
@@ -128,6 +127,12 @@ def _align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def _reasons(shares: Mapping[str, float]) -> str:
     most = list(shares.items())[:_REASONS_SHOWN]
     return ", ".join(f"{_printable(reason)} {share:.0%}" for reason, share in most)
+
+
+def _error(share_error: float) -> str:
+    if not share_error:
+        return "The shares of the sites are exact."
+    return f"A site's share is right within {max(0.1, 100 * share_error):.1f} percentage points."
 
 
 def _percent(share: float) -> str:

@@ -10,6 +10,7 @@ from bidstream_svc.cli.inputs import INPUT_FILE
 from bidstream_svc.cli.key_source import fetch_once, read_key_files
 from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
 from bidstream_svc.config import SETTINGS, Settings, env_name, load_settings
+from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.programmes import Programme
@@ -84,7 +85,11 @@ def open_judges(keys: tuple[Path, ...], flags: dict[str, Any]) -> Judges:
         snapshots = read_key_files(keys)
     else:
         settings = load_settings(**given)
-        snapshots = [fetch_once(operator) for operator in settings.operators]
+        try:
+            snapshots = [fetch_once(operator) for operator in settings.operators]
+        except ConfigurationError as error:
+            error.add_note("without --keys")  # a reader without settings learns of the other way
+            raise
     optouts = None
     if settings.optout_store is not None:
         optouts = OptOutReader(settings.optout_store, withholds=settings.optout_when_stale == "withhold")

@@ -82,7 +82,7 @@ def test_no_tokens_are_told(cli: Cli, key_file: str) -> None:
 def test_a_key_file_needs_no_operator_settings(cli: Cli, key_file: str, state: OperatorState) -> None:
     assert cli("decrypt", "--keys", key_file, state.mint_token()).status == 0
     outcome = cli("decrypt", state.mint_token())
-    assert (outcome.status, outcome.complaint[:30]) == (2, "BIDSTREAM_OPERATOR_URL: missin")
+    assert (outcome.status, outcome.complaint[:47]) == (2, "without --keys: BIDSTREAM_OPERATOR_URL: missing")
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def width(line: str) -> int:
 
 
 def test_a_service_without_failures(cli: Cli, service: RunningService) -> None:
-    assert cli("failures", admin_listen=service.admin) == (0, "All tokens of the last minute were decrypted.\n", "")
+    assert cli("failures", admin_listen=service.admin) == (0, "No token failed in the last minute.\n", "")
 
 
 def test_a_service_with_failures(cli: Cli, service: RunningService, operator: DevOperator, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_service_with_failures(cli: Cli, service: RunningService, operator: De
     wait_until(lambda: service.get("/failures").json["failures"] == 4, "the failures")
     shown = (
         "Not decrypted in the last minute: 4 tokens.\n"
-        "Looked at: 4. A site's share is right within 0.0 percentage points.\n"
+        "Looked at: 4. The shares of the sites are exact.\n"
         "\n"
         "share  failures  site  scope  reason        name\n"
         "75.0%         3   102  UID2   expired 100%  news.example 100%\n"

@@ -252,6 +252,16 @@ def test_the_verdict_is_announced(console: "Browser") -> None:
     assert console.find("#announcement").get_attribute("role") == "status"
 
 
+def test_the_tables_fit_a_phone(console: "Browser", sidecar: Sidecar, tokens: dict[str, str]) -> None:
+    name = f"{'a-long-label.' * 6}example"
+    ask(sidecar.data, "/decrypt", {"token": tokens["client side"], "domain": name})
+    console.look(390, dark=False)
+    console.wait_for("document.querySelector('#sites tbody').textContent.includes('a-long-label')")
+    cut_off = "[...document.querySelectorAll('.scroll:not(.tall)')].filter(each => each.scrollWidth > each.clientWidth)"
+    assert console.script(f"return {cut_off}.map(each => each.getAttribute('aria-label'))") == []
+    console.look(1280, dark=False)
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_no_barrier(

@@ -110,3 +110,10 @@ def test_extreme_times_have_json(expires_s: int, times_ms: tuple[int, int]) -> N
     explained = explain_checked(token, None, [Programme(IdentityScope.UID2, replace(usual, keys=keys))], None, 0)
     assert {"expiry", "lifetime"} <= {step.name for step in explained.steps if step.text}
     orjson.dumps(to_json(explained))
+
+
+@pytest.mark.parametrize("text", ["{{UID2}}", "null", "https://example.com/", '{"advertising_token": "x"}'])
+def test_who_put_something_else_there_is_to_be_told(text: str) -> None:
+    explanation = explain_checked(text, None, [programme_of("uid2")], None, 0)
+    assert "tell the publisher or the exchange" in explanation.advice
+    assert "byte for byte" not in explanation.advice

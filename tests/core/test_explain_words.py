@@ -284,8 +284,8 @@ def test_names_that_do_not_pass() -> None:
     assert what_would_pass("a.exmaple.com", registered) == (
         '"example.com" would pass, and so would every host below it, such as "www.example.com".'
     )
-    assert what_would_pass("shop.org", {"www.shop.org"}) == '"www.shop.org" would pass, exactly so.'
-    assert what_would_pass("zzz", {"com.acme.shooter"}) == '"com.acme.shooter" would pass, exactly so.'
+    assert what_would_pass("shop.org", {"www.shop.org"}) == '"www.shop.org" would pass, exactly as it stands.'
+    assert what_would_pass("zzz", {"com.acme.shooter"}) == '"com.acme.shooter" would pass, exactly as it stands.'
     assert what_would_pass("zzz", {"bücher.de", "example.com"}).startswith('"example.com" would pass')
     assert what_would_pass("zzz", set()) == ""
     assert nearest("zzz", registered) is None

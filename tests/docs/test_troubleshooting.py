@@ -10,10 +10,13 @@ from bidstream_svc.optouts.optout_records import OptOut, decode_raw_id
 from bidstream_svc.optouts.optout_store import OptOutStore
 from tests.docs.markdown import DOCS
 from tests.docs.shell import Dev, Place, here, run_shell
+from tests.support.raw_http import ask
+from tests.support.sidecar import wait_until
 
 GUIDE = DOCS / "troubleshooting.md"
 # What the answer to a question contains.
 ANSWERS = {
+    "Whose tokens fail?": [r" 101 +UID2 +domain_not_listed [0-9]+% +wrong.example "],
     "Is it seconds or milliseconds?": [r"EXPIRED_TOKEN \(expired\)", r"expired (1 h|59 min) .*ago \(20\d\d-\d\d-\d\dT"],
     "Which form of the domain passes?": ["domain_not_listed", '"exmaple.com" is not registered', '"example.com" would'],
     "What do I send for an app: its name, or null?": [
@@ -31,8 +34,10 @@ ANSWERS = {
 
 
 @pytest.fixture(scope="module")
-def desk(place: Place) -> Place:
-    """The files that the samples read."""
+def desk(place: Place, dev: Dev) -> Place:
+    """The files that the samples read, and a failing token at the sidecar that they ask."""
+    ask(dev.sidecar.data, "/decrypt", {"token": dev.token, "domain": "wrong.example"})
+    wait_until(lambda: ask(dev.sidecar.admin, "/failures", method="GET").json["sites"], "the site of a failing token")
     state, directory = place.operator.state, place.directory
     tokens = {
         "token.txt": [state.mint_token()],
@@ -62,9 +67,12 @@ def test_every_question_has_a_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "commands"), [*zip(ANSWERS, COMMANDS, strict=True)], ids=[*map(str, range(1, 11))]
+    ("question", "commands"), [*zip(ANSWERS, COMMANDS, strict=True)], ids=[*map(str, range(1, 12))]
 )
 def test_the_command_answers_the_question(desk: Place, dev: Dev, question: str, commands: list[str]) -> None:
-    printed = run_shell(here(commands[0], dev), desk.directory, desk.environment)
+    command = commands[0].rstrip()
+    if command.startswith("bidstream-svc explain"):
+        command += " || true"  # 1 means that a token did not decrypt, which is what the questions are about
+    printed = run_shell(here(command, dev), desk.directory, desk.environment)
     for pattern in ANSWERS[question]:
         assert re.search(pattern, printed), printed

@@ -5,20 +5,29 @@ from collections.abc import Callable, Mapping
 from bidstream_svc.core.explain.layer_steps import Case
 from bidstream_svc.core.explain.name_check import name_slip, what_would_pass
 from bidstream_svc.core.explain.plain_words import DAY_MS, unit_slip
-from bidstream_svc.core.explain.token_shape import describe_slip
+from bidstream_svc.core.explain.token_shape import describe_slip, is_something_else
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.status import FailureReason
 
 _Reason = FailureReason
 _STATUS_SHARE = "docs/runbook.md#bidstreamstatusshareunusual"
 _KEY_UNKNOWN = "docs/troubleshooting.md#why-not_authorized_for_key"
+_MISSING_EIDS = "docs/troubleshooting.md#where-did-the-eids-go"
 _NAME_FORMS = "docs/troubleshooting.md#which-form-of-the-domain-passes"
+_SOMETHING_ELSE = (
+    "Send the token itself. If the bid request came with this text, tell the publisher or the exchange: one of them "
+    "put it where the token belongs."
+)
 _MINUTES_OF_CLOCKS_MS = 10 * 60 * 1000  # what a clock that is not synchronised may be off
 
 RUNBOOK: Mapping[FailureReason, str] = dict.fromkeys(_Reason, _STATUS_SHARE) | {
     _Reason.NO_KEYS: "docs/runbook.md#bidstreamkeysmissing",
     _Reason.KEYS_EXPIRED: "docs/runbook.md#bidstreamkeysexpired",
     _Reason.OPTOUTS_NOT_SYNCED: "docs/runbook.md#bidstreamoptoutswithheld",
+    _Reason.NOT_A_TOKEN: _MISSING_EIDS,
+    _Reason.BAD_ENCODING: _MISSING_EIDS,
+    _Reason.VERSION_UNKNOWN: _MISSING_EIDS,
+    _Reason.IDENTITY_SCOPE: "docs/troubleshooting.md#which-source-is-uid2",
     _Reason.MASTER_KEY_UNKNOWN: _KEY_UNKNOWN,
     _Reason.SITE_KEY_UNKNOWN: _KEY_UNKNOWN,
     _Reason.DOMAIN_MISSING: "docs/troubleshooting.md#what-do-i-send-for-an-app-its-name-or-null",
@@ -59,6 +68,8 @@ def _encoding(case: Case) -> str:
     token = case.token
     if not isinstance(token, str):
         return "Send the token as a string, as it stands in the bid request."
+    if is_something_else(token):
+        return _SOMETHING_ELSE
     if case.reading.version in {2, 3}:
         return (
             "Pass the token on as it came. What changed its alphabet or took its padding away has to leave it alone; "
@@ -67,6 +78,15 @@ def _encoding(case: Case) -> str:
     if describe_slip(token) is not None:
         return "Pass the token on byte for byte as it stands in the bid request; find what changes it on its way."
     return "Look at what the bidder or the exchange sends where a token belongs."
+
+
+def _version(case: Case) -> str:
+    if isinstance(case.token, str) and is_something_else(case.token):
+        return _SOMETHING_ELSE
+    return (
+        "Look at what the bidder or the exchange sends where a token belongs. If it is a token of a newer version, "
+        "upgrade."
+    )
 
 
 def _scope(case: Case) -> str:
@@ -139,14 +159,12 @@ _ADVICE: Mapping[FailureReason, Callable[[Case], str]] = {
     _Reason.KEYS_EXPIRED: _keys_expired,
     _Reason.NOT_A_TOKEN: _encoding,
     _Reason.BAD_ENCODING: _encoding,
-    _Reason.VERSION_UNKNOWN: _fixed(
-        "Look at what the bidder or the exchange sends where a token belongs. If it is a token of a newer version, "
-        "upgrade."
-    ),
+    _Reason.VERSION_UNKNOWN: _version,
     _Reason.IDENTITY_SCOPE: _scope,
     _Reason.MASTER_KEY_UNKNOWN: _master_key,
     _Reason.MASTER_LAYER: _fixed(
-        "Compare the token with the one in the bid request, character by character: it was changed on its way."
+        "Compare the token with the one in the bid request, character by character. If they are the same, it was "
+        "changed before it came to you, or is of another operator or environment than the keys."
     ),
     _Reason.EXPIRED: _expired,
     _Reason.SITE_KEY_UNKNOWN: _fixed(

@@ -67,7 +67,7 @@ def what_would_pass(name: str, registered: Collection[str]) -> str:
         return ""
     if best in hosts:
         return f"{quoted(best)} would pass, and so would every host below it, such as {quoted('www.' + best)}."
-    return f"{quoted(best)} would pass, exactly so."
+    return f"{quoted(best)} would pass, exactly as it stands."
 
 
 def name_slip(names: Iterable[tuple[str, object]]) -> str:

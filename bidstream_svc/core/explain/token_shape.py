@@ -64,6 +64,11 @@ def describe_slip(text: str) -> str | None:
     return slip.text
 
 
+def is_something_else(text: str) -> bool:
+    """Return whether a text never was a token: it is empty, a template, a word, JSON or a URL."""
+    return next(_slips_of_other_things(text), None) is not None
+
+
 def describe_kind(raw: bytes, text: str) -> str | None:
     """Return what else bytes may be that do not decrypt, as a clause about "it"; None if that is not known."""
     if len(text) == _REFRESH_TOKEN_CHARACTERS:

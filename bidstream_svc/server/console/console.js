@@ -180,11 +180,11 @@ function showFailures(history, failures) {
       (without && without.failures ? ` ${number(Math.round(without.failures))} cannot be assigned to a site.` : "")
     : "No failing token has been counted.";
   const shares = (reasonShares) => Object.entries(reasonShares).sort((one, other) => other[1] - one[1]).slice(0, 3)
-    .map(([name, part]) => `${words(name)} ${Math.round(100 * part)} %`).join(", ");
+    .map(([name, part]) => `${words(name)} ${Math.round(100 * part)}\u00a0%`).join(", ");
   renderRows("sites", sites, (site) => el("tr", {},
     head(`${site.site_id}${site.scope ? ` ${site.scope}` : ""}`, { class: "nowrap" }), cell(number(Math.round(site.failures)), "number"),
     cell(share(site.share, 1), "number"), cell(shares(site.reasons), "words"),
-    cell(site.name ? `${site.name} (${Math.round(100 * site.name_share)} %)` : "none", "words")), "");
+    cell(site.name ? `${site.name} (${Math.round(100 * site.name_share)}\u00a0%)` : "none", "words")), "");
 }
 
 function fact(name, value, className = null) {
