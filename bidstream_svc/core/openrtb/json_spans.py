@@ -17,8 +17,7 @@ _PER_STEP = 1024  # brackets or values; about 0.5 ms of work
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SPACE = rb"[ \t\n\r]*+"
 _NOT_BRACKETS = rb'[^"\[\]{}]*+'
-# The next bracket, or what is before it, as one match holds the GIL: an object may have 50,000 members.
-_NEXT_BRACKET = re.compile(_NOT_BRACKETS + rb"(?:" + _STRING + _NOT_BRACKETS + rb"){0,256}+([\[\]{}])?", re.DOTALL)
+_NEXT_BRACKET = re.compile(_NOT_BRACKETS + rb"(?:" + _STRING + _NOT_BRACKETS + rb")*+([\[\]{}])", re.DOTALL)
 _SKIP_SPACE = re.compile(_SPACE)
 _NAME = re.compile(_SPACE + rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE, re.DOTALL)
 _SCALAR = re.compile(_STRING + rb"|[^,\]} \t\n\r]++", re.DOTALL)
@@ -105,9 +104,6 @@ class JsonSpans:
         start = 0
         for found in _NEXT_BRACKET.finditer(self.text):
             position = found.start(1)
-            if position < 0:
-                yield
-                continue
             if self.text[position] in _OPENING:
                 openings.append(position)
                 if len(openings) > MAX_DEPTH:
