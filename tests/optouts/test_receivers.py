@@ -108,11 +108,11 @@ def test_a_receiver_that_can_read_the_stream_and_not_append_says_so(fleet: Fleet
         client_of_redis.config_set("maxmemory", "1")
         tell(one, 1)
         wait_until(lambda: scrape(one.admin).value("bidstream_optout_stream_connected") == 0, "the refusal to be seen")
-        assert info(one)["stream"] == {"connected": False, "owed": 1}
+        assert info(one)["stream"] == {"connected": False, "gap": False, "owed": 1}
         assert scrape(other.admin).value("bidstream_optout_stream_connected") == 1
         client_of_redis.config_set("maxmemory", "0")
     wait_until(lambda: count(other) == 2, "what was owed")
-    wait_until(lambda: info(one)["stream"] == {"connected": True, "owed": 0}, "the connection")
+    wait_until(lambda: info(one)["stream"] == {"connected": True, "gap": False, "owed": 0}, "the connection")
 
 
 def test_a_new_host_begins_with_a_snapshot(fleet: Fleet, redis: RedisServer, tmp_path: Path) -> None:
