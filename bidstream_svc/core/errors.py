@@ -54,6 +54,10 @@ class BidRequestError(BidstreamError, ValueError):
     """A bid request is not a JSON object in UTF-8, or is nested more than 64 levels deep."""
 
 
+class DamagedFileError(BidstreamError):
+    """A log is not of its format, truncated or encrypted, or has a damaged row where none may be."""
+
+
 class OptOutStoreError(BidstreamError):
     """The opt-out store cannot be used: it is missing, damaged, of another version, or its disk is full."""
 
