@@ -34,7 +34,7 @@ CORE_LAYERS = (
     {"crypto", "domains", "identity"},
     {"token"},
     {"keys"},
-    {"decrypt", "kernel", "key_response", "sharing", "token_details"},
+    {"decrypt", "kernel", "key_merge", "key_response", "sharing", "token_details"},
     {"openrtb", "programmes"},
     {"explain"},
 )
