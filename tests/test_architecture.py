@@ -22,6 +22,7 @@ LAYERS = (
     {"operator"},
     {"keystore"},
     {"sdk"},
+    {"bulk"},
     {"__init__"},  # the public names
     {"server"},
     {"devoperator"},
@@ -31,7 +32,7 @@ LAYERS = (
 # The same within the core.
 CORE_LAYERS = (
     {"errors", "status", "units", "lenient", "key_slices"},
-    {"crypto", "domains", "identity"},
+    {"crypto", "domains", "identity", "moments"},
     {"token"},
     {"keys"},
     {"decrypt", "kernel", "key_merge", "key_response", "sharing", "token_details"},

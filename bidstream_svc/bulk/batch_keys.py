@@ -1,0 +1,69 @@
+"""What judges batches of rows: keys, kernels and an opt-out store, for any number of threads."""
+
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from bidstream_svc.bulk.row_decryptor import RowDecryptor
+from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.kernel import IS_NATIVE, build_kernel
+from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.optouts.optout_reader import OptOutReader
+
+if TYPE_CHECKING:
+    from bidstream_svc.core.kernel import Kernel
+
+
+class BatchKeys:
+    """The keys of each programme, ready for `decrypt_batch`. Any thread may use it. It cannot be pickled.
+
+    Args:
+        snapshots: one of each programme, in the order in which they are tried.
+        optouts: the opt-out store, whose raw uids are not answered; the caller closes it.
+
+    Raises:
+        ConfigurationError: there is none, or several of one programme.
+
+    Attributes:
+        snapshots: as given.
+        optouts: as given.
+    """
+
+    def __init__(self, snapshots: Iterable[KeySnapshot], optouts: OptOutReader | None = None) -> None:
+        self.snapshots = tuple(snapshots)
+        self.optouts = optouts
+        if not self.snapshots:
+            raise ConfigurationError("there are no keys")
+        if len({snapshot.scope for snapshot in self.snapshots}) < len(self.snapshots):
+            raise ConfigurationError("there are several key responses of one programme; merge them")
+        self._local = threading.local()
+        self._kernels = [self._build_kernel(snapshot) for snapshot in self.snapshots]
+
+    def __repr__(self) -> str:
+        """Show counts only."""
+        return f"{type(self).__name__}({', '.join(map(repr, self.snapshots))})"
+
+    def __reduce__(self) -> str:
+        """Refuse to be pickled: secrets would be written in the clear."""
+        raise TypeError(f"{type(self).__name__} cannot be pickled")
+
+    def row_decryptor(self) -> RowDecryptor:
+        """Return that of this thread."""
+        try:
+            decryptor: RowDecryptor = self._local.row_decryptor
+        except AttributeError:
+            check_optout = None if self.optouts is None else self.optouts.check
+            decryptor = self._local.row_decryptor = RowDecryptor(self.snapshots, self._kernels, check_optout)
+        return decryptor
+
+    def _build_kernel(self, snapshot: KeySnapshot) -> "Kernel | None":
+        """Build the kernel of a snapshot, if it can leave to Python what may be opted out."""
+        if not IS_NATIVE:
+            return None
+        kernel = build_kernel(snapshot)
+        if self.optouts is not None:
+            native_filter = self.optouts.native_filter
+            if native_filter is None:
+                return None
+            kernel.set_optouts(native_filter)
+        return kernel
