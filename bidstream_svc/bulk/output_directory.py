@@ -13,10 +13,12 @@ made, is shared with its group, and so are the files then.
 import errno
 import fcntl
 import os
+import posixpath
 import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,7 +31,7 @@ from bidstream_svc.core.errors import ConfigurationError
 CONTROL = "_bulk"
 _RUN = f"{CONTROL}/run.json"
 _PARTS = f"{CONTROL}/parts"
-_TEMPORARY = f"{CONTROL}/tmp"
+_TEMPORARY = f"{CONTROL}/tmp"  # noqa: S108 - below the output directory
 _LOCK = f"{CONTROL}/lock"
 
 
@@ -48,8 +50,8 @@ class OutputDirectory:
         self.place = locate(url)
         self.mode = 0o600
         self._directory_mode = 0o700
-        if self.place.is_local and os.path.isdir(self.place.path):
-            mode = os.stat(self.place.path).st_mode
+        if self.place.is_local and (path := Path(self.place.path)).is_dir():
+            mode = path.stat().st_mode
             if mode & stat.S_ISGID:
                 self.mode |= mode & 0o060
                 self._directory_mode |= stat.S_ISGID | mode & 0o070
@@ -62,7 +64,7 @@ class OutputDirectory:
         """
         for name in ("", _PARTS, _TEMPORARY):
             try:
-                self._make_directory(self.place.join(name).path.rstrip("/") or "/")
+                self._make_directory(self.place.join(name).path)
             except OSError as error:
                 raise ConfigurationError(f"cannot make {self.place.path}: {describe(error)}") from None
 
@@ -145,10 +147,11 @@ class OutputDirectory:
     def _make_directory(self, path: str) -> None:
         if not self.place.is_local:
             self.place.filesystem.create_dir(path, recursive=True)
-        elif not os.path.isdir(path):
-            self._make_directory(os.path.dirname(path))
-            with suppress(FileExistsError):  # another thread has made it
-                os.mkdir(path, self._directory_mode)
+            return
+        for directory in reversed([Path(path), *Path(path).parents]):
+            if not directory.is_dir():
+                # Another thread may make it, too. With `parents`, those would have the usual rights.
+                directory.mkdir(self._directory_mode, exist_ok=True)
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         place = self.place.join(name)
@@ -168,7 +171,7 @@ class OutputDirectory:
 
     def _move(self, source: Place, name: str) -> None:
         target = self.place.join(name).path
-        directory = os.path.dirname(target)
+        directory = posixpath.dirname(target)
         self._make_directory(directory)
         self.place.filesystem.move(source.path, target)
         if self.place.is_local:

@@ -42,14 +42,14 @@ def locate(url: str) -> Place:
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return Place(fs.LocalFileSystem(), os.path.abspath(url))
+        return Place(fs.LocalFileSystem(), absolute(url))
     if scheme in {"file", "local"}:
-        return Place(fs.LocalFileSystem(), os.path.abspath(rest))
+        return Place(fs.LocalFileSystem(), absolute(rest))
     if urlsplit(url).password is not None:
         # It would be written to records, and every user of the host can read arguments.
         raise ConfigurationError(f"{scheme}:// with a password; give credentials by files or the environment")
     try:
-        from fsspec.core import url_to_fs  # noqa: PLC0415 - the user's own
+        from fsspec.core import url_to_fs  # noqa: PLC0415 - the user's own, where there is one
 
         filesystem, path = url_to_fs(url)
     except ImportError as error:
@@ -62,4 +62,4 @@ def locate(url: str) -> Place:
 
 def absolute(url: str) -> str:
     """Return a local path as an absolute one, and a URL as it is."""
-    return url if "://" in url else os.path.abspath(url)
+    return url if "://" in url else os.path.abspath(url)  # noqa: PTH100 - links keep their names

@@ -61,7 +61,7 @@ def token_options(command: _Command) -> _Command:
             "--keys",
             type=INPUT_FILE,
             multiple=True,
-            help="file with a key response in JSON, instead of a call to the operator; may be given several times, for both programmes and for saved responses",
+            help="file with a key response in JSON, instead of a call to the operator; several files are merged",
         ),
     ):
         command = option(command)

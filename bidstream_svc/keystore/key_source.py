@@ -14,9 +14,7 @@ from bidstream_svc.operator.from_settings import make_transport
 from bidstream_svc.operator_settings import OperatorSettings
 
 
-def read_key_files(
-    paths: Iterable[Path], read: Callable[[Path], bytes | str] = Path.read_bytes
-) -> list[KeySnapshot]:
+def read_key_files(paths: Iterable[Path], read: Callable[[Path], bytes | str] = Path.read_bytes) -> list[KeySnapshot]:
     """Read keys from files that contain key responses in JSON, and merge those of each programme.
 
     Args:
