@@ -62,12 +62,14 @@ def parse_objects(
 
 def _parse(objects: Sequence[bytes], schema: pa.Schema | None) -> pa.RecordBatch:
     text = b"\n".join(objects)
-    if schema is not None and not schema.names:
+    if schema is not None and not schema.names:  # of no columns, Arrow does not count rows
+        if any(each[1:-1].strip() for each in objects):
+            raise pa.ArrowInvalid
         return pa.RecordBatch.from_struct_array(pa.array([{}] * len(objects), pa.struct([])))
     table = json.read_json(
         pa.BufferReader(text),
         json.ReadOptions(use_threads=False, block_size=len(text) + 1),
-        json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"),
+        json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "error"),
     )
     return table.combine_chunks().to_batches()[0] if table.num_columns else pa.record_batch([], schema=pa.schema([]))
 
