@@ -104,7 +104,7 @@ class ParquetWriter:
 
     def __init__(self, file: BinaryIO, schema: pa.Schema, codec: str | None) -> None:
         compression = "none" if codec == _NO_CODEC else _OUTPUT_CODECS.get(codec or "", _USUAL_CODEC)
-        self._writer = parquet.ParquetWriter(file, schema, compression=compression)
+        self._writer = _Writer(file, schema, compression=compression)
         self._schema = schema
         self._batches: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
@@ -129,6 +129,13 @@ class ParquetWriter:
             self._writer.write_table(pa.Table.from_batches(self._batches, self._schema), self._rows)
         self._batches = []
         self._rows = self._bytes = 0
+
+
+class _Writer(parquet.ParquetWriter):  # type: ignore[misc]
+    """Without `close`, the file is not complete. The library would finish it when the writer is freed."""
+
+    def __del__(self) -> None:
+        """Leave the file as it is."""
 
 
 def _check_ends(file: pa.NativeFile) -> None:

@@ -67,11 +67,14 @@ def find_parts(inputs: Sequence[str], output_format: str | None = None) -> list[
     parts = [part for url in inputs for file, name in _files(url) for part in _parts_of(file, name, output_format)]
     owners: dict[str, str] = {}
     for part in parts:
-        if (other := owners.setdefault(part.name, part.url)) != part.url:
+        if (other := owners.get(part.name)) == part.url:
+            raise ConfigurationError(f"{part.url} is given twice")
+        if other is not None:
             raise ConfigurationError(
                 f"{other} and {part.url} would both be written to {part.name}; give the directory above them, or run "
                 "them one by one"
             )
+        owners[part.name] = part.url
     return parts
 
 
