@@ -13,12 +13,12 @@ _SCALAR = re.compile(_STRING + rb"|[^,\]}[{ \t\r\n]++", re.DOTALL)
 _NEXT_BRACKET = re.compile(rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL)
 _NEXT_MEMBER = re.compile(rb"[ \t\r\n]*+([,}])")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
-_ABSENT = msgspec.Raw()
+ABSENT = msgspec.Raw()
 
 _decode_text = msgspec.json.Decoder(str).decode
 
-# A JSON object, and in it the JSON of each name's value, empty where it has none.
-ReadMembers = Callable[[bytes], tuple[bytes, ...]]
+# A JSON object -> the JSON of each name's value, ABSENT where it has none.
+ReadMembers = Callable[[bytes], tuple[msgspec.Raw, ...]]
 
 
 def make_reader(names: Iterable[str]) -> ReadMembers:
@@ -28,11 +28,11 @@ def make_reader(names: Iterable[str]) -> ReadMembers:
     does not check that what is not asked for is UTF-8.
     """
     fields = [
-        (f"value{index}", msgspec.Raw, msgspec.field(name=name, default=_ABSENT)) for index, name in enumerate(names)
+        (f"value{index}", msgspec.Raw, msgspec.field(name=name, default=ABSENT)) for index, name in enumerate(names)
     ]
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(msgspec.defstruct("Members", fields, gc=False)).decode
     astuple = msgspec.structs.astuple
-    return lambda line: tuple(map(bytes, astuple(decode(line))))
+    return lambda line: astuple(decode(line))
 
 
 def text_of(value: bytes) -> bytes | None:
@@ -53,32 +53,33 @@ def make_remover(name: str) -> Callable[[bytes, bytes], bytes]:
     All other members stay as they are, byte for byte.
     """
     needle = b'"%b"' % name.encode()
+    width = len(needle)
     is_plain = _PLAIN_NAME.fullmatch(name) is not None
 
     def remove(line: bytes, value: bytes) -> bytes:
         if is_plain and value:
             start = line.find(needle)
-            value_start = line.find(value, start + len(needle))
-            before, after = line[:start], line[value_start + len(value) :]
-            # No backslash and no second needle: the name is spelled nowhere else, and this is where it is.
+            value_start = line.find(value, start + width)
+            end = value_start + len(value)
+            # No other backslash and no second needle: the name is spelled nowhere else, and this is where it is.
             if (
-                line[start + len(needle) : max(0, value_start)].strip(_SPACE) == b":"
-                and b"\\" not in before
-                and b"\\" not in after
-                and needle not in after
+                line[start + width : max(0, value_start)].strip(_SPACE) == b":"
+                and line.find(b"\\", 0, start) < 0
+                and line.find(b"\\", end) < 0
+                and line.find(needle, end) < 0
             ):
-                return _join(before, after)
+                return _cut(line, start, end)
         return _remove_all(line, name)
 
     return remove
 
 
-def _join(before: bytes, after: bytes) -> bytes:
-    """Join the texts around a member: one comma goes."""
-    rest = after.lstrip(_SPACE)
+def _cut(line: bytes, start: int, end: int) -> bytes:
+    """Cut a member out, and one comma."""
+    rest = line[end:].lstrip(_SPACE)
     if rest.startswith(b","):
-        return before + rest[1:].lstrip(_SPACE)
-    return before.rstrip(_SPACE).removesuffix(b",") + rest
+        return line[:start] + rest[1:]
+    return line[:start].rstrip(_SPACE).removesuffix(b",") + rest
 
 
 def _remove_all(line: bytes, name: str) -> bytes:

@@ -1,6 +1,7 @@
 """Reads lines of JSON objects: what is needed of them to decrypt, and the objects as they came."""
 
 from collections.abc import Iterator
+from typing import NoReturn
 
 import msgspec
 
@@ -8,7 +9,7 @@ from bidstream_svc.bulk.added_columns import added_fields
 from bidstream_svc.bulk.batch_columns import DEFAULT_DOMAIN_COLUMN
 from bidstream_svc.bulk.batch_options import BatchOptions
 from bidstream_svc.bulk.formats import MAX_BATCH_ROWS, Damage
-from bidstream_svc.bulk.json_members import make_reader, make_remover
+from bidstream_svc.bulk.json_members import ABSENT, make_reader, make_remover
 from bidstream_svc.bulk.text_input import MAX_LINE_BYTES, OVERLONG
 from bidstream_svc.core.errors import BidRequestError, ConfigurationError
 from bidstream_svc.core.openrtb.json_check import finish, replace_lone_surrogates
@@ -44,12 +45,14 @@ class RowReader:
 
     def __init__(self, options: BatchOptions, damaged: Damage, *, keeps_text: bool) -> None:
         self.columns = _needed_columns(options)
-        added = [field.name for field in added_fields(options)]
-        names = list(dict.fromkeys((*self.columns, *added)))
         self._width = len(self.columns)
         dropped = None if options.keep_tokens else options.input_column
-        self._added = [(names.index(name), name) for name in added if name != dropped]
-        self._read = make_reader(names)
+        self._added = [field.name for field in added_fields(options) if field.name != dropped]
+        for name in self._added:
+            if name in self.columns:
+                _refuse(name)
+        self._read = make_reader([*self.columns, *self._added])
+        self._none_added = (ABSENT,) * len(self._added)
         self._remove = None if options.keep_tokens and keeps_text else make_remover(options.input_column)
         self._keeps_text = keeps_text
         self._damaged = damaged
@@ -79,16 +82,18 @@ class RowReader:
                 rows = Rows(self._rows)
                 continue
             self._rows += 1
-            self._check_added(values)
-            rows.objects.append((text if remove is None else remove(text, values[0])).strip())
-            rows.values.append(values[:width])
+            if values[width:] != self._none_added:
+                _refuse(next(name for name, value in zip(self._added, values[width:], strict=True) if bytes(value)))
+            needed = tuple(map(bytes, values[:width]))
+            rows.objects.append((text if remove is None else remove(text, needed[0])).strip())
+            rows.values.append(needed)
             if len(rows.objects) == MAX_BATCH_ROWS:
                 yield rows
                 rows = Rows(self._rows)
         if rows.objects:
             yield rows
 
-    def _read_line(self, line: bytes) -> tuple[bytes, tuple[bytes, ...]]:
+    def _read_line(self, line: bytes) -> tuple[bytes, tuple[msgspec.Raw, ...]]:
         """Return a line's text to keep, and the values in it."""
         try:
             return line, self._read(line)
@@ -105,10 +110,9 @@ class RowReader:
         problem = f"more than {MAX_LINE_BYTES // 2**20} MiB" if line is OVERLONG else "not a JSON object in UTF-8"
         self._damaged.add(f"line {self._lines}: {problem}")
 
-    def _check_added(self, values: tuple[bytes, ...]) -> None:
-        for index, name in self._added:
-            if values[index]:
-                raise ConfigurationError(f"the rows have a field {name!r}, and the output gets a column of that name")
+
+def _refuse(name: str) -> NoReturn:
+    raise ConfigurationError(f"the rows have a field {name!r}, and the output gets a column of that name")
 
 
 def _needed_columns(options: BatchOptions) -> tuple[str, ...]:

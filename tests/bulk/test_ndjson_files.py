@@ -87,7 +87,7 @@ def test_members_are_removed_whatever_their_spelling(data: st.DataObject) -> Non
     line = data.draw(spelled(data.draw(members())))
     if rb"\ud800" in line:
         line = line.replace(rb"\ud800", rb"\ud7ff")
-    (value,) = make_reader(["token"])(line)
+    value = bytes(make_reader(["token"])(line)[0])
     kept = make_remover("token")(line, value)
     assert pairs_of(kept) == [pair for pair in pairs_of(line) if pair[0] != "token"]
     expected = dict(json.loads(line)).get("token")
