@@ -57,7 +57,7 @@ class VerdictColumns:
                 now_ms=now_ms,
             )
         except ValueError:
-            raise DamagedFileError("the columns are damaged: offsets do not fit their data") from None
+            raise _damaged() from None
         parts, start = [], 0
         for length in lengths:
             parts.append(pa.py_buffer(memoryview(block)[start : start + length]))
@@ -69,8 +69,15 @@ class VerdictColumns:
         self._left = pa.Array.from_buffers(pa.uint32(), len(left) // 4, [None, pa.py_buffer(left)])
 
     def fill_in_python(self, decryptor: RowDecryptor) -> None:
-        """Decide about the rows that are left."""
-        if self._left is not None and not len(self._left):
+        """Decide about the rows that are left.
+
+        Raises:
+            DamagedFileError: offsets do not fit their buffers.
+        """
+        if self._left is None:
+            for texts in (self._columns.tokens, self._columns.domains):
+                _check_offsets(texts)
+        elif not len(self._left):
             return
         statuses = self._statuses = bytearray(self._statuses)
         good: list[tuple[int, str, int]] = []
@@ -121,10 +128,30 @@ class VerdictColumns:
         self._established = pc.replace_with_mask(self._established, mask, pa.array(established, pa.int64()))
 
 
+def _damaged() -> DamagedFileError:
+    return DamagedFileError("the columns are damaged: offsets do not fit their data")
+
+
+def _check_offsets(texts: Any) -> None:
+    """Check what the kernel would have checked."""
+    if texts is not None:
+        try:
+            _as_binary(texts).validate(full=True)  # not whether it is UTF-8
+        except pa.ArrowInvalid:
+            raise _damaged() from None
+
+
+def _is_large(kind: Any) -> bool:
+    return kind in {pa.large_string(), pa.large_binary()}
+
+
+def _as_binary(texts: Any) -> Any:
+    return texts.view(pa.large_binary() if _is_large(texts.type) else pa.binary())
+
+
 def _text_buffers(array: Any) -> TextBuffers:
     validity, offsets, data = array.buffers()
-    is_large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
-    return TextBuffers(validity if array.null_count else None, offsets, data, array.offset, is_large)
+    return TextBuffers(validity if array.null_count else None, offsets, data, array.offset, _is_large(array.type))
 
 
 def _number_buffers(column: Any) -> NumberBuffers | int:
@@ -139,9 +166,8 @@ def _to_list(column: Any) -> list[Any]:
     if pa.types.is_integer(column.type):
         values: list[Any] = column.to_pylist()
         return values
-    is_large = pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type)
     try:
-        return column.view(pa.large_string() if is_large else pa.string()).to_pylist()  # type: ignore[no-any-return]
+        return column.view(pa.large_string() if _is_large(column.type) else pa.string()).to_pylist()  # type: ignore[no-any-return]
     except UnicodeDecodeError:
-        values = column.view(pa.large_binary() if is_large else pa.binary()).to_pylist()
+        values = _as_binary(column).to_pylist()
         return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values]

@@ -235,7 +235,8 @@ def decrypt_columns(
     Args:
         kernels: asked in this order.
         count: how many rows there are.
-        tokens, domains: one of each row.
+        tokens: one of each row.
+        domains: likewise, or None without such a column.
         scopes: 8-bit numbers without nulls, each an IdentityScope; 2 for none; others are damaged.
         times: 64-bit numbers, Unix ms as of which a token is judged; damaged where null.
         now_ms: Unix ms as of which opt-outs are judged.

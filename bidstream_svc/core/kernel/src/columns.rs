@@ -254,3 +254,120 @@ fn set_element<const LENGTH: usize>(bytes: &mut [u8], place: usize, element: [u8
     *bytes.get_mut(place.checked_mul(LENGTH)?..)?.first_chunk_mut()? = element;
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{NOW_MS, good_token, kernel};
+
+    /// The offsets and the data of texts.
+    fn buffers(texts: &[&str]) -> (Vec<u8>, Vec<u8>) {
+        let mut end = 0;
+        let mut offsets = 0_i32.to_ne_bytes().to_vec();
+        for text in texts {
+            end += i32::try_from(text.len()).unwrap();
+            offsets.extend(end.to_ne_bytes());
+        }
+        (offsets, texts.concat().into_bytes())
+    }
+
+    const ALL: Validity<'_> = Validity { bits: None, first: 0 };
+
+    fn texts(buffers: &(Vec<u8>, Vec<u8>)) -> Texts<'_> {
+        Texts { validity: ALL, is_large: false, offsets: &buffers.0, data: &buffers.1 }
+    }
+
+    fn columns(count: usize, tokens: Texts<'_>) -> Columns<'_> {
+        Columns { count, tokens, domains: None, scopes: Scopes::Same(NO_SCOPE), times: Times::Same(NOW_MS) }
+    }
+
+    fn run(columns: &Columns<'_>) -> Result<(Written, Vec<u8>), Malformed> {
+        let layout = Layout::new(columns.count).unwrap();
+        let mut block = vec![0; layout.length()];
+        decrypt(columns, &[&kernel()], NOW_MS, &layout, &mut block).map(|written| (written, block))
+    }
+
+    fn statuses(columns: &Columns<'_>) -> Vec<u8> {
+        let (written, block) = run(columns).unwrap();
+        let [established, offsets, validity, statuses, _] = Layout::new(columns.count).unwrap().lengths();
+        let start = established + offsets + validity;
+        let found = block[start..start + statuses].to_vec();
+        let left: Vec<_> = (0..found.len()).filter(|row| found[*row] == LEFT).collect();
+        assert_eq!(written.left.iter().map(|row| *row as usize).collect::<Vec<_>>(), left);
+        for (row, status) in found.iter().enumerate() {
+            let is_valid = block[established + offsets + row / 8] >> (row % 8) & 1 == 1;
+            assert_eq!(is_valid, *status == SUCCESS);
+        }
+        found
+    }
+
+    #[test]
+    fn a_block_has_what_is_answered() {
+        let good = good_token(1);
+        let data = buffers(&["no token", &good, "", &good]);
+        let (written, block) = run(&columns(4, texts(&data))).unwrap();
+        assert_eq!(written, Written { uid_bytes: 88, left: vec![0, 2] });
+        let offsets: Vec<_> =
+            (0..5).map(|place| element(&block[32..], place).map(i32::from_ne_bytes).unwrap()).collect();
+        assert_eq!(offsets, [0, 0, 44, 44, 88]);
+        assert_eq!(block[52..57], [0b1010, LEFT, SUCCESS, LEFT, SUCCESS]);
+        assert_eq!(block[57..101], block[101..145]);
+        assert_eq!(block.len(), 57 + 4 * UID_LENGTH);
+    }
+
+    #[test]
+    fn nulls_slices_programmes_and_times() {
+        let (good, named) = (good_token(1), good_token(2));
+        let data = buffers(&[&good, &good, &named, &named, &good]);
+        assert_eq!(statuses(&columns(5, texts(&data))), [SUCCESS, SUCCESS, LEFT, LEFT, SUCCESS]);
+        let validity = Validity { bits: Some(&[0b1_1101]), first: 0 };
+        let nulls = Texts { validity, ..texts(&data) };
+        assert_eq!(statuses(&columns(5, nulls)), [SUCCESS, LEFT, LEFT, LEFT, SUCCESS]);
+        let slice = Texts { validity: Validity { bits: Some(&[0b1_1101]), first: 1 }, ..texts(&data) };
+        assert_eq!(statuses(&columns(4, slice)), [LEFT, LEFT, LEFT, SUCCESS]);
+        let names = buffers(&["", "", "example.com", "example.org", ""]);
+        let with_names = Columns { domains: Some(texts(&names)), ..columns(5, texts(&data)) };
+        assert_eq!(statuses(&with_names), [SUCCESS, SUCCESS, SUCCESS, LEFT, SUCCESS]);
+        let scopes = Columns { scopes: Scopes::Each(&[0, 1, 2, 3, 255]), ..columns(5, texts(&data)) };
+        assert_eq!(statuses(&scopes), [SUCCESS, LEFT, LEFT, DAMAGED, DAMAGED]);
+        let times: Vec<_> = [0, NOW_MS, i64::MAX, i64::MIN, NOW_MS].into_iter().flat_map(i64::to_ne_bytes).collect();
+        let validity = Validity { bits: Some(&[0b0_1111]), first: 0 };
+        let times = Columns { times: Times::Each(validity, &times), ..columns(5, texts(&data)) };
+        assert_eq!(statuses(&times), [LEFT, SUCCESS, LEFT, LEFT, DAMAGED]);
+    }
+
+    #[test]
+    fn large_offsets() {
+        let good = good_token(1);
+        let end = i64::try_from(good.len()).unwrap();
+        let offsets: Vec<_> = [0, end, 2 * end].into_iter().flat_map(i64::to_ne_bytes).collect();
+        let data = good.repeat(2).into_bytes();
+        let large = Texts { validity: ALL, is_large: true, offsets: &offsets, data: &data };
+        assert_eq!(statuses(&columns(2, large)), [SUCCESS, SUCCESS]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let data = buffers(&["abcd", "efgh"]);
+        let good = texts(&data);
+        assert!(run(&columns(2, good)).is_ok());
+        let bad: [&[i32]; 5] = [&[0, 4], &[0, 9, 8], &[0, 4, 9], &[0, -1, 8], &[5, 4, 8]];
+        for offsets in bad {
+            let offsets: Vec<_> = offsets.iter().flat_map(|offset| offset.to_ne_bytes()).collect();
+            assert_eq!(run(&columns(2, Texts { offsets: &offsets, ..good })).unwrap_err(), Malformed);
+            let tokens = Texts { offsets: &offsets, ..good };
+            assert!(run(&Columns { domains: Some(tokens), ..columns(2, good) }).is_err());
+        }
+        for first in [1, usize::MAX] {
+            assert!(run(&columns(2, Texts { validity: Validity { bits: None, first }, ..good })).is_err());
+        }
+        assert!(run(&columns(2, Texts { validity: Validity { bits: Some(&[]), first: 0 }, ..good })).is_err());
+        assert!(run(&columns(2, Texts { is_large: true, ..good })).is_err());
+        assert!(run(&Columns { scopes: Scopes::Each(&[0]), ..columns(2, good) }).is_err());
+        assert!(run(&Columns { times: Times::Each(ALL, &[0; 15]), ..columns(2, good) }).is_err());
+        assert!(Layout::new(MAX_ROWS + 1).is_none() && Layout::new(usize::MAX).is_none());
+        let layout = Layout::new(2).unwrap();
+        assert!(decrypt(&columns(2, good), &[], 0, &layout, &mut vec![0; layout.length() - 1]).is_err());
+        assert!(decrypt(&columns(1, good), &[], 0, &layout, &mut vec![0; layout.length()]).is_err());
+    }
+}
