@@ -35,7 +35,7 @@ CORE_LAYERS = (
     {"crypto", "domains", "identity", "moments"},
     {"token"},
     {"keys"},
-    {"decrypt", "kernel", "key_response", "sharing", "token_details"},
+    {"decrypt", "kernel", "key_merge", "key_response", "sharing", "token_details"},
     {"openrtb", "programmes"},
     {"explain"},
 )

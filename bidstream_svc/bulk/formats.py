@@ -71,13 +71,16 @@ class BatchReader(Protocol):
 
 
 class BatchWriter(Protocol):
-    """Writes batches of one schema to a file, which it does not close."""
+    """Writes batches of one schema to a file, which it does not close.
+
+    Where a part fails, its writer is dropped without `close`.
+    """
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write the rows of a batch behind those before."""
 
     def close(self) -> None:
-        """Write what is left. A file without it is not complete."""
+        """Write what is left. A file is not complete without."""
 
 
 class FormatModule(Protocol):

@@ -1,11 +1,22 @@
 """One part: read, decrypted, written aside and renamed. Both engines call this."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bidstream_svc.bulk.batch_decryption import decrypt_batch
 from bidstream_svc.bulk.batch_keys import BatchKeys
 from bidstream_svc.bulk.batch_options import BatchOptions
+from bidstream_svc.bulk.formats import BatchReader, Damage, format_named
+from bidstream_svc.bulk.output_directory import OutputDirectory, TemporaryFile, describe
 from bidstream_svc.bulk.parts import Part
+from bidstream_svc.bulk.storage import locate
+from bidstream_svc.core.errors import BulkOutputError, ConfigurationError, DamagedFileError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +30,7 @@ class PartResult:
         written: rows in the output file.
         statuses: how many of these have each status.
         damaged_rows: rows that could not be read, or have a null status.
-        damage: of the first few of these, such as "row 17: the time is unreadable". They contain no values.
+        damage: of the first few of these, such as "row 17: its time cannot be read". They contain no values.
         problem: why the file is damaged, in which case there is no output file; None if it is not.
         output_bytes: size of the output file.
     """
@@ -36,7 +47,11 @@ class PartResult:
 
 
 class StoppedError(Exception):
-    """`stop` said so; the part has no output file."""
+    """`on_batch` raises it to stop; the part has no output file then."""
+
+
+# (rows, stored bytes): how much more of a part is done.
+OnBatch = Callable[[int, int], None]
 
 
 def process_part(
@@ -47,7 +62,7 @@ def process_part(
     now_ms: int,
     *,
     strict: bool = False,
-    stop: Callable[[int], bool] = lambda _done_bytes: False,
+    on_batch: OnBatch = lambda _rows, _bytes: None,
 ) -> PartResult:
     """Decrypt a part: writes `output/_bulk/tmp/UNIQUE`, then the part's record, and renames the file to its name.
 
@@ -60,7 +75,7 @@ def process_part(
         options: of the decryption.
         now_ms: Unix ms, the same for all parts of a run.
         strict: whether the first damaged row raises.
-        stop: called between batches with the bytes of the part that are done; True to stop.
+        on_batch: called between batches; it may raise StoppedError.
 
     Returns:
         What became of it. A damaged file is no exception, but a result with a `problem`.
@@ -68,7 +83,151 @@ def process_part(
     Raises:
         ConfigurationError: the options do not fit the columns.
         DamagedFileError: under `strict`, a row or the file is damaged.
-        StoppedError: `stop` said so.
-        OSError: storage failed, or is full. There is no output file, and nothing is left aside.
+        StoppedError: from `on_batch`.
+        BulkOutputError: storage failed, or is full. There is no output file, and nothing is left aside.
     """
-    raise NotImplementedError
+    work = _PartWork(part, keys, options, now_ms, strict=strict, on_batch=on_batch)
+    directory = OutputDirectory(output)
+    try:
+        with directory.temporary_file() as file:
+            work.run(file)
+            result = replace(work.result(), output_bytes=file.finish())
+            directory.publish(file, part.name, {"part": asdict(part), "result": asdict(result)})
+    except DamagedFileError as error:
+        if strict:
+            error.add_note(part.url)
+            raise
+        return PartResult(name=part.name, url=part.url, problem=str(error))
+    except ConfigurationError as error:
+        error.add_note(part.url)
+        raise
+    except OSError as error:  # those of the input are DamagedFileError
+        raise BulkOutputError(f"cannot write to {output}: {describe(error)}") from None
+    return result
+
+
+class _PartWork:
+    """The rows of one part on their way."""
+
+    def __init__(
+        self,
+        part: Part,
+        keys: BatchKeys,
+        options: BatchOptions,
+        now_ms: int,
+        *,
+        strict: bool,
+        on_batch: OnBatch,
+    ) -> None:
+        self._part = part
+        self._keys = keys
+        self._options = options
+        self._now_ms = now_ms
+        self._strict = strict
+        self._on_batch = on_batch
+        self._rows = self._written = 0
+        self._statuses: Counter[str] = Counter()
+        self._damage = Damage()
+
+    def run(self, file: TemporaryFile) -> None:
+        with closing(self._open_reader()) as reader:
+            stream = file.stream
+            if self._part.output_format != "parquet" and self._part.compression is not None:
+                stream = pa.CompressedOutputStream(stream, self._part.compression)
+            self._write(reader, stream)
+            stream.close()
+
+    def result(self) -> PartResult:
+        return PartResult(
+            name=self._part.name,
+            url=self._part.url,
+            rows=self._rows,
+            written=self._written,
+            statuses=dict(self._statuses),
+            damaged_rows=self._damage.count,
+            damage=tuple(self._damage.examples),
+        )
+
+    def _open_reader(self) -> BatchReader:
+        if not self._part.format:
+            raise DamagedFileError("its format is not known; names end in .parquet, .ndjson or .csv")
+        try:
+            place = locate(self._part.url)
+            module = format_named(self._part.format)
+            return module.open_reader(place.filesystem, place.path, self._part, self._options)
+        except OSError as error:
+            raise _unreadable(error) from None
+
+    def _write(self, reader: BatchReader, stream: pa.NativeFile) -> None:
+        # Of no rows, because a file without rows has columns, too.
+        schema = self._decrypt(pa.RecordBatch.from_pylist([], reader.schema), 0).schema
+        try:
+            writer = format_named(self._part.output_format).open_writer(stream, schema, self._part, self._options)
+            for rows, batch in self._batches(reader):
+                self._count(batch)
+                writer.write(batch)
+                self._rows += rows
+            writer.close()
+        except pa.ArrowNotImplementedError:
+            raise ConfigurationError(f"a column has a type that {self._part.output_format} does not have") from None
+
+    def _batches(self, reader: BatchReader) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Decrypted batches, and of how many rows each was made."""
+        done_bytes = damaged = 0
+        for batch in _read(reader):
+            yield batch.num_rows, self._decrypt(batch, reader.first_row)
+            self._add_unread(reader.damaged, damaged)
+            damaged = reader.damaged.count
+            self._on_batch(batch.num_rows, reader.done_bytes - done_bytes)
+            done_bytes = reader.done_bytes
+        self._add_unread(reader.damaged, damaged)
+        self._on_batch(0, self._part.size - done_bytes)
+
+    def _decrypt(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
+        return decrypt_batch(batch, self._keys, self._options, now_ms=self._now_ms, first_row=first_row)
+
+    def _count(self, batch: pa.RecordBatch) -> None:
+        """Count the rows of an output batch by their status."""
+        first_row = self._written
+        self._written += batch.num_rows
+        statuses = batch.column(batch.schema.get_field_index("status"))
+        for each in pc.value_counts(statuses).to_pylist():
+            if each["values"] is not None:
+                self._statuses[each["values"]] += each["counts"]
+        if statuses.null_count:
+            self._add(f"row {self._first_damaged(batch, statuses, first_row)}", statuses.null_count)
+
+    def _first_damaged(self, batch: pa.RecordBatch, statuses: pa.Array, first_row: int) -> Any:
+        place = pc.index(pc.is_null(statuses), value=True).as_py()
+        if self._options.bid_request_column is not None:
+            return f"{batch.column('row')[place]}: not a bid request"
+        return f"{self._part.first_row + first_row + place}: its time or programme cannot be read"
+
+    def _add_unread(self, damage: Damage, known: int) -> None:
+        """Count what the reader has left out since `known` rows were."""
+        if damage.count > known:
+            self._rows += damage.count - known
+            shown = damage.examples[known:] or damage.examples[-1:]
+            self._add(shown[0], damage.count - known)
+
+    def _add(self, example: str, count: int) -> None:
+        self._damage.add(example, count)
+        if self._strict:
+            raise DamagedFileError(example)
+
+
+def _read(reader: BatchReader) -> Iterator[pa.RecordBatch]:
+    """The batches of a reader; what it cannot read is a fault of the file."""
+    batches = iter(reader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except OSError as error:
+            raise _unreadable(error) from None
+        if batch is None:
+            return
+        yield batch
+
+
+def _unreadable(error: OSError) -> DamagedFileError:
+    return DamagedFileError(f"cannot be read: {describe(error)}")

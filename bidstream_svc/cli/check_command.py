@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 
-from bidstream_svc.cli.key_source import fetch_once
 from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.cli.streams import emit, message_of, tell
 from bidstream_svc.clock import iso_time, wall_clock_ms
@@ -13,6 +12,7 @@ from bidstream_svc.config import Settings, env_name, load_settings, unknown_vari
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.units import MS_PER_S
+from bidstream_svc.keystore.key_source import fetch_once
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.server.auth import BearerToken, check_optout_secrets
 from bidstream_svc.server.descriptors import descriptor_problem

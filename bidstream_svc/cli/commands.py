@@ -34,6 +34,7 @@ _NAMES = (
     "serve",
     "operator",
     "decrypt",
+    "bulk",
     "explain",
     "failures",
     "request",

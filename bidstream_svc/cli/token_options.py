@@ -6,14 +6,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from bidstream_svc.cli.inputs import INPUT_FILE
-from bidstream_svc.cli.key_source import fetch_once, read_key_files
+from bidstream_svc.cli.inputs import INPUT_FILE, read_any_text
 from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
 from bidstream_svc.config import SETTINGS, Settings, env_name, load_settings
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.programmes import Programme
+from bidstream_svc.keystore.key_source import fetch_once, read_key_files
 from bidstream_svc.optouts.optout_reader import OptOutReader
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -61,7 +61,7 @@ def token_options(command: _Command) -> _Command:
             "--keys",
             type=INPUT_FILE,
             multiple=True,
-            help="file with a key response in JSON, instead of a call to the operator; once for each programme",
+            help="file with a key response in JSON, instead of a call to the operator; several files are merged",
         ),
     ):
         command = option(command)
@@ -82,7 +82,7 @@ def open_judges(keys: tuple[Path, ...], flags: dict[str, Any]) -> Judges:
     given = provided(flags)
     if keys:  # the settings of operators are of no use
         settings = load_settings(**given | dict.fromkeys(SETTINGS.keys() - _SETTINGS_WITH_KEY_FILES))
-        snapshots = read_key_files(keys)
+        snapshots = read_key_files(keys, read_any_text)
     else:
         settings = load_settings(**given)
         try:

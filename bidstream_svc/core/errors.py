@@ -58,6 +58,10 @@ class DamagedFileError(BidstreamError):
     """A log is not of its format, truncated or encrypted, or has a damaged row where none may be."""
 
 
+class BulkOutputError(BidstreamError):
+    """Where decrypted logs are written, storage failed or is full."""
+
+
 class OptOutStoreError(BidstreamError):
     """The opt-out store cannot be used: it is missing, damaged, of another version, or its disk is full."""
 

@@ -173,9 +173,6 @@ def test_tokens_of_two_programmes(
     tokens = [each.mint_token(version) for each in (state, euid) for version in (2, 3, 4)]
     outcome = cli("decrypt", "--keys", key_file, "--keys", euid_key_file, *tokens)
     assert (outcome.status, outcome.err) == (0, "")
-    outcome = cli("decrypt", "--keys", key_file, "--keys", key_file, *tokens)
-    assert outcome.status == 2
-    assert outcome.complaint == "--keys: two files hold keys of UID2; give one for each programme"
 
 
 def test_a_line_that_is_no_bid_request_is_named_and_the_others_go_on(

@@ -13,9 +13,9 @@ import pybase64
 import pytest
 
 from bidstream_svc.cli.explain_report import Look, report_bid_request, report_token
-from bidstream_svc.core.moments import parse_moment
 from bidstream_svc.core.explain import explain_bid_request, explain_token
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.moments import parse_moment
 from bidstream_svc.core.openrtb import SOURCES
 from bidstream_svc.core.programmes import Programme
 from bidstream_svc.devoperator import DevOperator, OperatorState

@@ -1,12 +1,11 @@
-"""Sources of keys for commands: a file, or the operator."""
+"""Sources of keys for commands and jobs: files, or the operator, once."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bidstream_svc.cli.inputs import read_any_text
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError, KeyResponseError
-from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.core.key_merge import merge_by_programme
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.keystore.refresher import require_scope
@@ -15,37 +14,31 @@ from bidstream_svc.operator.from_settings import make_transport
 from bidstream_svc.operator_settings import OperatorSettings
 
 
-def read_key_file(path: Path) -> KeySnapshot:
-    """Read keys from a file that contains a key response in JSON.
+def read_key_files(paths: Iterable[Path], read: Callable[[Path], bytes | str] = Path.read_bytes) -> list[KeySnapshot]:
+    """Read keys from files that contain key responses in JSON, and merge those of each programme.
+
+    Args:
+        paths: of the files; of what two of them say differently, the later one counts.
+        read: returns the content of a file.
+
+    Returns:
+        The keys of each programme, in the order UID2, EUID.
 
     Raises:
-        ConfigurationError, InputError: the file cannot be read.
-        KeyResponseError: its content is not a valid key response.
+        KeyResponseError: a file is not a valid key response, or two have different secrets for a key.
+        ConfigurationError: a file cannot be read; and whatever `read` raises.
     """
-    text = read_any_text(path)
+    return merge_by_programme([_read_key_file(path, read) for path in paths])
+
+
+def _read_key_file(path: Path, read: Callable[[Path], bytes | str]) -> KeySnapshot:
     try:
-        return parse_key_response(text)
+        return parse_key_response(read(path))
+    except OSError as error:
+        raise ConfigurationError(f"--keys: cannot read {path}: {error.strerror}") from None
     except KeyResponseError as error:
         error.add_note(f"--keys: {path}")
         raise
-
-
-def read_key_files(paths: Iterable[Path]) -> list[KeySnapshot]:
-    """Read keys from files, one for each programme, and return them in the order UID2, EUID.
-
-    Raises:
-        ConfigurationError: two files hold keys of the same programme.
-        ConfigurationError, InputError, KeyResponseError: as for `read_key_file`.
-    """
-    snapshots: dict[IdentityScope, KeySnapshot] = {}
-    for path in paths:
-        snapshot = read_key_file(path)
-        if snapshot.scope in snapshots:
-            raise ConfigurationError(
-                f"--keys: two files hold keys of {snapshot.scope.name}; give one for each programme"
-            )
-        snapshots[snapshot.scope] = snapshot
-    return [snapshots[scope] for scope in sorted(snapshots)]
 
 
 def fetch_once(operator: OperatorSettings) -> KeySnapshot:

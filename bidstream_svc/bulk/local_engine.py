@@ -1,0 +1,105 @@
+"""The engine of one machine: threads that each process whole parts."""
+
+import os
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from queue import SimpleQueue
+
+from bidstream_svc.bulk.batch_keys import BatchKeys
+from bidstream_svc.bulk.batch_options import BatchOptions
+from bidstream_svc.bulk.part_work import OnBatch, PartResult, StoppedError, process_part
+from bidstream_svc.bulk.parts import Part
+
+
+def process_parts(
+    parts: Sequence[Part],
+    output: str,
+    keys: BatchKeys,
+    options: BatchOptions,
+    now_ms: int,
+    *,
+    strict: bool,
+    threads: int | None,
+    on_batch: OnBatch,
+) -> Generator[PartResult]:
+    """Process parts, and yield what became of each. Closing the generator stops it between two batches.
+
+    Args:
+        parts: of a run that is open.
+        output: as for `process_part`, and so are the next four.
+        keys: shared by all threads.
+        options: of the decryption.
+        now_ms: Unix ms.
+        strict: whether the first damaged row or file raises.
+        threads: how many; None for as many as this process has cores.
+        on_batch: called by any of the threads.
+
+    Raises:
+        BidstreamError: as for `process_part`; the other threads have stopped by then.
+    """
+    # The large ones first, so that none of them is left to one thread in the end.
+    ordered = sorted(parts, key=lambda part: part.size, reverse=True)
+    workers = _Workers(ordered, on_batch)
+
+    def process(part: Part) -> PartResult:
+        return process_part(part, output, keys, options, now_ms, strict=strict, on_batch=workers.on_batch)
+
+    try:
+        workers.start(process, min(threads or len(os.sched_getaffinity(0)), len(parts)))
+        for _ in parts:
+            yield workers.next_result()
+    finally:
+        workers.stop()
+
+
+class _Workers:
+    """Threads that take parts until there are none, one fails, or they are stopped."""
+
+    def __init__(self, parts: Iterable[Part], on_batch: OnBatch) -> None:
+        self._waiting = iter(parts)
+        self._taking = threading.Lock()
+        self._on_batch = on_batch
+        self._done: SimpleQueue[PartResult | BaseException] = SimpleQueue()
+        self._is_stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, process: Callable[[Part], PartResult], count: int) -> None:
+        for number in range(count):
+            thread = threading.Thread(target=self._work, args=[process], name=f"bulk-{number}")
+            self._threads.append(thread)
+            thread.start()
+
+    def on_batch(self, rows: int, stored_bytes: int) -> None:
+        """For `process_part`."""
+        if self._is_stopped.is_set():
+            raise StoppedError
+        self._on_batch(rows, stored_bytes)
+
+    def next_result(self) -> PartResult:
+        """Wait for the next part that is done.
+
+        Raises:
+            Exception: that of a part.
+        """
+        result = self._done.get()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def stop(self) -> None:
+        """Return when all threads have stopped."""
+        self._is_stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, process: Callable[[Part], PartResult]) -> None:
+        while not self._is_stopped.is_set():
+            with self._taking:
+                part = next(self._waiting, None)
+            if part is None:
+                return
+            try:
+                self._done.put(process(part))
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread of the caller
+                self._done.put(error)
+                return
