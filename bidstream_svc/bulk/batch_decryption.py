@@ -30,7 +30,8 @@ def decrypt_batch(
     The verdicts are those of `/decrypt`, as of the row's time or that of the options. Opt-outs are as of `now_ms`.
 
     Args:
-        batch: rows with tokens; the types of the columns are in docs/bulk.md.
+        batch: rows with tokens. Texts may be strings or bytes of every layout, dictionaries as well. Times may be
+            timestamps, dates, numbers in seconds or milliseconds, or texts of these or in ISO 8601.
         keys: those of each programme. For many batches, make a BatchKeys once.
         options: which columns say what.
         now_ms: the current time, Unix ms; None for that of the clock.

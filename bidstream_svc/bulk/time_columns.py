@@ -84,7 +84,7 @@ def _from_texts(texts: Any) -> Any:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             continue
         extremes = pc.min_max(counts).as_py()
-        if counts.null_count == len(counts) or (_MIN_US <= extremes["min"] and extremes["max"] <= _MAX_US):
+        if counts.null_count == len(counts) or (extremes["min"] >= _MIN_US and extremes["max"] <= _MAX_US):
             return _from_timestamps(counts, "us")
     encoded = texts.dictionary_encode()
     moments = pa.array(map(_moment_or_none, encoded.dictionary.to_pylist()), pa.int64())

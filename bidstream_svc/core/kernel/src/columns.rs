@@ -325,9 +325,9 @@ mod tests {
         assert_eq!(statuses(&columns(5, nulls)), [SUCCESS, LEFT, LEFT, LEFT, SUCCESS]);
         let slice = Texts { validity: Validity { bits: Some(&[0b1_1101]), first: 1 }, ..texts(&data) };
         assert_eq!(statuses(&columns(4, slice)), [LEFT, LEFT, LEFT, SUCCESS]);
-        let names = buffers(&["", "", "example.com", "example.org", ""]);
-        let with_names = Columns { domains: Some(texts(&names)), ..columns(5, texts(&data)) };
-        assert_eq!(statuses(&with_names), [SUCCESS, SUCCESS, SUCCESS, LEFT, SUCCESS]);
+        let domains = buffers(&["", "", "example.com", "example.org", ""]);
+        let with_domains = Columns { domains: Some(texts(&domains)), ..columns(5, texts(&data)) };
+        assert_eq!(statuses(&with_domains), [SUCCESS, SUCCESS, SUCCESS, LEFT, SUCCESS]);
         let scopes = Columns { scopes: Scopes::Each(&[0, 1, 2, 3, 255]), ..columns(5, texts(&data)) };
         assert_eq!(statuses(&scopes), [SUCCESS, LEFT, LEFT, DAMAGED, DAMAGED]);
         let times: Vec<_> = [0, NOW_MS, i64::MAX, i64::MIN, NOW_MS].into_iter().flat_map(i64::to_ne_bytes).collect();
