@@ -5,16 +5,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from bidstream_svc.bulk.added_columns import VERDICT_FIELDS, own_columns
 from bidstream_svc.bulk.batch_columns import read_columns
 from bidstream_svc.bulk.batch_keys import BatchKeys
 from bidstream_svc.bulk.batch_options import BatchOptions
+from bidstream_svc.bulk.bid_request_rows import decrypt_bid_requests
 from bidstream_svc.bulk.verdict_columns import VerdictColumns
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.core.keys import KeySnapshot
 
 MAX_ROWS = 2**25  # all raw uids together have to be less than 2 GiB
-VERDICT_FIELDS = (pa.field("status", pa.string()), pa.field("uid", pa.string()), pa.field("established", pa.int64()))
 
 
 def decrypt_batch(
@@ -23,7 +24,7 @@ def decrypt_batch(
     options: BatchOptions | None = None,
     *,
     now_ms: int | None = None,
-    first_row: int = 0,  # noqa: ARG001 - of bid requests
+    first_row: int = 0,
 ) -> pa.RecordBatch:
     """Decrypt the tokens of a batch.
 
@@ -40,7 +41,7 @@ def decrypt_batch(
     Returns:
         The batch's own columns, without the token column unless it is kept, and behind them `status`, `uid` (raw uid)
         and `established` (Unix ms). The last two are null unless the status is SUCCESS. All three are null in a damaged
-        row, whose time or programme cannot be read.
+        row, whose time or programme cannot be read. Of bid requests, see `decrypt_bid_requests`.
 
     Raises:
         ConfigurationError: a column is missing, has a type that cannot be used, or the name of one of the output; or
@@ -51,25 +52,12 @@ def decrypt_batch(
     now_ms = wall_clock_ms() if now_ms is None else now_ms
     if not isinstance(keys, BatchKeys):
         keys = BatchKeys([keys] if isinstance(keys, KeySnapshot) else keys)
-    own = own_columns(batch.schema, options, VERDICT_FIELDS)
+    if options.bid_request_column is not None:
+        return decrypt_bid_requests(batch, keys, options, now_ms, first_row)
+    own = own_columns(batch.schema, options)
     verdicts = _decrypt(batch, keys, options, now_ms)
     schema = pa.schema([*(batch.schema.field(place) for place in own), *VERDICT_FIELDS], batch.schema.metadata)
     return pa.record_batch([*(batch.column(place) for place in own), *verdicts], schema=schema)
-
-
-def own_columns(schema: pa.Schema, options: BatchOptions, added: Sequence[pa.Field]) -> list[int]:
-    """Return the places of the columns that are in the output as they are.
-
-    Raises:
-        ConfigurationError: one of them has the name of a column that is added.
-    """
-    dropped = None if options.keep_tokens else options.input_column
-    places = [place for place, name in enumerate(schema.names) if name != dropped]
-    names = {field.name for field in added}
-    taken = [schema.names[place] for place in places if schema.names[place] in names]
-    if taken:
-        raise ConfigurationError(f"the column {taken[0]!r} has the name of a column of the output; rename it")
-    return places
 
 
 def _decrypt(batch: pa.RecordBatch, keys: BatchKeys, options: BatchOptions, now_ms: int) -> list[Any]:

@@ -1,11 +1,13 @@
 """What judges batches of rows: keys, kernels and an opt-out store, for any number of threads."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from bidstream_svc.bulk.bid_row_decryptor import BidRowDecryptor
 from bidstream_svc.bulk.row_decryptor import RowDecryptor
 from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, build_kernel
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.optouts.optout_reader import OptOutReader
@@ -63,6 +65,16 @@ class BatchKeys:
             check_optout = None if self.optouts is None else self.optouts.check
             decryptor = self._local.row_decryptor = RowDecryptor(self.snapshots, self.kernels, check_optout)
         return decryptor
+
+    def bid_row_decryptor(self, sources: Mapping[str, IdentityScope]) -> BidRowDecryptor:
+        """Return that of this thread, for eids of these sources."""
+        of_sources: dict[tuple[tuple[str, IdentityScope], ...], BidRowDecryptor]
+        of_sources = self._local.__dict__.setdefault("bid_row_decryptors", {})
+        names = tuple(sources.items())
+        if names not in of_sources:
+            check_optout = None if self.optouts is None else self.optouts.check
+            of_sources[names] = BidRowDecryptor(self.snapshots, self.kernels, check_optout, sources)
+        return of_sources[names]
 
     def _build_kernel(self, snapshot: KeySnapshot) -> "Kernel | None":
         """Build the kernel of a snapshot, if it can leave to Python what may be opted out."""
