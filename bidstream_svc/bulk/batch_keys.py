@@ -29,6 +29,8 @@ class BatchKeys:
     Attributes:
         snapshots: as given.
         optouts: as given.
+        kernels: of each snapshot; None where there is none.
+        asked_kernels: those that decrypt columns, in this order. A success of one of them is what Python gives.
     """
 
     def __init__(self, snapshots: Iterable[KeySnapshot], optouts: OptOutReader | None = None) -> None:
@@ -39,7 +41,13 @@ class BatchKeys:
         if len({snapshot.scope for snapshot in self.snapshots}) < len(self.snapshots):
             raise ConfigurationError("there are several key responses of one programme; merge them")
         self._local = threading.local()
-        self._kernels = [self._build_kernel(snapshot) for snapshot in self.snapshots]
+        self.kernels = tuple(self._build_kernel(snapshot) for snapshot in self.snapshots)
+        # With a key in common, a v2 token could open in both, and the first verdict counts, also if it is a failure.
+        self.asked_kernels = [
+            kernel
+            for place, kernel in enumerate(self.kernels)
+            if kernel is not None and not any(map(self.snapshots[place].shares_keys_with, self.snapshots[:place]))
+        ]
 
     def __repr__(self) -> str:
         """Show counts only."""
@@ -55,7 +63,7 @@ class BatchKeys:
             decryptor: RowDecryptor = self._local.row_decryptor
         except AttributeError:
             check_optout = None if self.optouts is None else self.optouts.check
-            decryptor = self._local.row_decryptor = RowDecryptor(self.snapshots, self._kernels, check_optout)
+            decryptor = self._local.row_decryptor = RowDecryptor(self.snapshots, self.kernels, check_optout)
         return decryptor
 
     def bid_row_decryptor(self, sources: Mapping[str, IdentityScope]) -> BidRowDecryptor:
@@ -65,7 +73,7 @@ class BatchKeys:
         names = tuple(sources.items())
         if names not in of_sources:
             check_optout = None if self.optouts is None else self.optouts.check
-            of_sources[names] = BidRowDecryptor(self.snapshots, self._kernels, check_optout, sources)
+            of_sources[names] = BidRowDecryptor(self.snapshots, self.kernels, check_optout, sources)
         return of_sources[names]
 
     def _build_kernel(self, snapshot: KeySnapshot) -> "Kernel | None":

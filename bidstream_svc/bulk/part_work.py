@@ -150,7 +150,7 @@ class _PartWork:
 
     def _open_reader(self) -> BatchReader:
         if not self._part.format:
-            raise DamagedFileError("its format is not known; names end in .parquet, .ndjson or .csv")
+            raise DamagedFileError("not a file of a known format; names end in .parquet, .ndjson or .csv")
         try:
             place = locate(self._part.url)
             module = format_named(self._part.format)

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,14 +37,16 @@ class Progress:
         )
 
     def __enter__(self) -> Self:
-        self._bar.__enter__()
+        with suppress(OSError):
+            self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._draw()
-        self._bar.__exit__(kind, error, traceback)
+        with suppress(OSError):
+            self._bar.__exit__(kind, error, traceback)
 
     def add(self, rows: int, stored_bytes: int) -> None:
         """Count what is read."""
@@ -55,7 +58,8 @@ class Progress:
 
     def _draw(self) -> None:
         self._drawn_s = time.monotonic()
-        self._bar.update(max(0, self._bytes - self._bar.pos))
+        with suppress(OSError):  # the terminal may be gone
+            self._bar.update(max(0, self._bytes - self._bar.pos))
 
     def _rate(self) -> str:
         return f"{self._rows / max(0.001, time.monotonic() - self._began_s):,.0f} rows/s"
@@ -77,9 +81,9 @@ class Summary:
     def add(self, result: "PartResult", *, is_kept: bool = False) -> None:
         """Count a part, and name what is damaged in it."""
         self._counts.update(
-            files=result.problem is None,
-            kept_files=is_kept,
-            damaged_files=result.problem is not None,
+            files=int(result.problem is None),
+            kept_files=int(is_kept),
+            damaged_files=int(result.problem is not None),
             rows=result.rows,
             written=result.written,
             damaged_rows=result.damaged_rows,

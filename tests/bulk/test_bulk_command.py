@@ -102,10 +102,11 @@ def test_damage_is_named_and_the_rest_goes_on(decrypt: Decrypt, tmp_path: Path) 
     assert outcome.status == 1
     assert sorted(outcome.err.splitlines()[1:-1]) == [
         f"bidstream-svc: {tmp_path}/logs/b.parquet: truncated: the footer of Parquet is missing",
-        f"bidstream-svc: {tmp_path}/logs/c.txt: its format is not known; names end in .parquet, .ndjson or .csv",
+        f"bidstream-svc: {tmp_path}/logs/c.txt: not a file of a known format; names end in .parquet, .ndjson or .csv",
     ]
     summary = summary_of(outcome)
-    assert (summary["files"], summary["damaged_files"], summary["rows"]) == (1, 2, 100)
+    assert [summary[name] for name in ("files", "damaged_files", "rows")] == [1, 2, 100]
+    assert '"files":1,"damaged_files":2,"kept_files":0' in outcome.err
     assert decrypt(tmp_path / "logs", "--strict").status == 1
 
 
@@ -166,6 +167,18 @@ def start(tmp_path: Path, *options: str, **more: Any) -> subprocess.Popen[str]:
     )
 
 
+def test_without_the_extra_there_is_one_error(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['pyarrow'] = None; sys.argv[1:] = ['bulk', 'decrypt', 'a', '--output', 'b'];"
+        "from bidstream_svc.cli import main; main()"
+    )
+    done = subprocess.run(
+        [PROGRAM[0], "-c", program], cwd=tmp_path, env=environment({}), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "bidstream-svc: needs the extra `bulk`: pip install 'bidstream-svc[bulk]'\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_whole_files(tmp_path: Path, number: signal.Signals) -> None:
     whole = write_parquet(tmp_path / "logs" / "0.parquet", len(rows()))
@@ -179,7 +192,7 @@ def test_a_signal_leaves_whole_files(tmp_path: Path, number: signal.Signals) -> 
     done = outputs(tmp_path / "out")
     assert 0 < len(done) < 400
     assert err.splitlines()[1:] == [
-        f"bidstream-svc: interrupted; {len(done)} of 400 files are done, and the same command goes on"
+        "bidstream-svc: interrupted; files in the output are whole, and the same command goes on"
     ]
     assert len(set(done.values())) == 1
     assert list((tmp_path / "out" / "_bulk" / "tmp").iterdir()) == []
