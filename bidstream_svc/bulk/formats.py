@@ -5,7 +5,7 @@ A format is a module of this package, `NAME_files.py`, with the functions of `Fo
 
 import importlib
 from collections.abc import Iterator
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol, Self, cast
 
 import pyarrow as pa
 from pyarrow import fs
@@ -30,6 +30,14 @@ class Damage:
     def __init__(self) -> None:
         self.count = 0
         self.examples: list[str] = []
+
+    @classmethod
+    def joined(cls, *parts: Self) -> Self:
+        """Return the sum, with the first few examples."""
+        whole = cls()
+        whole.count = sum(part.count for part in parts)
+        whole.examples = [example for part in parts for example in part.examples][:_MAX_EXAMPLES]
+        return whole
 
     def add(self, example: str, count: int = 1) -> None:
         """Count damaged rows; `example` names the first of them and what is wrong with it."""
