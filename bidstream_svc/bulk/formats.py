@@ -54,7 +54,7 @@ class BatchReader(Protocol):
     Attributes:
         schema: of all batches.
         first_row: of the last batch, the number of its first row in the file, from 0. Damaged rows have numbers, too:
-            where a batch leaves some out, the next row begins a new batch.
+            where a batch of bid requests, whose numbers are in the output, would leave some out, it ends.
         done_bytes: how many of the part's `size` bytes are read, for progress.
         damaged: rows that could not be read, which are in no batch.
     """
