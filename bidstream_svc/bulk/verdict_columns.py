@@ -82,11 +82,11 @@ class VerdictColumns:
         statuses = self._statuses = bytearray(self._statuses)
         good: list[tuple[int, str, int]] = []
         known: dict[tuple[Any, ...], Verdict] = {}
-        for row, *asked in self._left_rows():
-            token, domain, scope, at_ms = key = tuple(asked)
+        for row, token, domain, scope, at_ms in self._left_rows():
             if at_ms is None or scope == DAMAGED_SCOPE:
                 statuses[row] = _DAMAGED
                 continue
+            key = token, domain, scope, at_ms
             verdict = known.get(key)
             if verdict is None:
                 verdict = known[key] = decryptor.decrypt(token, domain, _SCOPES[scope], at_ms)
