@@ -52,6 +52,8 @@ def decrypt_batch(
     now_ms = wall_clock_ms() if now_ms is None else now_ms
     if not isinstance(keys, BatchKeys):
         keys = BatchKeys([keys] if isinstance(keys, KeySnapshot) else keys)
+    if keys.optouts is not None:
+        keys.optouts.check_file()  # kernels do not ask the store
     if options.bid_request_column is not None:
         return decrypt_bid_requests(batch, keys, options, now_ms, first_row)
     own = own_columns(batch.schema, options)
@@ -65,8 +67,6 @@ def _decrypt(batch: pa.RecordBatch, keys: BatchKeys, options: BatchOptions, now_
     columns = read_columns(batch, options, now_ms)
     if len(batch) > MAX_ROWS:
         raise ConfigurationError(f"a batch has at most {MAX_ROWS} rows")
-    if keys.optouts is not None:
-        keys.optouts.check_file()  # kernels do not ask the store
     verdicts = VerdictColumns(columns, len(batch))
     if keys.asked_kernels and len(batch):
         verdicts.fill_natively(keys.asked_kernels, now_ms)

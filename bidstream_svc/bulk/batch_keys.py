@@ -66,15 +66,19 @@ class BatchKeys:
             decryptor = self._local.row_decryptor = RowDecryptor(self.snapshots, self.kernels, check_optout)
         return decryptor
 
-    def bid_row_decryptor(self, sources: Mapping[str, IdentityScope]) -> BidRowDecryptor:
-        """Return that of this thread, for eids of these sources."""
-        of_sources: dict[tuple[tuple[str, IdentityScope], ...], BidRowDecryptor]
-        of_sources = self._local.__dict__.setdefault("bid_row_decryptors", {})
-        names = tuple(sources.items())
-        if names not in of_sources:
+    def bid_row_decryptor(self, sources: Mapping[str, IdentityScope], now_ms: int) -> BidRowDecryptor:
+        """Return that of this thread, for eids of these sources and for opt-outs as of `now_ms`."""
+        # A kernel would judge whether the store is stale as of the row's time.
+        is_native = self.optouts is None or not self.optouts.withholds_at(now_ms)
+        of_options: dict[object, BidRowDecryptor] = self._local.__dict__.setdefault("bid_row_decryptors", {})
+        key = (is_native, *sources.items())
+        if key not in of_options:
             check_optout = None if self.optouts is None else self.optouts.check
-            of_sources[names] = BidRowDecryptor(self.snapshots, self.kernels, check_optout, sources)
-        return of_sources[names]
+            kernels = self.kernels if is_native else (None,) * len(self.kernels)
+            of_options[key] = BidRowDecryptor(self.snapshots, kernels, check_optout, sources)
+        decryptor = of_options[key]
+        decryptor.now_ms = now_ms
+        return decryptor
 
     def _build_kernel(self, snapshot: KeySnapshot) -> "Kernel | None":
         """Build the kernel of a snapshot, if it can leave to Python what may be opted out."""

@@ -28,8 +28,7 @@ def decrypt_bid_requests(
         not a bid request, or has no readable time, has one row in which all but the own columns and `row` are null.
     """
     own = own_columns(batch.schema, options)
-    decryptor = keys.bid_row_decryptor(options.sources)
-    decryptor.now_ms = now_ms
+    decryptor = keys.bid_row_decryptor(options.sources, now_ms)
     indices: list[int] = []
     cells: list[IdCells | tuple[None, ...]] = []
     bodies = _bodies(batch, options.input_column)

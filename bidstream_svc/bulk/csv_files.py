@@ -51,6 +51,7 @@ class CsvReader:
     def __init__(self, text: TextInput, options: BatchOptions) -> None:
         self._input = text
         self._input_column = options.input_column
+        self._numbers_rows = options.bid_request_column is not None
         self.first_row = 0
         self.damaged = Damage()
         self._text, self._is_last = b"", False
@@ -132,6 +133,9 @@ class CsvReader:
             return
         batch = self._parse(records)
         assert batch is not None  # every record has been checked
+        if not self._numbers_rows:
+            yield runs[0][0], batch
+            return
         start = 0
         for first_row, count in runs:
             yield first_row, batch.slice(start, count)

@@ -78,7 +78,7 @@ def _cut(line: bytes, start: int, end: int) -> bytes:
     """Cut a member out, and one comma."""
     rest = line[end:].lstrip(_SPACE)
     if rest.startswith(b","):
-        return line[:start] + rest[1:]
+        return line[:start] + rest[1:].lstrip(_SPACE)
     return line[:start].rstrip(_SPACE).removesuffix(b",") + rest
 
 

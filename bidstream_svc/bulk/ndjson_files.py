@@ -94,16 +94,25 @@ class NdjsonReader:
             others = map(self._read_column, self._rows.columns[1:], columns[1:])
             objects = [text[:-1].rstrip() for text in rows.objects]
             opened = pa.array([text if text == b"{" else text + b"," for text in objects], pa.binary())
-            self.first_row = rows.first
-            yield pa.record_batch([inputs, *others, opened], schema=self.schema)
+            yield from self._number(rows.numbers, pa.record_batch([inputs, *others, opened], schema=self.schema))
             return
-        done = 0
-        for start, batch in parse_objects(rows.objects, self._own):
-            self._note_unread(rows, done, start)
-            self.first_row = rows.first + start
-            done = start + batch.num_rows
-            yield pa.record_batch([inputs.slice(start, batch.num_rows), *batch.columns], schema=self.schema)
-        self._note_unread(rows, done, len(rows.objects))
+        unread = set(range(len(rows.objects)))
+        for indices, batch in parse_objects(rows.objects, self._own):
+            unread.difference_update(indices)
+            whole = pa.record_batch([inputs.take(pa.array(indices)), *batch.columns], schema=self.schema)
+            yield from self._number([rows.numbers[index] for index in indices], whole)
+        if unread:
+            self.damaged.add(f"row {rows.numbers[min(unread)]}: two members have one name", len(unread))
+
+    def _number(self, numbers: list[int], batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """Yield rows with their numbers; those of bid requests are adjacent in a batch."""
+        start = 0
+        for place in range(1, len(numbers) + 1):
+            is_end = place == len(numbers)
+            if is_end or (numbers[place] != numbers[place - 1] + 1 and self._options.bid_request_column is not None):
+                self.first_row = numbers[start]
+                yield batch.slice(start, place - start)
+                start = place
 
     def _read_input(self, values: tuple[bytes, ...]) -> pa.StringArray:
         if self._options.bid_request_column is None:
@@ -116,10 +125,6 @@ class NdjsonReader:
         if name == self._options.scope_column:  # another value is the name of no programme
             return pa.array([text_of(value) if value[:1] in b'"n' else value for value in values], pa.string())
         return pa.array(map(text_of, values), pa.string())
-
-    def _note_unread(self, rows: Rows, start: int, end: int) -> None:
-        if start < end:
-            self.damaged.add(f"row {rows.first + start}: two members have one name", end - start)
 
 
 def _read_times(values: tuple[bytes, ...]) -> Any:

@@ -16,16 +16,16 @@ from bidstream_svc.core.openrtb.json_check import finish, replace_lone_surrogate
 
 
 class Rows:
-    """Adjacent rows.
+    """What was read of some rows.
 
     Attributes:
-        first: number of the first row in the file, from 0.
+        numbers: of the rows in the file, from 0.
         objects: the JSON object of each, without white space around it.
         values: of each, the JSON of its value of each column, empty where it has none.
     """
 
-    def __init__(self, first: int) -> None:
-        self.first = first
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
         self.objects: list[bytes] = []
         self.values: list[tuple[bytes, ...]] = []
 
@@ -59,14 +59,14 @@ class RowReader:
         self._lines = self._rows = 0
 
     def read(self, lines: list[bytes]) -> Iterator[Rows]:
-        """Yield the rows in lines, at most MAX_BATCH_ROWS at once. Behind a damaged line, other `Rows` begin.
+        """Yield the rows in lines, at most MAX_BATCH_ROWS at once.
 
         Raises:
             ConfigurationError: while iterating, if a row has one of the columns that the output gets.
         """
         is_utf8 = _is_utf8(lines)
         remove, width = self._remove, self._width
-        rows = Rows(self._rows)
+        rows = Rows()
         for line in lines:
             self._lines += 1
             try:
@@ -77,10 +77,8 @@ class RowReader:
                 if not line.strip():
                     continue
                 self._note_damage(line)
-                if rows.objects:
-                    yield rows
-                rows = Rows(self._rows)
                 continue
+            rows.numbers.append(self._rows)
             self._rows += 1
             if values[width:] != self._none_added:
                 _refuse(next(name for name, value in zip(self._added, values[width:], strict=True) if bytes(value)))
@@ -89,7 +87,7 @@ class RowReader:
             rows.values.append(needed)
             if len(rows.objects) == MAX_BATCH_ROWS:
                 yield rows
-                rows = Rows(self._rows)
+                rows = Rows()
         if rows.objects:
             yield rows
 

@@ -6,6 +6,7 @@ and so do integers of more than 64 bits. Values of other different types in one 
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from json import loads
 
 import pyarrow as pa
 from pyarrow import json, types
@@ -32,32 +33,49 @@ def find_schema(batches: Iterable[Sequence[bytes]]) -> pa.Schema:
 
 
 def parse_objects(
-    objects: Sequence[bytes], schema: pa.Schema | None = None, start: int = 0
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield JSON objects as (index of the first one, rows).
+    objects: Sequence[bytes], schema: pa.Schema | None = None
+) -> Iterator[tuple[Sequence[int], pa.RecordBatch]]:
+    """Yield JSON objects as (index of each, rows), in order, most of them at once.
 
-    Those that Arrow cannot read are left out: with two members of one name, or text that is not valid Unicode.
+    Those that Arrow cannot read are left out: with two members of one name, above all.
 
     Args:
-        objects: at least one.
+        objects: valid Unicode.
         schema: of all batches; None to find that of each.
-        start: index of the first object.
 
     Raises:
         DamagedFileError: values in a field are of different types, and there is no schema.
     """
+    if not objects:
+        return
     try:
-        yield start, _parse(objects, schema)
+        batch = _parse(objects, schema)
     except pa.ArrowInvalid as error:
         conflict = _CONFLICT.search(str(error))
         if conflict is not None and schema is None:
             raise _conflict(*conflict.groups()) from None
     else:
+        yield range(len(objects)), batch
         return
-    if len(objects) > 1:
+    groups = [[index for index, text in enumerate(objects) if not _has_name_twice(text)]]
+    if len(groups[0]) == len(objects) > 1:
         middle = len(objects) // 2
-        yield from parse_objects(objects[:middle], schema, start)
-        yield from parse_objects(objects[middle:], schema, start + middle)
+        groups = [[*range(middle)], [*range(middle, len(objects))]]
+    for group in groups:
+        if len(group) < len(objects):
+            for indices, batch in parse_objects([objects[index] for index in group], schema):
+                yield [group[index] for index in indices], batch
+
+
+def _has_name_twice(text: bytes) -> bool:
+    is_double = False
+
+    def note(members: list[tuple[str, object]]) -> None:
+        nonlocal is_double
+        is_double = is_double or len({name for name, _ in members}) < len(members)
+
+    loads(text, object_pairs_hook=note, parse_int=len, parse_float=len)
+    return is_double
 
 
 def _parse(objects: Sequence[bytes], schema: pa.Schema | None) -> pa.RecordBatch:

@@ -92,8 +92,9 @@ class Summary:
         if result.problem is not None:
             tell(f"bidstream-svc: {result.url}: {result.problem}")
         elif result.damaged_rows:
-            more = ", ..." if result.damaged_rows > len(result.damage) else ""
-            tell(f"bidstream-svc: {result.url}: {result.damaged_rows} damaged rows: {', '.join(result.damage)}{more}")
+            shown = [*result.damage, *(["..."] if result.damaged_rows > len(result.damage) else [])]
+            count = f"{result.damaged_rows} of {result.rows} rows damaged"
+            tell(f"bidstream-svc: {result.url}: {count}: {'; '.join(shown)}")
 
     def show(self) -> None:
         """Print the summary as a line of JSON."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -119,16 +120,35 @@ def test_opt_outs_are_as_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return check(reader, scope, uid, now_ms)
 
     monkeypatch.setattr(OptOutReader, "check", watched_check)
-    reader = OptOutReader(tmp_path)
-    try:
+    with closing(OptOutReader(tmp_path)) as reader:
         body = bid_request(eid(TOKENS["V4"], TOKENS["CLIENT_SIDE"]), eid(TOKENS["EUID"], source="euid.eu"))
         batch = pa.record_batch({"bid": [body], "at": [NOW_MS - 1]})
         options = BatchOptions(bid_request_column="bid", time_column="at")
         out = decrypt_batch(batch, BatchKeys(KEYS, reader), options, now_ms=NOW_MS)
-    finally:
-        reader.close()
     assert out["status"].to_pylist() == ["USER_OPTED_OUT", "DOMAIN_NAME_CHECK_FAILED", "SUCCESS"]
     assert set(times) == {NOW_MS}
+
+
+@pytest.mark.parametrize("is_stale", [True, False])
+def test_a_stale_store_withholds_as_of_now(tmp_path: Path, is_stale: bool) -> None:  # noqa: FBT001
+    opt_out(tmp_path, [(IdentityScope.UID2, "A" * 43 + "=")])
+    batch = pa.record_batch({"bid": [bid_request(eid(TOKENS["V4"]))], "at": [NOW_MS - HOUR_MS]})
+    options = BatchOptions(bid_request_column="bid", time_column="at")
+    with closing(OptOutReader(tmp_path, withholds=True)) as reader:
+        opened = reader._opened
+        assert opened is not None
+        opened.environment.control.fresh_until_ms = NOW_MS - is_stale
+        out = decrypt_batch(batch, BatchKeys(KEYS, reader), options, now_ms=NOW_MS)
+    assert out["status"].to_pylist() == ["OPTOUTS_NOT_SYNCED" if is_stale else "SUCCESS"]
+
+
+def test_a_closed_store_answers_nothing(tmp_path: Path) -> None:
+    opt_out(tmp_path, [])
+    batch = pa.record_batch({"bid": [bid_request(eid(TOKENS["V4"]))]})
+    with closing(OptOutReader(tmp_path)) as reader:
+        keys = BatchKeys(KEYS, reader)
+        assert decrypt_batch(batch, keys, OPTIONS, now_ms=NOW_MS)["status"].to_pylist() == ["SUCCESS"]
+    assert decrypt_batch(batch, keys, OPTIONS, now_ms=NOW_MS)["status"].to_pylist() == ["OPTOUTS_NOT_SYNCED"]
 
 
 def test_sources_may_be_others() -> None:
