@@ -1,12 +1,11 @@
-"""`python -m benchmarks.bulk [SECTION...]`: logs in bulk, on one machine and on the engines of clusters.
+"""`python -m benchmarks.bulk [SECTION...]`: logs in bulk, on one machine.
 
-Prints JSON, a line for each section; every answer is checked. Ray and Spark are measured where they are installed.
+Prints JSON, a line for each section; every answer is checked. `tests.bulk_engines` has Ray and Spark.
 
 - `batch`: `decrypt_batch` of version 4 tokens, in one thread and in two
 - `parquet`: `bulk decrypt` from Parquet to Parquet, and the same threads that only read and write the same columns
 - `uid2-client`: the loop of a pandas UDF over the published client, compared with `bulk decrypt`
 - `memory`: peak memory of `bulk decrypt` for 1 million and for 100 million rows
-- `ray`, `spark`: rows a second of a cluster on this machine, compared with its threads, and with reading and writing alone
 """
 
 import argparse
