@@ -82,9 +82,7 @@ class CsvText:
             is_last: whether it is the last, and so ends with a line end.
         """
         end = self._syntax.end_of_records(text)
-        if is_last:
-            return end if end == len(text) else None
-        is_split = len(text) - end <= MAX_LINE_BYTES and self._syntax.may_begin_record(text, end)
+        is_split = end is not None and len(text) - end <= (0 if is_last else MAX_LINE_BYTES)
         return end if is_split else None
 
     def is_plain(self, records: bytes) -> bool:
