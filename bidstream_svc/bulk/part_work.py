@@ -62,6 +62,7 @@ def process_part(
     *,
     strict: bool = False,
     on_batch: OnBatch = lambda _rows, _bytes: None,
+    on_written: Callable[[], None] = lambda: None,
 ) -> PartResult:
     """Decrypt a part: writes `output/_bulk/tmp/UNIQUE`, then the part's record, and renames the file to its name.
 
@@ -75,6 +76,7 @@ def process_part(
         now_ms: Unix ms, the same for all parts of a run.
         strict: whether the first damaged row raises.
         on_batch: called between batches; it may raise StoppedError.
+        on_written: called when what is left is to wait for storage, until the file is safe and has its name.
 
     Returns:
         What became of it. A damaged file is no exception, but a result with a `problem`.
@@ -89,7 +91,9 @@ def process_part(
     directory = OutputDirectory(output)
     try:
         with directory.temporary_file() as file:
-            result = replace(work.run(file), output_bytes=file.finish())
+            result = work.run(file)
+            on_written()
+            result = replace(result, output_bytes=file.finish())
             directory.publish(file, part.name, {"part": asdict(part), "result": asdict(result)})
     except DamagedFileError as error:
         if strict:

@@ -58,6 +58,8 @@ class VerdictColumns:
             )
         except ValueError:
             raise _damaged() from None
+        except RuntimeError:  # a fault of the kernel, which leaves all rows to Python
+            return
         parts, start = [], 0
         for length in lengths:
             parts.append(pa.py_buffer(memoryview(block)[start : start + length]))
@@ -82,11 +84,11 @@ class VerdictColumns:
         statuses = self._statuses = bytearray(self._statuses)
         good: list[tuple[int, str, int]] = []
         known: dict[tuple[Any, ...], Verdict] = {}
-        for row, *asked in self._left_rows():
-            token, domain, scope, at_ms = key = tuple(asked)
+        for row, token, domain, scope, at_ms in self._left_rows():
             if at_ms is None or scope == DAMAGED_SCOPE:
                 statuses[row] = _DAMAGED
                 continue
+            key = token, domain, scope, at_ms
             verdict = known.get(key)
             if verdict is None:
                 verdict = known[key] = decryptor.decrypt(token, domain, _SCOPES[scope], at_ms)

@@ -7,12 +7,14 @@ import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import parquet
 
 from bidstream_svc.bulk import BatchOptions
 from bidstream_svc.bulk import parts as parts_module
+from bidstream_svc.bulk.output_directory import OutputDirectory
 from bidstream_svc.bulk.part_work import OnBatch, PartResult, process_part
 from bidstream_svc.bulk.parts import find_parts
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError, DamagedFileError
@@ -229,6 +231,27 @@ def test_damaged_rows_are_counted_and_the_first_named(tmp_path: Path) -> None:
         run([tmp_path / "a.parquet"], tmp_path / "strict", options=options, strict=True)
     assert damaged.value.__notes__ == [str(tmp_path / "a.parquet")]
     assert outputs(tmp_path / "strict") == {}
+
+
+def test_while_one_part_waits_for_storage_another_is_computed(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    has_begun = threading.Event()
+    publish = OutputDirectory.publish
+
+    def wait(self: OutputDirectory, *args: Any) -> None:
+        assert has_begun.wait(60)
+        publish(self, *args)
+
+    def on_batch(rows: int, _bytes: int) -> None:
+        started.extend([rows] if rows else [])
+        if len(started) == 2:
+            has_begun.set()
+
+    monkeypatch.setattr(OutputDirectory, "publish", wait)
+    _, done = run([logs], tmp_path / "out", threads=1, on_batch=on_batch)
+    assert len(done) == 3
 
 
 def test_what_two_do_at_once_is_done_once(tmp_path: Path) -> None:
