@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from queue import SimpleQueue
 
 from bidstream_svc.bulk.batch_keys import BatchKeys
@@ -38,40 +38,68 @@ def process_parts(
         BidstreamError: as for `process_part`; the other threads have stopped by then.
     """
     # The large ones first, so that none of them is left to one thread in the end.
-    waiting = iter(sorted(parts, key=lambda part: part.size, reverse=True))
-    taking = threading.Lock()
-    done: SimpleQueue[PartResult | BaseException] = SimpleQueue()
-    is_stopped = threading.Event()
+    ordered = sorted(parts, key=lambda part: part.size, reverse=True)
+    workers = _Workers(ordered, on_batch)
 
-    def on_batch_or_stop(rows: int, stored_bytes: int) -> None:
-        if is_stopped.is_set():
+    def process(part: Part) -> PartResult:
+        return process_part(part, output, keys, options, now_ms, strict=strict, on_batch=workers.on_batch)
+
+    try:
+        workers.start(process, min(threads or len(os.sched_getaffinity(0)), len(parts)))
+        for _ in parts:
+            yield workers.next_result()
+    finally:
+        workers.stop()
+
+
+class _Workers:
+    """Threads that take parts until there are none, one fails, or they are stopped."""
+
+    def __init__(self, parts: Iterable[Part], on_batch: OnBatch) -> None:
+        self._waiting = iter(parts)
+        self._taking = threading.Lock()
+        self._on_batch = on_batch
+        self._done: SimpleQueue[PartResult | BaseException] = SimpleQueue()
+        self._is_stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, process: Callable[[Part], PartResult], count: int) -> None:
+        for number in range(count):
+            thread = threading.Thread(target=self._work, args=[process], name=f"bulk-{number}")
+            self._threads.append(thread)
+            thread.start()
+
+    def on_batch(self, rows: int, stored_bytes: int) -> None:
+        """For `process_part`."""
+        if self._is_stopped.is_set():
             raise StoppedError
-        on_batch(rows, stored_bytes)
+        self._on_batch(rows, stored_bytes)
 
-    def work() -> None:
-        while not is_stopped.is_set():
-            with taking:
-                part = next(waiting, None)
+    def next_result(self) -> PartResult:
+        """Wait for the next part that is done.
+
+        Raises:
+            Exception: that of a part.
+        """
+        result = self._done.get()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def stop(self) -> None:
+        """Return when all threads have stopped."""
+        self._is_stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, process: Callable[[Part], PartResult]) -> None:
+        while not self._is_stopped.is_set():
+            with self._taking:
+                part = next(self._waiting, None)
             if part is None:
                 return
             try:
-                done.put(process_part(part, output, keys, options, now_ms, strict=strict, on_batch=on_batch_or_stop))
-            except BaseException as error:  # noqa: BLE001 - raised below, in the thread of the caller
-                done.put(error)
+                self._done.put(process(part))
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread of the caller
+                self._done.put(error)
                 return
-
-    count = min(threads or len(os.sched_getaffinity(0)), len(parts))
-    workers = [threading.Thread(target=work, name=f"bulk-{number}") for number in range(count)]
-    try:
-        for worker in workers:
-            worker.start()
-        for _ in parts:
-            result = done.get()
-            if isinstance(result, BaseException):
-                raise result
-            yield result
-    finally:
-        is_stopped.set()
-        for worker in workers:
-            if worker.ident is not None:
-                worker.join()

@@ -62,10 +62,11 @@ def decrypt(
     keys: tuple[Path, ...],
     **flags: Any,
 ) -> None:
-    """Decrypt the tokens in logs: Parquet, NDJSON or CSV, in files, directories or at URLs.
+    """Decrypt the tokens in logs.
 
-    Each row gets `status`, `uid` and `established` (Unix ms) behind its own columns, without the token. With
-    --bid-request-column, there is a row for each id of a bid request.
+    Logs are Parquet, NDJSON or CSV, in files, directories or at URLs. Each row gets `status`, `uid` and `established`
+    (Unix ms) behind its own columns, without the token. With --bid-request-column, there is a row for each id of a bid
+    request.
 
     Each file appears in the output when it is whole. The same command goes on with a run that was stopped, and adds
     nothing twice. NDJSON and CSV may be compressed with gzip, zstd, bzip2 or lz4.

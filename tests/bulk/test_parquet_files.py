@@ -66,17 +66,14 @@ def test_the_codec_is_that_of_the_input(tmp_path: Path, codec: str) -> None:
     assert codecs[0] == codecs[1] == codec.replace("NONE", "UNCOMPRESSED")
 
 
-def test_a_large_row_group_is_read_in_small_batches(tmp_path: Path) -> None:
+def test_a_large_row_group_is_read_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = pa.table({"token": ["x" * 10_000] * 1000, "id": range(1000)})
     parquet.write_table(wide, tmp_path / "wide.parquet", use_dictionary=False, compression="zstd")
     long = pa.table({"token": ["x"] * 200_000})
     parquet.write_table(long, tmp_path / "long.parquet")
-    before = module.MAX_BATCH_BYTES
-    module.MAX_BATCH_BYTES = 2**20
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "MAX_BATCH_BYTES", 2**20)
         batches = list(reader(tmp_path / "wide.parquet"))
-    finally:
-        module.MAX_BATCH_BYTES = before
     assert len(batches) > 9
     assert max(batch.nbytes for batch in batches) < 2 * 2**20
     assert pa.Table.from_batches(batches).equals(wide)

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
+from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.decrypt import decrypt
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_response import parse_key_response
@@ -16,6 +19,7 @@ from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from tests.docs.markdown import DOCS, DOCUMENTS, README, ROOT, Sample, samples, section, table
 from tests.docs.shell import PLACEHOLDER, Dev, Place, here, run_shell
 from tests.support.operator import operator_in_thread
+from tests.support.optouts import opt_out
 from tests.support.raw_http import ask
 from tests.support.sidecar import Sidecar, environment
 
@@ -23,7 +27,7 @@ CURL = [sample for sample in samples(README, "sh") if sample.text.startswith("cu
 IDS, REWRITE, SINGLE, BATCH = CURL
 (CHECK_AND_SERVE,) = (sample for sample in samples(README, "sh") if sample not in CURL)
 (ADMIN,) = samples(DOCS / "metrics.md", "sh")
-DECRYPT, EXPLAIN = samples(DOCS / "cli.md", "sh")
+DECRYPT, BULK, EXPLAIN = samples(DOCS / "cli.md", "sh")
 BID_REQUEST_OVER_HTTP, BID_REQUESTS = samples(DOCS / "openrtb.md", "sh")
 TOKEN_COMMANDS, REQUEST = samples(DOCS / "publishers.md", "sh")
 (MAP,) = samples(DOCS / "advertisers.md", "sh")
@@ -113,6 +117,20 @@ def test_the_decrypt_command(place: Place) -> None:
     text = DECRYPT.text.replace(PLACEHOLDER, place.operator.state.mint_token(client_side=True))
     answers = [json.loads(line) for line in run_shell(text, place.directory, place.environment).splitlines()]
     assert [answer["status"] for answer in answers] == ["SUCCESS"] * 3
+
+
+def test_a_log_is_decrypted(place: Place, tmp_path: Path) -> None:
+    state = place.operator.state
+    tokens = [state.mint_token(version) for version in (2, 3, 4)]
+    (tmp_path / "logs").mkdir()
+    log = pa.table({"token": tokens, "timestamp": [wall_clock_ms()] * len(tokens)})
+    parquet.write_table(log, tmp_path / "logs" / "bids.parquet")
+    opt_out(tmp_path / "store", [])
+    text = BULK.text.replace("/var/lib/bidstream/optouts", str(tmp_path / "store"))
+    run_shell(text, tmp_path, place.environment)
+    written = parquet.read_table(tmp_path / "decrypted" / "bids.parquet")
+    assert written.column_names == ["timestamp", "status", "uid", "established"]
+    assert written["uid"].to_pylist() == [state.raw_uid("someone@example.com")] * 3
 
 
 def test_the_explain_commands(place: Place) -> None:
@@ -208,7 +226,7 @@ def test_python_sample(place: Place, sample: Sample) -> None:
 
 
 def test_no_sample_is_left_out() -> None:
-    run_here = {*CURL, CHECK_AND_SERVE, ADMIN, DECRYPT, EXPLAIN, BID_REQUEST_OVER_HTTP, BID_REQUESTS}
+    run_here = {*CURL, CHECK_AND_SERVE, ADMIN, DECRYPT, BULK, EXPLAIN, BID_REQUEST_OVER_HTTP, BID_REQUESTS}
     run_here |= {TOKEN_COMMANDS, REQUEST, MAP, *PYTHON}
     found = {sample for document in DOCUMENTS for sample in samples(document, "sh", "python")}
     assert {sample.place for sample in found - run_here if sample.place.partition(":")[0] not in ELSEWHERE} == set()
