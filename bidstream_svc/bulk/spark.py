@@ -14,7 +14,7 @@ from bidstream_svc.bulk.batch_options import BatchOptions
 from bidstream_svc.bulk.shipped_keys import ShippedKeys
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.config import load_settings
-from bidstream_svc.core.errors import ConfigurationError, OptOutStoreError
+from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_merge import merge_by_programme
 from bidstream_svc.core.keys import KeySnapshot
@@ -156,11 +156,30 @@ def _read(keys: KeySource | Iterable[KeySource]) -> list[KeySnapshot]:
 
 def _output_schema(df: "DataFrame", function: _Decrypt) -> "StructType":
     """The own columns as they are in Spark, and those that are added."""
-    try:
-        from pyspark.sql.pandas.types import from_arrow_type, to_arrow_schema  # noqa: PLC0415
-        from pyspark.sql.types import StructField, StructType  # noqa: PLC0415
-    except ModuleNotFoundError:
-        raise ConfigurationError("needs the extra `spark`: pip install 'bidstream-svc[spark]'") from None
+    from pyspark.sql import types  # noqa: PLC0415
+
     own = {field.name: field for field in df.schema.fields}
-    fields = function.decrypt_none(to_arrow_schema(df.schema, timezone="UTC")).schema
-    return StructType([own.get(each.name) or StructField(each.name, from_arrow_type(each.type)) for each in fields])
+    added = {pa.string(): types.StringType(), pa.int64(): types.LongType()}
+    arrow = pa.schema([(name, _arrow_type(field.dataType.simpleString())) for name, field in own.items()])
+    fields = function.decrypt_none(arrow).schema
+    return types.StructType([own.get(each.name) or types.StructField(each.name, added[each.type]) for each in fields])
+
+
+def _arrow_type(spark_type: str) -> pa.DataType:
+    """The Arrow type of a Spark type that may decide; of all others, one that may not."""
+    if spark_type.startswith(("varchar", "char")):
+        return pa.string()
+    return _ARROW_TYPES.get(spark_type, pa.struct([]))
+
+
+_ARROW_TYPES = {
+    "string": pa.string(),
+    "binary": pa.binary(),
+    "timestamp": pa.timestamp("us", "UTC"),
+    "timestamp_ntz": pa.timestamp("us"),
+    "date": pa.date32(),
+    "bigint": pa.int64(),
+    "int": pa.int32(),
+    "double": pa.float64(),
+    "float": pa.float32(),
+}
