@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.support.processes import children, ended
+from tests.support.processes import ended
 from tests.support.sidecar import wait_until
 
 TIMEOUT_S = 240.0
@@ -44,7 +44,7 @@ class Program:
         waiting = [self.process.pid]
         while waiting:
             with suppress(FileNotFoundError, ProcessLookupError):
-                more = children(waiting.pop())
+                more = _children_of_threads(waiting.pop())
                 found += more
                 waiting += more
         self._known.update(found)
@@ -58,6 +58,11 @@ class Program:
                 if is_it(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")):
                     found.append(pid)
         return found
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it has written a text."""
+        wait_until(lambda: text in self.output or self.process.poll() is not None, repr(text), TIMEOUT_S)
+        assert text in self.output, self.output
 
     def wait(self) -> int:
         def has_ended() -> bool:
@@ -77,6 +82,12 @@ class Program:
             with suppress(ProcessLookupError):
                 if not ended(pid):
                     os.kill(pid, signal.SIGKILL)
+
+
+def _children_of_threads(pid: int) -> list[int]:
+    """What any thread has started; a JVM starts nothing from its first."""
+    lists = [(task / "children").read_text("ascii") for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [int(child) for each in lists for child in each.split()]
 
 
 @contextmanager
