@@ -1,11 +1,13 @@
 """What judges batches of rows: keys, kernels and an opt-out store, for any number of threads."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from bidstream_svc.bulk.bid_row_decryptor import BidRowDecryptor
 from bidstream_svc.bulk.row_decryptor import RowDecryptor
 from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, build_kernel
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.optouts.optout_reader import OptOutReader
@@ -27,6 +29,8 @@ class BatchKeys:
     Attributes:
         snapshots: as given.
         optouts: as given.
+        kernels: of each snapshot; None where there is none.
+        asked_kernels: those that decrypt columns, in this order. A success of one of them is what Python gives.
     """
 
     def __init__(self, snapshots: Iterable[KeySnapshot], optouts: OptOutReader | None = None) -> None:
@@ -37,7 +41,13 @@ class BatchKeys:
         if len({snapshot.scope for snapshot in self.snapshots}) < len(self.snapshots):
             raise ConfigurationError("there are several key responses of one programme; merge them")
         self._local = threading.local()
-        self._kernels = [self._build_kernel(snapshot) for snapshot in self.snapshots]
+        self.kernels = tuple(self._build_kernel(snapshot) for snapshot in self.snapshots)
+        # With a key in common, a v2 token could open in both, and the first verdict counts, also if it is a failure.
+        self.asked_kernels = [
+            kernel
+            for place, kernel in enumerate(self.kernels)
+            if kernel is not None and not any(map(self.snapshots[place].shares_keys_with, self.snapshots[:place]))
+        ]
 
     def __repr__(self) -> str:
         """Show counts only."""
@@ -53,7 +63,21 @@ class BatchKeys:
             decryptor: RowDecryptor = self._local.row_decryptor
         except AttributeError:
             check_optout = None if self.optouts is None else self.optouts.check
-            decryptor = self._local.row_decryptor = RowDecryptor(self.snapshots, self._kernels, check_optout)
+            decryptor = self._local.row_decryptor = RowDecryptor(self.snapshots, self.kernels, check_optout)
+        return decryptor
+
+    def bid_row_decryptor(self, sources: Mapping[str, IdentityScope], now_ms: int) -> BidRowDecryptor:
+        """Return that of this thread, for eids of these sources and for opt-outs as of `now_ms`."""
+        # A kernel would judge whether the store is stale as of the row's time.
+        is_native = self.optouts is None or not self.optouts.withholds_at(now_ms)
+        of_options: dict[object, BidRowDecryptor] = self._local.__dict__.setdefault("bid_row_decryptors", {})
+        key = (is_native, *sources.items())
+        if key not in of_options:
+            check_optout = None if self.optouts is None else self.optouts.check
+            kernels = self.kernels if is_native else (None,) * len(self.kernels)
+            of_options[key] = BidRowDecryptor(self.snapshots, kernels, check_optout, sources)
+        decryptor = of_options[key]
+        decryptor.now_ms = now_ms
         return decryptor
 
     def _build_kernel(self, snapshot: KeySnapshot) -> "Kernel | None":

@@ -5,7 +5,7 @@ A format is a module of this package, `NAME_files.py`, with the functions of `Fo
 
 import importlib
 from collections.abc import Iterator
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol, Self, cast
 
 import pyarrow as pa
 from pyarrow import fs
@@ -31,6 +31,14 @@ class Damage:
         self.count = 0
         self.examples: list[str] = []
 
+    @classmethod
+    def joined(cls, *parts: Self) -> Self:
+        """Return the sum, with the first few examples."""
+        whole = cls()
+        whole.count = sum(part.count for part in parts)
+        whole.examples = [example for part in parts for example in part.examples][:_MAX_EXAMPLES]
+        return whole
+
     def add(self, example: str, count: int = 1) -> None:
         """Count damaged rows; `example` names the first of them and what is wrong with it."""
         self.count += count
@@ -46,7 +54,7 @@ class BatchReader(Protocol):
     Attributes:
         schema: of all batches.
         first_row: of the last batch, the number of its first row in the file, from 0. Damaged rows have numbers, too:
-            where a batch leaves some out, the next row begins a new batch.
+            where a batch of bid requests, whose numbers are in the output, would leave some out, it ends.
         done_bytes: how many of the part's `size` bytes are read, for progress.
         damaged: rows that could not be read, which are in no batch.
     """

@@ -3,12 +3,16 @@
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack
 from queue import SimpleQueue
+from typing import TypeAlias
 
 from bidstream_svc.bulk.batch_keys import BatchKeys
 from bidstream_svc.bulk.batch_options import BatchOptions
 from bidstream_svc.bulk.part_work import OnBatch, PartResult, StoppedError, process_part
 from bidstream_svc.bulk.parts import Part
+
+_Process: TypeAlias = Callable[[Part, Callable[[], None]], PartResult]
 
 
 def process_parts(
@@ -31,7 +35,7 @@ def process_parts(
         options: of the decryption.
         now_ms: Unix ms.
         strict: whether the first damaged row or file raises.
-        threads: how many; None for as many as this process has cores.
+        threads: how many compute; None for as many as this process has cores.
         on_batch: called by any of the threads.
 
     Raises:
@@ -39,13 +43,15 @@ def process_parts(
     """
     # The large ones first, so that none of them is left to one thread in the end.
     ordered = sorted(parts, key=lambda part: part.size, reverse=True)
-    workers = _Workers(ordered, on_batch)
+    workers = _Workers(ordered, threads or len(os.sched_getaffinity(0)), on_batch)
 
-    def process(part: Part) -> PartResult:
-        return process_part(part, output, keys, options, now_ms, strict=strict, on_batch=workers.on_batch)
+    def process(part: Part, on_written: Callable[[], None]) -> PartResult:
+        return process_part(
+            part, output, keys, options, now_ms, strict=strict, on_batch=workers.on_batch, on_written=on_written
+        )
 
     try:
-        workers.start(process, min(threads or len(os.sched_getaffinity(0)), len(parts)))
+        workers.start(process, len(parts))
         for _ in parts:
             yield workers.next_result()
     finally:
@@ -53,18 +59,23 @@ def process_parts(
 
 
 class _Workers:
-    """Threads that take parts until there are none, one fails, or they are stopped."""
+    """Threads that take parts until there are none, one fails, or they are stopped.
 
-    def __init__(self, parts: Iterable[Part], on_batch: OnBatch) -> None:
+    There is one more than may compute at a time, so that no core is idle while a part waits for storage.
+    """
+
+    def __init__(self, parts: Iterable[Part], count: int, on_batch: OnBatch) -> None:
         self._waiting = iter(parts)
         self._taking = threading.Lock()
+        self._count = count
+        self._computing = threading.Semaphore(count)
         self._on_batch = on_batch
         self._done: SimpleQueue[PartResult | BaseException] = SimpleQueue()
         self._is_stopped = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def start(self, process: Callable[[Part], PartResult], count: int) -> None:
-        for number in range(count):
+    def start(self, process: _Process, parts: int) -> None:
+        for number in range(min(self._count + 1, parts)):
             thread = threading.Thread(target=self._work, args=[process], name=f"bulk-{number}")
             self._threads.append(thread)
             thread.start()
@@ -92,14 +103,20 @@ class _Workers:
         for thread in self._threads:
             thread.join()
 
-    def _work(self, process: Callable[[Part], PartResult]) -> None:
-        while not self._is_stopped.is_set():
+    def _work(self, process: _Process) -> None:
+        try:
+            while self._process_next(process):
+                pass
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread of the caller
+            self._done.put(error)
+
+    def _process_next(self, process: _Process) -> bool:
+        """Process a part; returns False if there is none."""
+        with ExitStack() as computing:
+            computing.enter_context(self._computing)
             with self._taking:
                 part = next(self._waiting, None)
-            if part is None:
-                return
-            try:
-                self._done.put(process(part))
-            except BaseException as error:  # noqa: BLE001 - raised again in the thread of the caller
-                self._done.put(error)
-                return
+            if part is None or self._is_stopped.is_set():
+                return False
+            self._done.put(process(part, computing.close))
+        return True

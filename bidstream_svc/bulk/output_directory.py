@@ -204,12 +204,9 @@ class TemporaryFile:
 
 def describe(error: OSError) -> str:
     """The reason of an error of storage, without what else its message may hold."""
-    return os.strerror(error.errno) if error.errno else type(error).__name__
-
-
-def is_full(error: OSError) -> bool:
-    """Whether storage, or the user's part of it, is full."""
-    return error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    reason = os.strerror(error.errno) if error.errno else type(error).__name__
+    is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return f"{reason}; when there is space, the same command goes on" if is_full else reason
 
 
 def _sync(path: str) -> None:

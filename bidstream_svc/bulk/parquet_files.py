@@ -16,6 +16,7 @@ _GROUP_BYTES = 128 * 2**20  # of Arrow data
 _BUFFER_BYTES = 2**20
 _MAGIC, _MAGIC_ENCRYPTED = b"PAR1", b"PARE"
 _USUAL_CODEC = "snappy"
+_UNIQUE = frozenset({"uid", "established"})  # of the output
 _OUTPUT_CODECS = {"SNAPPY": "snappy", "GZIP": "gzip", "ZSTD": "zstd", "BROTLI": "brotli", "LZ4": "lz4"}
 # What codecs pyarrow reports for pages that are not compressed.
 _NO_CODEC = "UNCOMPRESSED"
@@ -104,7 +105,7 @@ class ParquetWriter:
 
     def __init__(self, file: BinaryIO, schema: pa.Schema, codec: str | None) -> None:
         compression = "none" if codec == _NO_CODEC else _OUTPUT_CODECS.get(codec or "", _USUAL_CODEC)
-        self._writer = _Writer(file, schema, compression=compression)
+        self._writer = _Writer(file, schema, compression=compression, use_dictionary=_repetitive(schema))
         self._schema = schema
         self._batches: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
@@ -129,6 +130,14 @@ class ParquetWriter:
             self._writer.write_table(pa.Table.from_batches(self._batches, self._schema), self._rows)
         self._batches = []
         self._rows = self._bytes = 0
+
+
+def _repetitive(schema: pa.Schema) -> list[str]:
+    """The paths of columns for which dictionaries are worth trying: not those whose values hardly repeat."""
+    file = pa.BufferOutputStream()
+    parquet.write_table(schema.empty_table(), file)
+    columns = parquet.ParquetFile(file.getvalue()).schema
+    return [column.path for column in columns if column.path not in _UNIQUE]
 
 
 class _Writer(parquet.ParquetWriter):  # type: ignore[misc]

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -63,6 +62,7 @@ def process_part(
     *,
     strict: bool = False,
     on_batch: OnBatch = lambda _rows, _bytes: None,
+    on_written: Callable[[], None] = lambda: None,
 ) -> PartResult:
     """Decrypt a part: writes `output/_bulk/tmp/UNIQUE`, then the part's record, and renames the file to its name.
 
@@ -76,6 +76,7 @@ def process_part(
         now_ms: Unix ms, the same for all parts of a run.
         strict: whether the first damaged row raises.
         on_batch: called between batches; it may raise StoppedError.
+        on_written: called when what is left is to wait for storage, until the file is safe and has its name.
 
     Returns:
         What became of it. A damaged file is no exception, but a result with a `problem`.
@@ -90,8 +91,9 @@ def process_part(
     directory = OutputDirectory(output)
     try:
         with directory.temporary_file() as file:
-            work.run(file)
-            result = replace(work.result(), output_bytes=file.finish())
+            result = work.run(file)
+            on_written()
+            result = replace(result, output_bytes=file.finish())
             directory.publish(file, part.name, {"part": asdict(part), "result": asdict(result)})
     except DamagedFileError as error:
         if strict:
@@ -129,28 +131,27 @@ class _PartWork:
         self._statuses: Counter[str] = Counter()
         self._damage = Damage()
 
-    def run(self, file: TemporaryFile) -> None:
+    def run(self, file: TemporaryFile) -> PartResult:
         with closing(self._open_reader()) as reader:
             stream = file.stream
             if self._part.output_format != "parquet" and self._part.compression is not None:
                 stream = pa.CompressedOutputStream(stream, self._part.compression)
             self._write(reader, stream)
             stream.close()
-
-    def result(self) -> PartResult:
-        return PartResult(
-            name=self._part.name,
-            url=self._part.url,
-            rows=self._rows,
-            written=self._written,
-            statuses=dict(self._statuses),
-            damaged_rows=self._damage.count,
-            damage=tuple(self._damage.examples),
-        )
+            damage = Damage.joined(reader.damaged, self._damage)
+            return PartResult(
+                name=self._part.name,
+                url=self._part.url,
+                rows=self._rows + reader.damaged.count,
+                written=self._written,
+                statuses=dict(self._statuses),
+                damaged_rows=damage.count,
+                damage=tuple(damage.examples),
+            )
 
     def _open_reader(self) -> BatchReader:
         if not self._part.format:
-            raise DamagedFileError("its format is not known; names end in .parquet, .ndjson or .csv")
+            raise DamagedFileError("not a file of a known format; names end in .parquet, .ndjson or .csv")
         try:
             place = locate(self._part.url)
             module = format_named(self._part.format)
@@ -163,57 +164,42 @@ class _PartWork:
         schema = self._decrypt(pa.RecordBatch.from_pylist([], reader.schema), 0).schema
         try:
             writer = format_named(self._part.output_format).open_writer(stream, schema, self._part, self._options)
-            for rows, batch in self._batches(reader):
-                self._count(batch)
-                writer.write(batch)
-                self._rows += rows
+            done_bytes = 0
+            for batch in _read(reader):
+                writer.write(self._decrypt_and_count(batch, reader.first_row))
+                self._check(reader.damaged)
+                self._on_batch(batch.num_rows, reader.done_bytes - done_bytes)
+                done_bytes = reader.done_bytes
+            self._check(reader.damaged)
+            self._on_batch(0, self._part.size - done_bytes)
             writer.close()
         except pa.ArrowNotImplementedError:
             raise ConfigurationError(f"a column has a type that {self._part.output_format} does not have") from None
 
-    def _batches(self, reader: BatchReader) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Decrypted batches, and of how many rows each was made."""
-        done_bytes = damaged = 0
-        for batch in _read(reader):
-            yield batch.num_rows, self._decrypt(batch, reader.first_row)
-            self._add_unread(reader.damaged, damaged)
-            damaged = reader.damaged.count
-            self._on_batch(batch.num_rows, reader.done_bytes - done_bytes)
-            done_bytes = reader.done_bytes
-        self._add_unread(reader.damaged, damaged)
-        self._on_batch(0, self._part.size - done_bytes)
-
     def _decrypt(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
         return decrypt_batch(batch, self._keys, self._options, now_ms=self._now_ms, first_row=first_row)
 
-    def _count(self, batch: pa.RecordBatch) -> None:
-        """Count the rows of an output batch by their status."""
-        first_row = self._written
-        self._written += batch.num_rows
-        statuses = batch.column(batch.schema.get_field_index("status"))
+    def _decrypt_and_count(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
+        decrypted = self._decrypt(batch, first_row)
+        self._rows += batch.num_rows
+        self._written += decrypted.num_rows
+        statuses = decrypted.column(decrypted.schema.get_field_index("status"))
         for each in pc.value_counts(statuses).to_pylist():
             if each["values"] is not None:
                 self._statuses[each["values"]] += each["counts"]
         if statuses.null_count:
-            self._add(f"row {self._first_damaged(batch, statuses, first_row)}", statuses.null_count)
+            place = pc.index(pc.is_null(statuses), value=True).as_py()
+            if self._options.bid_request_column is None:
+                example = f"row {first_row + place}: its time or programme cannot be read"
+            else:
+                example = f"row {decrypted.column('row')[place]}: its bid request or time cannot be read"
+            self._damage.add(example, statuses.null_count)
+            self._check(self._damage)
+        return decrypted
 
-    def _first_damaged(self, batch: pa.RecordBatch, statuses: pa.Array, first_row: int) -> Any:
-        place = pc.index(pc.is_null(statuses), value=True).as_py()
-        if self._options.bid_request_column is not None:
-            return f"{batch.column('row')[place]}: not a bid request"
-        return f"{self._part.first_row + first_row + place}: its time or programme cannot be read"
-
-    def _add_unread(self, damage: Damage, known: int) -> None:
-        """Count what the reader has left out since `known` rows were."""
-        if damage.count > known:
-            self._rows += damage.count - known
-            shown = damage.examples[known:] or damage.examples[-1:]
-            self._add(shown[0], damage.count - known)
-
-    def _add(self, example: str, count: int) -> None:
-        self._damage.add(example, count)
-        if self._strict:
-            raise DamagedFileError(example)
+    def _check(self, damage: Damage) -> None:
+        if self._strict and damage.count:
+            raise DamagedFileError(damage.examples[0])
 
 
 def _read(reader: BatchReader) -> Iterator[pa.RecordBatch]:

@@ -28,7 +28,7 @@ class Part:
 
     Attributes:
         url: path or URL of the input file.
-        format: one of `formats.FORMATS`; "" if the file's name does not tell.
+        format: one of `formats.FORMATS`; "" if the file's name does not tell, or it is not a regular file.
         row_groups: of Parquet, which row groups: first and last + 1; None for the whole file.
         first_row: number of the part's first row in the file, from 0.
         size: of the part, in bytes as stored.
@@ -96,12 +96,15 @@ def _files(url: str) -> Iterator[tuple[_File, str]]:
         if info.type != fs.FileType.Directory:
             raise ConfigurationError(f"{url}: no such file or directory")
         found = root.filesystem.get_file_info(fs.FileSelector(root.path, recursive=True))
+        found.sort(key=lambda each: each.path)
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"a name below {url} is not in UTF-8; rename it") from None
     except OSError as error:
         raise ConfigurationError(f"cannot read {url}: {error.strerror or type(error).__name__}") from None
     start = len(root.path.rstrip("/")) + 1
-    for each in sorted(found, key=lambda each: each.path):
+    for each in found:
         name = each.path[start:]
-        if each.type == fs.FileType.File and not any(part.startswith(_IGNORED) for part in name.split("/")):
+        if each.type != fs.FileType.Directory and not any(part.startswith(_IGNORED) for part in name.split("/")):
             place = Place(root.filesystem, each.path)
             yield _File(f"{absolute(url).rstrip('/')}/{name}", place, each), name
 
@@ -111,7 +114,8 @@ def _parts_of(file: _File, name: str, output_format: str | None) -> Iterator[Par
     compression = _COMPRESSIONS.get(suffix.lower())
     if compression is not None:
         stem, suffix = posixpath.splitext(stem)
-    input_format = _FORMATS.get(suffix.lower(), "")
+    is_special = file.info.type == fs.FileType.Unknown  # a FIFO or a device, which could be waited for without end
+    input_format = "" if is_special else _FORMATS.get(suffix.lower(), "")
     written = output_format or input_format or "parquet"
     if written != input_format:
         suffix = f".{written}"
@@ -122,8 +126,8 @@ def _parts_of(file: _File, name: str, output_format: str | None) -> Iterator[Par
     whole = Part(
         url=file.url,
         format=input_format,
-        size=file.info.size,
-        file_size=file.info.size,
+        size=file.info.size or 0,  # None for a FIFO
+        file_size=file.info.size or 0,
         mtime_ns=file.info.mtime_ns,
         name=stem + suffix,
         output_format=written,

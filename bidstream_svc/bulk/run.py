@@ -1,7 +1,7 @@
 """A run: what is to be done and what is done already, so that a run that was stopped goes on."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Run:
 def open_run(
     inputs: Sequence[str], output: str, options: BatchOptions, *, output_format: str | None, now_ms: int
 ) -> Iterator[Run]:
-    """Begin a run, or go on with one that was stopped.
+    """Begin a run, or go on with one that was stopped. If the `with` ends without an error, all is done.
 
     Args:
         inputs: paths and URLs of files and directories.
@@ -87,12 +87,21 @@ def open_run(
     parts = find_parts(inputs, output_format)
     if not parts:
         raise ConfigurationError(f"{', '.join(inputs)}: no files")
-    try:
-        directory.prepare()
-        with directory.lock():
+    with ExitStack() as stack:
+        with _output_errors(output):
+            directory.prepare()
+            stack.enter_context(directory.lock())
             directory.clear_temporary()
-            state = _begin(directory, inputs, options, output_format, now_ms)
-            yield Run(directory, state, parts)
+            run = Run(directory, _begin(directory, inputs, options, output_format, now_ms), parts)
+        yield run
+        with _output_errors(output):
+            run.finish()
+
+
+@contextmanager
+def _output_errors(output: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise BulkOutputError(f"cannot write to {output}: {describe(error)}") from None
 

@@ -38,8 +38,13 @@ def locate(url: str) -> Place:
     """Return the place of a local path or a URL.
 
     Raises:
-        ConfigurationError: fsspec, or what it needs for this URL, is not installed; or the URL has a password.
+        ConfigurationError: fsspec, or what it needs for this URL, is not installed; the URL has a password; or the path
+            is not UTF-8, which Arrow needs.
     """
+    try:
+        url.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{url!a} is not in UTF-8; rename it") from None
     scheme, separator, rest = url.partition("://")
     if not separator:
         return Place(fs.LocalFileSystem(), absolute(url))

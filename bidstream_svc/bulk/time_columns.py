@@ -11,8 +11,8 @@ from bidstream_svc.core.units import MS_PER_S
 
 _UNITS_PER_MS = {"us": 1_000, "ns": 1_000_000}
 _MAX_S = (2**63 - 1) // MS_PER_S
-# The years that ISO 8601 has.
-_MIN_US, _MAX_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+# The years 2 to 9998: beyond, Arrow reads what `datetime` does not have, or refuses.
+_MIN_US, _MAX_US = -62_104_060_800_000_000, 253_370_764_799_999_999
 
 
 def to_unix_ms(column: Any, name: str) -> Any:
@@ -83,8 +83,9 @@ def _from_texts(texts: Any) -> Any:
             counts = texts.cast(kind).cast(pa.int64())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             continue
-        is_a_year = pc.and_(pc.greater_equal(counts, _MIN_US), pc.less_equal(counts, _MAX_US))
-        return _from_timestamps(_only_where(is_a_year, counts), "us")
+        extremes = pc.min_max(counts).as_py()
+        if counts.null_count == len(counts) or (extremes["min"] >= _MIN_US and extremes["max"] <= _MAX_US):
+            return _from_timestamps(counts, "us")
     encoded = texts.dictionary_encode()
     moments = pa.array(map(_moment_or_none, encoded.dictionary.to_pylist()), pa.int64())
     return moments.take(encoded.indices)

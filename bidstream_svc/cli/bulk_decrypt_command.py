@@ -92,8 +92,7 @@ def decrypt(
         with Progress(run.todo) as progress:
             job = _Job(output, judges, options, run.now_ms, strict, progress.add)
             process = partial(_on_ray, address=ray_address) if engine == "ray" else partial(_on_threads, count=threads)
-            _collect(process(job, run.todo), summary, len(run.todo))
-        run.finish()
+            _collect(process(job, run.todo), summary)
     summary.show()
     if summary.is_damaged:
         context.exit(1)
@@ -142,21 +141,19 @@ def _on_ray(job: _Job, parts: Sequence["Part"], address: str | None) -> "Generat
     return process_parts(parts, cluster_job, address=address, on_batch=job.on_batch)
 
 
-def _collect(results: "Generator[PartResult]", summary: Summary, count: int) -> None:
+def _collect(results: "Generator[PartResult]", summary: Summary) -> None:
     """Count results as they come.
 
     Raises:
         BidstreamError: the run was interrupted.
     """
-    done = 0
     usual_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with closing(results):
             for result in results:
                 summary.add(result)
-                done += 1
     except KeyboardInterrupt:
-        raise BidstreamError(f"interrupted; {done} of {count} files are done, and the same command goes on") from None
+        raise BidstreamError("interrupted; files in the output are whole, and the same command goes on") from None
     finally:
         signal.signal(signal.SIGTERM, usual_handler)
 

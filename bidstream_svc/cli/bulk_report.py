@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,14 +37,16 @@ class Progress:
         )
 
     def __enter__(self) -> Self:
-        self._bar.__enter__()
+        with suppress(OSError):
+            self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._draw()
-        self._bar.__exit__(kind, error, traceback)
+        with suppress(OSError):
+            self._bar.__exit__(kind, error, traceback)
 
     def add(self, rows: int, stored_bytes: int) -> None:
         """Count what is read."""
@@ -55,7 +58,8 @@ class Progress:
 
     def _draw(self) -> None:
         self._drawn_s = time.monotonic()
-        self._bar.update(max(0, self._bytes - self._bar.pos))
+        with suppress(OSError):  # the terminal may be gone
+            self._bar.update(max(0, self._bytes - self._bar.pos))
 
     def _rate(self) -> str:
         return f"{self._rows / max(0.001, time.monotonic() - self._began_s):,.0f} rows/s"
@@ -77,9 +81,9 @@ class Summary:
     def add(self, result: "PartResult", *, is_kept: bool = False) -> None:
         """Count a part, and name what is damaged in it."""
         self._counts.update(
-            files=result.problem is None,
-            kept_files=is_kept,
-            damaged_files=result.problem is not None,
+            files=int(result.problem is None),
+            kept_files=int(is_kept),
+            damaged_files=int(result.problem is not None),
             rows=result.rows,
             written=result.written,
             damaged_rows=result.damaged_rows,
@@ -88,8 +92,9 @@ class Summary:
         if result.problem is not None:
             tell(f"bidstream-svc: {result.url}: {result.problem}")
         elif result.damaged_rows:
-            more = ", ..." if result.damaged_rows > len(result.damage) else ""
-            tell(f"bidstream-svc: {result.url}: {result.damaged_rows} damaged rows: {', '.join(result.damage)}{more}")
+            shown = [*result.damage, *(["..."] if result.damaged_rows > len(result.damage) else [])]
+            count = f"{result.damaged_rows} of {result.rows} rows damaged"
+            tell(f"bidstream-svc: {result.url}: {count}: {'; '.join(shown)}")
 
     def show(self) -> None:
         """Print the summary as a line of JSON."""

@@ -90,7 +90,7 @@ class OptOutReader:
             is_in = self._look_up(scope, raw_id)
         if is_in:
             return FailureReason.OPTED_OUT
-        if is_in is None or (self._withholds and self._is_stale(now_ms)):
+        if is_in is None or self.withholds_at(now_ms):
             return FailureReason.OPTOUTS_NOT_SYNCED
         return None
 
@@ -129,6 +129,10 @@ class OptOutReader:
         opened, self._opened, self._open_at = self._opened, None, float("inf")
         if opened is not None and opened.filter is not None:
             opened.filter.close()
+
+    def withholds_at(self, now_ms: int) -> bool:
+        """Return whether no raw uid may be answered at a time because the store is stale."""
+        return self._withholds and self._is_stale(now_ms)
 
     def _is_stale(self, now_ms: int) -> bool:
         opened = self._opened

@@ -4,6 +4,8 @@ Each round kills the program up to five times, lets it end then, and compares th
 not killed. After every kill, each file that is visible is whole.
 """
 
+import gzip
+import json
 import random
 import subprocess
 import sys
@@ -11,7 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.bulk.logs import outputs, write_keys, write_parquet
+from pyarrow import csv
+
+from tests.bulk.logs import outputs, table, write_keys, write_parquet
 from tests.support.sidecar import DEADLINE_S, PROGRAM, environment
 from tests.vectors.inputs import NOW_MS
 
@@ -24,6 +28,9 @@ def prepare(directory: Path) -> None:
     for name in ("day=1/a", "day=1/b", "day=2/a", "day=2/b", "day=2/c", "day=3/a"):
         write_parquet(directory / "logs" / f"{name}.parquet", 20_000, row_group_size=3000)
     write_parquet(directory / "logs" / "large.parquet", 700_000, row_group_size=100_000)
+    csv.write_csv(table(20_000), directory / "logs" / "d.csv")
+    with gzip.open(directory / "logs" / "e.ndjson.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in table(20_000).to_pylist())
 
 
 def start(directory: Path, output: str) -> subprocess.Popen[bytes]:

@@ -80,7 +80,6 @@ def run(
             on_batch=on_batch,
         )
         results = sorted(done, key=lambda result: result.name)
-        opened.finish()
         return opened.kept, results
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import csv, parquet
 
 from bidstream_svc.core.identity import IdentityScope
 from tests.bulk.logs import outputs, rows, table, write_keys, write_parquet
@@ -102,10 +103,11 @@ def test_damage_is_named_and_the_rest_goes_on(decrypt: Decrypt, tmp_path: Path) 
     assert outcome.status == 1
     assert sorted(outcome.err.splitlines()[1:-1]) == [
         f"bidstream-svc: {tmp_path}/logs/b.parquet: truncated: the footer of Parquet is missing",
-        f"bidstream-svc: {tmp_path}/logs/c.txt: its format is not known; names end in .parquet, .ndjson or .csv",
+        f"bidstream-svc: {tmp_path}/logs/c.txt: not a file of a known format; names end in .parquet, .ndjson or .csv",
     ]
     summary = summary_of(outcome)
-    assert (summary["files"], summary["damaged_files"], summary["rows"]) == (1, 2, 100)
+    assert [summary[name] for name in ("files", "damaged_files", "rows")] == [1, 2, 100]
+    assert '"files":1,"damaged_files":2,"kept_files":0' in outcome.err
     assert decrypt(tmp_path / "logs", "--strict").status == 1
 
 
@@ -114,11 +116,47 @@ def test_damaged_rows_are_named(decrypt: Decrypt, tmp_path: Path) -> None:
     outcome = decrypt(tmp_path / "a.parquet", "--time-column", "when")
     assert outcome.status == 1
     assert outcome.err.splitlines()[1] == (
-        f"bidstream-svc: {tmp_path}/a.parquet: 2 damaged rows: row 1: its time or programme cannot be read, ..."
+        f"bidstream-svc: {tmp_path}/a.parquet: 2 of 3 rows damaged: row 1: its time or programme cannot be read; ..."
     )
     assert summary_of(outcome)["damaged_rows"] == 2
     outcome = decrypt(tmp_path / "a.parquet", "--time-column", "when", "--strict")  # the output is kept
     assert outcome.status == 1
+
+
+def test_rows_that_cannot_be_read_are_named_and_stop_a_strict_run(decrypt: Decrypt, tmp_path: Path) -> None:
+    good = [json.dumps(row) for row in table(3).to_pylist()]
+    (tmp_path / "a.ndjson").write_text("\n".join([good[0], "[]", good[1], "{", good[2]]))
+    outcome = decrypt(tmp_path / "a.ndjson")
+    assert outcome.status == 1
+    _, damage, _ = outcome.err.splitlines()
+    assert damage.startswith(f"bidstream-svc: {tmp_path}/a.ndjson: 2 of 5 rows damaged: line 2: ")
+    assert "; line 4: " in damage
+    assert len((tmp_path / "out" / "a.ndjson").read_text().splitlines()) == 3
+    (tmp_path / "out").rename(tmp_path / "before")
+    outcome = decrypt(tmp_path / "a.ndjson", "--strict")
+    assert outcome.status == 1
+    assert outcome.err.splitlines()[1].startswith(f"bidstream-svc: {tmp_path}/a.ndjson: line 2: ")
+    assert outputs(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "ndjson", "csv"])
+def test_each_format_can_become_each_other(decrypt: Decrypt, tmp_path: Path, output_format: str) -> None:
+    log = table(100)
+    write_parquet(tmp_path / "logs" / "a.parquet")
+    (tmp_path / "logs" / "b.ndjson").write_text("".join(json.dumps(row) + "\n" for row in log.to_pylist()))
+    csv.write_csv(log, tmp_path / "logs" / "c.csv")
+    outcome = decrypt(tmp_path / "logs", "--format", output_format)
+    assert outcome.status == 0
+    assert summary_of(outcome)["written"] == 300
+    readers = {
+        "parquet": parquet.read_table,
+        "ndjson": lambda path: pa.Table.from_pylist([json.loads(line) for line in path.read_text().splitlines()]),
+        "csv": csv.read_csv,
+    }
+    for name in ("a", "b", "c"):
+        table_ = readers[output_format](tmp_path / "out" / f"{name}.{output_format}")
+        assert table_["status"].to_pylist() == log["expected"].to_pylist()
+        assert [str(number) for number in table_["id"].to_pylist()] == [str(number) for number in range(100)]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +204,18 @@ def start(tmp_path: Path, *options: str, **more: Any) -> subprocess.Popen[str]:
     )
 
 
+def test_without_the_extra_there_is_one_error(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['pyarrow'] = None; sys.argv[1:] = ['bulk', 'decrypt', 'a', '--output', 'b'];"
+        "from bidstream_svc.cli import main; main()"
+    )
+    done = subprocess.run(
+        [PROGRAM[0], "-c", program], cwd=tmp_path, env=environment({}), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "bidstream-svc: needs the extra `bulk`: pip install 'bidstream-svc[bulk]'\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_whole_files(tmp_path: Path, number: signal.Signals) -> None:
     whole = write_parquet(tmp_path / "logs" / "0.parquet", len(rows()))
@@ -179,7 +229,7 @@ def test_a_signal_leaves_whole_files(tmp_path: Path, number: signal.Signals) -> 
     done = outputs(tmp_path / "out")
     assert 0 < len(done) < 400
     assert err.splitlines()[1:] == [
-        f"bidstream-svc: interrupted; {len(done)} of 400 files are done, and the same command goes on"
+        "bidstream-svc: interrupted; files in the output are whole, and the same command goes on"
     ]
     assert len(set(done.values())) == 1
     assert list((tmp_path / "out" / "_bulk" / "tmp").iterdir()) == []

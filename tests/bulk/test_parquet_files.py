@@ -56,6 +56,15 @@ def test_own_columns_come_back_as_they_were(tmp_path: Path) -> None:
     assert written.column_names[-3:] == ["status", "uid", "established"]
 
 
+def test_no_dictionary_is_tried_for_raw_uids(tmp_path: Path) -> None:
+    nested = table(100).append_column("nested", [[[{"a": ["x"]}]] * 100])
+    parquet.write_table(nested, tmp_path / "a.parquet")
+    run([tmp_path / "a.parquet"], tmp_path / "out")
+    group = parquet.read_metadata(tmp_path / "out" / "a.parquet").row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    assert {column.path_in_schema for column in columns if not column.has_dictionary_page} == {"uid", "established"}
+
+
 @pytest.mark.parametrize("codec", ["NONE", "SNAPPY", "ZSTD", "GZIP", "BROTLI", "LZ4"])
 def test_the_codec_is_that_of_the_input(tmp_path: Path, codec: str) -> None:
     write_parquet(tmp_path / "a.parquet", compression=codec)

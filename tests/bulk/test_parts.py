@@ -64,6 +64,24 @@ def test_an_input_that_is_missing_is_named(tmp_path: Path) -> None:
         names(tmp_path / "nowhere")
 
 
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = touch(tmp_path / os.fsdecode(b"\xff.csv"))
+    for url in (path, tmp_path):
+        with pytest.raises(ConfigurationError, match="not in UTF-8; rename it"):
+            names(url)
+
+
+def test_what_is_not_a_regular_file_is_a_part_that_cannot_be_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    (tmp_path / "c.csv").symlink_to(touch(tmp_path / "d.csv"))
+    found = find_parts([str(tmp_path)])
+    assert [(part.format, part.name, part.size) for part in found] == [
+        ("", "a.parquet", 0),
+        ("csv", "c.csv", 1),
+        ("csv", "d.csv", 1),
+    ]
+
+
 def test_large_parquet_is_divided_at_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts_module, "MAX_PART_ROWS", 25)
     write_parquet(tmp_path / "a.parquet", 95, row_group_size=10, compression="zstd")

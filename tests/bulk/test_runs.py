@@ -5,16 +5,20 @@ import json
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import parquet
 
 from bidstream_svc.bulk import BatchOptions
 from bidstream_svc.bulk import parts as parts_module
-from bidstream_svc.bulk.part_work import OnBatch
+from bidstream_svc.bulk.output_directory import OutputDirectory
+from bidstream_svc.bulk.part_work import OnBatch, PartResult, process_part
+from bidstream_svc.bulk.parts import find_parts
 from bidstream_svc.core.errors import BidstreamError, ConfigurationError, DamagedFileError
-from tests.bulk.logs import outputs, rows, run, table, write_parquet
+from tests.bulk.logs import keys, outputs, rows, run, table, write_parquet
 from tests.vectors.inputs import NOW_MS
 
 
@@ -227,6 +231,50 @@ def test_damaged_rows_are_counted_and_the_first_named(tmp_path: Path) -> None:
         run([tmp_path / "a.parquet"], tmp_path / "strict", options=options, strict=True)
     assert damaged.value.__notes__ == [str(tmp_path / "a.parquet")]
     assert outputs(tmp_path / "strict") == {}
+
+
+def test_while_one_part_waits_for_storage_another_is_computed(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    has_begun = threading.Event()
+    publish = OutputDirectory.publish
+
+    def wait(self: OutputDirectory, *args: Any) -> None:
+        assert has_begun.wait(60)
+        publish(self, *args)
+
+    def on_batch(rows: int, _bytes: int) -> None:
+        started.extend([rows] if rows else [])
+        if len(started) == 2:
+            has_begun.set()
+
+    monkeypatch.setattr(OutputDirectory, "publish", wait)
+    _, done = run([logs], tmp_path / "out", threads=1, on_batch=on_batch)
+    assert len(done) == 3
+
+
+def test_what_two_do_at_once_is_done_once(tmp_path: Path) -> None:
+    """As where a task is tried again before its first attempt has ended."""
+    write_parquet(tmp_path / "a.parquet", 5000)
+    run([tmp_path / "a.parquet"], tmp_path / "expected")
+    (part,) = find_parts([str(tmp_path / "a.parquet")])
+    (tmp_path / "out" / "_bulk" / "tmp").mkdir(parents=True)
+    both_have_begun = threading.Barrier(2)
+
+    def on_batch(rows: int, _bytes: int) -> None:
+        if rows:
+            both_have_begun.wait(60)
+
+    def attempt() -> PartResult:
+        return process_part(part, str(tmp_path / "out"), keys(), BatchOptions(), NOW_MS, on_batch=on_batch)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.submit(attempt), pool.submit(attempt)
+    assert first.result() == second.result()
+    assert outputs(tmp_path / "out") == outputs(tmp_path / "expected")
+    kept, _ = run([tmp_path / "a.parquet"], tmp_path / "out")
+    assert kept == [first.result()]
 
 
 def test_a_missing_column_names_the_file(logs: Path, tmp_path: Path) -> None:

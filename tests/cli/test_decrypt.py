@@ -175,6 +175,25 @@ def test_tokens_of_two_programmes(
     assert (outcome.status, outcome.err) == (0, "")
 
 
+def test_saved_key_responses_are_merged(cli: Cli, key_file: str, state: OperatorState, tmp_path: Path) -> None:
+    """A key of the past opens its tokens, whichever file has it; a key with two secrets is one error."""
+    response = bidstream_keys(state, {})
+    keys = response["body"]["keys"]
+    files = []
+    for number, some in enumerate((keys[::2], keys[1::2])):
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(json.dumps({"body": {**response["body"], "keys": some}}))
+    tokens = [state.mint_token(version) for version in (2, 3, 4)]
+    alone = [cli("decrypt", "--keys", str(path), *tokens).status for path in files]
+    assert alone == [1, 1]
+    outcome = cli("decrypt", *(word for path in files for word in ("--keys", str(path))), *tokens)
+    assert (outcome.status, outcome.err) == (0, "")
+    files[0].write_text(json.dumps({"body": {**response["body"], "keys": [{**keys[0], "secret": "A" * 43 + "="}]}}))
+    outcome = cli("decrypt", "--keys", key_file, "--keys", str(files[0]), *tokens)
+    assert outcome.status == 1
+    assert "has different secrets in two key responses" in outcome.complaint
+
+
 def test_a_line_that_is_no_bid_request_is_named_and_the_others_go_on(
     cli: Cli, key_file: str, state: OperatorState
 ) -> None:

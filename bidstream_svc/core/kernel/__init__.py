@@ -6,7 +6,7 @@ only SUCCESS. Where it returns None, `decrypt` decides.
 
 from collections.abc import Generator, Iterable, Mapping
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from bidstream_svc.core.keys import KeySnapshot, split_into_steps
 from bidstream_svc.core.token import v3
@@ -21,6 +21,7 @@ try:
         OptOutRun,
         Receiver,
         count,
+        decrypt_columns,
         is_usual_text,
     )
 except ModuleNotFoundError:  # pragma: no cover - where it was not built
@@ -44,15 +45,21 @@ __all__ = [
     "Kernel",
     "Lane",
     "LaneCells",
+    "NumberBuffers",
     "OptOutFilter",
     "OptOutRun",
     "Receiver",
+    "TextBuffers",
     "build_bid_requests",
     "build_in_steps",
     "build_kernel",
     "count",
+    "decrypt_columns",
     "is_usual_text",
 ]
+
+# An object with the buffer protocol, which this version of Python cannot name; its elements are signed bytes.
+Buffer: TypeAlias = Any
 
 
 class Content(IntEnum):
@@ -62,6 +69,38 @@ class Content(IntEnum):
     TOKEN = 1
     BID_REQUEST = 2
     BID_REQUEST_TO_REWRITE = 3
+
+
+class TextBuffers(NamedTuple):
+    """The memory of an Arrow array of texts, to `decrypt_columns`.
+
+    Attributes:
+        validity: bits of which rows are not null; None if all are.
+        offsets: of the texts in `data`.
+        data: None if all texts are empty.
+        first: the number of the first row in the buffers.
+        is_large: whether offsets have 64 bits, not 32.
+    """
+
+    validity: Buffer | None
+    offsets: Buffer
+    data: Buffer | None
+    first: int
+    is_large: bool
+
+
+class NumberBuffers(NamedTuple):
+    """The memory of an Arrow array of numbers, to `decrypt_columns`.
+
+    Attributes:
+        validity: bits of which rows are not null; None if all are.
+        values: the numbers.
+        first: the number of the first row in the buffers.
+    """
+
+    validity: Buffer | None
+    values: Buffer
+    first: int
 
 
 class LaneCells(NamedTuple):

@@ -1,7 +1,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from bidstream_svc.core.kernel import LaneCells
+from bidstream_svc.core.kernel import LaneCells, NumberBuffers, TextBuffers
 from bidstream_svc.core.token import OpenedToken
 
 _Route = TypeVar("_Route")
@@ -219,6 +219,37 @@ class KernelBuilder:
 
     def build(self) -> Kernel:
         """Build the kernel. The builder cannot be used afterwards; RuntimeError if it is."""
+
+def decrypt_columns(
+    kernels: Sequence[Kernel],
+    count: int,
+    *,
+    tokens: TextBuffers,
+    domains: TextBuffers | None,
+    scopes: NumberBuffers | int,
+    times: NumberBuffers | int,
+    now_ms: int,
+) -> tuple[bytes, tuple[int, int, int, int, int], bytes]:
+    """Decrypt columns of tokens without the GIL, as far as the status is SUCCESS.
+
+    Args:
+        kernels: asked in this order.
+        count: how many rows there are.
+        tokens: one of each row.
+        domains: likewise, or None without such a column.
+        scopes: 8-bit numbers without nulls, each an IdentityScope; 2 for none; others are damaged.
+        times: 64-bit numbers, Unix ms as of which a token is judged; damaged where null.
+        now_ms: Unix ms as of which opt-outs are judged.
+
+    Returns:
+        (block, lengths, left). The block has, one behind the other and with these lengths in bytes: established in Unix
+        ms (64 bits a row), offsets of raw uids (32 bits), validity of both, statuses (8 bits: 0 SUCCESS, 1 a damaged
+        row, 2 one that is left), raw uids. `left` has the numbers of the rows that are left, 32 bits each.
+
+    Raises:
+        ValueError: a buffer is too short, offsets are wrong, or there are more than 2**25 rows.
+        RuntimeError: the kernel has a fault.
+    """
 
 def is_usual_text(json: bytes, max_depth: int) -> bool:
     """Return whether a text is certainly JSON without a lone surrogate, nested at most `max_depth` levels deep."""

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicI64;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::iv::FixedLength;
+use bidstream_kernel::columns::{Columns, Layout, Scopes, Texts, Times, Validity, decrypt};
 use bidstream_kernel::openrtb::{BidRequests, Sources, is_usual_text};
 use bidstream_kernel::optout_ids::Run;
 use bidstream_kernel::optouts::{OptOuts, Words};
@@ -20,7 +21,7 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
-    match kind % 11 {
+    match kind % 12 {
         0 => use_body(data),
         1 => use_names(data),
         2 => use_body(&body(&[&[3, 128][..], data].concat())),
@@ -31,6 +32,7 @@ fuzz_target!(|data: &[u8]| {
         8 => use_bid_request(data),
         9 => use_lines(data),
         10 => use_filter(data),
+        11 => use_columns(data),
         _ => {
             let master = [&[0x7F; 8][..], &[0; 4], &padded_blocks(data)].concat();
             use_body(&body(&[&[2, 0, 0, 0, 0][..], &padded_blocks(&master)].concat()));
@@ -111,6 +113,43 @@ fn use_lines(data: &[u8]) {
     for long in [long, with_bit] {
         assert!(long.windows(2).all(|pair| pair[0][..33] < pair[1][..33]));
     }
+}
+
+/// Buffers of any content and length: they are refused, or there is a status for each row.
+fn use_columns(data: &[u8]) {
+    let Some((head, data)) = data.split_first_chunk::<8>() else { return };
+    let [flags, count, first, lengths @ ..] = *head;
+    let mut rest = data;
+    let [validity, mut offsets, scopes, times, _] = lengths.map(|length| {
+        let (part, behind) = rest.split_at(usize::from(length).min(rest.len()));
+        rest = behind;
+        part.to_vec()
+    });
+    let is_large = flags & 1 != 0;
+    if flags & 2 != 0 {
+        // Small numbers are more often right.
+        let keeps = |place: usize| place % if is_large { 8 } else { 4 } == 0;
+        offsets.iter_mut().enumerate().filter(|(place, _)| !keeps(*place)).for_each(|(_, byte)| *byte = 0);
+    }
+    let tokens = [rest, good_token(1).as_bytes(), b"example.com", good_token(2).as_bytes()].concat();
+    let (count, first) = (usize::from(count) % 40, usize::from(first) % 10);
+    let bits = (flags & 4 != 0).then_some(validity.as_slice());
+    let validity = Validity { bits, first };
+    let texts = Texts { validity, is_large, offsets: &offsets, data: &tokens };
+    let columns = Columns {
+        count,
+        tokens: texts,
+        domains: (flags & 8 != 0).then_some(texts),
+        scopes: if flags & 16 != 0 { Scopes::Each(&scopes) } else { Scopes::Same(flags >> 5) },
+        times: if flags & 32 != 0 { Times::Each(validity, &times) } else { Times::Same(NOW_MS) },
+    };
+    let layout = Layout::new(count).unwrap();
+    let mut block = vec![0; layout.length()];
+    let kernel = kernel(br#"["example.com","a"]"#);
+    let Ok(written) = decrypt(&columns, &[&kernel], NOW_MS, &layout, &mut block) else { return };
+    assert!(written.left.is_sorted() && written.left.iter().all(|row| (*row as usize) < count));
+    let uids = &block[block.len() - 44 * count..][..written.uid_bytes];
+    assert!(uids.iter().all(|byte| matches!(byte, b' '..=b'~')));
 }
 
 /// No id that was added to a filter is absent.

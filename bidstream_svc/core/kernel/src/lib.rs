@@ -8,7 +8,7 @@
 //!    response spells the name with an escape ([`names`]), unless Python has decided about it before ([`passed`]); the
 //!    id in a version 2 token is not printable ASCII or has to be escaped ([`token`]); a batch is longer than [`MAX_BATCH_BYTES`](batch::MAX_BATCH_BYTES).
 //!
-//! For whole bid requests, [`openrtb`], the same holds: it answers those in the plain spelling of [`bid_reader`] in which
+//! For columns of tokens, [`columns`], the same holds of each row. For whole bid requests, [`openrtb`], the same holds: it answers those in the plain spelling of [`bid_reader`] in which
 //! every token of ours is a SUCCESS.
 //!
 //! It gives no other answer. Every failure and every doubtful input is decided in Python (`core/decrypt.py`,
@@ -35,6 +35,7 @@ mod answer;
 mod base64;
 mod batch;
 mod bid_reader;
+pub mod columns;
 mod json;
 mod keys;
 mod names;
@@ -48,6 +49,8 @@ mod token;
 
 #[cfg(feature = "python")]
 mod bid_python;
+#[cfg(feature = "python")]
+mod columns_python;
 #[cfg(feature = "python")]
 mod lane;
 #[cfg(feature = "python")]
@@ -155,24 +158,25 @@ impl Kernel {
         now_ms: i64,
         use_success: impl FnOnce(&Success<'_>) -> Option<T>,
     ) -> Option<T> {
-        self.decrypt_noting_name(token, domain, now_ms, |success, _| use_success(success))
+        self.decrypt_as_of(token, domain, now_ms, now_ms, |success, _| use_success(success))
     }
 
-    /// `decrypt` that also says whether the token needs a name.
-    fn decrypt_noting_name<T>(
+    /// `decrypt` of a token as of `at_ms`, which also says whether it needs a name. Opt-outs are as of `now_ms`.
+    fn decrypt_as_of<T>(
         &self,
         token: &[u8],
         domain: Option<&[u8]>,
+        at_ms: i64,
         now_ms: i64,
         use_success: impl FnOnce(&Success<'_>, bool) -> Option<T>,
     ) -> Option<T> {
-        if self.rules.last_expiry_ms <= i128::from(now_ms) {
+        if self.rules.last_expiry_ms <= i128::from(at_ms) {
             return None;
         }
         with_buffer(base64::max_decoded_length(token.len()), |buffer| {
-            let opened = token::open(token, buffer, &self.keys, self.rules.scope_bit, now_ms)?;
+            let opened = token::open(token, buffer, &self.keys, self.rules.scope_bit, at_ms)?;
             let needs_name = self.needs_name(&opened);
-            let is_success = self.is_usable(&opened, domain, now_ms) && !self.may_forbid(&opened, now_ms);
+            let is_success = self.is_usable(&opened, domain, at_ms) && !self.may_forbid(&opened, now_ms);
             if is_success { use_success(&opened.success, needs_name) } else { None }
         })
     }

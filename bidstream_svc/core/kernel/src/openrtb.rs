@@ -98,7 +98,7 @@ impl BidRequests<'_> {
         put(out, &[digits.format(entry.uid), "\",\"source\":\""]);
         out.extend_from_slice(entry.source);
         put(out, &["\",\"scope\":\"", SCOPE_NAMES.get(entry.programme)?, "\",\"status\":\"SUCCESS\",\"uid\":\""]);
-        self.kernel(entry)?.decrypt_noting_name(entry.token, name, now_ms, |success, needs_name| {
+        self.kernel(entry)?.decrypt_as_of(entry.token, name, now_ms, now_ms, |success, needs_name| {
             write_uid(success.uid, out)?;
             put(out, &["\",\"established\":", digits.format(success.established_ms), ",\"matched\":"]);
             match field {

@@ -181,6 +181,8 @@ mod _native {
     #[pymodule_export]
     use crate::bid_python::PyBidRequests;
     #[pymodule_export]
+    use crate::columns_python::decrypt_columns;
+    #[pymodule_export]
     use crate::lane::PyLane;
     #[pymodule_export]
     use crate::optout_ids_python::PyOptOutRun;

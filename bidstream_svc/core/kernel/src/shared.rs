@@ -1,4 +1,4 @@
-//! Memory that Python has mapped and shares with other processes. The only module with unsafe code.
+//! Memory of Python: shared with other processes, or of Arrow arrays. The only module with unsafe code.
 
 #![allow(unsafe_code)]
 
@@ -35,5 +35,39 @@ impl SharedWords {
 impl AsRef<[AtomicI64]> for SharedWords {
     fn as_ref(&self) -> &[AtomicI64] {
         self.words
+    }
+}
+
+/// Bytes that are only read: a buffer of an Arrow array, whose elements Python describes as signed.
+pub struct ReadBytes {
+    /// Those of the buffer. They are lent only as long as `self` is borrowed.
+    bytes: &'static [u8],
+    _buffer: PyBuffer<i8>,
+}
+
+impl ReadBytes {
+    /// Takes a buffer that is contiguous and does not change.
+    fn new(buffer: PyBuffer<i8>) -> PyResult<Self> {
+        let Some(start) = buffer.as_slice_ptr().map(NonNull::cast::<u8>) else {
+            return Err(PyValueError::new_err("not contiguous bytes"));
+        };
+        // SAFETY: the bytes are the buffer's, which is contiguous and, as long as `self` holds it, not freed. A byte is
+        // valid whatever its sign. Arrow's arrays are immutable, and so is memory that they share with others.
+        let bytes = unsafe { slice::from_raw_parts(start.as_ptr(), buffer.item_count()) };
+        Ok(Self { bytes, _buffer: buffer })
+    }
+}
+
+impl FromPyObject<'_, '_> for ReadBytes {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        Self::new(PyBuffer::get(&object)?)
+    }
+}
+
+impl AsRef<[u8]> for ReadBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes
     }
 }

@@ -25,6 +25,10 @@ pub struct Opened<'token> {
 }
 
 /// Decodes and decrypts a token in `buffer`, which has `base64::max_decoded_length` of its bytes.
+///
+/// Inlined, as `open_v3`, so that the fields are not copied through memory.
+#[inline(always)]
+#[allow(clippy::inline_always)]
 pub fn open<'buffer>(
     text: &[u8],
     buffer: &'buffer mut [u8],
@@ -43,6 +47,8 @@ pub fn open<'buffer>(
 }
 
 /// Version 3, and version 4, which has the same layout.
+#[inline(always)]
+#[allow(clippy::inline_always)]
 fn open_v3<'token>(raw: &'token mut [u8], keys: &ById<Key>) -> Option<Opened<'token>> {
     const MASTER_KEY_ID: usize = 2;
     const MASTER_IV: usize = 6;

@@ -1,0 +1,111 @@
+//! Columns in the Python module. Their description is in `_native.pyi`.
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::columns::{Columns, Layout, Malformed, Scopes, Texts, Times, Validity, decrypt};
+use crate::python::PyKernel;
+use crate::shared::ReadBytes;
+use crate::{Kernel, unless_it_panics};
+
+/// An array of texts, `TextBuffers` in Python.
+#[derive(FromPyObject)]
+pub struct PyTexts {
+    validity: Option<ReadBytes>,
+    offsets: ReadBytes,
+    data: Option<ReadBytes>,
+    first: usize,
+    is_large: bool,
+}
+
+impl PyTexts {
+    fn texts(&self) -> Texts<'_> {
+        Texts {
+            validity: Validity { bits: self.validity.as_ref().map(AsRef::as_ref), first: self.first },
+            is_large: self.is_large,
+            offsets: self.offsets.as_ref(),
+            data: self.data.as_ref().map(AsRef::as_ref).unwrap_or_default(),
+        }
+    }
+}
+
+/// An array of numbers, `NumberBuffers` in Python.
+#[derive(FromPyObject)]
+pub struct PyNumbers {
+    validity: Option<ReadBytes>,
+    values: ReadBytes,
+    first: usize,
+}
+
+/// A column, or the same number for all rows.
+#[derive(FromPyObject)]
+pub enum PyColumn {
+    Same(i64),
+    Each(PyNumbers),
+}
+
+impl PyColumn {
+    fn times(&self) -> Times<'_> {
+        match self {
+            Self::Same(number) => Times::Same(*number),
+            Self::Each(numbers) => {
+                let bits = numbers.validity.as_ref().map(AsRef::as_ref);
+                Times::Each(Validity { bits, first: numbers.first }, numbers.values.as_ref())
+            }
+        }
+    }
+
+    fn scopes(&self) -> Option<Scopes<'_>> {
+        match self {
+            Self::Same(number) => u8::try_from(*number).ok().map(Scopes::Same),
+            Self::Each(numbers) => numbers.values.as_ref().get(numbers.first..).map(Scopes::Each),
+        }
+    }
+}
+
+/// (block, lengths of its parts, rows that are left as 32-bit integers)
+type PyVerdicts<'py> = (Bound<'py, PyBytes>, [usize; 5], Bound<'py, PyBytes>);
+
+#[pyfunction]
+#[pyo3(signature = (kernels, count, *, tokens, domains, scopes, times, now_ms))]
+#[allow(clippy::needless_pass_by_value)] // what Python gives is owned
+#[allow(clippy::too_many_arguments)]
+pub fn decrypt_columns(
+    py: Python<'_>,
+    kernels: Vec<Py<PyKernel>>,
+    count: usize,
+    tokens: PyTexts,
+    domains: Option<PyTexts>,
+    scopes: PyColumn,
+    times: PyColumn,
+    now_ms: i64,
+) -> PyResult<PyVerdicts<'_>> {
+    let columns = Columns {
+        count,
+        tokens: tokens.texts(),
+        domains: domains.as_ref().map(PyTexts::texts),
+        scopes: scopes.scopes().ok_or_else(malformed)?,
+        times: times.times(),
+    };
+    let kernels: Vec<&Kernel> = kernels.iter().filter_map(|kernel| kernel.get().kernel()).collect();
+    let layout = Layout::new(count).ok_or_else(|| PyValueError::new_err("too many rows"))?;
+    let mut written = None;
+    let block = PyBytes::new_with(py, layout.length(), |block| {
+        let work = || unless_it_panics(|| Some(decrypt(&columns, &kernels, now_ms, &layout, block)));
+        let done = py.detach(work).ok_or_else(|| PyRuntimeError::new_err("a fault of the kernel"))?;
+        written = Some(done.map_err(|Malformed| malformed())?);
+        Ok(())
+    })?;
+    let written = written.ok_or_else(|| PyRuntimeError::new_err("nothing is written"))?;
+    let mut lengths = layout.lengths();
+    if let Some(uids) = lengths.last_mut() {
+        *uids = written.uid_bytes;
+    }
+    let left: Vec<u8> = written.left.iter().flat_map(|row| row.to_ne_bytes()).collect();
+    Ok((block, lengths, PyBytes::new(py, &left)))
+}
+
+fn malformed() -> PyErr {
+    PyValueError::new_err("malformed columns")
+}
