@@ -16,7 +16,7 @@ from tests.core.assemble import spellings
 from tests.support.optouts import OptedOut
 from tests.support.raw_http import Connection
 
-ROWS, FILES = 200_000, 24
+ROWS, FILES = 1_000_000, 24
 _USERS = 500
 _DAY_S = 24 * 3600
 _BATCH = 1_000

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -80,27 +81,13 @@ def test_an_interrupted_run_goes_on(world: World, tmp_path: Path, output: Path, 
 
 
 @contextmanager
-def cluster(directory: Path) -> Iterator[str]:
-    """Two nodes of one processor each; the address."""
+def cluster(directory: Path, token: dict[str, str]) -> Iterator[str]:
+    """Two nodes of one processor each, which nobody may use without a token; the address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(directory)}
-    ray = [
-        BIN / "ray",
-        "start",
-        "--block",
-        "--num-cpus=1",
-        "--object-store-memory=200000000",
-        "--include-dashboard=false",
-    ]
-    head = [
-        *ray,
-        "--head",
-        f"--port={port}",
-        "--node-ip-address=127.0.0.1",
-        f"--temp-dir={directory}",
-        "--include-dashboard=false",
-    ]
+    env = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(directory)}
+    ray: list[str | Path] = [BIN / "ray", "start", "--block", "--num-cpus=1", "--object-store-memory=200000000"]
+    head = [*ray, "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={directory}"]
     node = [*ray, f"--address=127.0.0.1:{port}"]
     with running(directory / "head", *head, env=env) as first:
         first.wait_for("Ray runtime started")
@@ -110,12 +97,13 @@ def cluster(directory: Path) -> Iterator[str]:
 
 
 def test_nodes_without_the_store_get_a_copy(world: World, tmp_path: Path, output: Path, ray_directory: Path) -> None:
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     copies = tmp_path / "copies"
     copies.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(copies))
-        with cluster(ray_directory) as address:
-            with running(tmp_path / "run", *command(world, output, "--ray", address), env=world.env) as program:
+        with cluster(ray_directory, token) as address:
+            with running(tmp_path / "run", *command(world, output, "--ray", address), env=world.env | token) as program:
                 made = list[Path]()
 
                 def has_copy() -> bool:
@@ -126,6 +114,7 @@ def test_nodes_without_the_store_get_a_copy(world: World, tmp_path: Path, output
                 assert program.wait() == 0, program.output
             assert made
             assert list(copies.glob("bidstream-bulk-*")) == []
+            assert leaks(world.logs.secrets, log_files([ray_directory, tmp_path / "run"])) == []
     world.check(table_of(output))
 
 
