@@ -4,6 +4,7 @@ from bidstream_svc.bulk.csv_syntax import CsvSyntax
 from bidstream_svc.bulk.formats import Damage
 from bidstream_svc.bulk.text_input import MAX_LINE_BYTES
 from bidstream_svc.core.errors import DamagedFileError
+from bidstream_svc.core.kernel import count
 
 _DELIMITERS = (b",", b";", b"\t")
 _QUOTES = "a quote is not closed, or not doubled within quotes"
@@ -82,19 +83,18 @@ class CsvText:
             is_last: whether it is the last, and so ends with a line end.
         """
         end = self._syntax.end_of_records(text)
-        if is_last:
-            return end if end == len(text) else None
-        is_split = len(text) - end <= MAX_LINE_BYTES and self._syntax.may_begin_record(text, end)
+        is_split = end is not None and len(text) - end <= (0 if is_last else MAX_LINE_BYTES)
         return end if is_split else None
 
     def is_plain(self, records: bytes) -> bool:
         """Return whether records are UTF-8 without a CR that is not part of a line end."""
-        return records.count(b"\r") == records.count(b"\r\n") and _is_utf8(records)
+        returns = count(records, b"\r")
+        return (not returns or returns == count(records, b"\r\n")) and _is_utf8(records)
 
     def add_plain(self, records: bytes, rows: int) -> None:
         """Note records that were read."""
         self.next_row += rows
-        self._line += records.count(b"\n")
+        self._line += count(records, b"\n")
 
     def sift(self, text: bytes, *, is_last: bool) -> tuple[bytes, list[Run], int]:
         """Take the damaged records out of a text; args are those of `split`.
@@ -116,8 +116,8 @@ class CsvText:
                 self.next_row += 1
             elif record.strip(b"\r\n"):
                 good.append(record)
-                first, count = runs.pop() if runs and sum(runs[-1]) == self.next_row else (self.next_row, 0)
-                runs.append((first, count + 1))
+                first, rows = runs.pop() if runs and sum(runs[-1]) == self.next_row else (self.next_row, 0)
+                runs.append((first, rows + 1))
                 self.next_row += 1
             self._line += record.count(b"\n")
         return b"".join(good), runs, position

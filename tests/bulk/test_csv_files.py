@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bidstream_svc.bulk import BatchOptions, csv_files, text_input
+from bidstream_svc.bulk.csv_syntax import CsvSyntax
 from bidstream_svc.core.errors import ConfigurationError, DamagedFileError
 from tests.bulk.text_files import Decrypted, decrypt_file, open_reader
 from tests.core.openrtb_strategies import TOKENS
@@ -68,6 +69,16 @@ def test_blocks_of_any_size_give_the_same(tmp_path: Path, written: list[tuple[st
         found = decrypt_file(path, "csv", "csv", KEPT)
     assert found.content == whole.content
     assert (found.damaged, found.examples) == (1, whole.examples)
+
+
+@given(st.text(st.sampled_from('",\na\r"'), max_size=12))
+def test_both_ways_to_find_records_agree(text: str) -> None:
+    syntax, content = CsvSyntax(b","), text.encode()
+    position = 0
+    while (end := syntax.end_of_record(content, position)) is not None:
+        position = end
+    is_good = syntax.may_begin_record(content, position)
+    assert syntax.end_of_records(content) == (position if is_good else None)
 
 
 @FEW

@@ -1,0 +1,203 @@
+"""`python -m benchmarks.bulk [SECTION...]`: logs in bulk, on one machine.
+
+Prints JSON, a line for each section; every answer is checked. `tests.bulk_engines` has Ray and Spark.
+
+- `batch`: `decrypt_batch` of version 4 tokens, in one thread and in two
+- `parquet`: `bulk decrypt` from Parquet to Parquet, and the same threads that only read and write the same columns
+- `uid2-client`: the loop of a pandas UDF over the published client, compared with `bulk decrypt`
+- `memory`: peak memory of `bulk decrypt` for 1 million and for 100 million rows
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+from uid2_client import BidstreamClient
+
+from benchmarks.bulk_material import KEY_SET, NOW_MS, VERDICT_SCHEMA, Log, check_output, make_log, read_tokens
+from benchmarks.keyserver import CLIENT_SECRET_BASE64
+from benchmarks.material import make_samples
+from benchmarks.rounds import interleave, median_ratio
+from bidstream_svc import parse_key_response
+from bidstream_svc.bulk import BatchKeys, BatchOptions, decrypt_batch
+
+_THREADS = os.cpu_count() or 1
+_BATCH_ROWS = 2**16
+_TOKENS_TO_CLIENT = 5_000
+_OPTIONS = BatchOptions(at_ms=NOW_MS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bulk", description="Measure logs in bulk.")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", default=[*_SECTIONS], help=", ".join(_SECTIONS))
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        log = make_log(Path(name), arguments.rows, arguments.rows)
+        for section in arguments.sections:
+            print(json.dumps({"section": section, **_SECTIONS[section](log, arguments.rounds)}), flush=True)
+
+
+# ---- one function ----
+
+
+def _measure_batch(_: Log, rounds: int) -> dict[str, Any]:
+    samples = make_samples(KEY_SET, 4 * _BATCH_ROWS, client_side_every=None)
+    tokens = [each.token for each in samples]
+    table = pa.table({"token": tokens, "domain": [each.domain for each in samples]})
+    batches = table.to_batches(max_chunksize=_BATCH_ROWS)
+    keys = BatchKeys([parse_key_response(KEY_SET.response())])
+    found = pa.Table.from_batches([decrypt_batch(batch, keys, _OPTIONS, now_ms=NOW_MS) for batch in batches])
+    if found["uid"].to_pylist() != [each.raw_uid for each in samples]:
+        raise RuntimeError("wrong raw uids")
+
+    def decrypt_all() -> None:
+        for batch in batches * 4:
+            decrypt_batch(batch, keys, _OPTIONS, now_ms=NOW_MS)
+
+    def rate(threads: int) -> float:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda _: None, range(threads)))  # starts them
+            start = time.perf_counter()
+            for future in [pool.submit(decrypt_all) for _ in range(threads)]:
+                future.result()
+            return threads * 4 * len(samples) / (time.perf_counter() - start)
+
+    rates = interleave({"1 thread": partial(rate, 1), "2 threads": partial(rate, 2)}, rounds)
+    return {
+        "tokens_per_s": {name: round(median(each)) for name, each in rates.items()},
+        "2 threads / 1 thread": median_ratio(rates["2 threads"], rates["1 thread"]),
+    }
+
+
+# ---- one machine ----
+
+
+def _measure_parquet(log: Log, rounds: int) -> dict[str, Any]:
+    seconds = interleave(
+        {"bulk decrypt": lambda: _bulk_decrypt(log), "reading and writing alone": lambda: _read_and_write(log)}, rounds
+    )
+    added = median_ratio(seconds["bulk decrypt"], seconds["reading and writing alone"]) - 1
+    return {
+        "rows": log.rows,
+        "seconds": {name: round(median(each), 2) for name, each in seconds.items()},
+        "rows_per_s": round(log.rows / median(seconds["bulk decrypt"])),
+        "added": added,
+    }
+
+
+def _bulk_decrypt(log: Log, *options: str) -> float:
+    """Return the seconds that the command took, start included."""
+    with tempfile.TemporaryDirectory() as name:
+        start = time.perf_counter()
+        _run_bulk(log, Path(name) / "out", *options)
+        seconds = time.perf_counter() - start
+        check_output(log, Path(name) / "out")
+        return seconds
+
+
+def _run_bulk(log: Log, output: Path, *options: str) -> dict[str, Any]:
+    """Run the command and return its summary."""
+    command = [sys.executable, "-m", "bidstream_svc", "bulk", "decrypt", log.directory, "--output", output]
+    command += ["--keys", log.keys, "--at", str(NOW_MS), *options]
+    done = subprocess.run(list(map(str, command)), check=True, stderr=subprocess.PIPE, text=True)
+    summary: dict[str, Any] = json.loads(done.stderr.strip().splitlines()[-1])
+    return summary
+
+
+def _read_and_write(log: Log) -> float:
+    """Read all columns and write those of the output, whose last ones are known, with as many threads."""
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(_THREADS) as pool:
+        files = sorted(log.directory.glob("*.parquet"))
+        start = time.perf_counter()
+        for _ in pool.map(partial(_copy, Path(name)), files, log.verdicts):
+            pass
+        return time.perf_counter() - start
+
+
+def _copy(output: Path, file: Path, verdicts: pa.Table) -> None:
+    source = parquet.ParquetFile(file)
+    schema = pa.schema([field for field in source.schema_arrow if field.name != "token"] + list(VERDICT_SCHEMA))
+    done = 0
+    with parquet.ParquetWriter(output / file.name, schema) as writer:
+        for batch in source.iter_batches(_BATCH_ROWS, use_threads=False):
+            own = batch.drop_columns("token")
+            known = verdicts.slice(done, len(batch)).combine_chunks().columns
+            writer.write_batch(pa.record_batch([*own.columns, *(each.chunk(0) for each in known)], schema=schema))
+            done += len(batch)
+
+
+def _measure_client(log: Log, rounds: int) -> dict[str, Any]:
+    columns = read_tokens(log)
+    client = BidstreamClient("", "", CLIENT_SECRET_BASE64)
+    client._refresh_json(KEY_SET.response())
+
+    def decrypt_with_client() -> float:
+        start = time.perf_counter()
+        for token, domain in zip(columns["token"][:_TOKENS_TO_CLIENT], columns["domain"], strict=False):
+            client.decrypt_token_into_raw_uid(token, domain)
+        return _TOKENS_TO_CLIENT / (time.perf_counter() - start)
+
+    rates = interleave(
+        {"uid2-client": decrypt_with_client, "bulk decrypt": lambda: log.rows / _bulk_decrypt(log)}, min(rounds, 3)
+    )
+    return {
+        "rows_per_s": {name: round(median(each)) for name, each in rates.items()},
+        "bulk decrypt / uid2-client": median_ratio(rates["bulk decrypt"], rates["uid2-client"]),
+    }
+
+
+def _measure_memory(log: Log, _: int) -> dict[str, Any]:
+    """The same files under many names, so that 100 million rows take no more disk."""
+    peaks = {millions: _peak_mb(log, millions) for millions in (1, 100)}
+    return {
+        "peak_mb": {f"{millions} million rows": round(peak, 1) for millions, peak in peaks.items()},
+        "ratio": peaks[100] / peaks[1],
+    }
+
+
+def _peak_mb(log: Log, millions: int) -> float:
+    with tempfile.TemporaryDirectory(dir=log.directory.parent) as name:
+        directory, output = Path(name) / "in", Path(name) / "out"
+        directory.mkdir()
+        files = sorted(log.directory.glob("*.parquet"))
+        for number in range(millions):
+            os.link(files[number % len(files)], directory / f"{number:04}.parquet")
+        before = log._replace(directory=directory, rows=millions * 10**6)
+        child = (
+            "import json, resource, runpy, sys\n"
+            "try:\n runpy.run_module('bidstream_svc', run_name='__main__', alter_sys=True)\n"
+            "finally:\n print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        arguments = ["bulk", "decrypt", str(before.directory), "--output", str(output), "--keys", str(log.keys)]
+        done = subprocess.run(
+            [sys.executable, "-c", child, *arguments, "--at", str(NOW_MS)], check=True, capture_output=True, text=True
+        )
+        summary = json.loads(done.stderr.strip().splitlines()[-1])
+        if summary["rows"] != before.rows:
+            raise RuntimeError(f"{summary['rows']} rows, where the log has {before.rows}")
+        return int(done.stdout.split()[-1]) / 1024
+
+
+_SECTIONS: dict[str, Callable[[Log, int], dict[str, Any]]] = {
+    "batch": _measure_batch,
+    "parquet": _measure_parquet,
+    "uid2-client": _measure_client,
+    "memory": _measure_memory,
+}
+
+if __name__ == "__main__":
+    main()
