@@ -90,11 +90,10 @@ CONNECT = """
 import sys
 from pathlib import Path
 from pyspark.sql import SparkSession
-from bidstream_svc.bulk import BatchOptions
 from bidstream_svc.bulk.spark import decrypt
 logs, output = sys.argv[1:]
-spark = SparkSession.builder.remote("local[2]").config("spark.ui.enabled", "false").getOrCreate()
-decrypted = decrypt(spark.read.parquet(logs), now_ms=None)
+spark = SparkSession.builder.remote("local[2]").getOrCreate()
+decrypted = decrypt(spark.read.parquet(logs))
 decrypted.write.parquet(output)
 decrypted.explain("extended")
 print(decrypted)
