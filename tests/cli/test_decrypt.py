@@ -8,23 +8,11 @@ from typing import Any
 import pytest
 
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from tests.core.openrtb_cases import DIRECTORY as CASES
 from tests.support.cli import Cli
 from tests.vectors.inputs import KEY_RESPONSES, NOW_MS
-
-
-@pytest.fixture
-def state(operator: DevOperator) -> OperatorState:
-    return operator.state
-
-
-@pytest.fixture
-def key_file(state: OperatorState, tmp_path: Path) -> str:
-    path = tmp_path / "keys.json"
-    path.write_text(json.dumps(bidstream_keys(state, {})))
-    return str(path)
 
 
 def test_tokens_from_arguments(cli: Cli, settings: dict[str, Any], state: OperatorState) -> None:

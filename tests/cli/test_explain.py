@@ -18,8 +18,7 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.moments import parse_moment
 from bidstream_svc.core.openrtb import SOURCES
 from bidstream_svc.core.programmes import Programme
-from bidstream_svc.devoperator import DevOperator, OperatorState
-from bidstream_svc.devoperator.key_endpoints import bidstream_keys
+from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.optouts.optout_records import OptOut
 from bidstream_svc.optouts.optout_store import OptOutStore
 from tests.core.openrtb_strategies import TOKENS
@@ -30,18 +29,6 @@ from tests.vectors.load import key_snapshot, load
 
 HOSTILE = '\x1b[31m\x07\x9b2J\u202e\u2066\0\x7f"x\\'
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")  # a colour
-
-
-@pytest.fixture
-def state(operator: DevOperator) -> OperatorState:
-    return operator.state
-
-
-@pytest.fixture
-def key_file(state: OperatorState, tmp_path: Path) -> str:
-    path = tmp_path / "keys.json"
-    path.write_text(json.dumps(bidstream_keys(state, {})))
-    return str(path)
 
 
 @pytest.fixture
