@@ -1,6 +1,7 @@
 """The verdicts on a batch: from the kernel as far as it answers, and from Python for the rows that it leaves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from bidstream_svc.bulk.row_decryptor import RowDecryptor
 from bidstream_svc.core.decrypt import Verdict
 from bidstream_svc.core.errors import DamagedFileError
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.kernel import IS_NATIVE, NumberBuffers, TextBuffers
+from bidstream_svc.core.kernel import IS_NATIVE, NumberBuffers, OpenedRow, TextBuffers
 from bidstream_svc.core.status import DecryptionStatus
 
 if IS_NATIVE or TYPE_CHECKING:
@@ -35,9 +36,10 @@ class VerdictColumns:
 
     def __init__(self, columns: BatchColumns, count: int) -> None:
         self._columns, self._count = columns, count
-        self._statuses: bytes | bytearray = bytearray([_LEFT]) * count
+        self._statuses = bytearray([_LEFT]) * count
         self._uids, self._established = pa.nulls(count, pa.string()), pa.nulls(count, pa.int64())
-        self._left: Any = None  # numbers of the rows that are left; None for all
+        self._opened: list[OpenedRow] = []  # rows that are left although their tokens open
+        self._left: Any = None  # numbers of the other rows that are left; None for all
 
     def fill_natively(self, kernels: "Sequence[Kernel]", now_ms: int) -> None:
         """Let kernels decrypt what they can, without the GIL.
@@ -47,7 +49,7 @@ class VerdictColumns:
         """
         columns, count = self._columns, self._count
         try:
-            block, lengths, left = decrypt_columns(
+            block, lengths, opened, left = decrypt_columns(
                 kernels,
                 count,
                 tokens=_text_buffers(columns.tokens),
@@ -67,7 +69,7 @@ class VerdictColumns:
         established, offsets, validity, statuses, uids = parts
         self._uids = pa.Array.from_buffers(pa.string(), count, [validity, offsets, uids])
         self._established = pa.Array.from_buffers(pa.int64(), count, [validity, established])
-        self._statuses = statuses
+        self._statuses, self._opened = bytearray(statuses), opened
         self._left = pa.Array.from_buffers(pa.uint32(), len(left) // 4, [None, pa.py_buffer(left)])
 
     def fill_in_python(self, decryptor: RowDecryptor) -> None:
@@ -79,31 +81,30 @@ class VerdictColumns:
         if self._left is None:
             for texts in (self._columns.tokens, self._columns.domains):
                 _check_offsets(texts)
-        elif not len(self._left):
+        elif not (self._opened or len(self._left)):
             return
-        statuses = self._statuses = bytearray(self._statuses)
+        statuses = self._statuses
         good: list[tuple[int, str, int]] = []
-        known: dict[tuple[Any, ...], Verdict] = {}
-        for row, token, domain, scope, at_ms in self._left_rows():
-            if at_ms is None or scope == DAMAGED_SCOPE:
-                statuses[row] = _DAMAGED
-                continue
-            key = token, domain, scope, at_ms
-            verdict = known.get(key)
-            if verdict is None:
-                verdict = known[key] = decryptor.decrypt(token, domain, _SCOPES[scope], at_ms)
-            status, uid, established_ms, _ = verdict
+        for row, (status, uid, established_ms, _) in chain(decryptor.judge(self._opened), self._judge_left(decryptor)):
             statuses[row] = _NUMBERS[status]
             if uid is not None and established_ms is not None:
                 good.append((row, uid, established_ms))
         if good:
-            self._put(good)
+            self._put(sorted(good))
 
     def arrays(self) -> list[Any]:
         """Return the columns status, uid and established."""
         numbers = pa.Array.from_buffers(pa.int8(), self._count, [None, pa.py_buffer(self._statuses)])
         statuses = pa.DictionaryArray.from_arrays(numbers, pa.array(STATUS_NAMES, pa.string()))
         return [statuses.dictionary_decode(), self._uids, self._established]
+
+    def _judge_left(self, decryptor: RowDecryptor) -> Iterator[tuple[int, Verdict]]:
+        """Judge the rows whose tokens no kernel has opened. Without a kernel, some may be damaged."""
+        for row, token, domain, scope, at_ms in self._left_rows():
+            if at_ms is None or scope == DAMAGED_SCOPE:
+                self._statuses[row] = _DAMAGED
+            else:
+                yield row, decryptor.decrypt(token, domain, _SCOPES[scope], at_ms)
 
     def _left_rows(self) -> Any:
         """Return an iterator over the rows that are left: number, token, domain, number of the scope, time."""

@@ -1,10 +1,14 @@
 //! Columns of tokens, in the memory layout of Apache Arrow, to columns of verdicts.
 //!
-//! As everywhere in this crate, a row is answered only if it is certainly a SUCCESS. The numbers of the others are
-//! returned, and Python decides about them. Offsets that do not fit their buffers are refused.
+//! As everywhere in this crate, a row is answered only if it is certainly a SUCCESS. Python decides about the others: it
+//! is given the fields of tokens that were opened, and the numbers of the other rows. Offsets that do not fit their
+//! buffers are refused.
+
+use std::str;
 
 use crate::Kernel;
 use crate::answer::Success;
+use crate::token;
 
 /// The statuses of rows, which are indices into `STATUS_NAMES` of `bulk/verdict_columns.py`.
 pub const SUCCESS: u8 = 0;
@@ -186,12 +190,31 @@ impl Parts<'_> {
     }
 }
 
-/// What was written.
+/// A row that is left, and what its token contains.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct OpenedRow<'data> {
+    pub row: u32,
+    /// Which kernel has opened the token.
+    pub kernel: usize,
+    pub expires_ms: i64,
+    /// Version 2 does not have it.
+    pub generated_ms: Option<i64>,
+    pub site_id: u32,
+    pub privacy_bits: u32,
+    pub established_ms: i64,
+    pub uid: String,
+    pub domain: Option<&'data str>,
+    pub at_ms: i64,
+}
+
+/// What was written, and what is left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Written<'data> {
     /// The length of all uids.
     pub uid_bytes: usize,
-    /// The rows that are left.
+    /// The rows that are left although their tokens open.
+    pub opened: Vec<OpenedRow<'data>>,
+    /// The other rows that are left.
     pub left: Vec<u32>,
 }
 
@@ -202,48 +225,101 @@ pub struct Written {
 /// # Errors
 ///
 /// A column or the block is too short, or offsets are wrong.
-pub fn decrypt(
-    columns: &Columns<'_>,
+pub fn decrypt<'data>(
+    columns: &Columns<'data>,
     kernels: &[&Kernel],
     now_ms: i64,
     layout: &Layout,
     block: &mut [u8],
-) -> Result<Written, Malformed> {
+) -> Result<Written<'data>, Malformed> {
     if columns.count != layout.count {
         return Err(Malformed);
     }
     let mut parts = layout.split(block).ok_or(Malformed)?;
-    let mut left = Vec::new();
+    let mut written = Written::default();
     for row in 0..columns.count {
-        let status = decrypt_row(columns, row, kernels, now_ms, &mut parts)?;
-        if status == LEFT {
-            left.push(u32::try_from(row).map_err(|_| Malformed)?);
-        }
+        let outcome = decrypt_row(columns, row, kernels, now_ms, &mut parts)?;
+        let status = match outcome {
+            Outcome::Success => SUCCESS,
+            Outcome::Damaged => DAMAGED,
+            Outcome::Opened(opened) => {
+                written.opened.push(opened);
+                LEFT
+            }
+            Outcome::Left => {
+                written.left.push(number_of(row)?);
+                LEFT
+            }
+        };
         parts.finish(row, status).ok_or(Malformed)?;
     }
-    Ok(Written { uid_bytes: parts.used, left })
+    written.uid_bytes = parts.used;
+    Ok(written)
 }
 
-fn decrypt_row(
-    columns: &Columns<'_>,
+enum Outcome<'data> {
+    Success,
+    Damaged,
+    Opened(OpenedRow<'data>),
+    Left,
+}
+
+fn decrypt_row<'data>(
+    columns: &Columns<'data>,
     row: usize,
     kernels: &[&Kernel],
     now_ms: i64,
     parts: &mut Parts<'_>,
-) -> Result<u8, Malformed> {
+) -> Result<Outcome<'data>, Malformed> {
     let token = columns.tokens.get(row)?;
     let domain = match &columns.domains {
         Some(domains) => domains.get(row)?,
         None => None,
     };
     let scope = columns.scopes.get(row)?;
-    let (Some(at_ms), true) = (columns.times.get(row)?, scope <= NO_SCOPE) else { return Ok(DAMAGED) };
-    let Some(token) = token else { return Ok(LEFT) };
-    let mut asked = kernels.iter().filter(|kernel| scope == NO_SCOPE || scope == u8::from(kernel.is_of_euid()));
-    let is_good = asked.any(|kernel| {
-        kernel.decrypt_as_of(token, domain, at_ms, now_ms, |success, _| parts.put(row, success)).is_some()
+    let (Some(at_ms), true) = (columns.times.get(row)?, scope <= NO_SCOPE) else { return Ok(Outcome::Damaged) };
+    let (Some(token), number) = (token, number_of(row)?) else { return Ok(Outcome::Left) };
+    let is_asked = |kernel: &Kernel| scope == NO_SCOPE || scope == u8::from(kernel.is_of_euid());
+    let mut asked = kernels.iter().enumerate().filter(|(_, kernel)| is_asked(kernel));
+    let outcome = asked.find_map(|(place, kernel)| {
+        kernel.open_as_of(token, at_ms, |opened| {
+            let is_good = kernel.is_good(opened, domain, at_ms, now_ms);
+            if is_good && parts.put(row, &opened.success).is_some() {
+                return Some(Outcome::Success);
+            }
+            opened_row(number, place, opened, domain, at_ms).map(Outcome::Opened)
+        })
     });
-    Ok(if is_good { SUCCESS } else { LEFT })
+    Ok(outcome.unwrap_or(Outcome::Left))
+}
+
+/// None if the domain is not UTF-8, about which Python decides.
+fn opened_row<'data>(
+    row: u32,
+    kernel: usize,
+    opened: &token::Opened<'_>,
+    domain: Option<&'data [u8]>,
+    at_ms: i64,
+) -> Option<OpenedRow<'data>> {
+    let Success { uid, established_ms } = opened.success;
+    let mut text = vec![0; uid.length()];
+    uid.write(&mut text);
+    Some(OpenedRow {
+        row,
+        kernel,
+        expires_ms: opened.expires_ms,
+        generated_ms: (!opened.is_v2).then_some(opened.generated_ms),
+        site_id: opened.site_id,
+        privacy_bits: opened.privacy_bits,
+        established_ms,
+        uid: String::from_utf8(text).ok()?,
+        domain: domain.map(str::from_utf8).transpose().ok()?,
+        at_ms,
+    })
+}
+
+fn number_of(row: usize) -> Result<u32, Malformed> {
+    u32::try_from(row).map_err(|_| Malformed)
 }
 
 fn element<const LENGTH: usize>(bytes: &[u8], place: usize) -> Option<[u8; LENGTH]> {
@@ -281,7 +357,7 @@ mod tests {
         Columns { count, tokens, domains: None, scopes: Scopes::Same(NO_SCOPE), times: Times::Same(NOW_MS) }
     }
 
-    fn run(columns: &Columns<'_>) -> Result<(Written, Vec<u8>), Malformed> {
+    fn run<'data>(columns: &Columns<'data>) -> Result<(Written<'data>, Vec<u8>), Malformed> {
         let layout = Layout::new(columns.count).unwrap();
         let mut block = vec![0; layout.length()];
         decrypt(columns, &[&kernel()], NOW_MS, &layout, &mut block).map(|written| (written, block))
@@ -293,7 +369,10 @@ mod tests {
         let start = established + offsets + validity;
         let found = block[start..start + statuses].to_vec();
         let left: Vec<_> = (0..found.len()).filter(|row| found[*row] == LEFT).collect();
-        assert_eq!(written.left.iter().map(|row| *row as usize).collect::<Vec<_>>(), left);
+        let opened = written.opened.iter().map(|opened| opened.row);
+        let mut handed_over: Vec<_> = written.left.iter().copied().chain(opened).map(|row| row as usize).collect();
+        handed_over.sort_unstable();
+        assert_eq!(handed_over, left);
         for (row, status) in found.iter().enumerate() {
             let is_valid = block[established + offsets + row / 8] >> (row % 8) & 1 == 1;
             assert_eq!(is_valid, *status == SUCCESS);
@@ -306,7 +385,7 @@ mod tests {
         let good = good_token(1);
         let data = buffers(&["no token", &good, "", &good]);
         let (written, block) = run(&columns(4, texts(&data))).unwrap();
-        assert_eq!(written, Written { uid_bytes: 88, left: vec![0, 2] });
+        assert_eq!(written, Written { uid_bytes: 88, opened: vec![], left: vec![0, 2] });
         let offsets: Vec<_> =
             (0..5).map(|place| element(&block[32..], place).map(i32::from_ne_bytes).unwrap()).collect();
         assert_eq!(offsets, [0, 0, 44, 44, 88]);

@@ -2,10 +2,10 @@
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList, PyString};
 
-use crate::columns::{Columns, Layout, Malformed, Scopes, Texts, Times, Validity, decrypt};
-use crate::python::PyKernel;
+use crate::columns::{Columns, Layout, Malformed, OpenedRow, Scopes, Texts, Times, Validity, decrypt};
+use crate::python::{PyKernel, PyOpened};
 use crate::shared::ReadBytes;
 use crate::{Kernel, unless_it_panics};
 
@@ -64,8 +64,18 @@ impl PyColumn {
     }
 }
 
-/// (block, lengths of its parts, rows that are left as 32-bit integers)
-type PyVerdicts<'py> = (Bound<'py, PyBytes>, [usize; 5], Bound<'py, PyBytes>);
+/// (block, lengths of its parts, rows whose tokens were opened, rows that are left as 32-bit integers)
+type PyVerdicts<'py> = (Bound<'py, PyBytes>, [usize; 5], Bound<'py, PyList>, Bound<'py, PyBytes>);
+
+/// (row, place of the kernel, what the token contains, domain, time)
+type PyOpenedRow<'py, 'data> = (u32, usize, PyOpened<'py>, Option<&'data str>, i64);
+
+fn opened_row<'py, 'data>(py: Python<'py>, opened: &OpenedRow<'data>) -> PyOpenedRow<'py, 'data> {
+    let OpenedRow { expires_ms, generated_ms, site_id, privacy_bits, established_ms, uid, .. } = opened;
+    let uid = PyString::new(py, uid);
+    let fields = (*expires_ms, *generated_ms, *site_id, *privacy_bits, *established_ms, uid);
+    (opened.row, opened.kernel, fields, opened.domain, opened.at_ms)
+}
 
 #[pyfunction]
 #[pyo3(signature = (kernels, count, *, tokens, domains, scopes, times, now_ms))]
@@ -103,7 +113,8 @@ pub fn decrypt_columns(
         *uids = written.uid_bytes;
     }
     let left: Vec<u8> = written.left.iter().flat_map(|row| row.to_ne_bytes()).collect();
-    Ok((block, lengths, PyBytes::new(py, &left)))
+    let opened = PyList::new(py, written.opened.iter().map(|opened| opened_row(py, opened)))?;
+    Ok((block, lengths, opened, PyBytes::new(py, &left)))
 }
 
 fn malformed() -> PyErr {
