@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from bidstream_svc.bulk.bid_row_decryptor import BidRowDecryptor
-from bidstream_svc.bulk.row_decryptor import RowDecryptor, remember_domains
+from bidstream_svc.bulk.row_decryptor import AskedKernel, RowDecryptor, remember_domains
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, build_kernel
@@ -45,12 +45,11 @@ class BatchKeys:
         self.kernels = tuple(self._build_kernel(snapshot) for snapshot in self.snapshots)
         # With a key in common, a v2 token could open in both, and the first verdict counts, also if it is a failure.
         self._asked = [
-            (kernel, place)
-            for place, kernel in enumerate(self.kernels)
-            if kernel is not None and not any(map(self.snapshots[place].shares_keys_with, self.snapshots[:place]))
+            AskedKernel(kernel, keys, remember_domains(keys))
+            for place, (keys, kernel) in enumerate(zip(self.snapshots, self.kernels, strict=True))
+            if kernel is not None and not any(map(keys.shares_keys_with, self.snapshots[:place]))
         ]
-        self.asked_kernels = [kernel for kernel, _ in self._asked]
-        self._check_domains = [*map(remember_domains, self.snapshots)]
+        self.asked_kernels = [each.kernel for each in self._asked]
 
     def __repr__(self) -> str:
         """Show counts only."""
@@ -66,7 +65,7 @@ class BatchKeys:
             decryptor: RowDecryptor = self._local.row_decryptor
         except AttributeError:
             check_optout = None if self.optouts is None else self.optouts.check
-            decryptor = RowDecryptor(self.snapshots, self._asked, self._check_domains, check_optout)
+            decryptor = RowDecryptor(self.snapshots, self._asked, check_optout)
             self._local.row_decryptor = decryptor
         return decryptor
 

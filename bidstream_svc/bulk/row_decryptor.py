@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bidstream_svc.core.decrypt import (
     FAILURES,
@@ -10,6 +10,7 @@ from bidstream_svc.core.decrypt import (
     CheckOptOut,
     Verdict,
     bind_check_domain,
+    bind_decrypt,
     bind_judge,
 )
 from bidstream_svc.core.domains import MAX_CHARACTERS
@@ -22,7 +23,15 @@ from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, OpenedToken
 if TYPE_CHECKING:
     from bidstream_svc.core.kernel import Kernel, OpenedRow
 
-_MAX_NAMES = 2**16  # about 20 MB
+_MAX_NAMES = 2**15  # about 8 MB
+
+
+class AskedKernel(NamedTuple):
+    """A kernel that decrypts columns, the keys that it is of, and what checks the domains of tokens that it opens."""
+
+    kernel: "Kernel"
+    keys: KeySnapshot
+    check_domain: CheckDomain
 
 
 class RowDecryptor:
@@ -32,8 +41,7 @@ class RowDecryptor:
 
     Args:
         snapshots: of each programme.
-        asked_kernels: those that have been asked before, in their order, and the place of the snapshot of each.
-        check_domains: of each snapshot.
+        asked: the kernels that have been asked before, in their order.
         check_optout: looks up opt-outs, if there is a store.
 
     Attributes:
@@ -43,19 +51,22 @@ class RowDecryptor:
     def __init__(
         self,
         snapshots: Sequence[KeySnapshot],
-        asked_kernels: "Sequence[tuple[Kernel, int]]",
-        check_domains: Sequence[CheckDomain],
+        asked: Sequence[AskedKernel],
         check_optout: CheckOptOut | None = None,
     ) -> None:
         self.now_ms = 0
         self._check_optout = check_optout
-        self._kernels = [(kernel, snapshots[place].scope) for kernel, place in asked_kernels]
-        self._judges = [bind_judge(snapshots[place], check_domains[place]) for _, place in asked_kernels]
+        self._asked = asked
+        self._judges = [bind_judge(each.keys, each.check_domain) for each in asked]
         check = None if check_optout is None else self._check_now
         self._decrypt = bind_programmes([Programme(keys.scope, keys, None, check) for keys in snapshots])
+        # The programme of a failing token, which takes time to find, does not count here.
+        self._decrypt_by_only = bind_decrypt(snapshots[0], None, check) if len(snapshots) == 1 else None
 
     def decrypt(self, token: str | None, domain: str | None, scope: IdentityScope | None, at_ms: int) -> Verdict:
         """Judge a token as of `at_ms`, as `/decrypt` does."""
+        if scope is None and self._decrypt_by_only is not None:
+            return self._decrypt_by_only(token, domain, at_ms)
         return self._decrypt(token, domain, scope, at_ms)[0]
 
     def judge(self, rows: "Iterable[OpenedRow]") -> Iterator[tuple[int, Verdict]]:
@@ -66,11 +77,12 @@ class RowDecryptor:
             yield row, self._admit(verdict, place, token, domain) if verdict[3] is None else verdict
 
     def _admit(self, verdict: Verdict, place: int, token: OpenedToken, domain: str | None) -> Verdict:
-        kernel, scope = self._kernels[place]
+        """Return the verdict on a token that is good, opt-outs apart."""
+        kernel, keys, _ = self._asked[place]
         _, _, site_id, privacy_bits, _, raw_uid = token
-        if domain is not None and privacy_bits & CLIENT_SIDE_GENERATED:
+        if domain is not None and privacy_bits & CLIENT_SIDE_GENERATED and keys.checks_domains:
             kernel.note_name(site_id, domain)
-        reason = None if self._check_optout is None else self._check_optout(scope, raw_uid, self.now_ms)
+        reason = None if self._check_optout is None else self._check_optout(keys.scope, raw_uid, self.now_ms)
         return verdict if reason is None else FAILURES[reason]
 
     def _check_now(self, scope: IdentityScope, uid: str, _at_ms: int) -> FailureReason | None:

@@ -29,6 +29,7 @@ from tests.vectors.inputs import (
     NOW_MS,
     SECRETS,
     SITE,
+    UNLISTED_SITE,
     build,
     v2_bytes,
     v2_master_layer,
@@ -135,6 +136,15 @@ def test_a_name_that_python_has_decided_about_is_answered(version: int, name: st
     kernel.note_success(token, name, NOW_MS)
     assert kernel.answer(body, NOW_MS) == verdict_body(verdict)
     assert kernel.answer(body_of(token, "other.example.com"), NOW_MS) is None
+
+
+def test_a_name_is_noted_for_its_site_only() -> None:
+    kernel = build_kernel(UID2)
+    token = build(4, privacy_bits=CLIENT_SIDE_GENERATED).token
+    kernel.note_name(UNLISTED_SITE, "www.example.com")
+    assert kernel.decrypt(token, "www.example.com", NOW_MS) is None
+    kernel.note_name(LISTED_SITE, "www.example.com")
+    assert kernel.decrypt(token, "www.example.com", NOW_MS) is not None
 
 
 def test_no_name_is_needed_for_keys_that_do_not_check_it() -> None:

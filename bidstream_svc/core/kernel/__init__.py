@@ -45,6 +45,7 @@ __all__ = [
     "Kernel",
     "Lane",
     "LaneCells",
+    "LeftRow",
     "NumberBuffers",
     "OpenedRow",
     "OptOutFilter",
@@ -64,6 +65,8 @@ Buffer: TypeAlias = Any
 # A row that `decrypt_columns` leaves: its number, the place of the kernel that has opened its token, what the token
 # contains, the domain, and as of when the row is judged in Unix ms.
 OpenedRow: TypeAlias = tuple[int, int, OpenedToken, str | None, int]
+# Another row that it leaves: its number, the token, the domain, the number of its programme, and the time.
+LeftRow: TypeAlias = tuple[int, str | None, str | None, int, int]
 
 
 class Content(IntEnum):

@@ -1,7 +1,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from bidstream_svc.core.kernel import LaneCells, NumberBuffers, OpenedRow, TextBuffers
+from bidstream_svc.core.kernel import LaneCells, LeftRow, NumberBuffers, OpenedRow, TextBuffers
 from bidstream_svc.core.token import OpenedToken
 
 _Route = TypeVar("_Route")
@@ -232,7 +232,7 @@ def decrypt_columns(
     scopes: NumberBuffers | int,
     times: NumberBuffers | int,
     now_ms: int,
-) -> tuple[bytes, tuple[int, int, int, int, int], list[OpenedRow], bytes]:
+) -> tuple[bytes, tuple[int, int, int, int, int], list[OpenedRow], list[LeftRow]]:
     """Decrypt columns of tokens without the GIL, as far as the status is SUCCESS.
 
     Args:
@@ -245,10 +245,10 @@ def decrypt_columns(
         now_ms: Unix ms as of which opt-outs are judged.
 
     Returns:
-        (block, lengths, opened, left). The block has, one behind the other and with these lengths in bytes: established in Unix
-        ms (64 bits a row), offsets of raw uids (32 bits), validity of both, statuses (8 bits: 0 SUCCESS, 1 a damaged
-        row, 2 one that is left), raw uids. `opened` has the rows that are left although their tokens open, and `left`
-        the numbers of the others, 32 bits each.
+        (block, lengths, opened, left). The block has, one behind the other and with these lengths in bytes: established
+        in Unix ms (64 bits a row), offsets of raw uids (32 bits), validity of both, statuses (8 bits: 0 SUCCESS, 1 a
+        damaged row, 2 one that is left), raw uids. `opened` has the rows that are left although their tokens open, and
+        `left` the others.
 
     Raises:
         ValueError: a buffer is too short, offsets are wrong, or there are more than 2**25 rows.

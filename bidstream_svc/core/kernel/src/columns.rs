@@ -1,10 +1,7 @@
 //! Columns of tokens, in the memory layout of Apache Arrow, to columns of verdicts.
 //!
 //! As everywhere in this crate, a row is answered only if it is certainly a SUCCESS. Python decides about the others: it
-//! is given the fields of tokens that were opened, and the numbers of the other rows. Offsets that do not fit their
-//! buffers are refused.
-
-use std::str;
+//! is given what they have, and the fields of tokens that were opened. Offsets that do not fit their buffers are refused.
 
 use crate::Kernel;
 use crate::answer::Success;
@@ -190,10 +187,10 @@ impl Parts<'_> {
     }
 }
 
-/// A row that is left, and what its token contains.
+/// A row that is left although its token opens, and what that contains.
 #[derive(Debug, PartialEq, Eq)]
 pub struct OpenedRow<'data> {
-    pub row: u32,
+    pub row: usize,
     /// Which kernel has opened the token.
     pub kernel: usize,
     pub expires_ms: i64,
@@ -203,7 +200,17 @@ pub struct OpenedRow<'data> {
     pub privacy_bits: u32,
     pub established_ms: i64,
     pub uid: String,
-    pub domain: Option<&'data str>,
+    pub domain: Option<&'data [u8]>,
+    pub at_ms: i64,
+}
+
+/// Another row that is left.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LeftRow<'data> {
+    pub row: usize,
+    pub token: Option<&'data [u8]>,
+    pub domain: Option<&'data [u8]>,
+    pub scope: u8,
     pub at_ms: i64,
 }
 
@@ -212,10 +219,8 @@ pub struct OpenedRow<'data> {
 pub struct Written<'data> {
     /// The length of all uids.
     pub uid_bytes: usize,
-    /// The rows that are left although their tokens open.
     pub opened: Vec<OpenedRow<'data>>,
-    /// The other rows that are left.
-    pub left: Vec<u32>,
+    pub left: Vec<LeftRow<'data>>,
 }
 
 /// Judges each row by the kernels, in this order, and writes the verdicts into `block`, which is zero.
@@ -238,16 +243,15 @@ pub fn decrypt<'data>(
     let mut parts = layout.split(block).ok_or(Malformed)?;
     let mut written = Written::default();
     for row in 0..columns.count {
-        let outcome = decrypt_row(columns, row, kernels, now_ms, &mut parts)?;
-        let status = match outcome {
+        let status = match decrypt_row(columns, row, kernels, now_ms, &mut parts)? {
             Outcome::Success => SUCCESS,
             Outcome::Damaged => DAMAGED,
             Outcome::Opened(opened) => {
                 written.opened.push(opened);
                 LEFT
             }
-            Outcome::Left => {
-                written.left.push(number_of(row)?);
+            Outcome::Left(left) => {
+                written.left.push(left);
                 LEFT
             }
         };
@@ -261,7 +265,7 @@ enum Outcome<'data> {
     Success,
     Damaged,
     Opened(OpenedRow<'data>),
-    Left,
+    Left(LeftRow<'data>),
 }
 
 fn decrypt_row<'data>(
@@ -278,24 +282,22 @@ fn decrypt_row<'data>(
     };
     let scope = columns.scopes.get(row)?;
     let (Some(at_ms), true) = (columns.times.get(row)?, scope <= NO_SCOPE) else { return Ok(Outcome::Damaged) };
-    let (Some(token), number) = (token, number_of(row)?) else { return Ok(Outcome::Left) };
     let is_asked = |kernel: &Kernel| scope == NO_SCOPE || scope == u8::from(kernel.is_of_euid());
     let mut asked = kernels.iter().enumerate().filter(|(_, kernel)| is_asked(kernel));
     let outcome = asked.find_map(|(place, kernel)| {
-        kernel.open_as_of(token, at_ms, |opened| {
+        kernel.open_as_of(token?, at_ms, |opened| {
             let is_good = kernel.is_good(opened, domain, at_ms, now_ms);
             if is_good && parts.put(row, &opened.success).is_some() {
                 return Some(Outcome::Success);
             }
-            opened_row(number, place, opened, domain, at_ms).map(Outcome::Opened)
+            opened_row(row, place, opened, domain, at_ms).map(Outcome::Opened)
         })
     });
-    Ok(outcome.unwrap_or(Outcome::Left))
+    Ok(outcome.unwrap_or(Outcome::Left(LeftRow { row, token, domain, scope, at_ms })))
 }
 
-/// None if the domain is not UTF-8, about which Python decides.
 fn opened_row<'data>(
-    row: u32,
+    row: usize,
     kernel: usize,
     opened: &token::Opened<'_>,
     domain: Option<&'data [u8]>,
@@ -313,13 +315,9 @@ fn opened_row<'data>(
         privacy_bits: opened.privacy_bits,
         established_ms,
         uid: String::from_utf8(text).ok()?,
-        domain: domain.map(str::from_utf8).transpose().ok()?,
+        domain,
         at_ms,
     })
-}
-
-fn number_of(row: usize) -> Result<u32, Malformed> {
-    u32::try_from(row).map_err(|_| Malformed)
 }
 
 fn element<const LENGTH: usize>(bytes: &[u8], place: usize) -> Option<[u8; LENGTH]> {
@@ -370,7 +368,7 @@ mod tests {
         let found = block[start..start + statuses].to_vec();
         let left: Vec<_> = (0..found.len()).filter(|row| found[*row] == LEFT).collect();
         let opened = written.opened.iter().map(|opened| opened.row);
-        let mut handed_over: Vec<_> = written.left.iter().copied().chain(opened).map(|row| row as usize).collect();
+        let mut handed_over: Vec<_> = written.left.iter().map(|left| left.row).chain(opened).collect();
         handed_over.sort_unstable();
         assert_eq!(handed_over, left);
         for (row, status) in found.iter().enumerate() {
@@ -385,13 +383,25 @@ mod tests {
         let good = good_token(1);
         let data = buffers(&["no token", &good, "", &good]);
         let (written, block) = run(&columns(4, texts(&data))).unwrap();
-        assert_eq!(written, Written { uid_bytes: 88, opened: vec![], left: vec![0, 2] });
+        let left = |row, token| LeftRow { row, token: Some(token), domain: None, scope: NO_SCOPE, at_ms: NOW_MS };
+        let left = vec![left(0, &b"no token"[..]), left(2, b"")];
+        assert_eq!(written, Written { uid_bytes: 88, opened: vec![], left });
         let offsets: Vec<_> =
             (0..5).map(|place| element(&block[32..], place).map(i32::from_ne_bytes).unwrap()).collect();
         assert_eq!(offsets, [0, 0, 44, 44, 88]);
         assert_eq!(block[52..57], [0b1010, LEFT, SUCCESS, LEFT, SUCCESS]);
         assert_eq!(block[57..101], block[101..145]);
         assert_eq!(block.len(), 57 + 4 * UID_LENGTH);
+    }
+
+    #[test]
+    fn what_was_opened_is_handed_over() {
+        let data = buffers(&[&good_token(1), &good_token(2)]);
+        let (written, _) = run(&columns(2, texts(&data))).unwrap();
+        let ([opened], []) = (&written.opened[..], &written.left[..]) else { panic!("{written:?}") };
+        assert_eq!((opened.row, opened.kernel, opened.privacy_bits), (1, 0, 2));
+        assert_eq!((opened.uid.len(), opened.domain, opened.at_ms), (UID_LENGTH, None, NOW_MS));
+        assert!(opened.generated_ms.is_some());
     }
 
     #[test]
