@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 
 import pyarrow as pa
@@ -133,11 +133,8 @@ class _PartWork:
 
     def run(self, file: TemporaryFile) -> PartResult:
         with closing(self._open_reader()) as reader:
-            stream = file.stream
-            if self._part.output_format != "parquet" and self._part.compression is not None:
-                stream = pa.CompressedOutputStream(stream, self._part.compression)
-            self._write(reader, stream)
-            stream.close()
+            with self._output_stream(file) as stream:
+                self._write(reader, stream)
             damage = Damage.joined(reader.damaged, self._damage)
             return PartResult(
                 name=self._part.name,
@@ -148,6 +145,20 @@ class _PartWork:
                 damaged_rows=damage.count,
                 damage=tuple(damage.examples),
             )
+
+    @contextmanager
+    def _output_stream(self, file: TemporaryFile) -> Iterator[pa.NativeFile]:
+        if self._part.output_format == "parquet" or self._part.compression is None:
+            yield file.stream
+            return
+        stream = pa.CompressedOutputStream(file.stream, self._part.compression)
+        try:
+            yield stream
+            stream.close()
+        finally:
+            # Freed without, it would complain on stderr that the file below is closed.
+            with suppress(OSError, pa.ArrowException):
+                stream.close()
 
     def _open_reader(self) -> BatchReader:
         if not self._part.format:
