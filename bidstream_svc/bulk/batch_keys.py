@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from bidstream_svc.bulk.bid_row_decryptor import BidRowDecryptor
-from bidstream_svc.bulk.row_decryptor import RowDecryptor
+from bidstream_svc.bulk.row_decryptor import AskedKernel, RowDecryptor, remember_domains
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, build_kernel
@@ -30,7 +30,8 @@ class BatchKeys:
         snapshots: as given.
         optouts: as given.
         kernels: of each snapshot; None where there is none.
-        asked_kernels: those that decrypt columns, in this order. A success of one of them is what Python gives.
+        asked_kernels: those that decrypt columns, in this order. The keys of the first that opens a token judge it in
+            Python, too.
     """
 
     def __init__(self, snapshots: Iterable[KeySnapshot], optouts: OptOutReader | None = None) -> None:
@@ -43,11 +44,12 @@ class BatchKeys:
         self._local = threading.local()
         self.kernels = tuple(self._build_kernel(snapshot) for snapshot in self.snapshots)
         # With a key in common, a v2 token could open in both, and the first verdict counts, also if it is a failure.
-        self.asked_kernels = [
-            kernel
-            for place, kernel in enumerate(self.kernels)
-            if kernel is not None and not any(map(self.snapshots[place].shares_keys_with, self.snapshots[:place]))
+        self._asked = [
+            AskedKernel(kernel, keys, remember_domains(keys))
+            for place, (keys, kernel) in enumerate(zip(self.snapshots, self.kernels, strict=True))
+            if kernel is not None and not any(map(keys.shares_keys_with, self.snapshots[:place]))
         ]
+        self.asked_kernels = [each.kernel for each in self._asked]
 
     def __repr__(self) -> str:
         """Show counts only."""
@@ -63,7 +65,8 @@ class BatchKeys:
             decryptor: RowDecryptor = self._local.row_decryptor
         except AttributeError:
             check_optout = None if self.optouts is None else self.optouts.check
-            decryptor = self._local.row_decryptor = RowDecryptor(self.snapshots, self.kernels, check_optout)
+            decryptor = RowDecryptor(self.snapshots, self._asked, check_optout)
+            self._local.row_decryptor = decryptor
         return decryptor
 
     def bid_row_decryptor(self, sources: Mapping[str, IdentityScope], now_ms: int) -> BidRowDecryptor:

@@ -1,6 +1,7 @@
 """The verdicts on a batch: from the kernel as far as it answers, and from Python for the rows that it leaves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from bidstream_svc.bulk.row_decryptor import RowDecryptor
 from bidstream_svc.core.decrypt import Verdict
 from bidstream_svc.core.errors import DamagedFileError
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.core.kernel import IS_NATIVE, NumberBuffers, TextBuffers
+from bidstream_svc.core.kernel import IS_NATIVE, LeftRow, NumberBuffers, OpenedRow, TextBuffers
 from bidstream_svc.core.status import DecryptionStatus
 
 if IS_NATIVE or TYPE_CHECKING:
@@ -35,9 +36,10 @@ class VerdictColumns:
 
     def __init__(self, columns: BatchColumns, count: int) -> None:
         self._columns, self._count = columns, count
-        self._statuses: bytes | bytearray = bytearray([_LEFT]) * count
+        self._statuses = bytearray([_LEFT]) * count
         self._uids, self._established = pa.nulls(count, pa.string()), pa.nulls(count, pa.int64())
-        self._left: Any = None  # numbers of the rows that are left; None for all
+        self._opened: list[OpenedRow] = []  # rows that are left although their tokens open
+        self._left: list[LeftRow] | None = None  # the other rows that are left; None for all
 
     def fill_natively(self, kernels: "Sequence[Kernel]", now_ms: int) -> None:
         """Let kernels decrypt what they can, without the GIL.
@@ -47,7 +49,7 @@ class VerdictColumns:
         """
         columns, count = self._columns, self._count
         try:
-            block, lengths, left = decrypt_columns(
+            block, lengths, opened, left = decrypt_columns(
                 kernels,
                 count,
                 tokens=_text_buffers(columns.tokens),
@@ -67,8 +69,7 @@ class VerdictColumns:
         established, offsets, validity, statuses, uids = parts
         self._uids = pa.Array.from_buffers(pa.string(), count, [validity, offsets, uids])
         self._established = pa.Array.from_buffers(pa.int64(), count, [validity, established])
-        self._statuses = statuses
-        self._left = pa.Array.from_buffers(pa.uint32(), len(left) // 4, [None, pa.py_buffer(left)])
+        self._statuses, self._opened, self._left = bytearray(statuses), opened, left
 
     def fill_in_python(self, decryptor: RowDecryptor) -> None:
         """Decide about the rows that are left.
@@ -76,28 +77,16 @@ class VerdictColumns:
         Raises:
             DamagedFileError: offsets do not fit their buffers.
         """
-        if self._left is None:
-            for texts in (self._columns.tokens, self._columns.domains):
-                _check_offsets(texts)
-        elif not len(self._left):
-            return
-        statuses = self._statuses = bytearray(self._statuses)
+        left = self._all_rows() if self._left is None else self._left
+        statuses = self._statuses
         good: list[tuple[int, str, int]] = []
-        known: dict[tuple[Any, ...], Verdict] = {}
-        for row, token, domain, scope, at_ms in self._left_rows():
-            if at_ms is None or scope == DAMAGED_SCOPE:
-                statuses[row] = _DAMAGED
-                continue
-            key = token, domain, scope, at_ms
-            verdict = known.get(key)
-            if verdict is None:
-                verdict = known[key] = decryptor.decrypt(token, domain, _SCOPES[scope], at_ms)
-            status, uid, established_ms, _ = verdict
+        verdicts = chain(decryptor.judge(self._opened), self._decrypt(left, decryptor))
+        for row, (status, uid, established_ms, _) in verdicts:
             statuses[row] = _NUMBERS[status]
             if uid is not None and established_ms is not None:
                 good.append((row, uid, established_ms))
         if good:
-            self._put(good)
+            self._put(sorted(good))
 
     def arrays(self) -> list[Any]:
         """Return the columns status, uid and established."""
@@ -105,19 +94,24 @@ class VerdictColumns:
         statuses = pa.DictionaryArray.from_arrays(numbers, pa.array(STATUS_NAMES, pa.string()))
         return [statuses.dictionary_decode(), self._uids, self._established]
 
-    def _left_rows(self) -> Any:
-        """Return an iterator over the rows that are left: number, token, domain, number of the scope, time."""
-        columns, left = self._columns, self._left
-        count = self._count if left is None else len(left)
-        rows = range(count) if left is None else left.to_pylist()
-        each = [columns.tokens, columns.domains, columns.scopes, columns.times]
-        values = []
-        for column in each:
-            if isinstance(column, pa.Array):
-                values.append(_to_list(column if left is None else column.take(left)))
+    def _decrypt(self, rows: Iterable[Any], decryptor: RowDecryptor) -> Iterator[tuple[int, Verdict]]:
+        """Decrypt rows whose tokens no kernel has opened. Without a kernel, some may be damaged."""
+        decrypt, scopes = decryptor.decrypt, _SCOPES
+        for row, token, domain, scope, at_ms in rows:
+            if at_ms is None or scope == DAMAGED_SCOPE:
+                self._statuses[row] = _DAMAGED
             else:
-                values.append([column] * count)
-        return zip(rows, *values, strict=True)
+                yield row, decrypt(token, domain, scopes[scope], at_ms)
+
+    def _all_rows(self) -> Iterable[Any]:
+        """Return what the kernel would have handed over, perhaps with damaged times and programmes."""
+        columns = self._columns
+        for texts in (columns.tokens, columns.domains):
+            _check_offsets(texts)
+        values = [
+            _to_list(column) if isinstance(column, pa.Array) else repeat(column, self._count) for column in columns
+        ]
+        return zip(range(self._count), *values, strict=True)
 
     def _put(self, good: Sequence[tuple[int, str, int]]) -> None:
         """Add what Python has found good."""

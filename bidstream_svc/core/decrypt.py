@@ -30,6 +30,10 @@ BoundDecrypt: TypeAlias = Callable[[object, object, int], Verdict]
 OpenNatively: TypeAlias = Callable[[str], OpenedToken | None]
 # (programme, raw uid, now_ms) -> why the raw uid must not be answered, or None if it may. It must not raise.
 CheckOptOut: TypeAlias = Callable[[IdentityScope, str, int], FailureReason | None]
+# (domain, site id) -> the failure if the site has not registered the domain, or None if it has.
+CheckDomain: TypeAlias = Callable[[object, int], Verdict | None]
+# (fields of a token, domain, now_ms) -> verdict, opt-outs apart.
+Judge: TypeAlias = Callable[[OpenedToken, object, int], Verdict]
 
 
 _SUCCESS = DecryptionStatus.SUCCESS
@@ -99,7 +103,7 @@ def bind_decrypt(
         check_optout: as of `decrypt`.
     """
     last_expiry_ms = keys.last_expiry_ms
-    open_bytes, judge = bind_open(keys), _bind_judge(keys)
+    open_bytes, judge = bind_open(keys), bind_judge(keys, bind_check_domain(keys))
 
     def decrypt_text(token: object, domain: object, now_ms: int) -> Verdict:
         if last_expiry_ms <= now_ms:  # 2
@@ -157,7 +161,7 @@ def bind_open(keys: KeySnapshot) -> Callable[[bytes, str, int], OpenedToken | Fa
     return open_bytes
 
 
-def _bind_judge(keys: KeySnapshot) -> Callable[[OpenedToken, object, int], Verdict]:
+def bind_judge(keys: KeySnapshot, check_domain: CheckDomain) -> Judge:
     """Bind the function that checks the fields of a token."""
     domain_bit = CLIENT_SIDE_GENERATED if keys.checks_domains else 0
     max_lifetime_ms = inf if keys.max_lifetime_ms is None else keys.max_lifetime_ms
@@ -170,7 +174,7 @@ def _bind_judge(keys: KeySnapshot) -> Callable[[OpenedToken, object, int], Verdi
             return _EXPIRED
         verdict: Verdict = _SUCCESS, raw_uid, established_ms, None  # 14
         if privacy_bits & noticed_bits:
-            failure = _check_domain(domain, site_id, keys) if privacy_bits & domain_bit else None  # 11
+            failure = check_domain(domain, site_id) if privacy_bits & domain_bit else None  # 11
             if failure is not None:
                 return failure
             if privacy_bits & OPTED_OUT:
@@ -201,15 +205,19 @@ class _CbcCiphers(dict[int, Callable[[bytes], bytes]]):
         return decrypt_layer
 
 
-def _check_domain(domain: object, site_id: int, keys: KeySnapshot) -> Verdict | None:
-    """Check that the site has registered `domain`. Returns the failure, or None."""
-    candidates = domain if isinstance(domain, NameCandidates) else None
-    name = normalise_domain(domain) if isinstance(domain, str) else ""
-    if not name and not candidates:
-        return _DOMAIN_MISSING
-    try:
-        registered = keys.domain_names[site_id]
-    except KeyError:
-        return _SITE_UNKNOWN
-    is_listed = candidates.find(registered) if candidates else is_registered(name, registered)
-    return None if is_listed else _DOMAIN_NOT_LISTED
+def bind_check_domain(keys: KeySnapshot) -> CheckDomain:
+    """Bind the function that checks whether a site has registered a domain."""
+
+    def check_domain(domain: object, site_id: int) -> Verdict | None:
+        candidates = domain if isinstance(domain, NameCandidates) else None
+        name = normalise_domain(domain) if isinstance(domain, str) else ""
+        if not name and not candidates:
+            return _DOMAIN_MISSING
+        try:
+            registered = keys.domain_names[site_id]
+        except KeyError:
+            return _SITE_UNKNOWN
+        is_listed = candidates.find(registered) if candidates else is_registered(name, registered)
+        return None if is_listed else _DOMAIN_NOT_LISTED
+
+    return check_domain

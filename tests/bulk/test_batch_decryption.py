@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from bidstream_svc.bulk import BatchKeys, BatchOptions, batch_keys, decrypt_batch
+from bidstream_svc.core.decrypt import bind_check_domain
 from bidstream_svc.core.errors import ConfigurationError, DamagedFileError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE
@@ -200,6 +201,29 @@ def test_names_are_remembered(is_native: bool) -> None:  # noqa: FBT001
     if is_native:
         (kernel,) = keys.asked_kernels
         assert kernel.decrypt(token, "www.example.com", NOW_MS) is not None
+
+
+def test_a_domain_is_judged_for_its_site_and_again_the_same() -> None:
+    keys, check = BatchKeys([UID2]), bind_check_domain(UID2)
+    sites = [*UID2.sites, 2**32 - 1]
+    names = [
+        "example.com",
+        "www.example.com",
+        "example.org",
+        "",
+        None,
+        "a" * 255,
+        "a" * 256,
+        "a." * 500 + "example.com",
+    ]
+    rows = [(site, name) for _ in range(2) for site in sites for name in names]
+    tokens = [build(4, privacy_bits=CLIENT_SIDE_GENERATED, site_id=site).token for site, _ in rows]
+    batch = pa.record_batch({"token": tokens, "domain": [name for _, name in rows]})
+    failures = [check(name, site) for site, name in rows]
+    expected = ["SUCCESS" if failure is None else failure[0].value for failure in failures]
+    assert {*expected} == {"SUCCESS", "DOMAIN_NAME_CHECK_FAILED"}
+    for _ in range(2):
+        assert decrypt_batch(batch, keys, now_ms=NOW_MS)["status"].to_pylist() == expected
 
 
 def test_threads_give_the_same(store: OptOutReader) -> None:

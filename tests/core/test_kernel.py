@@ -29,6 +29,7 @@ from tests.vectors.inputs import (
     NOW_MS,
     SECRETS,
     SITE,
+    UNLISTED_SITE,
     build,
     v2_bytes,
     v2_master_layer,
@@ -135,6 +136,15 @@ def test_a_name_that_python_has_decided_about_is_answered(version: int, name: st
     kernel.note_success(token, name, NOW_MS)
     assert kernel.answer(body, NOW_MS) == verdict_body(verdict)
     assert kernel.answer(body_of(token, "other.example.com"), NOW_MS) is None
+
+
+def test_a_name_is_noted_for_its_site_only() -> None:
+    kernel = build_kernel(UID2)
+    token = build(4, privacy_bits=CLIENT_SIDE_GENERATED).token
+    kernel.note_name(UNLISTED_SITE, "www.example.com")
+    assert kernel.decrypt(token, "www.example.com", NOW_MS) is None
+    kernel.note_name(LISTED_SITE, "www.example.com")
+    assert kernel.decrypt(token, "www.example.com", NOW_MS) is not None
 
 
 def test_no_name_is_needed_for_keys_that_do_not_check_it() -> None:
@@ -318,7 +328,8 @@ def test_it_takes_bytes_only_and_numbers_of_64_bits() -> None:
 def test_it_cannot_be_copied_or_pickled_and_its_repr_shows_no_key() -> None:
     assert "Kernel object" in repr(KERNEL)
     public = {name for name in vars(type(KERNEL)) if not name.startswith("__")}
-    assert public == {"answer", "answer_batch", "decrypt", "note_success", "open", "set_optouts", "used_master_keys"}
+    own = {"answer", "answer_batch", "decrypt", "note_name", "note_success", "open", "set_optouts", "used_master_keys"}
+    assert public == own
     for leave in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError):
             leave(KERNEL)

@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple, TypeAlias
 
 from bidstream_svc.core.keys import KeySnapshot, split_into_steps
-from bidstream_svc.core.token import v3
+from bidstream_svc.core.token import OpenedToken, v3
 
 try:
     from bidstream_svc.core.kernel._native import (
@@ -45,7 +45,9 @@ __all__ = [
     "Kernel",
     "Lane",
     "LaneCells",
+    "LeftRow",
     "NumberBuffers",
+    "OpenedRow",
     "OptOutFilter",
     "OptOutRun",
     "Receiver",
@@ -60,6 +62,11 @@ __all__ = [
 
 # An object with the buffer protocol, which this version of Python cannot name; its elements are signed bytes.
 Buffer: TypeAlias = Any
+# A row that `decrypt_columns` leaves: its number, the place of the kernel that has opened its token, what the token
+# contains, the domain, and as of when the row is judged in Unix ms.
+OpenedRow: TypeAlias = tuple[int, int, OpenedToken, str | None, int]
+# Another row that it leaves: its number, the token, the domain, the number of its programme, and the time.
+LeftRow: TypeAlias = tuple[int, str | None, str | None, int, int]
 
 
 class Content(IntEnum):

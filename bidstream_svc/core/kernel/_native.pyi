@@ -1,7 +1,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from bidstream_svc.core.kernel import LaneCells, NumberBuffers, TextBuffers
+from bidstream_svc.core.kernel import LaneCells, LeftRow, NumberBuffers, OpenedRow, TextBuffers
 from bidstream_svc.core.token import OpenedToken
 
 _Route = TypeVar("_Route")
@@ -31,6 +31,9 @@ class Kernel:
 
     def note_success(self, token: object, domain: object, now_ms: int) -> None:
         """Remember that a domain passes for the site of a token, because Python has decided SUCCESS at `now_ms`."""
+
+    def note_name(self, site_id: int, name: str) -> None:
+        """Remember that a domain passes for a site, because Python has found it registered."""
 
     def set_optouts(self, optouts: OptOutFilter) -> None:
         """From now on leave ids to Python that may have been opted out; RuntimeError if it was called before."""
@@ -229,7 +232,7 @@ def decrypt_columns(
     scopes: NumberBuffers | int,
     times: NumberBuffers | int,
     now_ms: int,
-) -> tuple[bytes, tuple[int, int, int, int, int], bytes]:
+) -> tuple[bytes, tuple[int, int, int, int, int], list[OpenedRow], list[LeftRow]]:
     """Decrypt columns of tokens without the GIL, as far as the status is SUCCESS.
 
     Args:
@@ -242,9 +245,10 @@ def decrypt_columns(
         now_ms: Unix ms as of which opt-outs are judged.
 
     Returns:
-        (block, lengths, left). The block has, one behind the other and with these lengths in bytes: established in Unix
-        ms (64 bits a row), offsets of raw uids (32 bits), validity of both, statuses (8 bits: 0 SUCCESS, 1 a damaged
-        row, 2 one that is left), raw uids. `left` has the numbers of the rows that are left, 32 bits each.
+        (block, lengths, opened, left). The block has, one behind the other and with these lengths in bytes: established
+        in Unix ms (64 bits a row), offsets of raw uids (32 bits), validity of both, statuses (8 bits: 0 SUCCESS, 1 a
+        damaged row, 2 one that is left), raw uids. `opened` has the rows that are left although their tokens open, and
+        `left` the others.
 
     Raises:
         ValueError: a buffer is too short, offsets are wrong, or there are more than 2**25 rows.

@@ -147,7 +147,8 @@ fn use_columns(data: &[u8]) {
     let mut block = vec![0; layout.length()];
     let kernel = kernel(br#"["example.com","a"]"#);
     let Ok(written) = decrypt(&columns, &[&kernel], NOW_MS, &layout, &mut block) else { return };
-    assert!(written.left.is_sorted() && written.left.iter().all(|row| (*row as usize) < count));
+    assert!(written.left.is_sorted_by_key(|left| left.row) && written.left.iter().all(|left| left.row < count));
+    assert!(written.opened.iter().all(|opened| opened.row < count && opened.kernel == 0));
     let uids = &block[block.len() - 44 * count..][..written.uid_bytes];
     assert!(uids.iter().all(|byte| matches!(byte, b' '..=b'~')));
 }

@@ -73,6 +73,14 @@ pub fn decode<'out>(text: &[u8], out: &'out mut [u8]) -> Option<(&'out mut [u8],
     Some((out, is_whole && seen & ONLY_URL_SAFE == 0))
 }
 
+/// The first byte that `decode` gives, if it decodes a text.
+#[allow(clippy::indexing_slicing)] // as above
+pub fn first_byte(text: &[u8]) -> Option<u8> {
+    let [first, second] = *text.first_chunk()?;
+    let [_, byte, ..] = (DECODED[0][first as usize] | DECODED[1][second as usize]).to_be_bytes();
+    Some(byte)
+}
+
 /// The length of `raw_length` bytes in padded base64.
 pub const fn encoded_length(raw_length: usize) -> usize {
     raw_length.div_ceil(3).saturating_mul(4)
@@ -129,6 +137,7 @@ mod tests {
             assert_eq!(decoded(&url_safe).unwrap().0, raw);
             assert_eq!(decoded(standard.trim_end_matches('=')).unwrap().0, raw);
             assert_eq!(decoded(url_safe.trim_end_matches('=')).unwrap().0, raw);
+            assert_eq!([first_byte(standard.as_bytes()), first_byte(url_safe.as_bytes())], [raw.first().copied(); 2]);
         }
     }
 
@@ -149,6 +158,7 @@ mod tests {
         ] {
             assert_eq!(decoded(text), None, "{text}");
         }
+        assert!(first_byte(b"").is_none() && first_byte(b"A").is_none());
         for code in (0..=255_u8).filter(|code| !code.is_ascii_alphanumeric() && !b"+/-_".contains(code)) {
             assert!(decode(&[b'A', code, b'A', b'A'], &mut [0; 3]).is_none(), "{code}");
         }

@@ -1,10 +1,11 @@
 //! Columns of tokens, in the memory layout of Apache Arrow, to columns of verdicts.
 //!
-//! As everywhere in this crate, a row is answered only if it is certainly a SUCCESS. The numbers of the others are
-//! returned, and Python decides about them. Offsets that do not fit their buffers are refused.
+//! As everywhere in this crate, a row is answered only if it is certainly a SUCCESS. Python decides about the others: it
+//! is given what they have, and the fields of tokens that were opened. Offsets that do not fit their buffers are refused.
 
 use crate::Kernel;
 use crate::answer::Success;
+use crate::token;
 
 /// The statuses of rows, which are indices into `STATUS_NAMES` of `bulk/verdict_columns.py`.
 pub const SUCCESS: u8 = 0;
@@ -186,13 +187,40 @@ impl Parts<'_> {
     }
 }
 
-/// What was written.
+/// A row that is left although its token opens, and what that contains.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct OpenedRow<'data> {
+    pub row: usize,
+    /// Which kernel has opened the token.
+    pub kernel: usize,
+    pub expires_ms: i64,
+    /// Version 2 does not have it.
+    pub generated_ms: Option<i64>,
+    pub site_id: u32,
+    pub privacy_bits: u32,
+    pub established_ms: i64,
+    pub uid: String,
+    pub domain: Option<&'data [u8]>,
+    pub at_ms: i64,
+}
+
+/// Another row that is left.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LeftRow<'data> {
+    pub row: usize,
+    pub token: Option<&'data [u8]>,
+    pub domain: Option<&'data [u8]>,
+    pub scope: u8,
+    pub at_ms: i64,
+}
+
+/// What was written, and what is left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Written<'data> {
     /// The length of all uids.
     pub uid_bytes: usize,
-    /// The rows that are left.
-    pub left: Vec<u32>,
+    pub opened: Vec<OpenedRow<'data>>,
+    pub left: Vec<LeftRow<'data>>,
 }
 
 /// Judges each row by the kernels, in this order, and writes the verdicts into `block`, which is zero.
@@ -202,48 +230,94 @@ pub struct Written {
 /// # Errors
 ///
 /// A column or the block is too short, or offsets are wrong.
-pub fn decrypt(
-    columns: &Columns<'_>,
+pub fn decrypt<'data>(
+    columns: &Columns<'data>,
     kernels: &[&Kernel],
     now_ms: i64,
     layout: &Layout,
     block: &mut [u8],
-) -> Result<Written, Malformed> {
+) -> Result<Written<'data>, Malformed> {
     if columns.count != layout.count {
         return Err(Malformed);
     }
     let mut parts = layout.split(block).ok_or(Malformed)?;
-    let mut left = Vec::new();
+    let mut written = Written::default();
     for row in 0..columns.count {
-        let status = decrypt_row(columns, row, kernels, now_ms, &mut parts)?;
-        if status == LEFT {
-            left.push(u32::try_from(row).map_err(|_| Malformed)?);
-        }
+        let status = match decrypt_row(columns, row, kernels, now_ms, &mut parts)? {
+            Outcome::Success => SUCCESS,
+            Outcome::Damaged => DAMAGED,
+            Outcome::Opened(opened) => {
+                written.opened.push(opened);
+                LEFT
+            }
+            Outcome::Left(left) => {
+                written.left.push(left);
+                LEFT
+            }
+        };
         parts.finish(row, status).ok_or(Malformed)?;
     }
-    Ok(Written { uid_bytes: parts.used, left })
+    written.uid_bytes = parts.used;
+    Ok(written)
 }
 
-fn decrypt_row(
-    columns: &Columns<'_>,
+enum Outcome<'data> {
+    Success,
+    Damaged,
+    Opened(OpenedRow<'data>),
+    Left(LeftRow<'data>),
+}
+
+fn decrypt_row<'data>(
+    columns: &Columns<'data>,
     row: usize,
     kernels: &[&Kernel],
     now_ms: i64,
     parts: &mut Parts<'_>,
-) -> Result<u8, Malformed> {
+) -> Result<Outcome<'data>, Malformed> {
     let token = columns.tokens.get(row)?;
     let domain = match &columns.domains {
         Some(domains) => domains.get(row)?,
         None => None,
     };
     let scope = columns.scopes.get(row)?;
-    let (Some(at_ms), true) = (columns.times.get(row)?, scope <= NO_SCOPE) else { return Ok(DAMAGED) };
-    let Some(token) = token else { return Ok(LEFT) };
-    let mut asked = kernels.iter().filter(|kernel| scope == NO_SCOPE || scope == u8::from(kernel.is_of_euid()));
-    let is_good = asked.any(|kernel| {
-        kernel.decrypt_as_of(token, domain, at_ms, now_ms, |success, _| parts.put(row, success)).is_some()
+    let (Some(at_ms), true) = (columns.times.get(row)?, scope <= NO_SCOPE) else { return Ok(Outcome::Damaged) };
+    let is_asked = |kernel: &Kernel| scope == NO_SCOPE || scope == u8::from(kernel.is_of_euid());
+    let mut asked = kernels.iter().enumerate().filter(|(_, kernel)| is_asked(kernel));
+    let outcome = asked.find_map(|(place, kernel)| {
+        kernel.open_as_of(token?, at_ms, |opened| {
+            let is_good = kernel.is_good(opened, domain, at_ms, now_ms);
+            if is_good && parts.put(row, &opened.success).is_some() {
+                return Some(Outcome::Success);
+            }
+            opened_row(row, place, opened, domain, at_ms).map(Outcome::Opened)
+        })
     });
-    Ok(if is_good { SUCCESS } else { LEFT })
+    Ok(outcome.unwrap_or(Outcome::Left(LeftRow { row, token, domain, scope, at_ms })))
+}
+
+fn opened_row<'data>(
+    row: usize,
+    kernel: usize,
+    opened: &token::Opened<'_>,
+    domain: Option<&'data [u8]>,
+    at_ms: i64,
+) -> Option<OpenedRow<'data>> {
+    let Success { uid, established_ms } = opened.success;
+    let mut text = vec![0; uid.length()];
+    uid.write(&mut text);
+    Some(OpenedRow {
+        row,
+        kernel,
+        expires_ms: opened.expires_ms,
+        generated_ms: (!opened.is_v2).then_some(opened.generated_ms),
+        site_id: opened.site_id,
+        privacy_bits: opened.privacy_bits,
+        established_ms,
+        uid: String::from_utf8(text).ok()?,
+        domain,
+        at_ms,
+    })
 }
 
 fn element<const LENGTH: usize>(bytes: &[u8], place: usize) -> Option<[u8; LENGTH]> {
@@ -281,7 +355,7 @@ mod tests {
         Columns { count, tokens, domains: None, scopes: Scopes::Same(NO_SCOPE), times: Times::Same(NOW_MS) }
     }
 
-    fn run(columns: &Columns<'_>) -> Result<(Written, Vec<u8>), Malformed> {
+    fn run<'data>(columns: &Columns<'data>) -> Result<(Written<'data>, Vec<u8>), Malformed> {
         let layout = Layout::new(columns.count).unwrap();
         let mut block = vec![0; layout.length()];
         decrypt(columns, &[&kernel()], NOW_MS, &layout, &mut block).map(|written| (written, block))
@@ -293,7 +367,10 @@ mod tests {
         let start = established + offsets + validity;
         let found = block[start..start + statuses].to_vec();
         let left: Vec<_> = (0..found.len()).filter(|row| found[*row] == LEFT).collect();
-        assert_eq!(written.left.iter().map(|row| *row as usize).collect::<Vec<_>>(), left);
+        let opened = written.opened.iter().map(|opened| opened.row);
+        let mut handed_over: Vec<_> = written.left.iter().map(|left| left.row).chain(opened).collect();
+        handed_over.sort_unstable();
+        assert_eq!(handed_over, left);
         for (row, status) in found.iter().enumerate() {
             let is_valid = block[established + offsets + row / 8] >> (row % 8) & 1 == 1;
             assert_eq!(is_valid, *status == SUCCESS);
@@ -306,13 +383,25 @@ mod tests {
         let good = good_token(1);
         let data = buffers(&["no token", &good, "", &good]);
         let (written, block) = run(&columns(4, texts(&data))).unwrap();
-        assert_eq!(written, Written { uid_bytes: 88, left: vec![0, 2] });
+        let left = |row, token| LeftRow { row, token: Some(token), domain: None, scope: NO_SCOPE, at_ms: NOW_MS };
+        let left = vec![left(0, &b"no token"[..]), left(2, b"")];
+        assert_eq!(written, Written { uid_bytes: 88, opened: vec![], left });
         let offsets: Vec<_> =
             (0..5).map(|place| element(&block[32..], place).map(i32::from_ne_bytes).unwrap()).collect();
         assert_eq!(offsets, [0, 0, 44, 44, 88]);
         assert_eq!(block[52..57], [0b1010, LEFT, SUCCESS, LEFT, SUCCESS]);
         assert_eq!(block[57..101], block[101..145]);
         assert_eq!(block.len(), 57 + 4 * UID_LENGTH);
+    }
+
+    #[test]
+    fn what_was_opened_is_handed_over() {
+        let data = buffers(&[&good_token(1), &good_token(2)]);
+        let (written, _) = run(&columns(2, texts(&data))).unwrap();
+        let ([opened], []) = (&written.opened[..], &written.left[..]) else { panic!("{written:?}") };
+        assert_eq!((opened.row, opened.kernel, opened.privacy_bits), (1, 0, 2));
+        assert_eq!((opened.uid.len(), opened.domain, opened.at_ms), (UID_LENGTH, None, NOW_MS));
+        assert!(opened.generated_ms.is_some());
     }
 
     #[test]

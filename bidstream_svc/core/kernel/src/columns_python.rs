@@ -1,11 +1,13 @@
 //! Columns in the Python module. Their description is in `_native.pyi`.
 
+use std::str;
+
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList, PyString};
 
-use crate::columns::{Columns, Layout, Malformed, Scopes, Texts, Times, Validity, decrypt};
-use crate::python::PyKernel;
+use crate::columns::{Columns, Layout, LeftRow, Malformed, OpenedRow, Scopes, Texts, Times, Validity, decrypt};
+use crate::python::{PyKernel, PyOpened};
 use crate::shared::ReadBytes;
 use crate::{Kernel, unless_it_panics};
 
@@ -64,8 +66,34 @@ impl PyColumn {
     }
 }
 
-/// (block, lengths of its parts, rows that are left as 32-bit integers)
-type PyVerdicts<'py> = (Bound<'py, PyBytes>, [usize; 5], Bound<'py, PyBytes>);
+/// (block, lengths of its parts, rows that are left although their tokens open, other rows that are left)
+type PyVerdicts<'py> = (Bound<'py, PyBytes>, [usize; 5], Bound<'py, PyList>, Bound<'py, PyList>);
+
+/// (row, place of the kernel, what the token contains, domain, time)
+type PyOpenedRow<'py> = (usize, usize, PyOpened<'py>, Option<Bound<'py, PyString>>, i64);
+
+/// (row, token, domain, programme, time)
+type PyLeftRow<'py> = (usize, Option<Bound<'py, PyString>>, Option<Bound<'py, PyString>>, u8, i64);
+
+fn opened_row<'py>(py: Python<'py>, opened: &OpenedRow<'_>) -> PyResult<PyOpenedRow<'py>> {
+    let OpenedRow { expires_ms, generated_ms, site_id, privacy_bits, established_ms, uid, .. } = opened;
+    let uid = PyString::new(py, uid);
+    let fields = (*expires_ms, *generated_ms, *site_id, *privacy_bits, *established_ms, uid);
+    Ok((opened.row, opened.kernel, fields, text(py, opened.domain)?, opened.at_ms))
+}
+
+fn left_row<'py>(py: Python<'py>, left: &LeftRow<'_>) -> PyResult<PyLeftRow<'py>> {
+    Ok((left.row, text(py, left.token)?, text(py, left.domain)?, left.scope, left.at_ms))
+}
+
+/// Bytes that are not UTF-8 are no token and no name; they become a text that is neither.
+fn text<'py>(py: Python<'py>, bytes: Option<&[u8]>) -> PyResult<Option<Bound<'py, PyString>>> {
+    let to_text = |bytes| match str::from_utf8(bytes) {
+        Ok(text) => Ok(PyString::new(py, text)),
+        Err(_) => PyString::from_encoded_object(&PyBytes::new(py, bytes), Some(c"utf-8"), Some(c"surrogateescape")),
+    };
+    bytes.map(to_text).transpose()
+}
 
 #[pyfunction]
 #[pyo3(signature = (kernels, count, *, tokens, domains, scopes, times, now_ms))]
@@ -102,8 +130,9 @@ pub fn decrypt_columns(
     if let Some(uids) = lengths.last_mut() {
         *uids = written.uid_bytes;
     }
-    let left: Vec<u8> = written.left.iter().flat_map(|row| row.to_ne_bytes()).collect();
-    Ok((block, lengths, PyBytes::new(py, &left)))
+    let opened = written.opened.iter().map(|opened| opened_row(py, opened)).collect::<PyResult<Vec<_>>>()?;
+    let left = written.left.iter().map(|left| left_row(py, left)).collect::<PyResult<Vec<_>>>()?;
+    Ok((block, lengths, PyList::new(py, opened)?, PyList::new(py, left)?))
 }
 
 fn malformed() -> PyErr {

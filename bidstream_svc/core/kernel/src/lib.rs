@@ -8,7 +8,8 @@
 //!    response spells the name with an escape ([`names`]), unless Python has decided about it before ([`passed`]); the
 //!    id in a version 2 token is not printable ASCII or has to be escaped ([`token`]); a batch is longer than [`MAX_BATCH_BYTES`](batch::MAX_BATCH_BYTES).
 //!
-//! For columns of tokens, [`columns`], the same holds of each row. For whole bid requests, [`openrtb`], the same holds: it answers those in the plain spelling of [`bid_reader`] in which
+//! For columns of tokens, [`columns`], the same holds of each row; the fields of a token that it has opened are handed
+//! over, so that Python need not open it again. For whole bid requests, [`openrtb`], the same holds: it answers those in the plain spelling of [`bid_reader`] in which
 //! every token of ours is a SUCCESS.
 //!
 //! It gives no other answer. Every failure and every doubtful input is decided in Python (`core/decrypt.py`,
@@ -170,14 +171,24 @@ impl Kernel {
         now_ms: i64,
         use_success: impl FnOnce(&Success<'_>, bool) -> Option<T>,
     ) -> Option<T> {
+        self.open_as_of(token, at_ms, |opened| {
+            let needs_name = self.needs_name(opened);
+            if self.is_good(opened, domain, at_ms, now_ms) { use_success(&opened.success, needs_name) } else { None }
+        })
+    }
+
+    /// Calls `use_opened` if the keys have not expired at `at_ms` and both layers of a token open.
+    fn open_as_of<T>(
+        &self,
+        token: &[u8],
+        at_ms: i64,
+        use_opened: impl FnOnce(&token::Opened<'_>) -> Option<T>,
+    ) -> Option<T> {
         if self.rules.last_expiry_ms <= i128::from(at_ms) {
             return None;
         }
         with_buffer(base64::max_decoded_length(token.len()), |buffer| {
-            let opened = token::open(token, buffer, &self.keys, self.rules.scope_bit, at_ms)?;
-            let needs_name = self.needs_name(&opened);
-            let is_success = self.is_usable(&opened, domain, at_ms) && !self.may_forbid(&opened, now_ms);
-            if is_success { use_success(&opened.success, needs_name) } else { None }
+            use_opened(&token::open(token, buffer, &self.keys, self.rules.scope_bit, at_ms)?)
         })
     }
 
@@ -192,11 +203,18 @@ impl Kernel {
     pub fn note_success(&self, token: &[u8], domain: &[u8], now_ms: i64) {
         with_buffer(base64::max_decoded_length(token.len()), |buffer| {
             let opened = token::open(token, buffer, &self.keys, self.rules.scope_bit, now_ms)?;
-            if self.needs_name(&opened) && !self.is_registered(domain, opened.site_id) {
-                self.passed.add(opened.site_id, domain);
+            if self.needs_name(&opened) {
+                self.note_name(opened.site_id, domain);
             }
             Some(())
         });
+    }
+
+    /// Remembers that `domain` passes for a site, as Python has found.
+    pub fn note_name(&self, site_id: u32, domain: &[u8]) {
+        if !self.is_registered(domain, site_id) {
+            self.passed.add(site_id, domain);
+        }
     }
 
     /// From now on leaves to Python what may have been opted out. None if that has been set before.
@@ -218,6 +236,10 @@ impl Kernel {
     /// The ids of the keys that have opened the outer layer of a version 3 or 4 token.
     pub fn used_master_keys(&self) -> impl Iterator<Item = u32> {
         self.keys.iter().filter(|(_, key)| key.is_used_as_master()).map(|(id, _)| id)
+    }
+
+    fn is_good(&self, token: &token::Opened<'_>, domain: Option<&[u8]>, at_ms: i64, now_ms: i64) -> bool {
+        self.is_usable(token, domain, at_ms) && !self.may_forbid(token, now_ms)
     }
 
     fn is_usable(&self, token: &token::Opened<'_>, domain: Option<&[u8]>, now_ms: i64) -> bool {

@@ -35,7 +35,7 @@ impl Drop for PyKernel {
 type PyBatchAnswer<'py> = (Bound<'py, PyBytes>, usize, Vec<(usize, usize, usize)>);
 
 /// (`expires_ms`, `generated_ms`, site id, privacy bits, `established_ms`, raw uid)
-type PyOpened<'py> = (i64, Option<i64>, u32, u32, i64, Bound<'py, PyString>);
+pub type PyOpened<'py> = (i64, Option<i64>, u32, u32, i64, Bound<'py, PyString>);
 
 #[pymethods]
 impl PyKernel {
@@ -82,6 +82,12 @@ impl PyKernel {
                 kernel.note_success(token.as_bytes(), domain.as_bytes(), now_ms);
                 Some(())
             });
+        }
+    }
+
+    fn note_name(&self, site_id: u32, name: &str) {
+        if let Some(kernel) = self.kernel() {
+            kernel.note_name(site_id, name.as_bytes());
         }
     }
 

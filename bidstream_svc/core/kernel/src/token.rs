@@ -36,12 +36,16 @@ pub fn open<'buffer>(
     scope_bit: u8,
     now_ms: i64,
 ) -> Option<Opened<'buffer>> {
+    let prefix = base64::first_byte(text)?; // before all of it, because half of the tokens may be of the other programme
+    if prefix != V2_PREFIX && prefix & SCOPE_BIT != scope_bit {
+        return None;
+    }
     let (raw, is_padded_standard) = base64::decode(text, buffer)?;
     match *raw {
         [V2_PREFIX, ..] if is_padded_standard => open_v2(raw, keys, now_ms),
         [V2_PREFIX, ..] => None,
-        [prefix, V4_VERSION, ..] if prefix & SCOPE_BIT == scope_bit => open_v3(raw, keys),
-        [prefix, V3_VERSION, ..] if prefix & SCOPE_BIT == scope_bit && is_padded_standard => open_v3(raw, keys),
+        [_, V4_VERSION, ..] => open_v3(raw, keys),
+        [_, V3_VERSION, ..] if is_padded_standard => open_v3(raw, keys),
         _ => None,
     }
 }
