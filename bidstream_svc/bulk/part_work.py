@@ -133,11 +133,11 @@ class _PartWork:
 
     def run(self, file: TemporaryFile) -> PartResult:
         with closing(self._open_reader()) as reader:
-            stream = file.stream
             if self._part.output_format != "parquet" and self._part.compression is not None:
-                stream = pa.CompressedOutputStream(stream, self._part.compression)
-            self._write(reader, stream)
-            stream.close()
+                with pa.CompressedOutputStream(file.stream, self._part.compression) as stream:
+                    self._write(reader, stream)
+            else:
+                self._write(reader, file.stream)
             damage = Damage.joined(reader.damaged, self._damage)
             return PartResult(
                 name=self._part.name,
