@@ -1,7 +1,7 @@
 """One part: read, decrypted, written aside and renamed. Both engines call this."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from bidstream_svc.bulk.batch_decryption import decrypt_batch
 from bidstream_svc.bulk.batch_keys import BatchKeys
 from bidstream_svc.bulk.batch_options import BatchOptions
+from bidstream_svc.bulk.bid_request_rows import split_bid_requests
 from bidstream_svc.bulk.formats import BatchReader, Damage, format_named
 from bidstream_svc.bulk.output_directory import OutputDirectory, TemporaryFile, describe
 from bidstream_svc.bulk.parts import Part
@@ -166,7 +167,8 @@ class _PartWork:
             writer = format_named(self._part.output_format).open_writer(stream, schema, self._part, self._options)
             done_bytes = 0
             for batch in _read(reader):
-                writer.write(self._decrypt_and_count(batch, reader.first_row))
+                for start, piece in self._split(batch):
+                    writer.write(self._decrypt_and_count(piece, reader.first_row + start))
                 self._check(reader.damaged)
                 self._on_batch(batch.num_rows, reader.done_bytes - done_bytes)
                 done_bytes = reader.done_bytes
@@ -175,6 +177,9 @@ class _PartWork:
             writer.close()
         except pa.ArrowNotImplementedError:
             raise ConfigurationError(f"a column has a type that {self._part.output_format} does not have") from None
+
+    def _split(self, batch: pa.RecordBatch) -> Iterable[tuple[int, pa.RecordBatch]]:
+        return [(0, batch)] if self._options.bid_request_column is None else split_bid_requests(batch)
 
     def _decrypt(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
         return decrypt_batch(batch, self._keys, self._options, now_ms=self._now_ms, first_row=first_row)
