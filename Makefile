@@ -13,7 +13,7 @@ CARGO_ARGUMENTS := --locked --release --manifest-path $(KERNEL)/Cargo.toml
 KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 .DEFAULT_GOAL := help
-.PHONY: help run kernel check test test-kernel test-pure wheel test-wheel audit coverage lint format bench costliest figures manifests deploy-check console-check console-shots \
+.PHONY: help run kernel check test test-kernel test-pure wheel test-wheel audit coverage lint format bench costliest figures manifests deploy-check console-check bulk-check console-shots \
   faults optout-kills optout-fleet attacks soak fuzz fuzz-kernel mutants lock clean
 
 help:  ## list the targets
@@ -177,6 +177,9 @@ console-check: $(VENV)/console.installed $(VENV)/kernel.built $(AXE)  ## drive t
 console-shots: $(VENV)/console.installed $(VENV)/kernel.built  ## make the pictures of the console in docs/images/; needs chromium and chromium-driver
 	$(BIN)/python -m tests.console.pictures docs/images
 
+bulk-check: $(VENV)/bulk.installed $(VENV)/kernel.built  ## decrypt logs on a real Ray and a real Spark, and kill their workers; needs Java 17
+	REQUIRE_TOOLS=$(REQUIRE_TOOLS) $(BIN)/python -m pytest --no-header -m needs_tools --verbose tests/bulk_engines
+
 UPGRADE ?= --upgrade
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --annotation-style line
 lock: $(VENV)/lock.installed  ## renew requirements/*.txt from pyproject.toml; UPGRADE= keeps the versions
@@ -187,6 +190,7 @@ lock: $(VENV)/lock.installed  ## renew requirements/*.txt from pyproject.toml; U
 	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) --group mutants --output-file requirements/mutants.txt
 	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) --group console --output-file requirements/console.txt
 	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) pyproject.toml --group deploy --output-file requirements/deploy.txt
+	$(UV_COMPILE) --constraint requirements/dev.txt $(UPGRADE) --no-binary pyspark --emit-build-options --group bulk-check --output-file requirements/bulk.txt
 	rm -f requirements/run.txt requirements/build.txt requirements/otel.txt  # parts of dev.txt, which alone decides
 	$(UV_COMPILE) --constraint requirements/dev.txt pyproject.toml --output-file requirements/run.txt
 	$(UV_COMPILE) --constraint requirements/dev.txt pyproject.toml --extra otel --output-file requirements/otel.txt
@@ -248,6 +252,12 @@ $(VENV)/mutants.installed: requirements/mutants.txt $(VENV)/dev.installed
 
 $(VENV)/console.installed: requirements/console.txt $(VENV)/dev.installed
 	$(INSTALL_LOCKED) -r requirements/console.txt
+	$(PIP) check
+	@touch $@
+
+# Spark is on the index as a source package only; the lock says so. Its build is a copy of files, by the locked setuptools.
+$(VENV)/bulk.installed: requirements/bulk.txt $(VENV)/dev.installed
+	$(INSTALL_LOCKED) --no-build-isolation -r requirements/bulk.txt
 	$(PIP) check
 	@touch $@
 

@@ -1,11 +1,13 @@
-"""`python -m benchmarks.bulk [SECTION...]`: logs in bulk, on one machine.
+"""`python -m benchmarks.bulk [SECTION...]`: logs in bulk, on one machine and on the engines of clusters.
 
-Prints JSON, a line for each section; every answer is checked. `tests.bulk_engines` has Ray and Spark.
+Prints JSON, a line for each section; every answer is checked. The engines are in requirements/bulk.txt.
 
 - `batch`: `decrypt_batch` of version 4 tokens, in one thread and in two
 - `parquet`: `bulk decrypt` from Parquet to Parquet, and the same threads that only read and write the same columns
 - `uid2-client`: the loop of a pandas UDF over the published client, compared with `bulk decrypt`
 - `memory`: peak memory of `bulk decrypt` for 1 million and for 100 million rows
+- `ray`: `bulk decrypt --engine ray` on this machine, compared with its threads; the start of either is not counted
+- `spark`: Spark that decrypts, compared with Spark that only reads and writes the same rows
 """
 
 import argparse
@@ -15,8 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,6 +29,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 from uid2_client import BidstreamClient
+from uid2_client.encryption import EncryptionError
 
 from benchmarks.bulk_material import KEY_SET, NOW_MS, VERDICT_SCHEMA, Log, check_output, make_log, read_tokens
 from benchmarks.keyserver import CLIENT_SECRET_BASE64
@@ -148,7 +153,8 @@ def _measure_client(log: Log, rounds: int) -> dict[str, Any]:
     def decrypt_with_client() -> float:
         start = time.perf_counter()
         for token, domain in zip(columns["token"][:_TOKENS_TO_CLIENT], columns["domain"], strict=False):
-            client.decrypt_token_into_raw_uid(token, domain)
+            with suppress(EncryptionError):
+                client.decrypt_token_into_raw_uid(token, domain)
         return _TOKENS_TO_CLIENT / (time.perf_counter() - start)
 
     rates = interleave(
@@ -192,11 +198,48 @@ def _peak_mb(log: Log, millions: int) -> float:
         return int(done.stdout.split()[-1]) / 1024
 
 
+# ---- engines ----
+
+
+def _measure_ray(log: Log, rounds: int) -> dict[str, Any]:
+    seconds = interleave(
+        {engine: partial(_seconds_without_start, log, engine) for engine in ("local", "ray")}, min(rounds, 3)
+    )
+    return {
+        "rows_per_s": {engine: round(log.rows / median(each)) for engine, each in seconds.items()},
+        "ray / local": median_ratio(seconds["local"], seconds["ray"]),
+    }
+
+
+def _seconds_without_start(log: Log, engine: str) -> float:
+    """Return the seconds for the log, less those for one of its files with a single row."""
+    with tempfile.TemporaryDirectory() as name:
+        short = make_log(Path(name), 1, 1)._replace(keys=log.keys)
+        start_s = _bulk_decrypt(short, "--engine", engine)
+    return _bulk_decrypt(log, "--engine", engine) - start_s
+
+
+def _measure_spark(log: Log, rounds: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.bulk_spark", log.directory, log.keys, NOW_MS, min(rounds, 3)]
+    done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout)
+    expected = Counter(status for table in log.verdicts for status in table["status"].to_pylist())
+    if found["statuses"] != expected:
+        raise RuntimeError("wrong statuses")
+    seconds = found["seconds"]
+    return {
+        "rows_per_s": {name: round(log.rows / median(each)) for name, each in seconds.items()},
+        "decrypting / not": median_ratio(seconds["spark"], seconds["spark, decrypting"]),
+    }
+
+
 _SECTIONS: dict[str, Callable[[Log, int], dict[str, Any]]] = {
     "batch": _measure_batch,
     "parquet": _measure_parquet,
     "uid2-client": _measure_client,
     "memory": _measure_memory,
+    "ray": _measure_ray,
+    "spark": _measure_spark,
 }
 
 if __name__ == "__main__":

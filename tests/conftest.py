@@ -1,7 +1,7 @@
 """Fixtures for every test, and the tests that need tools.
 
-Tests marked `needs_tools` need tools beyond requirements/dev.txt; only `make deploy-check` selects them. A missing tool
-fails such a test if REQUIRE_TOOLS is 1, and skips it otherwise.
+Tests marked `needs_tools` need tools beyond requirements/dev.txt; only `make deploy-check`, `make console-check` and
+`make bulk-check` select them. A missing tool fails such a test if REQUIRE_TOOLS is 1, and skips it otherwise.
 """
 
 import os

@@ -80,10 +80,11 @@ class OutputDirectory:
             return
         descriptor = os.open(self.place.join(_LOCK).path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, self.mode)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigurationError(f"another run writes to {self.place.path}") from None
             yield
-        except BlockingIOError:
-            raise ConfigurationError(f"another run writes to {self.place.path}") from None
         finally:
             os.close(descriptor)
 

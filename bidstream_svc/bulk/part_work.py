@@ -1,17 +1,16 @@
 """One part: read, decrypted, written aside and renamed. Both engines call this."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bidstream_svc.bulk.batch_decryption import decrypt_batch
+from bidstream_svc.bulk.batch_decryption import decrypt_in_pieces
 from bidstream_svc.bulk.batch_keys import BatchKeys
 from bidstream_svc.bulk.batch_options import BatchOptions
-from bidstream_svc.bulk.bid_request_rows import split_bid_requests
 from bidstream_svc.bulk.formats import BatchReader, Damage, format_named
 from bidstream_svc.bulk.output_directory import OutputDirectory, TemporaryFile, describe
 from bidstream_svc.bulk.parts import Part
@@ -134,11 +133,8 @@ class _PartWork:
 
     def run(self, file: TemporaryFile) -> PartResult:
         with closing(self._open_reader()) as reader:
-            if self._part.output_format != "parquet" and self._part.compression is not None:
-                with pa.CompressedOutputStream(file.stream, self._part.compression) as stream:
-                    self._write(reader, stream)
-            else:
-                self._write(reader, file.stream)
+            with self._output_stream(file) as stream:
+                self._write(reader, stream)
             damage = Damage.joined(reader.damaged, self._damage)
             return PartResult(
                 name=self._part.name,
@@ -149,6 +145,20 @@ class _PartWork:
                 damaged_rows=damage.count,
                 damage=tuple(damage.examples),
             )
+
+    @contextmanager
+    def _output_stream(self, file: TemporaryFile) -> Iterator[pa.NativeFile]:
+        if self._part.output_format == "parquet" or self._part.compression is None:
+            yield file.stream
+            return
+        stream = pa.CompressedOutputStream(file.stream, self._part.compression)
+        try:
+            yield stream
+            stream.close()
+        finally:
+            # Freed without, it would complain on stderr that the file below is closed.
+            with suppress(OSError, pa.ArrowException):
+                stream.close()
 
     def _open_reader(self) -> BatchReader:
         if not self._part.format:
@@ -162,13 +172,17 @@ class _PartWork:
 
     def _write(self, reader: BatchReader, stream: pa.NativeFile) -> None:
         # Of no rows, because a file without rows has columns, too.
-        schema = self._decrypt(pa.RecordBatch.from_pylist([], reader.schema), 0).schema
+        (nothing,) = self._decrypt(pa.RecordBatch.from_pylist([], reader.schema), 0)
         try:
-            writer = format_named(self._part.output_format).open_writer(stream, schema, self._part, self._options)
+            writer = format_named(self._part.output_format).open_writer(
+                stream, nothing.schema, self._part, self._options
+            )
             done_bytes = 0
             for batch in _read(reader):
-                for start, piece in self._split(batch):
-                    writer.write(self._decrypt_and_count(piece, reader.first_row + start))
+                self._rows += batch.num_rows
+                for decrypted in self._decrypt(batch, reader.first_row):
+                    self._count(decrypted, reader.first_row)
+                    writer.write(decrypted)
                 self._check(reader.damaged)
                 self._on_batch(batch.num_rows, reader.done_bytes - done_bytes)
                 done_bytes = reader.done_bytes
@@ -178,15 +192,10 @@ class _PartWork:
         except pa.ArrowNotImplementedError:
             raise ConfigurationError(f"a column has a type that {self._part.output_format} does not have") from None
 
-    def _split(self, batch: pa.RecordBatch) -> Iterable[tuple[int, pa.RecordBatch]]:
-        return [(0, batch)] if self._options.bid_request_column is None else split_bid_requests(batch)
+    def _decrypt(self, batch: pa.RecordBatch, first_row: int) -> Iterator[pa.RecordBatch]:
+        return decrypt_in_pieces(batch, self._keys, self._options, now_ms=self._now_ms, first_row=first_row)
 
-    def _decrypt(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
-        return decrypt_batch(batch, self._keys, self._options, now_ms=self._now_ms, first_row=first_row)
-
-    def _decrypt_and_count(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
-        decrypted = self._decrypt(batch, first_row)
-        self._rows += batch.num_rows
+    def _count(self, decrypted: pa.RecordBatch, first_row: int) -> None:
         self._written += decrypted.num_rows
         statuses = decrypted.column(decrypted.schema.get_field_index("status"))
         for each in pc.value_counts(statuses).to_pylist():
@@ -200,7 +209,6 @@ class _PartWork:
                 example = f"row {decrypted.column('row')[place]}: its bid request or time cannot be read"
             self._damage.add(example, statuses.null_count)
             self._check(self._damage)
-        return decrypted
 
     def _check(self, damage: Damage) -> None:
         if self._strict and damage.count:

@@ -48,7 +48,7 @@ class Run:
         for name, record in self._directory.read_records():
             recorded.add(name)
             part, result = _parse(record)
-            is_gone = part is not None and part.url not in urls
+            is_gone = part is not None and part.url not in urls and name not in wanted
             is_same = part is not None and wanted.get(name) == part
             if result is not None and result.output_bytes == sizes.get(name) and (is_same or is_gone):
                 self.kept.append(result)

@@ -126,21 +126,19 @@ def _on_threads(job: _Job, parts: Sequence["Part"], count: int | None) -> "Gener
 
 
 def _on_ray(job: _Job, parts: Sequence["Part"], address: str | None) -> "Generator[PartResult]":
-    from bidstream_svc.bulk.ray_engine import process_parts  # noqa: PLC0415
+    from bidstream_svc.bulk.ray_engine import ClusterJob, process_parts  # noqa: PLC0415
 
     settings = job.judges.settings
-    return process_parts(
-        parts,
-        job.output,
-        job.judges.snapshots,
-        settings.optout_store,
-        job.options,
-        job.now_ms,
+    cluster_job = ClusterJob(
+        output=job.output,
+        snapshots=job.judges.snapshots,
+        optout_store=settings.optout_store,
         withholds=settings.optout_when_stale == "withhold",
+        options=job.options,
+        now_ms=job.now_ms,
         strict=job.strict,
-        address=address,
-        on_batch=job.on_batch,
     )
+    return process_parts(parts, cluster_job, address=address, on_batch=job.on_batch)
 
 
 def _collect(results: "Generator[PartResult]", summary: Summary) -> None:

@@ -1,5 +1,6 @@
 """`bulk decrypt`: options, what it tells, exit statuses, signals."""
 
+import gzip
 import json
 import os
 import pty
@@ -247,10 +248,18 @@ def test_a_signal_leaves_whole_files(tmp_path: Path, number: signal.Signals) -> 
     assert list((tmp_path / "out" / "_bulk" / "tmp").iterdir()) == []
 
 
-def test_storage_that_is_full_is_one_error_and_the_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["large.parquet", "large.ndjson.gz", "large.csv"])
+def test_storage_that_is_full_is_one_error_and_the_run_goes_on(tmp_path: Path, name: str) -> None:
     """A limit on the size of files stands for the disk: writes fail in the same way."""
     write_parquet(tmp_path / "logs" / "small.parquet", 10)
-    write_parquet(tmp_path / "logs" / "large.parquet", 20_000)
+    log = table(20_000).append_column("unique", pa.array([os.urandom(9).hex() for _ in range(20_000)]))
+    if name.endswith("parquet"):
+        parquet.write_table(log, tmp_path / "logs" / name)
+    elif name.endswith("csv"):
+        csv.write_csv(log, tmp_path / "logs" / name)
+    else:
+        with gzip.open(tmp_path / "logs" / name, "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in log.to_pylist())
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))

@@ -124,6 +124,16 @@ def test_the_output_of_an_input_that_is_gone_stays(logs: Path, tmp_path: Path) -
     assert "day=1/b.parquet" in outputs(tmp_path / "out")
 
 
+def test_an_output_goes_to_the_input_that_has_its_name_now(tmp_path: Path) -> None:
+    first, second = write_parquet(tmp_path / "1" / "a.parquet"), tmp_path / "2" / "a.parquet"
+    second.parent.mkdir()
+    run([tmp_path / "1", tmp_path / "2"], tmp_path / "out")
+    first.unlink()
+    write_parquet(second, 50)
+    kept, (result,) = run([tmp_path / "1", tmp_path / "2"], tmp_path / "out")
+    assert (kept, result.url, result.rows) == ([], str(second), 50)
+
+
 def test_an_output_that_was_removed_or_cut_is_written_again(logs: Path, tmp_path: Path) -> None:
     run([logs], tmp_path / "out")
     expected = outputs(tmp_path / "out")

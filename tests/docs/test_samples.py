@@ -31,11 +31,12 @@ DECRYPT, BULK, EXPLAIN = samples(DOCS / "cli.md", "sh")
 BID_REQUEST_OVER_HTTP, BID_REQUESTS = samples(DOCS / "openrtb.md", "sh")
 TOKEN_COMMANDS, REQUEST = samples(DOCS / "publishers.md", "sh")
 (MAP,) = samples(DOCS / "advertisers.md", "sh")
+(BULK_GUIDE,) = samples(DOCS / "bulk.md", "sh")
 # Guides whose samples test_guides.py, test_optouts_guide.py and test_troubleshooting.py run, and one of tests/deploy.
 ELSEWHERE = {"getting-started.md", "settings.md", "operations.md", "optouts.md", "troubleshooting.md", "runbook.md"}
 PYTHON = [
     sample
-    for name in ("publishers", "advertisers", "sdk", "openrtb", "migrating")
+    for name in ("publishers", "advertisers", "sdk", "openrtb", "bulk", "migrating")
     for sample in samples(DOCS / f"{name}.md", "python")
 ]
 
@@ -119,14 +120,15 @@ def test_the_decrypt_command(place: Place) -> None:
     assert [answer["status"] for answer in answers] == ["SUCCESS"] * 3
 
 
-def test_a_log_is_decrypted(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sample", [BULK, BULK_GUIDE], ids=lambda sample: sample.place)
+def test_a_log_is_decrypted(place: Place, tmp_path: Path, sample: Sample) -> None:
     state = place.operator.state
     tokens = [state.mint_token(version) for version in (2, 3, 4)]
     (tmp_path / "logs").mkdir()
     log = pa.table({"token": tokens, "timestamp": [wall_clock_ms()] * len(tokens)})
     parquet.write_table(log, tmp_path / "logs" / "bids.parquet")
     opt_out(tmp_path / "store", [])
-    text = BULK.text.replace("/var/lib/bidstream/optouts", str(tmp_path / "store"))
+    text = sample.text.replace("/var/lib/bidstream/optouts", str(tmp_path / "store"))
     run_shell(text, tmp_path, place.environment)
     written = parquet.read_table(tmp_path / "decrypted" / "bids.parquet")
     assert written.column_names == ["timestamp", "status", "uid", "established"]
@@ -227,7 +229,7 @@ def test_python_sample(place: Place, sample: Sample) -> None:
 
 def test_no_sample_is_left_out() -> None:
     run_here = {*CURL, CHECK_AND_SERVE, ADMIN, DECRYPT, BULK, EXPLAIN, BID_REQUEST_OVER_HTTP, BID_REQUESTS}
-    run_here |= {TOKEN_COMMANDS, REQUEST, MAP, *PYTHON}
+    run_here |= {TOKEN_COMMANDS, REQUEST, MAP, BULK_GUIDE, *PYTHON}
     found = {sample for document in DOCUMENTS for sample in samples(document, "sh", "python")}
     assert {sample.place for sample in found - run_here if sample.place.partition(":")[0] not in ELSEWHERE} == set()
 
