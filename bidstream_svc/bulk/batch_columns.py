@@ -13,6 +13,7 @@ from bidstream_svc.core.identity import IdentityScope
 DEFAULT_DOMAIN_COLUMN = "domain"
 # Behind the numbers of the programmes.
 NO_SCOPE, DAMAGED_SCOPE = len(IdentityScope), len(IdentityScope) + 1
+_PLAIN_TYPES = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 _SCOPE_NAMES = [scope.name for scope in sorted(IdentityScope)]
 
 
@@ -64,16 +65,20 @@ def find_column(batch: pa.RecordBatch, name: str) -> Any:
     column = batch.column(places[0])
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.storage
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    if not pa.types.is_dictionary(column.type):
+        return column
+    kind = column.type.value_type
+    plain = _PLAIN_TYPES.get(kind, kind)  # views cannot be decoded
+    return column.cast(pa.dictionary(column.type.index_type, plain)).dictionary_decode()
 
 
 def _text_column(batch: pa.RecordBatch, name: str) -> Any:
     column = find_column(batch, name)
     kind = column.type
-    if pa.types.is_null(kind) or kind == pa.string_view():
+    if pa.types.is_null(kind):
         return column.cast(pa.large_string())
-    if kind == pa.binary_view():
-        return column.cast(pa.large_binary())
+    if kind in _PLAIN_TYPES:
+        return column.cast(_PLAIN_TYPES[kind])
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if not (is_text or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise ConfigurationError(f"the column {name!r} is not text, but {kind}")

@@ -1,6 +1,6 @@
 """`decrypt_batch`: a batch of rows with tokens in, the same rows with status, uid and time out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +9,7 @@ from bidstream_svc.bulk.added_columns import VERDICT_FIELDS, own_columns
 from bidstream_svc.bulk.batch_columns import read_columns
 from bidstream_svc.bulk.batch_keys import BatchKeys
 from bidstream_svc.bulk.batch_options import BatchOptions
-from bidstream_svc.bulk.bid_request_rows import decrypt_bid_requests
+from bidstream_svc.bulk.bid_request_rows import decrypt_bid_requests, split_bid_requests
 from bidstream_svc.bulk.verdict_columns import VerdictColumns
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.core.errors import ConfigurationError
@@ -60,6 +60,15 @@ def decrypt_batch(
     verdicts = _decrypt(batch, keys, options, now_ms)
     schema = pa.schema([*(batch.schema.field(place) for place in own), *VERDICT_FIELDS], batch.schema.metadata)
     return pa.record_batch([*(batch.column(place) for place in own), *verdicts], schema=schema)
+
+
+def decrypt_in_pieces(
+    batch: pa.RecordBatch, keys: BatchKeys, options: BatchOptions, *, now_ms: int, first_row: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield what `decrypt_batch` returns, in pieces that fit into memory however many ids the bid requests have."""
+    pieces = [(0, batch)] if options.bid_request_column is None else split_bid_requests(batch)
+    for start, piece in pieces:
+        yield decrypt_batch(piece, keys, options, now_ms=now_ms, first_row=first_row + start)
 
 
 def _decrypt(batch: pa.RecordBatch, keys: BatchKeys, options: BatchOptions, now_ms: int) -> list[Any]:

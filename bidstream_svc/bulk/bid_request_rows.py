@@ -1,6 +1,6 @@
 """Bid requests in logs: a row for each id in them, with what `POST /openrtb` says of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from bidstream_svc.bulk.time_columns import to_unix_ms
 from bidstream_svc.core.errors import BidRequestError, ConfigurationError
 
 _DAMAGED = (None,) * 5  # for the cells of an id
+_MAX_PIECE_BYTES = 2**20
 
 
 def decrypt_bid_requests(
@@ -45,6 +46,31 @@ def decrypt_bid_requests(
         ],
         schema=pa.schema([*(batch.schema.field(place) for place in own), *ID_FIELDS], batch.schema.metadata),
     )
+
+
+def split_bid_requests(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the rows of a batch as (number of the first, piece), so that what is made of a piece fits into memory.
+
+    A row is repeated for each id of its bid request, of which it may have MAX_ENTRIES.
+    """
+    pieces = [(0, batch)]
+    while pieces:
+        start, piece = pieces.pop()
+        if len(piece) <= 1 or sum(map(_row_bytes, piece.columns)) <= _MAX_PIECE_BYTES:
+            yield start, piece
+        else:
+            half = len(piece) // 2
+            pieces += [(start + half, piece.slice(half)), (start, piece.slice(0, half))]
+
+
+def _row_bytes(column: Any) -> int:
+    """Return the size of what is repeated with a row, in bytes."""
+    kind = column.type
+    if types.is_dictionary(kind):
+        column = column.indices
+    elif types.is_string_view(kind) or types.is_binary_view(kind):  # a slice has all data of the whole
+        column = column.cast(pa.large_binary())
+    return int(column.nbytes)
 
 
 def _find(decryptor: BidRowDecryptor, body: bytes | None, at_ms: int | None) -> Sequence[IdCells | tuple[None, ...]]:

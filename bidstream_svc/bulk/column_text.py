@@ -2,7 +2,8 @@
 
 What JSON and CSV have no type for:
 
-- timestamps, dates and times of day are ISO 8601, timestamps with a zone in UTC with a `Z`;
+- timestamps, dates and times of day are ISO 8601, timestamps with a zone in UTC with a `Z`; those beyond the years that
+  Arrow can write are the number in the column's unit, as text;
 - decimals are numbers with all of their digits;
 - binary is base64;
 - NaN and infinities are null in JSON, and `nan`, `inf` and `-inf` in CSV;
@@ -115,13 +116,24 @@ def _to_text(column: Any) -> pa.StringArray:
         return column.cast(pa.string())
     if types.is_timestamp(kind):
         in_utc = column if kind.tz is None else column.cast(pa.timestamp(kind.unit, "UTC"))
-        return pc.replace_substring(in_utc.cast(pa.string()), " ", "T", max_replacements=1)
+        return pc.replace_substring(_temporal_to_text(in_utc), " ", "T", max_replacements=1)
     if _is_binary(kind):
         return pa.array([value and pybase64.b64encode(value) for value in column.to_pylist()], pa.string())
-    if (types.is_temporal(kind) and not types.is_interval(kind)) or types.is_decimal(kind):
+    if types.is_duration(kind) or types.is_decimal(kind):
         return column.cast(pa.string())
+    if types.is_temporal(kind) and not types.is_interval(kind):
+        return _temporal_to_text(column)
     values = column.to_pylist()
     return pa.array([None if value is None else _encode(value) for value in values], pa.string())
+
+
+def _temporal_to_text(column: Any) -> pa.StringArray:
+    texts = column.cast(pa.string())
+    is_out_of_range = pc.starts_with(texts, "<").fill_null(False)  # Arrow says so in words
+    if not is_out_of_range.true_count:
+        return texts
+    counts = column.cast(pa.int32() if column.type.bit_width == 32 else pa.int64())  # noqa: PLR2004
+    return pc.if_else(is_out_of_range, counts.cast(pa.string()), texts)
 
 
 def _nested_to_json(column: Any) -> pa.StringArray:

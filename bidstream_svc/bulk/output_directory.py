@@ -161,8 +161,8 @@ class OutputDirectory:
                 return msgspec.json.decode(file.read(), type=dict[str, Any])
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError:
-            return {}  # of another version, or not ours
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return {}  # of another version, damaged, or not ours
 
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
         with self.temporary_file() as file:

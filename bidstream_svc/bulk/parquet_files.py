@@ -14,6 +14,7 @@ from bidstream_svc.core.errors import DamagedFileError
 _GROUP_ROWS = 2**18
 _GROUP_BYTES = 128 * 2**20  # of Arrow data
 _BUFFER_BYTES = 2**20
+_PROBE_ROWS = 256
 _MAGIC, _MAGIC_ENCRYPTED = b"PAR1", b"PARE"
 _USUAL_CODEC = "snappy"
 _UNIQUE = frozenset({"uid", "established"})  # of the output
@@ -62,7 +63,7 @@ class ParquetReader:
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Batches of one row group each."""
         start, end = self._part.row_groups or (0, self._content.num_row_groups)
-        next_row, done_rows, row_bytes = self._part.first_row, 0, 1.0
+        next_row, done_rows, row_bytes = self._part.first_row, 0, self._first_row_bytes(start)
         rows = sum(self._content.metadata.row_group(number).num_rows for number in range(start, end))
         for number in range(start, end):
             row_bytes = max(row_bytes, self._stored_row_bytes(number))
@@ -87,6 +88,13 @@ class ParquetReader:
             )
         except (pa.ArrowException, OSError) as error:
             raise _damaged(error) from None
+
+    def _first_row_bytes(self, group: int) -> float:
+        """Bytes of a row as Arrow data, from the first few: a long value in a dictionary is stored once."""
+        if group == self._content.num_row_groups:
+            return 1.0
+        first = next(self._read(group, _PROBE_ROWS), None)
+        return 1.0 if first is None else float(max(1.0, first.nbytes / first.num_rows))
 
     def _stored_row_bytes(self, number: int) -> float:
         """Bytes of a row without compression. It has more as Arrow data where its values come from dictionaries."""

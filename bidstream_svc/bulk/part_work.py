@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bidstream_svc.bulk.batch_decryption import decrypt_batch
+from bidstream_svc.bulk.batch_decryption import decrypt_in_pieces
 from bidstream_svc.bulk.batch_keys import BatchKeys
 from bidstream_svc.bulk.batch_options import BatchOptions
 from bidstream_svc.bulk.formats import BatchReader, Damage, format_named
@@ -172,12 +172,17 @@ class _PartWork:
 
     def _write(self, reader: BatchReader, stream: pa.NativeFile) -> None:
         # Of no rows, because a file without rows has columns, too.
-        schema = self._decrypt(pa.RecordBatch.from_pylist([], reader.schema), 0).schema
+        (nothing,) = self._decrypt(pa.RecordBatch.from_pylist([], reader.schema), 0)
         try:
-            writer = format_named(self._part.output_format).open_writer(stream, schema, self._part, self._options)
+            writer = format_named(self._part.output_format).open_writer(
+                stream, nothing.schema, self._part, self._options
+            )
             done_bytes = 0
             for batch in _read(reader):
-                writer.write(self._decrypt_and_count(batch, reader.first_row))
+                self._rows += batch.num_rows
+                for decrypted in self._decrypt(batch, reader.first_row):
+                    self._count(decrypted, reader.first_row)
+                    writer.write(decrypted)
                 self._check(reader.damaged)
                 self._on_batch(batch.num_rows, reader.done_bytes - done_bytes)
                 done_bytes = reader.done_bytes
@@ -187,12 +192,10 @@ class _PartWork:
         except pa.ArrowNotImplementedError:
             raise ConfigurationError(f"a column has a type that {self._part.output_format} does not have") from None
 
-    def _decrypt(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
-        return decrypt_batch(batch, self._keys, self._options, now_ms=self._now_ms, first_row=first_row)
+    def _decrypt(self, batch: pa.RecordBatch, first_row: int) -> Iterator[pa.RecordBatch]:
+        return decrypt_in_pieces(batch, self._keys, self._options, now_ms=self._now_ms, first_row=first_row)
 
-    def _decrypt_and_count(self, batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
-        decrypted = self._decrypt(batch, first_row)
-        self._rows += batch.num_rows
+    def _count(self, decrypted: pa.RecordBatch, first_row: int) -> None:
         self._written += decrypted.num_rows
         statuses = decrypted.column(decrypted.schema.get_field_index("status"))
         for each in pc.value_counts(statuses).to_pylist():
@@ -206,7 +209,6 @@ class _PartWork:
                 example = f"row {decrypted.column('row')[place]}: its bid request or time cannot be read"
             self._damage.add(example, statuses.null_count)
             self._check(self._damage)
-        return decrypted
 
     def _check(self, damage: Damage) -> None:
         if self._strict and damage.count:

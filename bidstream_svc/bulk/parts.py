@@ -1,5 +1,6 @@
 """What a run is divided into: a part is read, decrypted and written by one thread or task."""
 
+import os
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -62,7 +63,8 @@ def find_parts(inputs: Sequence[str], output_format: str | None = None) -> list[
         output_format: one of `formats.FORMATS`; None for that of each input.
 
     Raises:
-        ConfigurationError: an input is missing, or two would have the same output file.
+        ConfigurationError: an input is missing, a symbolic link leads back into an input, or two files would have the
+            same output file.
     """
     parts = [part for url in inputs for file, name in _files(url) for part in _parts_of(file, name, output_format)]
     owners: dict[str, str] = {}
@@ -97,6 +99,8 @@ def _files(url: str) -> Iterator[tuple[_File, str]]:
             raise ConfigurationError(f"{url}: no such file or directory")
         found = root.filesystem.get_file_info(fs.FileSelector(root.path, recursive=True))
         found.sort(key=lambda each: each.path)
+        if root.is_local:
+            _check_links(root.path, [each.path for each in found if each.type == fs.FileType.Directory])
     except UnicodeDecodeError:
         raise ConfigurationError(f"a name below {url} is not in UTF-8; rename it") from None
     except OSError as error:
@@ -107,6 +111,19 @@ def _files(url: str) -> Iterator[tuple[_File, str]]:
         if each.type != fs.FileType.Directory and not any(part.startswith(_IGNORED) for part in name.split("/")):
             place = Place(root.filesystem, each.path)
             yield _File(f"{absolute(url).rstrip('/')}/{name}", place, each), name
+
+
+def _check_links(root: str, directories: Sequence[str]) -> None:
+    """Refuse symbolic links by which a directory would be read twice, or again and again.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    paths: dict[str, str] = {}
+    for directory in [root, *directories]:
+        other = paths.setdefault(os.path.realpath(directory), directory)
+        if other != directory:
+            raise ConfigurationError(f"{directory} is {other} by a symbolic link, and would be read twice")
 
 
 def _parts_of(file: _File, name: str, output_format: str | None) -> Iterator[Part]:

@@ -12,7 +12,7 @@ from bidstream_svc.bulk.batch_options import BatchOptions
 from bidstream_svc.bulk.output_directory import OutputDirectory, describe
 from bidstream_svc.bulk.part_work import PartResult
 from bidstream_svc.bulk.parts import Part, find_parts
-from bidstream_svc.bulk.storage import absolute
+from bidstream_svc.bulk.storage import absolute, locate
 from bidstream_svc.core.errors import BulkOutputError, ConfigurationError
 
 _VERSION = 1
@@ -116,6 +116,8 @@ def _begin(
         "options": msgspec.to_builtins(asdict(options)),
     }
     earlier = directory.read_run()
+    if earlier is not None and not _same(earlier, own) and not any(directory.read_records()):
+        earlier = None  # nothing was written: the name of a column was wrong, perhaps
     if earlier is None or (_same(earlier, own) and earlier.get("is_finished")):
         earlier = {**own, "now_ms": now_ms, "is_finished": False}
         directory.write_run(earlier)
@@ -148,7 +150,8 @@ def _check_nesting(inputs: Sequence[str], output: str) -> None:
 
 
 def _resolve(url: str) -> str:
-    return (url if "://" in url else str(Path(url).resolve())).rstrip("/") + "/"
+    place = locate(url)
+    return (str(Path(place.path).resolve()) if place.is_local else url).rstrip("/") + "/"
 
 
 def _parse(record: dict[str, Any]) -> tuple[Part | None, PartResult | None]:

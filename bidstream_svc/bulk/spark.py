@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from bidstream_svc.bulk.batch_decryption import decrypt_batch
+from bidstream_svc.bulk.batch_decryption import decrypt_batch, decrypt_in_pieces
 from bidstream_svc.bulk.batch_keys import BatchKeys
 from bidstream_svc.bulk.batch_options import BatchOptions
 from bidstream_svc.bulk.shipped_keys import ShippedKeys
@@ -99,7 +99,7 @@ class _Decrypt:
         keys = self._open()
         first_row = 0
         for batch in batches:
-            yield decrypt_batch(batch, keys, self._options, now_ms=self._now_ms, first_row=first_row)
+            yield from decrypt_in_pieces(batch, keys, self._options, now_ms=self._now_ms, first_row=first_row)
             first_row += batch.num_rows
 
     def decrypt_none(self, schema: pa.Schema) -> pa.RecordBatch:

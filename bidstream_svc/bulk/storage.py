@@ -38,9 +38,11 @@ def locate(url: str) -> Place:
     """Return the place of a local path or a URL.
 
     Raises:
-        ConfigurationError: fsspec, or what it needs for this URL, is not installed; the URL has a password; or the path
-            is not UTF-8, which Arrow needs.
+        ConfigurationError: it is empty; fsspec, or what it needs for this URL, is not installed; the URL has a
+            password; or the path is not UTF-8, which Arrow needs.
     """
+    if not url:  # of a variable that is not set; it would be the working directory
+        raise ConfigurationError("an empty path was given")
     try:
         url.encode()
     except UnicodeEncodeError:

@@ -87,12 +87,14 @@ def _from_texts(texts: Any) -> Any:
         if counts.null_count == len(counts) or (extremes["min"] >= _MIN_US and extremes["max"] <= _MAX_US):
             return _from_timestamps(counts, "us")
     encoded = texts.dictionary_encode()
-    moments = pa.array(map(_moment_or_none, encoded.dictionary.to_pylist()), pa.int64())
+    # Arrow's strings may be no UTF-8, if they come from Parquet.
+    values = encoded.dictionary.cast(pa.large_binary()).to_pylist()
+    moments = pa.array(map(_moment_or_none, values), pa.int64())
     return moments.take(encoded.indices)
 
 
-def _moment_or_none(text: str | bytes | None) -> int | None:
+def _moment_or_none(text: bytes | None) -> int | None:
     try:
-        return None if text is None else parse_moment(text if isinstance(text, str) else text.decode())
+        return None if text is None else parse_moment(text.decode())
     except (ValueError, OverflowError):
         return None

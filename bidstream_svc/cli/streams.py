@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import sys
 from contextlib import suppress
 from typing import NoReturn
@@ -12,6 +13,7 @@ import click
 from bidstream_svc.core.errors import BidstreamError
 
 _STDOUT, _STDERR = 1, 2
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
 class OutputError(BidstreamError):
@@ -51,9 +53,12 @@ def emit(text: str | bytes) -> None:
 
 
 def tell(text: str) -> None:
-    """Print a line on stderr. A failure is ignored: there is no other place to report it."""
+    """Print a line on stderr. A failure is ignored: there is no other place to report it.
+
+    Control characters, which names of files may have, are escaped: they would make further lines, or steer a terminal.
+    """
     with suppress(OSError):
-        click.echo(text, err=True)
+        click.echo(_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text), err=True)
 
 
 def message_of(error: BidstreamError) -> str:

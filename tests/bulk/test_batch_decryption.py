@@ -41,7 +41,7 @@ from tests.vectors.load import load
 ALL = BatchOptions(scope_column="scope", time_column="at")
 TEXT_TYPES = (
     *(pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()),
-    *(pa.dictionary(pa.int32(), kind) for kind in (pa.string(), pa.large_string(), pa.binary())),
+    *(pa.dictionary(pa.int32(), kind) for kind in (pa.string(), pa.large_string(), pa.binary(), pa.string_view())),
 )
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bidstream_svc.bulk import BatchKeys, BatchOptions, decrypt_batch
+from bidstream_svc.bulk.bid_request_rows import split_bid_requests
 from bidstream_svc.core.errors import BidRequestError, ConfigurationError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.openrtb import MAX_BID_REQUEST_BYTES, MAX_ENTRIES, decrypt_bid_request
@@ -92,6 +93,22 @@ def test_own_columns_are_repeated(kind: pa.DataType) -> None:
     assert out["status"].to_pylist() == ["SUCCESS", "SUCCESS", None, None]
     kept = decrypt_batch(batch, BATCH_KEYS, BatchOptions(bid_request_column="bid", keep_tokens=True), now_ms=NOW_MS)
     assert kept["bid"].to_pylist() == [column[index].as_py() for index in (1, 1, 2, 3)]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_rows_that_are_repeated_fit_into_memory(kind: pa.DataType) -> None:
+    texts = pa.array([str(number) * 2_000 for number in range(3_000)])
+    own = texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts.cast(kind)
+    batch = pa.record_batch({"bid": ["{}"] * len(own), "own": own})
+    pieces = list(split_bid_requests(batch))
+    starts = [start for start, _ in pieces]
+    sizes = [len(piece) for _, piece in pieces]
+    assert starts == [sum(sizes[:place]) for place in range(len(sizes))]
+    assert [value for _, piece in pieces for value in piece["own"].to_pylist()] == texts.to_pylist()
+    if pa.types.is_dictionary(kind):  # only numbers are repeated
+        assert sizes == [len(own)]
+    else:
+        assert max(sizes) < 500
 
 
 def test_no_rows() -> None:

@@ -112,6 +112,18 @@ def test_damage_is_named_and_the_rest_goes_on(decrypt: Decrypt, tmp_path: Path) 
     assert decrypt(tmp_path / "logs", "--strict").status == 1
 
 
+def test_a_name_of_a_file_makes_no_line(decrypt: Decrypt, tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a\n1 \u0085 2\x1b[2J.parquet").write_bytes(b"PAR1")
+    outcome = decrypt(tmp_path / "logs")
+    assert outcome.err.splitlines()[1:-1] == [
+        f"bidstream-svc: {tmp_path}/logs/a\\n1 \\x85 2\\x1b[2J.parquet: truncated: the footer of Parquet is missing"
+    ]
+    (tmp_path / "logs" / "a\n1 \u0085 2\x1b[2J.parquet").rename(tmp_path / "a\nb")
+    outcome = decrypt(tmp_path / "a\nb" / "c")
+    assert outcome.err.splitlines()[1:] == [f"bidstream-svc: {tmp_path}/a\\nb/c: no such file or directory"]
+
+
 def test_damaged_rows_are_named(decrypt: Decrypt, tmp_path: Path) -> None:
     parquet.write_table(table(3).append_column("when", [[NOW_MS, None, None]]), tmp_path / "a.parquet")
     outcome = decrypt(tmp_path / "a.parquet", "--time-column", "when")

@@ -36,6 +36,7 @@ COLUMNS: list[tuple[list[Any], pa.DataType, list[str], list[str | None] | None]]
     ([None], pa.null(), ["null"], [None]),
     ([1700000000123], pa.timestamp("ms", "Europe/Berlin"), ['"2023-11-14T22:13:20.123Z"'], None),
     ([1], pa.timestamp("ns"), ['"1970-01-01T00:00:00.000000001"'], None),
+    ([2**63 - 1, 1, None], pa.timestamp("us"), [f'"{2**63 - 1}"', '"1970-01-01T00:00:00.000001"', "null"], None),
     ([dt.date(2020, 1, 2)], pa.date32(), ['"2020-01-02"'], None),
     ([dt.time(1, 2)], pa.time32("s"), ['"01:02:00"'], None),
     ([5], pa.duration("s"), ["5"], None),
@@ -90,6 +91,13 @@ def test_columns_of_any_type(column: tuple[list[Any], pa.DataType, list[str], li
 def test_structs_come_back(rows: list[dict[str, Any]]) -> None:
     array = pa.array(rows, pa.struct(FIELDS))
     assert [json.loads(text) for text in to_json(array).to_pylist()] == array.to_pylist()
+
+
+def test_dates_and_times_beyond_those_that_can_be_written_are_numbers() -> None:
+    dates = pa.array([2**31 - 1, 0, None], pa.int32()).view(pa.date32())
+    assert to_cells(dates).to_pylist() == [str(2**31 - 1), "1970-01-01", None]
+    times = pa.array([-1, 0], pa.int64()).view(pa.time64("us"))
+    assert to_cells(times).to_pylist() == ["-1", "00:00:00.000000"]
 
 
 def test_bytes_that_are_not_utf8_are_replaced() -> None:

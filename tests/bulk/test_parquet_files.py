@@ -1,6 +1,7 @@
 """Logs in Parquet: all columns are kept, memory is bounded, and damage is named."""
 
 import datetime as dt
+import json
 import random
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pyarrow import parquet
 
 from bidstream_svc.bulk import BatchOptions
 from bidstream_svc.bulk import parquet_files as module
+from bidstream_svc.bulk.formats import MAX_BATCH_BYTES
 from bidstream_svc.bulk.parquet_files import ParquetReader, open_reader, open_writer
 from bidstream_svc.bulk.part_work import process_part
 from bidstream_svc.bulk.parts import find_parts
@@ -87,6 +89,39 @@ def test_a_large_row_group_is_read_in_small_batches(tmp_path: Path, monkeypatch:
     assert max(batch.nbytes for batch in batches) < 2 * 2**20
     assert pa.Table.from_batches(batches).equals(wide)
     assert max(batch.num_rows for batch in reader(tmp_path / "long.parquet")) <= 2**16
+
+
+def test_a_long_value_in_a_dictionary_does_not_make_a_large_batch(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"token": ["x"] * 20_000, "own": ["v" * 10_000] * 20_000}), path)
+    (part,) = find_parts([str(path)])
+    reader = open_reader(*locate(part.url), part, BatchOptions())
+    sizes = [batch.nbytes for batch in reader]
+    assert sum(sizes) > 2e8
+    assert max(sizes) < 2 * MAX_BATCH_BYTES
+    reader.close()
+
+
+def test_bid_requests_whose_rows_are_repeated_make_batches_of_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write = module.ParquetWriter.write
+
+    def note(writer: module.ParquetWriter, batch: pa.RecordBatch) -> None:
+        written.append(batch.nbytes)
+        write(writer, batch)
+
+    monkeypatch.setattr(module.ParquetWriter, "write", note)
+    eids = [{"source": "uidapi.com", "uids": [{"id": "x"}] * 30}]
+    bids = [json.dumps({"user": {"eids": eids}, "number": number}) for number in range(40)]
+    parquet.write_table(pa.table({"bid": bids, "own": ["o" * 100_000] * 40}), tmp_path / "a.parquet")
+    _, (result,) = run([tmp_path / "a.parquet"], tmp_path / "out", options=BatchOptions(bid_request_column="bid"))
+    assert (result.rows, result.written) == (40, 1_200)
+    found = parquet.read_table(tmp_path / "out" / "a.parquet")
+    assert found["row"].to_pylist() == [number for number in range(40) for _ in range(30)]
+    assert sum(written) > 120e6
+    assert max(written) < 40e6
 
 
 def test_rows_and_bytes_are_counted(tmp_path: Path) -> None:

@@ -32,6 +32,19 @@ def test_directories_keep_their_paths_and_order(tmp_path: Path) -> None:
     assert names(tmp_path / "day=2" / "b.csv", tmp_path / "c.tsv") == ["b.csv", "c.tsv"]
 
 
+def test_links_by_which_files_would_be_read_twice_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "logs" / "day=1" / "a.csv")
+    touch(tmp_path / "elsewhere" / "b.csv")
+    (tmp_path / "logs" / "day=2").symlink_to(tmp_path / "elsewhere")
+    assert names(tmp_path / "logs") == ["day=1/a.csv", "day=2/b.csv"]
+    for target in ("day=1", "."):
+        link = tmp_path / "logs" / "latest"
+        link.symlink_to(target)
+        with pytest.raises(ConfigurationError, match="would be read twice"):
+            names(tmp_path / "logs")
+        link.unlink()
+
+
 def test_the_format_of_the_output_is_that_of_the_input_or_the_one_named(tmp_path: Path) -> None:
     for name in ("a.csv.bz2", "b.jsonl.lz4", "c.pq", "d.txt"):
         touch(tmp_path / name)

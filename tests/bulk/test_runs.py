@@ -1,6 +1,8 @@
 """Runs that were stopped go on; what is done is not done twice; nothing half is visible."""
 
 import fcntl
+import gc
+import gzip
 import json
 import os
 import stat
@@ -142,10 +144,14 @@ def test_an_output_that_was_removed_or_cut_is_written_again(logs: Path, tmp_path
     assert outputs(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"part": {"url": 1}, "result": {}}'])
-def test_a_record_of_another_version_is_not_believed(logs: Path, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"{}", b'{"part": {"url": 1}, "result": {}}', b'{"part": "\xff"}', b'{"part":' + b"[" * 100_000],
+    ids=range(7),
+)
+def test_a_record_of_another_version_is_not_believed(logs: Path, tmp_path: Path, content: bytes) -> None:
     run([logs], tmp_path / "out")
-    (tmp_path / "out" / "_bulk" / "parts" / "day=1" / "a.parquet.json").write_text(content)
+    (tmp_path / "out" / "_bulk" / "parts" / "day=1" / "a.parquet.json").write_bytes(content)
     kept, (result,) = run([logs], tmp_path / "out")
     assert (len(kept), result.name) == (2, "day=1/a.parquet")
 
@@ -163,6 +169,13 @@ def test_other_options_need_another_directory(logs: Path, tmp_path: Path) -> Non
         run([logs], tmp_path / "out")
 
 
+def test_a_wrong_option_does_not_spoil_a_directory(logs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="'nope'"):
+        run([logs], tmp_path / "out", options=BatchOptions(token_column="nope"))
+    _, done = run([logs], tmp_path / "out")
+    assert len(done) == 3
+
+
 def test_a_file_that_no_run_has_written_is_not_replaced(logs: Path, tmp_path: Path) -> None:
     path = tmp_path / "out" / "day=1" / "a.parquet"
     path.parent.mkdir(parents=True)
@@ -177,6 +190,20 @@ def test_the_output_is_not_among_the_inputs(logs: Path, tmp_path: Path, output: 
     (tmp_path / "link").symlink_to(logs)
     with pytest.raises(ConfigurationError, match="which is an input"):
         run([logs], tmp_path / output)
+    with pytest.raises(ConfigurationError, match="which is an input"):
+        run([logs], f"file://{tmp_path / output}")
+    with pytest.raises(ConfigurationError, match="which is an input"):
+        run([f"file://{logs}"], tmp_path / output)
+
+
+def test_an_empty_path_is_not_the_working_directory(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="an empty path"):
+        run([logs], "")
+    with pytest.raises(ConfigurationError, match="an empty path"):
+        run([""], tmp_path / "out")
 
 
 def test_one_run_at_a_time(logs: Path, tmp_path: Path) -> None:
@@ -241,6 +268,17 @@ def test_damaged_rows_are_counted_and_the_first_named(tmp_path: Path) -> None:
         run([tmp_path / "a.parquet"], tmp_path / "strict", options=options, strict=True)
     assert damaged.value.__notes__ == [str(tmp_path / "a.parquet")]
     assert outputs(tmp_path / "strict") == {}
+
+
+def test_a_damaged_file_whose_output_is_compressed_says_nothing_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = gzip.compress(json.dumps(rows()[0]).encode() + b"\n")
+    (tmp_path / "a.ndjson.gz").write_bytes(whole + whole[:-1])
+    _, (result,) = run([tmp_path / "a.ndjson.gz"], tmp_path / "out")
+    assert result.problem == "the gzip data is damaged or truncated"
+    gc.collect()
+    assert capfd.readouterr().err == ""  # Arrow tells of streams that are not closed
 
 
 def test_while_one_part_waits_for_storage_another_is_computed(
