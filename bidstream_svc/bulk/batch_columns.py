@@ -1,5 +1,6 @@
 """The columns of a batch that decide, in few types: whatever type a log has, `decrypt_batch` sees these."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from bidstream_svc.core.identity import IdentityScope
 DEFAULT_DOMAIN_COLUMN = "domain"
 # Behind the numbers of the programmes.
 NO_SCOPE, DAMAGED_SCOPE = len(IdentityScope), len(IdentityScope) + 1
+_MAX_LISTED = 20  # of a log's columns, in a message
 _SCOPE_NAMES = [scope.name for scope in sorted(IdentityScope)]
 
 
@@ -60,11 +62,18 @@ def find_column(batch: pa.RecordBatch, name: str) -> Any:
     """
     places = batch.schema.get_all_field_indices(name)
     if len(places) != 1:
-        raise ConfigurationError(f"there {'are several columns' if places else 'is no column'} {name!r}")
+        if places:
+            raise ConfigurationError(f"there are several columns {name!r}")
+        raise ConfigurationError(f"there is no column {name!r}; the columns are {_listed(batch.schema.names)}")
     column = batch.column(places[0])
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.storage
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [repr(name) for name in names[:_MAX_LISTED]]
+    return ", ".join([*shown, *(["..."] if len(names) > _MAX_LISTED else [])]) or "none"
 
 
 def _text_column(batch: pa.RecordBatch, name: str) -> Any:
