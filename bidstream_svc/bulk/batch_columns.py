@@ -1,5 +1,6 @@
 """The columns of a batch that decide, in few types: whatever type a log has, `decrypt_batch` sees these."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ DEFAULT_DOMAIN_COLUMN = "domain"
 # Behind the numbers of the programmes.
 NO_SCOPE, DAMAGED_SCOPE = len(IdentityScope), len(IdentityScope) + 1
 _PLAIN_TYPES = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+_MAX_LISTED = 20  # of a log's columns, in a message
 _SCOPE_NAMES = [scope.name for scope in sorted(IdentityScope)]
 
 
@@ -61,7 +63,9 @@ def find_column(batch: pa.RecordBatch, name: str) -> Any:
     """
     places = batch.schema.get_all_field_indices(name)
     if len(places) != 1:
-        raise ConfigurationError(f"there {'are several columns' if places else 'is no column'} {name!r}")
+        if places:
+            raise ConfigurationError(f"there are several columns {name!r}")
+        raise ConfigurationError(f"there is no column {name!r}; the columns are {_listed(batch.schema.names)}")
     column = batch.column(places[0])
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.storage
@@ -70,6 +74,11 @@ def find_column(batch: pa.RecordBatch, name: str) -> Any:
     kind = column.type.value_type
     plain = _PLAIN_TYPES.get(kind, kind)  # views cannot be decoded
     return column.cast(pa.dictionary(column.type.index_type, plain)).dictionary_decode()
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [repr(name) for name in names[:_MAX_LISTED]]
+    return ", ".join([*shown, *(["..."] if len(names) > _MAX_LISTED else [])]) or "none"
 
 
 def _text_column(batch: pa.RecordBatch, name: str) -> Any:

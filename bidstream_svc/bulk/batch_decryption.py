@@ -47,7 +47,10 @@ def decrypt_batch(
         ConfigurationError: a column is missing, has a type that cannot be used, or the name of one of the output; or
             there are too many rows.
         DamagedFileError: offsets do not fit the data of a column.
+        TypeError: `batch` is not a RecordBatch, but a table, for example.
     """
+    if not isinstance(batch, pa.RecordBatch):
+        raise TypeError(f"{type(batch).__name__} is not a RecordBatch; a table has to_batches()")
     options = BatchOptions() if options is None else options
     now_ms = wall_clock_ms() if now_ms is None else now_ms
     if not isinstance(keys, BatchKeys):

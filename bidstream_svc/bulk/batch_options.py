@@ -40,11 +40,21 @@ class BatchOptions:
     def __post_init__(self) -> None:
         """Refuse contradictions."""
         if self.scope_column is not None and self.scope is not None:
-            raise ConfigurationError("a scope and a scope column are given; only one of them can count")
+            raise ConfigurationError("a scope (--scope) and a scope column (--scope-column) are given; leave one out")
         if self.time_column is not None and self.at_ms is not None:
-            raise ConfigurationError("a time and a time column are given; only one of them can count")
+            raise ConfigurationError("a time (--at) and a time column (--time-column) are given; leave one out")
 
     @property
     def input_column(self) -> str:
         """The column of the tokens, or of the bid requests."""
         return self.token_column if self.bid_request_column is None else self.bid_request_column
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """The columns that are read, and that a log has to have."""
+        others = (
+            (self.time_column,)
+            if self.bid_request_column
+            else (self.domain_column, self.scope_column, self.time_column)
+        )
+        return (self.input_column, *(name for name in others if name is not None))

@@ -110,7 +110,7 @@ class RowReader:
 
 
 def _refuse(name: str) -> NoReturn:
-    raise ConfigurationError(f"the rows have a field {name!r}, and the output gets a column of that name")
+    raise ConfigurationError(f"the field {name!r} has the name of a column of the output; rename it")
 
 
 def _needed_columns(options: BatchOptions) -> tuple[str, ...]:

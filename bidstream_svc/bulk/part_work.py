@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bidstream_svc.bulk.batch_columns import find_column
 from bidstream_svc.bulk.batch_decryption import decrypt_in_pieces
 from bidstream_svc.bulk.batch_keys import BatchKeys
 from bidstream_svc.bulk.batch_options import BatchOptions
@@ -32,6 +33,7 @@ class PartResult:
         damage: of the first few of these, such as "row 17: its time cannot be read". They contain no values.
         problem: why the file is damaged, in which case there is no output file; None if it is not.
         output_bytes: size of the output file.
+        filled_columns: which of the required columns have a value in any row. NDJSON seems to have every column.
     """
 
     name: str
@@ -43,6 +45,7 @@ class PartResult:
     damage: tuple[str, ...] = ()
     problem: str | None = None
     output_bytes: int = 0
+    filled_columns: tuple[str, ...] = ()
 
 
 class StoppedError(Exception):
@@ -130,6 +133,7 @@ class _PartWork:
         self._rows = self._written = 0
         self._statuses: Counter[str] = Counter()
         self._damage = Damage()
+        self._unfilled_columns = set(options.required_columns)
 
     def run(self, file: TemporaryFile) -> PartResult:
         with closing(self._open_reader()) as reader:
@@ -144,6 +148,7 @@ class _PartWork:
                 statuses=dict(self._statuses),
                 damaged_rows=damage.count,
                 damage=tuple(damage.examples),
+                filled_columns=tuple(sorted({*self._options.required_columns} - self._unfilled_columns)),
             )
 
     @contextmanager
@@ -180,6 +185,7 @@ class _PartWork:
             done_bytes = 0
             for batch in _read(reader):
                 self._rows += batch.num_rows
+                self._note_values(batch)
                 for decrypted in self._decrypt(batch, reader.first_row):
                     self._count(decrypted, reader.first_row)
                     writer.write(decrypted)
@@ -194,6 +200,11 @@ class _PartWork:
 
     def _decrypt(self, batch: pa.RecordBatch, first_row: int) -> Iterator[pa.RecordBatch]:
         return decrypt_in_pieces(batch, self._keys, self._options, now_ms=self._now_ms, first_row=first_row)
+
+    def _note_values(self, batch: pa.RecordBatch) -> None:
+        self._unfilled_columns -= {
+            name for name in self._unfilled_columns if find_column(batch, name).null_count < batch.num_rows
+        }
 
     def _count(self, decrypted: pa.RecordBatch, first_row: int) -> None:
         self._written += decrypted.num_rows

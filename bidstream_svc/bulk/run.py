@@ -16,6 +16,8 @@ from bidstream_svc.bulk.storage import absolute, locate
 from bidstream_svc.core.errors import BulkOutputError, ConfigurationError
 
 _VERSION = 1
+# What the command calls them, where that is not the name with dashes.
+_OPTIONS = {"inputs": "LOGS", "at_ms": "--at", "sources": "--eid-sources", "version": "version", "options": "options"}
 
 
 class Run:
@@ -116,17 +118,20 @@ def _begin(
         "options": msgspec.to_builtins(asdict(options)),
     }
     earlier = directory.read_run()
-    if earlier is not None and not _same(earlier, own) and not any(directory.read_records()):
-        earlier = None  # nothing was written: the name of a column was wrong, perhaps
-    if earlier is None or (_same(earlier, own) and earlier.get("is_finished")):
-        earlier = {**own, "now_ms": now_ms, "is_finished": False}
-        directory.write_run(earlier)
-    elif not _same(earlier, own):
-        names = ", ".join(sorted(_differences(earlier, own)))
+    if earlier is not None and _same(earlier, own):
+        if not earlier.get("is_finished"):
+            return earlier
+    elif earlier is not None and next(directory.read_records(), None) is not None:
+        names = ", ".join(
+            sorted(_OPTIONS.get(name, f"--{name.replace('_', '-')}") for name in _differences(earlier, own))
+        )
         raise ConfigurationError(
             f"{directory.place.path} has the output of a run with other options ({names}); choose another directory"
         )
-    return earlier
+    # A run without any output has failed at once, by a wrong column for example: other options may be right.
+    begun = {**own, "now_ms": now_ms, "is_finished": False}
+    directory.write_run(begun)
+    return begun
 
 
 def _same(earlier: dict[str, Any], own: dict[str, Any]) -> bool:

@@ -7,4 +7,4 @@ from bidstream_svc.cli.lazy_commands import LazyCommands
 
 @click.group(commands=LazyCommands({"decrypt": "bulk_decrypt_command.decrypt"}))
 def bulk() -> None:
-    """Logs in bulk."""
+    """Decrypt logs in bulk."""

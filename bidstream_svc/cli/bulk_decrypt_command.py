@@ -93,7 +93,7 @@ def decrypt(
             job = _Job(output, judges, options, run.now_ms, strict, progress.add)
             process = partial(_on_ray, address=ray_address) if engine == "ray" else partial(_on_threads, count=threads)
             _collect(process(job, run.todo), summary)
-    summary.show()
+    summary.show(options.required_columns)
     if summary.is_damaged:
         context.exit(1)
 

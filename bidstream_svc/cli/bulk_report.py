@@ -72,6 +72,7 @@ class Summary:
         self._began_s = began_s
         self._counts: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
+        self._filled_columns: set[str] = set()
 
     @property
     def is_damaged(self) -> bool:
@@ -89,6 +90,7 @@ class Summary:
             damaged_rows=result.damaged_rows,
         )
         self._statuses.update(result.statuses)
+        self._filled_columns.update(result.filled_columns)
         if result.problem is not None:
             tell(f"bidstream-svc: {result.url}: {result.problem}")
         elif result.damaged_rows:
@@ -96,8 +98,11 @@ class Summary:
             count = f"{result.damaged_rows} of {result.rows} rows damaged"
             tell(f"bidstream-svc: {result.url}: {count}: {'; '.join(shown)}")
 
-    def show(self) -> None:
-        """Print the summary as a line of JSON."""
+    def show(self, required_columns: Sequence[str]) -> None:
+        """Print which columns are empty in all files, because NDJSON lacks none, and the summary as a line of JSON."""
+        if self._counts["rows"]:
+            for name in sorted({*required_columns} - self._filled_columns):
+                tell(f"bidstream-svc: no row has a valid value in the column {name!r}; check its name")
         names = ("rows", "written", "damaged_rows", "files", "damaged_files", "kept_files")
         summary = {
             **{name: self._counts[name] for name in names},

@@ -61,7 +61,8 @@ def token_options(command: _Command) -> _Command:
             "--keys",
             type=INPUT_FILE,
             multiple=True,
-            help="file with a key response in JSON, instead of a call to the operator; several files are merged",
+            help="file with a key response in JSON, or directory of such files (*.json), instead of a call to the "
+            "operator; several are merged",
         ),
     ):
         command = option(command)

@@ -18,7 +18,8 @@ def read_key_files(paths: Iterable[Path], read: Callable[[Path], bytes | str] = 
     """Read keys from files that contain key responses in JSON, and merge those of each programme.
 
     Args:
-        paths: of the files; of what two of them say differently, the later one counts.
+        paths: of the files, and of directories, whose `*.json` are read in the order of their names. Of what two files
+            say differently, the later one counts.
         read: returns the content of a file.
 
     Returns:
@@ -28,7 +29,16 @@ def read_key_files(paths: Iterable[Path], read: Callable[[Path], bytes | str] = 
         KeyResponseError: a file is not a valid key response, or two have different secrets for a key.
         ConfigurationError: a file cannot be read; and whatever `read` raises.
     """
-    return merge_by_programme([_read_key_file(path, read) for path in paths])
+    return merge_by_programme([_read_key_file(file, read) for path in paths for file in _key_files(path)])
+
+
+def _key_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("*.json"))
+    if not files:
+        raise ConfigurationError(f"--keys: {path} has no files *.json")
+    return files
 
 
 def _read_key_file(path: Path, read: Callable[[Path], bytes | str]) -> KeySnapshot:

@@ -249,7 +249,8 @@ def test_what_cannot_be_used_is_refused() -> None:
         refused(f"'{name}'", {"token": ["x"], name: [1]})
         decrypt_batch(pa.record_batch({name: ["x"]}), UID2, BatchOptions(token_column=name))  # it is dropped
         refused(f"'{name}'", {name: ["x"]}, token_column=name, keep_tokens=True)
-    refused("no column 'token'", {"t": ["x"]})
+    refused("no column 'token'; the columns are 't', 'u'$", {"t": ["x"], "u": ["x"]})
+    refused("'c18', 'c19', ...$", {f"c{number}": ["x"] for number in range(21)})
     refused("no column 'd'", {"token": ["x"]}, domain_column="d")
     refused("no column 's'", {"token": ["x"]}, scope_column="s")
     refused("no column 'a'", {"token": ["x"]}, time_column="a")
@@ -259,12 +260,14 @@ def test_what_cannot_be_used_is_refused() -> None:
     refused("'a' has no times, but bool", {"token": ["x"], "a": [True]}, time_column="a")
     with pytest.raises(ConfigurationError, match="several columns 'token'"):
         decrypt_batch(pa.RecordBatch.from_arrays([pa.array(["x"])] * 2, ["token"] * 2), UID2)
+    with pytest.raises(TypeError, match=r"Table is not a RecordBatch; a table has to_batches\(\)"):
+        decrypt_batch(pa.table({"token": ["x"]}), UID2)
     with pytest.raises(ConfigurationError, match="merge"):
         BatchKeys([UID2, UID2])
     with pytest.raises(ConfigurationError, match="no keys"):
         BatchKeys([])
     for both in ({"scope": IdentityScope.UID2, "scope_column": "s"}, {"at_ms": 1, "time_column": "a"}):
-        with pytest.raises(ConfigurationError, match="only one"):
+        with pytest.raises(ConfigurationError, match="leave one out"):
             BatchOptions(**both)  # type: ignore[arg-type]
 
 

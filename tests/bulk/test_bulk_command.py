@@ -191,6 +191,27 @@ def test_wrong_options_write_nothing(decrypt: Decrypt, tmp_path: Path, options: 
     assert not (tmp_path / "out").exists() or outputs(tmp_path / "out") == {}
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--token-column=nope"], "nope"),
+        (["--domain-column=nope"], "nope"),
+        (["--time-column=nope"], "nope"),
+        (["--bid-request-column=nope"], "nope"),
+    ],
+)
+def test_a_column_that_no_object_has_is_told(decrypt: Decrypt, tmp_path: Path, options: list[str], name: str) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    told = f"bidstream-svc: no row has a valid value in the column {name!r}; check its name"
+    for file in ("a", "b"):
+        (logs / f"{file}.ndjson").write_text('{"token": "x"}\n' * 3)
+    assert told in decrypt(logs, *options).err.splitlines()
+    assert told in decrypt(logs, *options).err.splitlines(), "of files that are kept, too"
+    (logs / "b.ndjson").write_text('{"token": "x"}\n{"token": "x", "nope": "0"}\n')
+    assert told not in decrypt(logs, *options).err.splitlines()
+
+
 def test_key_files_of_one_programme_are_merged(decrypt: Decrypt, tmp_path: Path) -> None:
     response, _ = key_response("uid2")
     keys = response["body"]["keys"]

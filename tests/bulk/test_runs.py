@@ -158,11 +158,11 @@ def test_a_record_of_another_version_is_not_believed(logs: Path, tmp_path: Path,
 
 def test_other_options_need_another_directory(logs: Path, tmp_path: Path) -> None:
     run([logs], tmp_path / "out")
-    with pytest.raises(ConfigurationError, match=r"\(at_ms, keep_tokens\); choose another directory"):
+    with pytest.raises(ConfigurationError, match=r"\(--at, --keep-tokens\); choose another directory"):
         run([logs], tmp_path / "out", options=BatchOptions(keep_tokens=True, at_ms=NOW_MS))
-    with pytest.raises(ConfigurationError, match=r"\(format\)"):
+    with pytest.raises(ConfigurationError, match=r"\(--format\)"):
         run([logs], tmp_path / "out", output_format="parquet")
-    with pytest.raises(ConfigurationError, match=r"\(inputs\)"):
+    with pytest.raises(ConfigurationError, match=r"\(LOGS\)"):
         run([logs / "day=1"], tmp_path / "out")
     (tmp_path / "out" / "_bulk" / "run.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="version"):
@@ -329,6 +329,8 @@ def test_a_missing_column_names_the_file(logs: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="'nope'") as error:
         run([logs], tmp_path / "out", options=BatchOptions(token_column="nope"))
     assert error.value.__notes__[0].startswith(str(logs))
+    run([logs], tmp_path / "out")  # nothing was written, so that the right name may be given
+    assert len(outputs(tmp_path / "out")) == 3
 
 
 def test_records_hold_no_personal_data(logs: Path, tmp_path: Path) -> None:

@@ -176,6 +176,14 @@ def test_saved_key_responses_are_merged(cli: Cli, key_file: str, state: Operator
     assert alone == [1, 1]
     outcome = cli("decrypt", *(word for path in files for word in ("--keys", str(path))), *tokens)
     assert (outcome.status, outcome.err) == (0, "")
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    assert cli("decrypt", "--keys", str(saved), *tokens).complaint == f"--keys: {saved} has no files *.json"
+    for path in files:
+        (saved / path.name).write_bytes(path.read_bytes())
+    (saved / "2.json.tmp").touch()
+    outcome = cli("decrypt", "--keys", str(saved), *tokens)
+    assert (outcome.status, outcome.err) == (0, "")
     files[0].write_text(json.dumps({"body": {**response["body"], "keys": [{**keys[0], "secret": "A" * 43 + "="}]}}))
     outcome = cli("decrypt", "--keys", key_file, "--keys", str(files[0]), *tokens)
     assert outcome.status == 1

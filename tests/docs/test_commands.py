@@ -34,6 +34,7 @@ _OF_OTHERS = {
     "pip install --no-deps --target DIR .": "the Makefile installs the package without its kernel so",
     "pip install aiohttp": "tests have it installed",
     "pip install 'bidstream-svc[spark]'": "make bulk-check has it installed",
+    "pip install '.[bulk]'": "as the one without the extra; tests have pyarrow installed",
     "python3 bidder.py": "tests/docs/test_guides.py",
     "python3 bidder.py ADDRESS": "tests/deploy/test_examples.py",
     "apt-get install nginx-light gcc libc6-dev": "needs root",

@@ -13,7 +13,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("input")
     parser.add_argument("output")
-    parser.add_argument("--keys", action="append", help="file with a key response, instead of a call to the operator")
+    parser.add_argument(
+        "--keys",
+        action="append",
+        help="file with a key response, or directory of such files (*.json), instead of a call to the operator",
+    )
     parser.add_argument("--optouts", help="directory of an opt-out store, on every worker")
     parser.add_argument("--token-column", default="token")
     parser.add_argument("--domain-column")
