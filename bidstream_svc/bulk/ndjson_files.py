@@ -102,7 +102,8 @@ class NdjsonReader:
             whole = pa.record_batch([inputs.take(pa.array(indices)), *batch.columns], schema=self.schema)
             yield from self._number([rows.numbers[index] for index in indices], whole)
         if unread:
-            self.damaged.add(f"row {rows.numbers[min(unread)]}: two members have one name", len(unread))
+            problem = "two members have one name, or a number is too large"
+            self.damaged.add(f"row {rows.numbers[min(unread)]}: {problem}", len(unread))
 
     def _number(self, numbers: list[int], batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         """Yield rows with their numbers; those of bid requests are adjacent in a batch."""

@@ -37,7 +37,7 @@ def parse_objects(
 ) -> Iterator[tuple[Sequence[int], pa.RecordBatch]]:
     """Yield JSON objects as (index of each, rows), in order, most of them at once.
 
-    Those that Arrow cannot read are left out: with two members of one name, above all.
+    Those that Arrow cannot read are left out: with two members of one name, or a number that is too large.
 
     Args:
         objects: valid Unicode.
