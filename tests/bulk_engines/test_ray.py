@@ -60,7 +60,9 @@ def test_a_killed_worker_changes_nothing(world: World, tmp_path: Path, output: P
         assert program.wait() == 0, program.output
         printed = program.output
     world.check(table_of(output))
-    assert json.loads(printed.splitlines()[-1])["written"] == len(world.logs.tokens)
+    # Ray tells of the retry on stdout, which may be written after the summary on stderr.
+    (summary,) = (json.loads(line) for line in printed.splitlines() if line.startswith("{"))
+    assert summary["written"] == len(world.logs.tokens)
     assert "will be retried" in printed
     # Its log files have neither keys nor raw uids.
     assert leaks(world.logs.secrets, log_files([ray_directory, tmp_path / "run"])) == []
