@@ -2,7 +2,7 @@
 
 from bidstream_svc.bulk.csv_syntax import CsvSyntax
 from bidstream_svc.bulk.formats import Damage
-from bidstream_svc.bulk.text_input import MAX_LINE_BYTES
+from bidstream_svc.bulk.text_input import MAX_LINE_BYTES, is_utf8
 from bidstream_svc.core.errors import DamagedFileError
 from bidstream_svc.core.kernel import count
 
@@ -89,7 +89,7 @@ class CsvText:
     def is_plain(self, records: bytes) -> bool:
         """Return whether records are UTF-8 without a CR that is not part of a line end."""
         returns = count(records, b"\r")
-        return (not returns or returns == count(records, b"\r\n")) and _is_utf8(records)
+        return (not returns or returns == count(records, b"\r\n")) and is_utf8(records)
 
     def add_plain(self, records: bytes, rows: int) -> None:
         """Note records that were read."""
@@ -154,14 +154,4 @@ class CsvText:
             return f"{cells} cell{'s' * (cells != 1)}, where the header has {self._width}"
         if self._syntax.has_bare_return(record):
             return "a CR without LF"
-        return None if _is_utf8(record) else "not UTF-8"
-
-
-def _is_utf8(text: bytes) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        return None if is_utf8(record) else "not UTF-8"

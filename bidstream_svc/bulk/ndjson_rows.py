@@ -10,7 +10,7 @@ from bidstream_svc.bulk.batch_columns import DEFAULT_DOMAIN_COLUMN
 from bidstream_svc.bulk.batch_options import BatchOptions
 from bidstream_svc.bulk.formats import MAX_BATCH_ROWS, Damage
 from bidstream_svc.bulk.json_members import ABSENT, make_reader, make_remover
-from bidstream_svc.bulk.text_input import MAX_LINE_BYTES, OVERLONG
+from bidstream_svc.bulk.text_input import MAX_LINE_BYTES, OVERLONG, is_utf8
 from bidstream_svc.core.errors import BidRequestError, ConfigurationError
 from bidstream_svc.core.openrtb.json_check import finish, replace_lone_surrogates
 
@@ -64,14 +64,14 @@ class RowReader:
         Raises:
             ConfigurationError: while iterating, if a row has one of the columns that the output gets.
         """
-        is_utf8 = _is_utf8(lines)
+        are_utf8 = is_utf8(b"\n".join(lines))
         remove, width = self._remove, self._width
         rows = Rows()
         for line in lines:
             self._lines += 1
             try:
                 text, values = self._read_line(line)
-                if not is_utf8:
+                if not are_utf8:
                     line.decode()
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BidRequestError):
                 if not line.strip():
@@ -119,14 +119,3 @@ def _needed_columns(options: BatchOptions) -> tuple[str, ...]:
         names += [options.domain_column or DEFAULT_DOMAIN_COLUMN, options.scope_column]
     names.append(options.time_column)
     return tuple(dict.fromkeys(name for name in names if name is not None))
-
-
-def _is_utf8(lines: list[bytes]) -> bool:
-    text = b"\n".join(lines)
-    if text.isascii():
-        return True
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
