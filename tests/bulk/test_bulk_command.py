@@ -20,6 +20,7 @@ from tests.bulk.logs import outputs, rows, table, write_keys, write_parquet
 from tests.support.cli import Outcome, run_command
 from tests.support.optouts import opt_out
 from tests.support.sidecar import DEADLINE_S, PROGRAM, environment, wait_until
+from tests.support.terminals import read_to_end
 from tests.vectors.inputs import NOW_MS
 from tests.vectors.load import key_response
 
@@ -305,14 +306,8 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     if leader == 0:
         os.chdir(tmp_path)
         os.execvpe(command[0], command, environment({}))  # noqa: S606 - this process becomes the program
-    shown = b""
-    try:
-        while data := os.read(terminal, 65_536):
-            shown += data
-    except OSError:  # the end of a terminal
-        pass
+    shown = read_to_end(terminal)
     _, status = os.waitpid(leader, 0)
-    os.close(terminal)
     assert status == 0
     assert b"decrypting" in shown
     assert b"rows/s" in shown

@@ -24,6 +24,7 @@ from bidstream_svc.optouts.optout_store import OptOutStore
 from tests.core.openrtb_strategies import TOKENS
 from tests.support.cli import Cli
 from tests.support.sidecar import PROGRAM, environment
+from tests.support.terminals import read_to_end
 from tests.vectors.inputs import KEY_RESPONSES, NOW_MS
 from tests.vectors.load import key_snapshot, load
 
@@ -221,13 +222,7 @@ def _on_a_terminal(arguments: list[str], columns: int, **variables: str) -> str:
     env = environment({}) | {"COLUMNS": str(columns), "TERM": "xterm", "PYTHONUTF8": "1"} | variables
     with subprocess.Popen([*PROGRAM, *arguments], stdout=follower, stdin=subprocess.DEVNULL, env=env) as process:
         os.close(follower)
-        printed = b""
-        try:
-            while chunk := os.read(leader, 65_536):
-                printed += chunk
-        except OSError:  # the end of a terminal
-            pass
-        os.close(leader)
+        printed = read_to_end(leader)
     assert process.returncode == 0
     return printed.decode().replace("\r\n", "\n")
 

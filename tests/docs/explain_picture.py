@@ -18,6 +18,7 @@ from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from tests.docs.markdown import DOCS
 from tests.support.sidecar import PROGRAM, environment
+from tests.support.terminals import read_to_end
 
 PICTURE = DOCS / "explain.svg"
 COLUMNS = 80
@@ -56,13 +57,7 @@ def _run(directory: Path, token: str) -> str:
         assert process.stdin is not None
         process.stdin.write(token.encode())
         process.stdin.close()
-        printed = b""
-        try:
-            while chunk := os.read(leader, 65_536):
-                printed += chunk
-        except OSError:  # the end of a terminal
-            pass
-        os.close(leader)
+        printed = read_to_end(leader)
     return printed.decode().replace("\r\n", "\n")
 
 
