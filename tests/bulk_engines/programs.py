@@ -20,23 +20,28 @@ class Program:
 
     def __init__(self, directory: Path, *command: str | Path, env: Mapping[str, str]) -> None:
         directory.mkdir(exist_ok=True)
-        self._output = directory / "output"
+        self._output, self._errors = directory / "output", directory / "errors"
         self._known: set[int] = set()
-        with self._output.open("wb") as output:
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 list(map(str, command)),
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=output,
+                stderr=errors,
                 cwd=directory,
                 start_new_session=True,
             )
 
     @property
     def output(self) -> str:
-        """What it has written to stdout and stderr."""
-        return self._output.read_text("utf-8", "replace")
+        """What it has written to stdout, and behind it what to stderr."""
+        return self._output.read_text("utf-8", "replace") + self.errors
+
+    @property
+    def errors(self) -> str:
+        """What it has written to stderr."""
+        return self._errors.read_text("utf-8", "replace")
 
     def descendants(self) -> list[int]:
         """The processes that it, or one of these, has started and that run."""

@@ -58,12 +58,10 @@ def test_a_killed_worker_changes_nothing(world: World, tmp_path: Path, output: P
         kill_worker(program)
         assert files_in(output) < FILES
         assert program.wait() == 0, program.output
-        printed = program.output
+        printed, errors = program.output, program.errors
     world.check(table_of(output))
-    # Ray tells of the retry on stdout, which may be written after the summary on stderr.
-    (summary,) = (json.loads(line) for line in printed.splitlines() if line.startswith("{"))
-    assert summary["written"] == len(world.logs.tokens)
-    assert "will be retried" in printed
+    assert json.loads(errors.splitlines()[-1])["written"] == len(world.logs.tokens)
+    assert "will be retried" in printed  # on stdout, perhaps as late as when the program ends
     # Its log files have neither keys nor raw uids.
     assert leaks(world.logs.secrets, log_files([ray_directory, tmp_path / "run"])) == []
 
@@ -74,7 +72,7 @@ def test_an_interrupted_run_goes_on(world: World, tmp_path: Path, output: Path, 
         wait_until(lambda: files_in(output) or program.process.poll() is not None, "a first file", TIMEOUT_S)
         program.process.send_signal(signal.SIGINT)
         assert program.wait() == 1
-        assert "interrupted" in program.output
+        assert "interrupted" in program.errors.splitlines()[-1]
     kept = files_in(output)
     assert 0 < kept < FILES
     printed = run(tmp_path / "second", *command(world, output), env=env)
