@@ -4,10 +4,9 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
+from bidstream_svc.keystore.refresh_schedule import EarlyRefreshLimit
 from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.loop_thread import LoopThread
-
-MIN_EARLY_REFRESH_INTERVAL_S = 60.0
 
 
 class RefreshThread:
@@ -29,7 +28,7 @@ class RefreshThread:
         self._open_refresher = open_refresher
         self._refresher: KeyRefresher | None = None
         self._thread = LoopThread("key-refresh", self._refresh, on_failure=on_failure)
-        self._next_early_refresh_s = 0.0
+        self._early = EarlyRefreshLimit()
 
     def start(self) -> None:
         """Start the thread, which begins with a refresh."""
@@ -42,11 +41,10 @@ class RefreshThread:
             self._thread.call_soon(refresher.wake)
 
     def refresh_for_unknown_key(self) -> None:
-        """Request a refresh because a token named an unknown key; at most one per MIN_EARLY_REFRESH_INTERVAL_S."""
-        now_s = time.monotonic()
-        if now_s >= self._next_early_refresh_s:
-            self._next_early_refresh_s = now_s + MIN_EARLY_REFRESH_INTERVAL_S
-            self.refresh_soon()
+        """Request a refresh because a token named an unknown key; see EarlyRefreshLimit. No effect after a failure."""
+        refresher = self._refresher
+        if refresher is not None and self._early.admit(time.monotonic()):
+            self._thread.call_soon(refresher.wake_unless_failing)
 
     def stop(self) -> None:
         """Cancel a running refresh and end the thread; see LoopThread. Call after `start`."""
