@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -15,8 +16,29 @@ from benchmarks.fleet.sources import Result, Source
 from bidstream_svc.keystore.refresh_schedule import EarlyRefreshLimit, draw_back_off_s, draw_interval_s
 
 
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """What all hosts are told, and what comes to them.
+
+    Attributes:
+        draw_notice_s: from a random number below 1 to the seconds from a rotation, or a start, to a new key's token.
+        stranger_s: mean seconds between two tokens of which nobody will ever have the key.
+    """
+
+    interval_s: float
+    has_cache: bool
+    draw_notice_s: Callable[[float], float]
+    stranger_s: float
+
+
 class Hosts:
     """What the hosts of a fleet have in common.
+
+    Args:
+        choose: returns the source to ask.
+        generation: returns that of the newest keys.
+        settings: of all hosts.
+        cpu: that all hosts share; None if each has its own.
 
     Attributes:
         down: hosts that do not answer.
@@ -33,15 +55,13 @@ class Hosts:
         costs: Costs,
         random: Random,
         *,
-        interval_s: float,
-        has_cache: bool,
-        draw_notice_s: Callable[[float], float],
+        settings: HostSettings,
         cpu: SharedCapacity | None = None,
     ) -> None:
         self.env, self.costs, self.random = env, costs, random
         self.choose, self.newest = choose, generation
-        self.interval_s, self.has_cache = interval_s, has_cache
-        self.draw_notice_s = draw_notice_s
+        self.interval_s, self.has_cache = settings.interval_s, settings.has_cache
+        self.draw_notice_s, self.stranger_s = settings.draw_notice_s, settings.stranger_s
         self.cpu = cpu
         self.down, self.without_keys, self.behind, self.not_level = Level(), Level(), Level(), Level()
 
@@ -76,9 +96,11 @@ class Host:
         self._is_woken, self._is_sleeping, self._is_early = False, False, False
         self._early = EarlyRefreshLimit()
         self._start = 0
+        self._asked_s: float | None = None
         self.is_ready = hosts.env.event()
         self._process = hosts.env.process(self._run(0, first_refresh_s))
         self.count()
+        self._meet_stranger_later()
 
     def count(self) -> None:
         """Count the host in the gauge of its state."""
@@ -113,6 +135,7 @@ class Host:
         yield self._hosts.compute(self._hosts.costs.start_cpu_s)
         if not self._hosts.has_cache:
             self.generation = -1
+        self._asked_s = None
         self._is_early = self._hosts.has_cache  # nobody knows how old the keys of a cache are
         self.is_down = False
         self.count()
@@ -130,15 +153,15 @@ class Host:
             yield from self._sleep(start, wait_s)
             if start != self._start:
                 return
-            is_early, self._is_early = self._is_early, False
-            answer = yield from hosts.choose().answer(is_early=is_early)
+            asked_s, max_age_s = self._env.now, self._max_age_s()
+            answer = yield from hosts.choose().answer(max_age_s)
             if start != self._start:
                 return
             if answer.result is Result.KEYS:
                 yield from self._parse()
                 if start != self._start:
                     return
-                self._use(answer.generation)
+                self._use(answer.generation, asked_s)
                 wait_s = draw_interval_s(hosts.interval_s, hosts.random.uniform)
             else:
                 self._failures += 1
@@ -159,8 +182,14 @@ class Host:
         paused_s = self._env.now - begun_s - costs.parse_cpu_s
         yield self._env.timeout(max(0.0, costs.parse_pause_s - paused_s))
 
-    def _use(self, generation: int) -> None:
-        self._failures = 0
+    def _max_age_s(self) -> float | None:
+        """As `KeyRefresher.max_age_s`."""
+        if self._is_early:
+            return None
+        return self._hosts.interval_s if self._asked_s is None else self._env.now - self._asked_s
+
+    def _use(self, generation: int, asked_s: float) -> None:
+        self._failures, self._is_early, self._asked_s = 0, False, asked_s
         self.generation = max(self.generation, generation)
         self.count()
         if not self.is_ready.triggered:
@@ -187,10 +216,27 @@ class Host:
         hosts, now = self._hosts, self._env.now
         if start != self._start or self.generation >= hosts.newest():
             return
-        if self.generation >= 0 and self._early.admit(now) and not self._failures:
-            self._is_early = True
-            self._is_woken = True
+        self._refresh_for_unknown_key()
+        self._notice_later(max(self._early.next_s - now, 0) + hosts.draw_notice_s(hosts.random.random()))
+
+    def _refresh_for_unknown_key(self) -> None:
+        """As `RefreshThread.refresh_for_unknown_key`."""
+        if self.generation >= 0 and self._early.admit(self._env.now) and not self._failures:
+            self._is_early = self._is_woken = True
             if self._is_sleeping:
                 self._is_sleeping = False
                 self._process.interrupt()
-        self._notice_later(max(self._early.next_s - now, 0) + hosts.draw_notice_s(hosts.random.random()))
+
+    def _meet_stranger_later(self) -> None:
+        hosts, env = self._hosts, self._env
+        if hosts.stranger_s == math.inf:
+            return
+        wait_s = max(self._early.next_s - env.now, 0) + hosts.random.expovariate(1 / hosts.stranger_s)
+        event = env.timeout(wait_s)
+        assert event.callbacks is not None
+        event.callbacks.append(lambda _: self._meet_stranger())
+
+    def _meet_stranger(self) -> None:
+        if not self.is_down:
+            self._refresh_for_unknown_key()
+        self._meet_stranger_later()

@@ -10,12 +10,13 @@ import simpy
 
 from benchmarks.fleet import parameters
 from benchmarks.fleet.capacity import SharedCapacity
-from benchmarks.fleet.hosts import Host, Hosts
+from benchmarks.fleet.hosts import Host, Hosts, HostSettings
 from benchmarks.fleet.parameters import Costs
 from benchmarks.fleet.sources import Operator, OperatorPlan, Outage, Relay, Seen, Source
 
 EVENT_S = 3600.0  # when something happens
 _SEED = 18
+_MAX_WITH_STRANGERS = 2_000  # more take minutes, because each host calls every minute
 _HEALTHY, _COSTS = OperatorPlan(), Costs()
 
 
@@ -32,6 +33,7 @@ class Scenario:
         restart_at_once: how many are down or without keys at the same time, at most.
         tokens_per_s: of a host.
         ramp_s: in which the share of tokens with a new key grows from 0 to 1; with 0, tokens come evenly.
+        stranger_s: mean seconds between two tokens at a host of which nobody will ever have the key.
         cores: of the only machine, on which everything runs; None for a machine for each.
     """
 
@@ -46,6 +48,7 @@ class Scenario:
     restart_at_once: float = math.inf
     tokens_per_s: float = parameters.TOKENS_PER_S.value
     ramp_s: float = parameters.NEW_KEY_RAMP_S.value
+    stranger_s: float = math.inf
     costs: Costs = _COSTS
     cores: float | None = None
     seed: int = _SEED
@@ -121,9 +124,7 @@ def simulate(scenario: Scenario) -> Run:
         lambda: operator.generation,
         scenario.costs,
         random,
-        interval_s=scenario.interval_s,
-        has_cache=scenario.has_cache,
-        draw_notice_s=_notices(scenario),
+        settings=HostSettings(scenario.interval_s, scenario.has_cache, _notices(scenario), scenario.stranger_s),
         cpu=cpu,
     )
     # Hosts that have been up for long are out of step.
@@ -171,41 +172,35 @@ def _restart(env: simpy.Environment, scenario: Scenario, fleet: list[Host]) -> G
 
 def key_scenarios(hosts: int) -> list[Scenario]:
     """Return all scenarios for a number of hosts."""
-    base = Scenario(name="steady", hosts=hosts)
-    rotation = replace(base, name="rotation", operator=OperatorPlan(rotations_s=(EVENT_S,)))
+    base = Scenario(name="in peace", hosts=hosts)
+    plan = OperatorPlan(rotations_s=(EVENT_S,))
+    rotation = replace(base, name="rotation", operator=plan)
+    limited = replace(plan, limit_per_s=20, retry_after_s=10)
+    failing_over = replace(plan, outage=Outage(EVENT_S, EVENT_S + 60, is_silent=True))
     down = OperatorPlan(outage=Outage(EVENT_S, 2 * EVENT_S))
+    strangers = replace(rotation, name="rotation, strangers", stranger_s=1.0, duration_s=1.5 * EVENT_S)
     sudden = replace(base, name="restart of all", restart_s=EVENT_S, duration_s=2 * EVENT_S)
     rolling = replace(sudden, name="rolling restart, 2 % at once", restart_at_once=max(1.0, hosts / 50))
-    limited = OperatorPlan(limit_per_s=20, retry_after_s=10)
+    with_strangers = [strangers, replace(strangers, name="rotation, strangers, 2 relays", relays=2)]
     return [
         base,
+        replace(base, name="in peace, 2 relays", relays=2),
         rotation,
-        *(replace(rotation, name=f"rotation, {count} relay{'s' * (count > 1)}", relays=count) for count in (1, 2)),
-        replace(rotation, name="rotation, slow operator", operator=replace(rotation.operator, think_s=8)),
-        replace(rotation, name="rotation, 429", operator=replace(limited, rotations_s=(EVENT_S,))),
-        replace(
-            rotation,
-            name="rotation, 429 without Retry-After",
-            operator=replace(limited, rotations_s=(EVENT_S,), retry_after_s=0),
-        ),
-        replace(
-            rotation,
-            name="rotation, 429, 2 relays",
-            operator=replace(limited, rotations_s=(EVENT_S,)),
-            relays=2,
-        ),
-        replace(
-            rotation,
-            name="rotation in a fail-over of 60 s",
-            operator=OperatorPlan(rotations_s=(EVENT_S,), outage=Outage(EVENT_S, EVENT_S + 60, is_silent=True)),
-        ),
+        replace(rotation, name="rotation, 1 relay", relays=1),
+        replace(rotation, name="rotation, 2 relays", relays=2),
+        replace(rotation, name="rotation, operator answers after 8 s", operator=replace(plan, think_s=8)),
+        replace(rotation, name="rotation, 429 beyond 20/s", operator=limited),
+        replace(rotation, name="rotation, 429 without Retry-After", operator=replace(limited, retry_after_s=0)),
+        replace(rotation, name="rotation, 429 beyond 20/s, 2 relays", operator=limited, relays=2),
+        replace(rotation, name="rotation in a fail-over of 60 s", operator=failing_over),
+        *(with_strangers if hosts <= _MAX_WITH_STRANGERS else ()),
         replace(base, name="operator down for an hour", operator=down),
         replace(base, name="operator down for an hour, 2 relays", operator=down, relays=2),
         sudden,
-        replace(sudden, name="restart of all, key cache", has_cache=True),
-        replace(sudden, name="restart of all, 429", operator=limited),
         replace(sudden, name="restart of all, 2 relays", relays=2),
-        replace(sudden, name="restart of all while the operator is down, key cache", has_cache=True, operator=down),
+        replace(sudden, name="restart of all, key cache", has_cache=True),
+        replace(sudden, name="restart of all, 429 beyond 20/s", operator=replace(limited, rotations_s=())),
+        replace(sudden, name="restart of all, operator down, key cache", has_cache=True, operator=down),
         rolling,
         replace(rolling, name="rolling restart, 2 relays", relays=2),
     ]

@@ -14,7 +14,7 @@ import simpy
 from benchmarks.fleet import parameters
 from benchmarks.fleet.capacity import SharedCapacity
 from benchmarks.fleet.series import PerSecond
-from bidstream_svc.keystore.refresh_schedule import draw_back_off_s, draw_interval_s
+from bidstream_svc.keystore.refresh_schedule import EarlyRefreshLimit, draw_back_off_s, draw_interval_s
 from bidstream_svc.operator.transport import OperatorTransport
 
 Steps: TypeAlias = Generator[simpy.Event, Any, "Answer"]
@@ -23,6 +23,7 @@ _TRANSPORT = inspect.signature(OperatorTransport).parameters
 CONNECT_TIMEOUT_S: float = _TRANSPORT["connect_timeout_s"].default
 READ_TIMEOUT_S: float = _TRANSPORT["read_timeout_s"].default
 TOTAL_TIMEOUT_S: float = _TRANSPORT["total_timeout_s"].default
+HOLD_S = 5.0  # that a relay lets a request wait
 
 
 class Result(Enum):
@@ -50,8 +51,8 @@ class Answer(NamedTuple):
 class Source(Protocol):
     """What a host gets its keys from."""
 
-    def answer(self, *, is_early: bool) -> Steps:
-        """Answer a call. `is_early`: a token had an unknown key, so that only the newest keys will do."""
+    def answer(self, max_age_s: float | None) -> Steps:
+        """Answer a call with keys of at most this age; None for the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +134,9 @@ class Operator:
         """How often the keys have been replaced."""
         return sum(moment_s <= self._env.now for moment_s in self._plan.rotations_s)
 
-    def answer(self, *, is_early: bool) -> Steps:
-        """See Source. The operator makes no difference."""
-        del is_early
+    def answer(self, max_age_s: float | None = None) -> Steps:
+        """See Source. The operator always has the newest."""
+        del max_age_s
         env, plan = self._env, self._plan
         self.seen.attempts.add(env.now)
         outage = plan.outage
@@ -176,40 +177,43 @@ class Operator:
 class Relay:
     """A relay: refreshes its keys as a host does, and answers hosts from what it holds.
 
-    A request for the newest keys waits for a fetch that begins after it. All that wait share one.
+    If that is too old for a request, it is refreshed first, at most once a minute. All that wait share that refresh,
+    and none waits for longer than HOLD_S.
     """
 
     def __init__(
         self, env: simpy.Environment, operator: Operator, costs: "parameters.Costs", interval_s: float, random: Random
     ) -> None:
         self.seen = Seen()
-        self.generation = -1
+        self._generation = -1
         self._env, self._operator, self._costs = env, operator, costs
         self._interval_s, self._random = interval_s, random
         self._cpu = SharedCapacity(env, parameters.RELAY_CORES.value, 1.0)
         self._link = SharedCapacity(
             env, parameters.RELAY_BYTES_PER_S.value, parameters.HOST_BYTES_PER_S.value, self.seen.sent_bytes.spread
         )
-        self._fetched = env.event()  # the next fetch to begin ends
-        self._is_asked = False
+        self._early = EarlyRefreshLimit()
+        self._asked_s, self._requested_s = -math.inf, -math.inf
+        self._failures = 0
+        self._has_changed = env.event()
+        self._is_woken, self._is_sleeping = False, False
         self._process = env.process(self._run())
-        self._is_sleeping = False
 
-    def answer(self, *, is_early: bool) -> Steps:
+    def answer(self, max_age_s: float | None) -> Steps:
         """See Source."""
         env, begun_s = self._env, self._env.now
         yield env.timeout(self._costs.round_trip_s)
         self.seen.requests.add(env.now)
-        if is_early:
+        if self._generation < 0:
+            yield from self._wait(-math.inf, env.now + HOLD_S)
+        elif self._asked_s < env.now - (max_age_s or 0.0):
             self._ask()
-            answer: Answer = yield self._fetched
-            if answer.result is not Result.KEYS:
-                return answer
-        if self.generation < 0:
+            yield from self._wait(self._requested_s, self._requested_s + HOLD_S)
+        if self._generation < 0:
             self.seen.refused.add(env.now)
             return Answer(Result.UNAVAILABLE)
-        generation = self.generation
-        if not (yield self._cpu.use(self._costs.relay_cpu_s, READ_TIMEOUT_S)):
+        generation = self._generation
+        if not (yield self._cpu.use(self._costs.relay_cpu_s, READ_TIMEOUT_S - (env.now - begun_s))):
             self.seen.abandoned.add(env.now)
             return Answer(Result.NETWORK)
         if not (yield self._link.use(self._costs.response_bytes, TOTAL_TIMEOUT_S - (env.now - begun_s))):
@@ -218,26 +222,42 @@ class Relay:
         return Answer(Result.KEYS, generation)
 
     def _ask(self) -> None:
-        self._is_asked = True
+        """Refresh soon, unless that was asked for less than a minute ago, or a retry is due."""
+        if not self._early.admit(self._env.now):
+            return
+        self._requested_s = self._env.now
+        if self._failures:
+            return
+        self._is_woken = True
         if self._is_sleeping:
+            self._is_sleeping = False
             self._process.interrupt()
 
+    def _wait(self, asked_s: float, until_s: float) -> Generator[simpy.Event, Any, None]:
+        """Wait for keys that the operator was asked for at a time or later, but no longer than until another."""
+        env = self._env
+        while (self._generation < 0 or self._asked_s < asked_s) and env.now < until_s:
+            yield env.any_of([self._has_changed, env.timeout(until_s - env.now)])
+
     def _run(self) -> Generator[simpy.Event, Any, None]:
-        failures = 0
+        env, uniform = self._env, self._random.uniform
         while True:
-            self._is_asked, fetched, self._fetched = False, self._fetched, self._env.event()
-            answer = yield from self._operator.answer(is_early=True)
+            asked_s = env.now
+            answer = yield from self._operator.answer()
             if answer.result is Result.KEYS:
-                yield self._env.timeout(self._costs.first_parse_cpu_s)
-                self.generation, failures = answer.generation, 0
-                wait_s = draw_interval_s(self._interval_s, self._random.uniform)
+                yield env.timeout(self._costs.first_parse_cpu_s)
+                self._generation, self._asked_s, self._failures = answer.generation, asked_s, 0
+                changed, self._has_changed = self._has_changed, env.event()
+                changed.succeed()
+                wait_s = draw_interval_s(self._interval_s, uniform)
             else:
-                failures += 1
-                wait_s = draw_back_off_s(failures, self._random.uniform, retry_after_s=answer.retry_after_s)
-            fetched.succeed(answer)
-            if self._is_asked and not failures:
-                continue
-            self._is_sleeping = True
-            with suppress(simpy.Interrupt):
-                yield self._env.timeout(wait_s)
-            self._is_sleeping = False
+                self._failures += 1
+                wait_s = draw_back_off_s(
+                    self._failures, uniform, retry_after_s=answer.retry_after_s, longest_s=self._interval_s
+                )
+            if not self._is_woken:
+                self._is_sleeping = True
+                with suppress(simpy.Interrupt):
+                    yield env.timeout(wait_s)
+                self._is_sleeping = False
+            self._is_woken = False
