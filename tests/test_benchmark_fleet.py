@@ -8,7 +8,7 @@ import simpy
 
 from benchmarks.fleet.capacity import SharedCapacity
 from benchmarks.fleet.optouts_model import Feed, simulate_feed
-from benchmarks.fleet.parameters import COMMIT_S, all_figures
+from benchmarks.fleet.parameters import COMMIT_S, SNAPSHOT_WRITE_IDS_PER_S, all_figures
 from benchmarks.fleet.real_hosts import Material
 from benchmarks.fleet.scenarios import EVENT_S, Run, Scenario, simulate
 from benchmarks.fleet.series import Level, PerSecond
@@ -161,7 +161,7 @@ def test_opt_outs_arrive_everywhere_in_order_of_the_load() -> None:
 
 def test_one_snapshot_is_for_all_who_wait() -> None:
     rush = Rush(hosts=30, ids=100e6)
-    assert rush.ids / 4e6 > _MAX_AGE_S
+    assert rush.ids / SNAPSHOT_WRITE_IDS_PER_S.value > _MAX_AGE_S
     run = simulate_rush(rush)
     assert run.written == [1, 1]
     assert run.without.value == 0

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.fleet all|keys|optouts|snapshots|real|redis [--hosts N ...] [--quick]`.
+"""`python -m benchmarks.fleet all|keys|optouts|snapshots|real|redis|snapshot [--hosts N ...] [--quick]`.
 
 - keys, optouts, snapshots: the simulations; all: the three of them, about 10 minutes. With --quick, up to 1,000 hosts.
 - real: real sidecars on this machine (60, or --hosts), and the simulation of them, about 5 minutes; needs 4 GB.
 - redis: what followers cost a real Redis, about 30 seconds; needs redis-server.
+- snapshot: what a snapshot costs a receiver and a host, about a minute.
 
 What is complete is kept in benchmarks/results/fleet; quick runs go to benchmarks/.cache/results/fleet.
 """
@@ -20,6 +21,7 @@ from benchmarks.fleet import pictures, summaries
 from benchmarks.fleet.real import measure_real
 from benchmarks.fleet.redis_costs import measure_redis
 from benchmarks.fleet.scenarios import Run
+from benchmarks.fleet.snapshot_costs import measure_snapshot
 from benchmarks.fleet.tables import render_fleet
 
 _CACHE = Path(__file__).parents[1] / ".cache" / "results"
@@ -43,10 +45,12 @@ def main() -> None:
     match arguments.what:
         case "real":
             results = measure_real((arguments.hosts or [_REAL_HOSTS])[0])
-            pictures.draw_real(results, directory / "real.png")
             _keep(results, directory / "real.json")
+            pictures.draw_real(results, directory / "real.png")
         case "redis":
             _keep(measure_redis(), directory / "redis.json")
+        case "snapshot":
+            _keep(measure_snapshot(), directory / "snapshot.json")
         case what:
             for part in ("keys", "optouts", "snapshots") if what == "all" else (what,):
                 _PARTS[part](arguments.hosts or hosts, directory)
@@ -56,7 +60,7 @@ def main() -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=__doc__)
-    parser.add_argument("what", choices=["all", *_PARTS, "real", "redis"])
+    parser.add_argument("what", choices=["all", *_PARTS, "real", "redis", "snapshot"])
     parser.add_argument("--hosts", type=int, nargs="+", help="other numbers of hosts")
     parser.add_argument("--quick", action="store_true", help="up to 1,000 hosts, and not kept")
     return parser.parse_args()

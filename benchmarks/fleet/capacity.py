@@ -7,8 +7,8 @@ from itertools import count
 
 import simpy
 
-# By how much a finish time may be missed, relative to all that one job could have had until then.
-_TOLERANCE = 1e-12
+# By how much a job may end too early: in seconds, and relative to all that one job could have had until then.
+_TOLERANCE_S, _TOLERANCE = 1e-6, 1e-12
 
 
 class SharedCapacity:
@@ -38,7 +38,7 @@ class SharedCapacity:
         self._running = 0
         self._share = 0.0  # what one job would have got since the beginning
         self._at = 0.0
-        self._plans = 0
+        self._wake_s = math.inf  # when the next end of a job is looked for, at the latest
         self._numbers = count()
 
     def use(self, units: float, patience_s: float = math.inf) -> simpy.Event:
@@ -64,25 +64,31 @@ class SharedCapacity:
         self._at = now
 
     def _plan(self) -> None:
-        self._plans += 1
         while self._jobs and self._jobs[0][2].triggered:  # it was given up
             heappop(self._jobs)
-        if self._jobs:
-            plan = self._plans
-            wait_s = max(0.0, (self._jobs[0][0] - self._share) / self._rate())
-            self._call_later(wait_s, lambda: self._finish(plan))
-
-    def _finish(self, plan: int) -> None:
-        if plan != self._plans:
+        if not self._jobs:
             return
+        wait_s = max(0.0, (self._jobs[0][0] - self._share) / self._rate())
+        wake_s = self._env.now + wait_s
+        if wake_s < self._wake_s:  # else it is planned anew then
+            self._wake_s = wake_s
+            self._call_later(wait_s, lambda: self._finish(wake_s))
+
+    def _finish(self, wake_s: float) -> None:
+        if wake_s != self._wake_s:
+            return
+        self._wake_s = math.inf
         self._advance()
-        due = self._jobs[0][0] + _TOLERANCE * max(1.0, self._share)  # the first is due, whatever the rounding
-        while self._jobs and self._jobs[0][0] <= due:
+        while self._jobs and self._jobs[0][0] <= self._share + self._tolerance():
             _, _, done = heappop(self._jobs)
             if not done.triggered:
                 self._running -= 1
                 done.succeed(True)
         self._plan()
+
+    def _tolerance(self) -> float:
+        rate = self._rate() if self._running else 0.0
+        return max(_TOLERANCE_S * rate, _TOLERANCE * self._share)
 
     def _give_up(self, done: simpy.Event) -> None:
         if not done.triggered:

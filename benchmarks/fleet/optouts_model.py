@@ -6,7 +6,7 @@ Redis is one core, which serves in each turn all that have asked. So the model i
 """
 
 import math
-from collections import deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -69,7 +69,11 @@ class Feed:
 
 @dataclass(slots=True)
 class FeedRun:
-    """What a run recorded. Delays are from the arrival at a receiver to the commit at a host, in s."""
+    """What a run recorded.
+
+    Attributes:
+        delays: ms from the arrival at a receiver to the commit at a host: opt-outs, times hosts, times three.
+    """
 
     feed: Feed
     entries: int = 0
@@ -77,19 +81,16 @@ class FeedRun:
     busy_s: float = 0.0
     longest_turn_s: float = 0.0
     sent_bytes: PerSecond = field(default_factory=PerSecond)
-    delays: list[tuple[float, float]] = field(default_factory=list)
+    delays: Counter[int] = field(default_factory=Counter)
 
     def delay_s(self, part: float) -> float:
         """Return the delay that a part of the opt-outs does not exceed, over all hosts."""
-        if not self.delays:
-            return math.inf
-        ordered = sorted(self.delays)
-        wanted = part * sum(weight for _, weight in ordered)
-        for delay_s, weight in ordered:
-            wanted -= weight
+        wanted = part * self.delays.total()
+        for delay_ms, number in sorted(self.delays.items()):
+            wanted -= number
             if wanted <= 0:
-                return delay_s
-        return ordered[-1][0]
+                return delay_ms / 1000
+        return math.inf
 
 
 class _Receiver:
@@ -130,7 +131,7 @@ class _Redis:
         self.run = FeedRun(feed)
         self._feed = feed
         self._receivers = [_Receiver(feed, number) for number in range(feed.receivers)]
-        self._entries: deque[Entry] = deque()
+        self._entries: list[Entry] = []
         self._first = 0  # the number of the first entry that is kept
         self._blocked: list[Group] = []
         self._asking: list[tuple[float, int, Group]] = []
@@ -196,7 +197,7 @@ class _Redis:
     def _send(self, group: Group, now_s: float) -> float:
         """Answer a read with the entries that the group has not got."""
         start = group.cursor - self._first
-        sent = [self._entries[place] for place in range(start, min(len(self._entries), start + _MAX_ENTRIES))]
+        sent = self._entries[start : start + _MAX_ENTRIES]
         cost_s = parameters.REDIS_READ_S.value + (len(sent) - 1) * parameters.REDIS_ENTRY_S.value
         begun_s, now_s = now_s, now_s + group.hosts * cost_s
         size = sum(parameters.ENTRY_BYTES.value + each.optouts * parameters.OPTOUT_BYTES.value for each in sent)
@@ -210,7 +211,7 @@ class _Redis:
     def _note_delays(self, hosts: int, entries: list[Entry], applied_s: float) -> None:
         for each in entries:
             for arrived_s in (each.first_s, (each.first_s + each.last_s) / 2, each.last_s):
-                self.run.delays.append((applied_s - arrived_s, hosts * each.optouts / 3))
+                self.run.delays[round(1000 * (applied_s - arrived_s))] += hosts * each.optouts
 
     def _ask(self, moment_s: float, group: Group) -> None:
         heappush(self._asking, (moment_s, next(self._numbers), group))
@@ -219,9 +220,8 @@ class _Redis:
         """Drop the entries that all have read."""
         if len(self._entries) > 2 * _MAX_ENTRIES:
             oldest = min(group.cursor for _, _, group in self._asking)
-            while self._first < oldest:
-                self._entries.popleft()
-                self._first += 1
+            del self._entries[: oldest - self._first]
+            self._first = oldest
 
 
 def _divide(hosts: int) -> Iterator[int]:

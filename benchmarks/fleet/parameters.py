@@ -1,11 +1,16 @@
 """The figures that the model starts from, each with its source."""
 
 import inspect
+import json
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-_REAL = "`python -m benchmarks.fleet real`: benchmarks/results/fleet/real.json"
-_REDIS = "`python -m benchmarks.fleet redis`: benchmarks/results/fleet/redis.json"
+_KEPT = Path(__file__).parents[1] / "results" / "fleet"
+_REAL = "measured: `python -m benchmarks.fleet real`"
+_REDIS = "measured: `python -m benchmarks.fleet redis`"
+_SNAPSHOT = "measured: `python -m benchmarks.fleet snapshot`"
+_STORE = "measured: `python -m benchmarks.optouts_store`"
 _ASSUMED = "assumed"
 
 
@@ -17,14 +22,32 @@ class Figure(NamedTuple):
     source: str
 
 
+def _read_kept(name: str) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads((_KEPT / f"{name}.json").read_text(encoding="utf-8"))
+    return kept
+
+
+_COSTS: dict[str, float] = _read_kept("real")["model"]["costs"]
+_OF_REDIS: dict[str, float] = _read_kept("redis")
+_OF_SNAPSHOT: dict[str, float] = _read_kept("snapshot")
+_US = 1e-6
+
 # A key response of 5,000 keys and 60,000 domain names, and what it costs.
-RESPONSE_BYTES = Figure(3_900_000, "bytes on the wire", _REAL)
-SERVE_CPU_S = Figure(0.02, "s of a core for an answer of an operator", _REAL)
-RELAY_CPU_S = Figure(0.02, "s of a core for an answer of a relay", _REAL)
-FIRST_PARSE_CPU_S = Figure(0.15, "s of a core of the host, to decrypt, parse and put to use the first keys", _REAL)
-PARSE_CPU_S = Figure(0.2, "s of a core of the host for any later keys", _REAL)
-PARSE_PAUSE_S = Figure(3.0, "s for which it pauses meanwhile, so that requests are not delayed", _REAL)
-START_CPU_S = Figure(0.8, "s of a core, from the start of the process to its first call of the operator", _REAL)
+RESPONSE_BYTES = Figure(_COSTS["response_bytes"], "bytes on the wire", _REAL)
+SERVE_CPU_S = Figure(_COSTS["serve_cpu_s"], "s of a core for an answer of an operator", _REAL)
+RELAY_CPU_S = Figure(
+    _COSTS["serve_cpu_s"], "s of a core for an answer of a relay, as of the benchmark's operator", _REAL
+)
+FIRST_PARSE_CPU_S = Figure(
+    _COSTS["first_parse_cpu_s"], "s of a core of the host, to decrypt, parse and put to use the first keys", _REAL
+)
+PARSE_CPU_S = Figure(_COSTS["parse_cpu_s"], "s of a core of the host for any later keys", _REAL)
+PARSE_PAUSE_S = Figure(
+    _COSTS["parse_pause_s"], "s for which it pauses meanwhile, so that requests are not delayed", _REAL
+)
+START_CPU_S = Figure(
+    _COSTS["start_cpu_s"], "s of a core, from the start of the process to its first call of the operator", _REAL
+)
 
 # The network, and machines that are not ours.
 ROUND_TRIP_S = Figure(0.001, "s within the cluster", _ASSUMED)
@@ -41,26 +64,36 @@ TOKENS_PER_S = Figure(1_000, "tokens a second of a host", _ASSUMED)
 NEW_KEY_RAMP_S = Figure(3600, "s in which the share of tokens with a new key grows from 0 to 1", _ASSUMED)
 
 # Opt-outs.
-REDIS_READ_S = Figure(42e-6, "s of the core of Redis for a blocking XREAD, and the entry that ends it", _REDIS)
-REDIS_ENTRY_S = Figure(1.9e-6, "s of that core for each further entry of an answer", _REDIS)
-REDIS_CHECK_S = Figure(134e-6, "s of that core for what a follower asks once a second: INSPECT and ROLE", _REDIS)
-REDIS_APPEND_S = Figure(185e-6, "s of that core to append an entry", _REDIS)
-ENTRY_BYTES = Figure(210, "bytes of an entry of the stream in an answer, without its opt-outs", _REDIS)
-OPTOUT_BYTES = Figure(43, "bytes of an opt-out in an entry", _REDIS)
-CHECK_BYTES = Figure(166, "bytes of the answers to what a follower asks once a second", _REDIS)
-COMMIT_S = Figure(0.003, "s of a group commit of a receiver, and of a follower", "`python -m benchmarks.optouts_store`")
+REDIS_READ_S = Figure(
+    _OF_REDIS["read_us"] * _US, "s of the core of Redis for a blocking XREAD, and the entry that ends it", _REDIS
+)
+REDIS_ENTRY_S = Figure(
+    _OF_REDIS["further_entry_us"] * _US, "s of that core for each further entry of an answer", _REDIS
+)
+REDIS_CHECK_S = Figure(
+    _OF_REDIS["check_us"] * _US, "s of that core for what a follower asks once a second: INSPECT and ROLE", _REDIS
+)
+REDIS_APPEND_S = Figure(_OF_REDIS["append_us"] * _US, "s of that core to append an entry", _REDIS)
+ENTRY_BYTES = Figure(
+    _OF_REDIS["entry_bytes"] - _OF_REDIS["packed_bytes"],
+    "bytes of an entry of the stream in an answer, without its opt-outs",
+    _REDIS,
+)
+OPTOUT_BYTES = Figure(
+    _OF_REDIS["packed_bytes"] / _OF_REDIS["optouts_an_entry"], "bytes of an opt-out in an entry", _REDIS
+)
+CHECK_BYTES = Figure(_OF_REDIS["check_bytes"], "bytes of the answers to what a follower asks once a second", _REDIS)
+COMMIT_S = Figure(0.003, "s of a group commit of a receiver, and of a follower", _STORE)
 
 # Snapshots.
-SNAPSHOT_ID_BYTES = Figure(
-    41, "bytes of an opt-out in a snapshot", "docs/optouts.md, by `python -m benchmarks.optouts_store`"
-)
+SNAPSHOT_ID_BYTES = Figure(_OF_SNAPSHOT["bytes_per_id"], "bytes of an opt-out in a snapshot", _SNAPSHOT)
 SNAPSHOT_WRITE_IDS_PER_S = Figure(
-    4e6, "opt-outs a second that a receiver writes into a file", "`python -m benchmarks.optouts_store`"
+    _OF_SNAPSHOT["written_ids_per_cpu_s"], "opt-outs a second that a receiver writes into a file", _SNAPSHOT
 )
-SNAPSHOT_MERGE_IDS_PER_S = Figure(1e6, "opt-outs a second that a host merges", "`python -m benchmarks.optouts_store`")
-SNAPSHOT_SEND_BYTES_PER_S = Figure(
-    1e9, "bytes/s that one receiver sends, all readers together", "`python -m benchmarks.optouts_store`"
+SNAPSHOT_MERGE_IDS_PER_S = Figure(
+    _OF_SNAPSHOT["merged_ids_per_cpu_s"], "opt-outs a second that a host merges into an empty store", _SNAPSHOT
 )
+SNAPSHOT_SEND_BYTES_PER_S = Figure(1e9, "bytes/s that one receiver sends, all readers together", _ASSUMED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
