@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fleet import tables
+from benchmarks.fleet.scale import scale_table
 from benchmarks.report import format_table, render
 from benchmarks.rounds import median_ratio
 
@@ -50,9 +52,12 @@ def documents() -> Iterator[Path]:
 
 
 def kept_results() -> dict[str, Any]:
-    """Return the results of the last complete run, and of the last search for the costliest request."""
+    """Return the results of the last complete run, of the last search for the costliest request, and of the fleet."""
     results: dict[str, Any] = json.loads((KEPT / "latest.json").read_text(encoding="utf-8"))
     results["costliest"] = json.loads((KEPT / "costliest.json").read_text(encoding="utf-8"))
+    results["fleet"] = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((KEPT / "fleet").glob("*.json"))
+    }
     return results
 
 
@@ -118,6 +123,14 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "sizing": _sizing,
     "costliest": _costliest,
     "all": render,
+    "fleet_parameters": lambda results: tables.parameters_table(results["fleet"]) + "\n",
+    "fleet_keys": lambda results: tables.keys_table(results["fleet"]) + "\n",
+    "fleet_sizes": lambda results: tables.sizes_table(results["fleet"]) + "\n",
+    "fleet_optouts": lambda results: tables.optouts_table(results["fleet"]) + "\n",
+    "fleet_batches": lambda results: tables.batches_table(results["fleet"]) + "\n",
+    "fleet_snapshots": lambda results: tables.snapshots_table(results["fleet"]) + "\n",
+    "fleet_real": lambda results: tables.real_table(results["fleet"]) + "\n",
+    "fleet_scale": lambda results: scale_table(results) + "\n",
 }
 
 

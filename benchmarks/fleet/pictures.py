@@ -127,7 +127,9 @@ def draw_real(results: Mapping[str, Any], path: Path) -> None:
         axes[0][column].set_title(part, fontsize=10)
         axes[0][column].set(ylabel="requests at the operator, summed" if column == 0 else "", ylim=(0, None))
         axes[1][column].set(
-            xlabel="seconds", ylabel="hosts without the newest keys" if column == 0 else "", ylim=(0, None)
+            xlabel="seconds",
+            ylabel="hosts without the newest keys" if column == 0 else "",
+            ylim=(0, 1.05 * results["hosts"]),
         )
         for row in range(2):
             axes[row][column].grid(alpha=0.3)

@@ -3,6 +3,7 @@
 import re
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,11 +26,24 @@ def test_every_block_is_in_one_document() -> None:
     assert [text.count(BEGIN) for text in texts] == [text.count(END) for text in texts]
 
 
+def double(value: Any) -> Any:
+    """Double all numbers but those of hosts, by which rows are chosen."""
+    match value:
+        case dict():
+            return {key: each if key in {"hosts", "ids"} else double(each) for key, each in value.items()}
+        case list():
+            return [double(each) for each in value]
+        case int() | float():
+            return 2 * value
+    return value
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_other_results_give_other_figures(name: str) -> None:
     others = deepcopy(RESULTS)
     others["http"]["throughput"]["service, TCP"]["rps"] *= 2
     others["costliest"]["rows"]["good /decrypt"]["cpu_us"] *= 2
+    others["fleet"] = double(others["fleet"])
     document = f"before\n{BEGIN}{name} -->\nold\n{END}\nbehind\n"
     filled = fill_in(document, RESULTS)
     assert filled != fill_in(document, others)
