@@ -10,7 +10,6 @@ Raw uids are personal data: files are readable by their owner alone. A directory
 made, is shared with its group, and so are the files then.
 """
 
-import errno
 import fcntl
 import os
 import posixpath
@@ -25,7 +24,7 @@ import msgspec
 import pyarrow as pa
 from pyarrow import fs
 
-from bidstream_svc.bulk.storage import Place, locate
+from bidstream_svc.bulk.storage import Place, describe, locate
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.files import sync
 
@@ -204,10 +203,3 @@ class TemporaryFile:
         if self.place.is_local:
             sync(self.place.path)
         return int(self.place.find().size)
-
-
-def describe(error: OSError) -> str:
-    """The reason of an error of storage, without what else its message may hold."""
-    reason = os.strerror(error.errno) if error.errno else type(error).__name__
-    is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return f"{reason}; when there is space, the same command goes on" if is_full else reason

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from bidstream_svc.bulk.batch_options import BatchOptions
-from bidstream_svc.bulk.output_directory import OutputDirectory, describe
+from bidstream_svc.bulk.output_directory import OutputDirectory
 from bidstream_svc.bulk.part_work import PartResult
 from bidstream_svc.bulk.parts import Part, find_parts
-from bidstream_svc.bulk.storage import absolute, locate
+from bidstream_svc.bulk.storage import absolute, describe, locate
 from bidstream_svc.core.errors import BulkOutputError, ConfigurationError
 
 _VERSION = 1

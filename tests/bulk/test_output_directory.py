@@ -19,7 +19,7 @@ def test_files_and_their_names_are_on_disk_when_a_run_has_ended(
     def record(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if path.is_dir():
-            synced[path] = set(os.listdir(path))
+            synced[path] = {each.name for each in path.iterdir()}
         else:
             inodes.add(os.fstat(descriptor).st_ino)
         fsync(descriptor)
