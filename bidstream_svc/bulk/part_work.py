@@ -166,8 +166,8 @@ class _PartWork:
                 stream.close()
 
     def _open_reader(self) -> BatchReader:
-        if not self._part.format:
-            raise DamagedFileError("not a file of a known format; names end in .parquet, .ndjson or .csv")
+        if self._part.problem is not None:
+            raise DamagedFileError(self._part.problem)
         try:
             place = locate(self._part.url)
             module = format_named(self._part.format)

@@ -35,7 +35,8 @@ class ForeignStorageError(OSError):
 class UrlStorage(fs.FSSpecHandler):  # type: ignore[misc]
     """A file system of fsspec.
 
-    fsspec says that there is no such file, or that a directory is empty, where it could not find out. That is an error here.
+    fsspec says that there is no such file, or that a directory is empty, where it could not find out. That is an error
+    here.
 
     Args:
         filesystem: of fsspec.
