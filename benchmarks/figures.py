@@ -125,10 +125,14 @@ def _bulk(results: Results) -> str:
         rows += [(f"`--engine {name}`, without its start", rate) for name, rate in line["rows_per_s"].items()]
     for line in bulk.get("spark", ()):
         rows += [(f"{name}, Parquet to Parquet".capitalize(), rate) for name, rate in line["rows_per_s"].items()]
-    peaks = [(name, mb) for line in bulk.get("memory", ()) for name, mb in line["peak_mb"].items()]
-    memory = format_table(("`bulk decrypt`, Parquet to Parquet", "peak memory, MB"), peaks)
-    head = (f"{bulk['rows']:,} rows, all cores unless said otherwise", "rows/s")
-    return f"{_origin(bulk)}\n\n{format_table(head, rows)}\n\n{memory}\n"
+    peaks: list[tuple[object, ...]] = [
+        (name, mb) for line in bulk.get("memory", ()) for name, mb in line["peak_mb"].items()
+    ]
+    tables: list[tuple[tuple[str, str], list[tuple[object, ...]]]] = [
+        ((f"{bulk['rows']:,} rows, all cores unless said otherwise", "rows/s"), rows),
+        (("`bulk decrypt`, Parquet to Parquet", "peak memory, MB"), peaks),
+    ]
+    return "\n\n".join([_origin(bulk), *(format_table(head, each) for head, each in tables if each)]) + "\n"
 
 
 def _origin(results: Results) -> str:

@@ -75,6 +75,9 @@ def _reason_of(error: BaseException) -> str:
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Ray's library, which is not written in Python, tells of each attempt."""
+    if sys.stderr is None:  # it was closed as this process was started, and another file may have its number
+        yield
+        return
     sys.stderr.flush()
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
