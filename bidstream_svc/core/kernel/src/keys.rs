@@ -3,19 +3,19 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::cipher::{self, DecryptingKey, DecryptionContext, UnboundCipherKey};
-use aws_lc_rs::iv::FixedLength;
+use aes::cipher::{Array, BlockCipherDecrypt, BlockModeDecrypt, BlockSizeUser, InnerIvInit, KeyInit, consts::U16};
+use aes::{Aes128, Aes192, Aes256};
+use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
 pub const GCM_IV_LENGTH: usize = 12;
 const CBC_BLOCK_LENGTH: usize = 16;
 
-/// An AES key. It is overwritten when it is dropped, and so are its ciphers.
+/// An AES key.
 pub struct Key {
     secret: Zeroizing<Box<[u8]>>,
     gcm: OnceLock<LessSafeKey>,
-    cbc: OnceLock<Box<DecryptingKey>>,
+    cbc: OnceLock<Box<Cbc>>,
     is_used_as_master: AtomicBool,
 }
 
@@ -37,7 +37,7 @@ impl Key {
         self.is_used_as_master.load(Ordering::Relaxed)
     }
 
-    /// Decrypts `ciphertext | tag` in its place; None if the tag does not match.
+    /// Decrypts `ciphertext | tag` in its place; None if the tag does not match, or the key has 24 bytes.
     pub fn open_gcm<'data>(&self, iv: &[u8; GCM_IV_LENGTH], sealed: &'data mut [u8]) -> Option<&'data mut [u8]> {
         let cipher = get_or_make(&self.gcm, || make_gcm(&self.secret))?;
         cipher.open_in_place(Nonce::assume_unique_for_key(*iv), Aad::empty(), sealed).ok()
@@ -46,8 +46,8 @@ impl Key {
     /// Decrypts `iv | ciphertext` in its place; None if that is not whole blocks, or the padding is wrong.
     pub fn open_cbc<'data>(&self, sealed: &'data mut [u8]) -> Option<&'data mut [u8]> {
         let (iv, ciphertext) = sealed.split_first_chunk_mut::<CBC_BLOCK_LENGTH>()?;
-        let cipher = get_or_make(&self.cbc, || make_cbc(&self.secret).map(Box::new))?;
-        let padded = cipher.decrypt(ciphertext, DecryptionContext::Iv128(FixedLength::from(&*iv))).ok()?;
+        let cipher = get_or_make(&self.cbc, || Cbc::new(&self.secret).map(Box::new))?;
+        let padded = cipher.decrypt(iv, ciphertext)?;
         let padding = usize::from(*padded.last()?);
         let (plaintext, found) = padded.split_at_mut_checked(padded.len().checked_sub(padding)?)?;
         let is_right =
@@ -66,19 +66,46 @@ fn get_or_make<T>(cache: &OnceLock<T>, make: impl FnOnce() -> Option<T>) -> Opti
 fn make_gcm(secret: &[u8]) -> Option<LessSafeKey> {
     let algorithm = match secret.len() {
         16 => &aead::AES_128_GCM,
-        24 => &aead::AES_192_GCM,
-        _ => &aead::AES_256_GCM,
+        32 => &aead::AES_256_GCM,
+        _ => return None, // ring does not have it, and no operator uses it
     };
     UnboundKey::new(algorithm, secret).ok().map(LessSafeKey::new)
 }
 
-fn make_cbc(secret: &[u8]) -> Option<DecryptingKey> {
-    let algorithm = match secret.len() {
-        16 => &cipher::AES_128,
-        24 => &cipher::AES_192,
-        _ => &cipher::AES_256,
-    };
-    DecryptingKey::cbc(UnboundCipherKey::new(algorithm, secret).ok()?).ok()
+/// AES in CBC mode, which ring does not have.
+enum Cbc {
+    Aes128(Aes128),
+    Aes192(Aes192),
+    Aes256(Aes256),
+}
+
+impl Cbc {
+    fn new(secret: &[u8]) -> Option<Self> {
+        Some(match secret.len() {
+            16 => Self::Aes128(Aes128::new_from_slice(secret).ok()?),
+            24 => Self::Aes192(Aes192::new_from_slice(secret).ok()?),
+            _ => Self::Aes256(Aes256::new_from_slice(secret).ok()?),
+        })
+    }
+
+    /// Decrypts in place; None unless these are whole blocks.
+    fn decrypt<'data>(&self, iv: &[u8; CBC_BLOCK_LENGTH], blocks: &'data mut [u8]) -> Option<&'data mut [u8]> {
+        match self {
+            Self::Aes128(cipher) => decrypt_cbc(cipher, iv, blocks),
+            Self::Aes192(cipher) => decrypt_cbc(cipher, iv, blocks),
+            Self::Aes256(cipher) => decrypt_cbc(cipher, iv, blocks),
+        }
+    }
+}
+
+fn decrypt_cbc<'data, Aes: BlockCipherDecrypt + BlockSizeUser<BlockSize = U16>>(
+    cipher: &Aes,
+    iv: &[u8; CBC_BLOCK_LENGTH],
+    data: &'data mut [u8],
+) -> Option<&'data mut [u8]> {
+    let (blocks, rest) = Array::slice_as_chunks_mut(data);
+    cbc::Decryptor::inner_iv_init(cipher, iv.into()).decrypt_blocks(blocks);
+    rest.is_empty().then_some(data)
 }
 
 /// A map from ids that never changes.
@@ -120,7 +147,8 @@ mod tests {
 
     #[test]
     fn gcm_of_every_length_and_with_every_bit_changed() {
-        for secret in LENGTHS.map(|length| vec![7; length]) {
+        assert!(Key::new(&[7; 24]).unwrap().open_gcm(&[3; 12], &mut [0; 32]).is_none());
+        for secret in [16, 32].map(|length| vec![7; length]) {
             let key = Key::new(&secret).unwrap();
             for length in 0..80 {
                 let good = seal_gcm(&secret, &[3; 12], &vec![9; length]);
