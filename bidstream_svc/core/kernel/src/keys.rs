@@ -108,26 +108,72 @@ fn decrypt_cbc<'data, Aes: BlockCipherDecrypt + BlockSizeUser<BlockSize = U16>>(
     rest.is_empty().then_some(data)
 }
 
-/// A map from ids that never changes.
+/// A map from ids that never changes. Values are large and stay where they are, in the order in which they were added.
 pub struct ById<T> {
     ids: Box<[u32]>,
     values: Box<[T]>,
+    places: Places,
 }
 
+/// Where the value of an id stands.
+enum Places {
+    /// For each id from the first one on; [`NO_PLACE`] if it is not there.
+    Dense { first: u32, places: Box<[u32]> },
+    /// (id, place) in order.
+    Sparse(Box<[(u32, u32)]>),
+}
+
+const NO_PLACE: u32 = u32::MAX;
+/// So many ids may be missing for each that is there.
+const MAX_GAPS: usize = 16;
+
 impl<T> ById<T> {
-    /// The ids are distinct.
-    pub fn new(mut items: Vec<(u32, T)>) -> Self {
-        items.sort_unstable_by_key(|(id, _)| *id);
-        let (ids, values): (Vec<_>, Vec<_>) = items.into_iter().unzip();
-        Self { ids: ids.into(), values: values.into() }
+    /// The ids are distinct; each has a value.
+    pub fn new(ids: Vec<u32>, values: Vec<T>) -> Self {
+        Self { places: Places::new(&ids), ids: ids.into(), values: values.into() }
     }
 
     pub fn get(&self, id: u32) -> Option<&T> {
-        self.values.get(self.ids.binary_search(&id).ok()?)
+        self.values.get(self.places.get(id)? as usize)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.ids.iter().copied().zip(&self.values)
+    }
+}
+
+impl Places {
+    fn new(ids: &[u32]) -> Self {
+        Self::dense(ids).unwrap_or_else(|| {
+            let mut places: Vec<_> = ids.iter().copied().zip(0..).collect();
+            places.sort_unstable();
+            Self::Sparse(places.into())
+        })
+    }
+
+    /// None if most of the table would be gaps.
+    fn dense(ids: &[u32]) -> Option<Self> {
+        let (first, last) = (*ids.iter().min()?, *ids.iter().max()?);
+        let length = usize::try_from(last.checked_sub(first)?).ok()?.checked_add(1)?;
+        if length > ids.len().checked_mul(MAX_GAPS)? {
+            return None;
+        }
+        let mut places = vec![NO_PLACE; length];
+        for (id, place) in ids.iter().zip(0..) {
+            *places.get_mut(usize::try_from(id.checked_sub(first)?).ok()?)? = place;
+        }
+        Some(Self::Dense { first, places: places.into() })
+    }
+
+    /// That of an id that is not there is none, or has no value.
+    fn get(&self, id: u32) -> Option<u32> {
+        match self {
+            Self::Dense { first, places } => places.get(id.checked_sub(*first)? as usize).copied(),
+            Self::Sparse(places) => {
+                let found = places.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+                places.get(found).map(|(_, place)| *place)
+            }
+        }
     }
 }
 
@@ -198,9 +244,21 @@ mod tests {
     }
 
     #[test]
-    fn ids() {
-        let map = ById::new(vec![(7, 'a'), (u32::MAX, 'b'), (0, 'c')]);
-        assert_eq!(map.iter().collect::<Vec<_>>(), [(0, &'c'), (7, &'a'), (u32::MAX, &'b')]);
+    fn sparse_ids() {
+        let map = ById::new(vec![7, u32::MAX, 0], vec!['a', 'b', 'c']);
+        assert!(matches!(map.places, Places::Sparse(_)));
+        assert_eq!(map.iter().collect::<Vec<_>>(), [(7, &'a'), (u32::MAX, &'b'), (0, &'c')]);
         assert_eq!([7, u32::MAX, 0, 1].map(|id| map.get(id).copied()), [Some('a'), Some('b'), Some('c'), None]);
+        assert!(ById::<char>::new(vec![], vec![]).get(0).is_none());
+    }
+
+    #[test]
+    fn dense_ids() {
+        let map = ById::new(vec![9, 7, 12], vec!['a', 'b', 'c']);
+        assert!(matches!(map.places, Places::Dense { .. }));
+        let found: Vec<_> = (0..20).filter_map(|id| map.get(id).map(|value| (id, *value))).collect();
+        assert_eq!(found, [(7, 'b'), (9, 'a'), (12, 'c')]);
+        assert_eq!(map.get(u32::MAX), None);
+        assert_eq!(ById::new(vec![u32::MAX], vec!['d']).get(u32::MAX), Some(&'d'));
     }
 }
