@@ -6,7 +6,8 @@
 //! 2. **Every SUCCESS in the plain spelling is answered by it.** The spelling is described in [`json`]. The exceptions:
 //!    the domain of a token that was generated on the client side has to be normalised, or is an IDNA form, or the key
 //!    response spells the name with an escape ([`names`]), unless Python has decided about it before ([`passed`]); the
-//!    id in a version 2 token is not printable ASCII or has to be escaped ([`token`]); a batch is longer than [`MAX_BATCH_BYTES`](batch::MAX_BATCH_BYTES).
+//!    id in a version 2 token is not printable ASCII or has to be escaped ([`token`]); a batch is longer than [`MAX_BATCH_BYTES`](batch::MAX_BATCH_BYTES);
+//!    a key of 24 bytes has sealed a token of version 3 or 4 ([`keys`]).
 //!
 //! For columns of tokens, [`columns`], the same holds of each row; the fields of a token that it has opened are handed
 //! over, so that Python need not open it again. For whole bid requests, [`openrtb`], the same holds: it answers those in the plain spelling of [`bid_reader`] in which
