@@ -101,16 +101,22 @@ def test_damage_is_named_and_the_rest_goes_on(decrypt: Decrypt, tmp_path: Path) 
     write_parquet(tmp_path / "logs" / "a.parquet")
     (tmp_path / "logs" / "b.parquet").write_bytes(b"PAR1")
     (tmp_path / "logs" / "c.txt").write_text("x")
+    (tmp_path / "logs" / "d.parquet").symlink_to("nowhere")
     outcome = decrypt(tmp_path / "logs")
     assert outcome.status == 1
     assert sorted(outcome.err.splitlines()[1:-1]) == [
         f"bidstream-svc: {tmp_path}/logs/b.parquet: truncated: the footer of Parquet is missing",
         f"bidstream-svc: {tmp_path}/logs/c.txt: not a file of a known format; names end in .parquet, .ndjson or .csv",
+        f"bidstream-svc: {tmp_path}/logs/d.parquet: a symbolic link that leads nowhere",
     ]
     summary = summary_of(outcome)
-    assert [summary[name] for name in ("files", "damaged_files", "rows")] == [1, 2, 100]
-    assert '"files":1,"damaged_files":2,"kept_files":0' in outcome.err
+    assert [summary[name] for name in ("files", "damaged_files", "rows")] == [1, 3, 100]
+    assert '"files":1,"damaged_files":3,"kept_files":0' in outcome.err
     assert decrypt(tmp_path / "logs", "--strict").status == 1
+    for name in ("b.parquet", "c.txt"):
+        (tmp_path / "logs" / name).unlink()
+    strict = decrypt(tmp_path / "logs", "--strict")
+    assert (strict.status, "a symbolic link that leads nowhere" in strict.err) == (1, True)
 
 
 def test_a_name_of_a_file_makes_no_line(decrypt: Decrypt, tmp_path: Path) -> None:
