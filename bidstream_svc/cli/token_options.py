@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from bidstream_svc.cli.error_log import start_error_log
 from bidstream_svc.cli.inputs import INPUT_FILE, read_any_text
 from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
 from bidstream_svc.config import SETTINGS, Settings, env_name, load_settings
@@ -98,6 +99,7 @@ def open_judges(keys: tuple[Path, ...], flags: dict[str, Any]) -> Judges:
 def _fetch_keys(settings: Settings) -> list[KeySnapshot]:
     from bidstream_svc.keystore.key_source import fetch_once  # noqa: PLC0415
 
+    start_error_log()
     try:
         return [fetch_once(operator) for operator in settings.operators]
     except ConfigurationError as error:
@@ -110,4 +112,5 @@ def _open_store(settings: Settings) -> "OptOutReader | None":
         return None
     from bidstream_svc.optouts.optout_reader import OptOutReader  # noqa: PLC0415
 
+    start_error_log()
     return OptOutReader(settings.optout_store, withholds=settings.optout_when_stale == "withhold")
