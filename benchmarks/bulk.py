@@ -1,6 +1,7 @@
 """`python -m benchmarks.bulk [SECTION...]`: logs in bulk, on one machine and on the engines of clusters.
 
-Prints JSON, a line or more for each section; every answer is checked. The engines are in requirements/bulk.txt.
+Prints JSON, a line or more for each section; every answer is checked. The engines are in requirements/bulk.txt. With
+`--keep`, the results are kept for the documents, which `make figures` writes.
 
 - `batch`: `decrypt_batch` in one thread and in two: version 4 tokens with sites as in traffic, or spread equally over
   all keys; and the rows of the log
@@ -44,7 +45,9 @@ from benchmarks.bulk_material import (
     make_log,
     read_tokens,
 )
+from benchmarks.figures import KEPT
 from benchmarks.keyserver import CLIENT_SECRET_BASE64
+from benchmarks.machine import describe
 from benchmarks.material import make_samples
 from benchmarks.rounds import interleave, median_ratio
 from bidstream_svc import parse_key_response
@@ -62,12 +65,18 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", metavar="SECTION", default=[*_SECTIONS], help=", ".join(_SECTIONS))
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--keep", action="store_true", help="keep the results, for `make figures`, and no earlier ones")
     arguments = parser.parse_args()
+    results: dict[str, Any] = {"machine": describe(), "rows": arguments.rows}
     with tempfile.TemporaryDirectory() as name:
         log = make_log(Path(name), arguments.rows, arguments.rows)
         for section in arguments.sections:
+            results[section] = []
             for line in _SECTIONS[section](log, arguments.rounds):
                 print(json.dumps({"section": section, **line}), flush=True)
+                results[section].append(line)
+    if arguments.keep:
+        (KEPT / "bulk.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 # ---- one function ----
