@@ -18,7 +18,8 @@ from bidstream_svc.core.errors import ConfigurationError, OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_merge import merge_by_programme
 from bidstream_svc.core.keys import KeySnapshot
-from bidstream_svc.keystore.key_source import fetch_once, read_key_files
+from bidstream_svc.keystore.key_files import read_key_files
+from bidstream_svc.keystore.key_source import fetch_once
 from bidstream_svc.operator_settings import OPERATOR_FIELDS
 from bidstream_svc.optouts.optout_reader import OptOutReader
 

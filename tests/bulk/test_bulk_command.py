@@ -257,6 +257,46 @@ def test_without_the_extra_there_is_one_error(tmp_path: Path) -> None:
     assert done.stderr == "bidstream-svc: needs the extra `bulk`: pip install 'bidstream-svc[bulk]'\n"
 
 
+def test_a_run_with_key_files_imports_no_client_no_store_and_no_log(tmp_path: Path) -> None:
+    """They take longer than a short log."""
+    write_parquet(tmp_path / "logs" / "a.parquet")
+    program = "import sys; from bidstream_svc.cli import main\ntry: main()\nfinally: print(*sys.modules)"
+    arguments = ["bulk", "decrypt", "logs", "--output=out", f"--keys={write_keys(tmp_path / 'keys.json')}"]
+    done = subprocess.run(
+        [PROGRAM[0], "-c", program, *arguments],
+        cwd=tmp_path,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "bidstream_svc.bulk.parquet_files" in loaded
+    of_others = {f"bidstream_svc.{name}" for name in ("operator", "logs", "metrics", "server", "optouts.optout_reader")}
+    assert loaded & {"aiohttp", "asyncio", "lmdb", "prometheus_client", "structlog", "tenacity", *of_others} == set()
+
+
+def test_a_store_that_cannot_be_used_is_logged(tmp_path: Path) -> None:
+    """The log begins with the store."""
+    write_parquet(tmp_path / "logs" / "a.parquet")
+    opt_out(tmp_path / "store", [])
+    program = (
+        "import sys; from bidstream_svc.cli import main; from bidstream_svc.optouts import optout_log\n"
+        "try: main()\nfinally: optout_log.get_logger('x').error('seen'); optout_log.get_logger('x').warning('unseen')"
+    )
+    arguments = ["bulk", "decrypt", "logs", "--output=out", f"--keys={write_keys(tmp_path / 'keys.json')}"]
+    done = subprocess.run(
+        [PROGRAM[0], "-c", program, *arguments, "--optouts=store"],
+        cwd=tmp_path,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == ""
+    assert json.loads(done.stderr.splitlines()[-1])["event"] == "seen"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_whole_files(tmp_path: Path, number: signal.Signals) -> None:
     whole = write_parquet(tmp_path / "logs" / "0.parquet", len(rows()))
