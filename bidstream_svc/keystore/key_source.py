@@ -8,9 +8,8 @@ from bidstream_svc.core.errors import BidstreamError, ConfigurationError, KeyRes
 from bidstream_svc.core.key_merge import merge_by_programme
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.keystore.key_client import KeyClient
 from bidstream_svc.keystore.refresher import require_scope
-from bidstream_svc.operator import fetch_keys
-from bidstream_svc.operator.from_settings import make_transport
 from bidstream_svc.operator_settings import OperatorSettings
 
 
@@ -52,7 +51,7 @@ def _read_key_file(path: Path, read: Callable[[Path], bytes | str]) -> KeySnapsh
 
 
 def fetch_once(operator: OperatorSettings) -> KeySnapshot:
-    """Fetch keys from an operator.
+    """Fetch keys from an operator, or from its fallback.
 
     Raises:
         BidstreamError: settings are missing or invalid, the call failed, or the keys are of another programme than the
@@ -60,8 +59,8 @@ def fetch_once(operator: OperatorSettings) -> KeySnapshot:
     """
 
     async def fetch() -> KeySnapshot:
-        async with make_transport(operator) as transport:
-            return (await fetch_keys(transport)).snapshot
+        async with KeyClient(operator) as client:
+            return (await client.fetch()).snapshot
 
     try:
         snapshot = asyncio.run(fetch())

@@ -112,6 +112,7 @@ class KeyCells:
     def __init__(self) -> None:
         self.refreshes = {result: _new_cell() for result in RefreshResult}
         self.refresh_duration_ns = HistogramCells()
+        self.fallbacks = _new_cell()
         self.cache_writes = {result: _new_cell() for result in CacheWriteResult}
         self.keys = _new_cell()
         self.skipped = _new_cell()

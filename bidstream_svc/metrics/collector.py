@@ -121,13 +121,19 @@ class _CellCollector(Collector):
         writes = CounterMetricFamily(
             "bidstream_key_cache_writes", "Writes of the key cache by programme and result.", labels=["scope", "result"]
         )
+        fallbacks = CounterMetricFamily(
+            "bidstream_key_fallbacks",
+            "Key responses from the fallback, because the operator or relay did not answer.",
+            labels=["scope"],
+        )
         for label, of_keys in cells.KEY_CELLS.items():
+            fallbacks.add_metric([label], self._metrics.over_workers(of_keys.fallbacks))
             for result, cell in of_keys.refreshes.items():
                 refreshes.add_metric([label, result], self._metrics.over_workers(cell))
             durations.add_metric([label], *self._buckets(of_keys.refresh_duration_ns, self._metrics.rows))
             for written, cell in of_keys.cache_writes.items():
                 writes.add_metric([label, written], self._metrics.over_workers(cell))
-        yield from (refreshes, durations, writes)
+        yield from (refreshes, durations, writes, fallbacks)
         # Each worker has its own keys: report the worst value.
         yield self._key_gauge("bidstream_keys", "Keys in use.", lambda of_keys: of_keys.keys, merge=min)
         yield self._key_gauge(

@@ -168,7 +168,7 @@ async def test_what_is_malformed_is_skipped_counted_and_logged_once_a_refresh(
     responses = [bad, bad, good]
 
     async def fetch() -> FetchedKeys:
-        return FetchedKeys(parse_key_response(orjson.dumps(responses.pop(0))), b"")
+        return FetchedKeys(parse_key_response(orjson.dumps(responses.pop(0))), b"", b"")
 
     refresher = KeyRefresher(fetch, store, metrics, interval_s=3600)
     for _ in range(2):
