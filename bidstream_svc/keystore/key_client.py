@@ -6,7 +6,13 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Self
 
-from bidstream_svc.core.errors import OperatorError, OperatorHttpError, OperatorNetworkError, OperatorOversizeError
+from bidstream_svc.core.errors import (
+    BidstreamError,
+    OperatorError,
+    OperatorHttpError,
+    OperatorNetworkError,
+    OperatorOversizeError,
+)
 from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics.cells import LABEL_OF_SCOPE
@@ -76,12 +82,12 @@ class KeyClient:
             if self._fallback is None or not _is_unanswered(error):
                 raise
             problem = str(error)
-        fetched = None
         try:
             fetched = await fetch_keys(self._fallback, purpose, previous=previous, pause_s=pause_s, max_age_s=max_age_s)
-        finally:
-            event = "the operator's fallback answers" if fetched else "neither the operator nor its fallback answers"
-            _log.warning(event, scope=self._scope, error=problem)
+        except BidstreamError:
+            _log.warning("neither the operator nor its fallback answers", scope=self._scope, error=problem)
+            raise
+        _log.warning("the operator's fallback answers", scope=self._scope, error=problem)
         self._on_fallback()
         return fetched
 
