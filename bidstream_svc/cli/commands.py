@@ -32,6 +32,7 @@ EXIT_USAGE = 2
 
 _NAMES = (
     "serve",
+    "relay",
     "operator",
     "decrypt",
     "bulk",
@@ -45,7 +46,7 @@ _NAMES = (
     "health",
 )
 # They handle signals from their start.
-_SERVERS = ("serve", "optouts")
+_SERVERS = ("serve", "relay", "optouts")
 
 
 @click.group(

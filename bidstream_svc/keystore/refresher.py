@@ -57,6 +57,7 @@ class KeyRefresher:
 
     Attributes:
         on_keys: called with each response that is put to use, also with one of the cache.
+        last_asked_s: when the response in use was asked for, on the monotonic clock; None for one of a cache.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class KeyRefresher:
         self._has_kernel = has_kernel
         self.on_keys: Callable[[FetchedKeys], None] = lambda _fetched: None
         self._wants_newest = False
-        self._last_asked_s: float | None = None  # when the last good response was asked for
+        self.last_asked_s: float | None = None
         self._wake = asyncio.Event()
 
     @property
@@ -99,7 +100,7 @@ class KeyRefresher:
         """
         if self._wants_newest or self._store.is_from_cache:
             return None
-        return self._interval_s if self._last_asked_s is None else time.monotonic() - self._last_asked_s
+        return self._interval_s if self.last_asked_s is None else time.monotonic() - self.last_asked_s
 
     async def run(self) -> None:
         """Load what another worker left or the cache, then refresh until cancelled."""
@@ -128,7 +129,7 @@ class KeyRefresher:
             result = self._record_failure(error)
         else:
             result = RefreshResult.SUCCESS
-            self._last_asked_s, self._wants_newest = asked_s, False
+            self.last_asked_s, self._wants_newest = asked_s, False
             freeing = free_in_steps(self._store.snapshot)
             self._use(fetched, kernel)
             self._store.last_success_ms = self._now_ms()

@@ -1,6 +1,6 @@
 """The refresher of an operator, as the settings want it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from bidstream_svc.core.kernel import IS_NATIVE
@@ -13,7 +13,6 @@ from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import KEY_CELLS, LABEL_OF_SCOPE
 from bidstream_svc.operator.from_settings import credentials_reader
-from bidstream_svc.operator.key_fetch import FetchedKeys
 from bidstream_svc.operator.transport import RetryPolicy
 from bidstream_svc.operator_settings import OperatorSettings
 from bidstream_svc.tracing import Tracer
@@ -30,7 +29,6 @@ async def open_refresher(
     tracer: Tracer | None = None,
     purpose: KeyPurpose = KeyPurpose.BIDSTREAM,
     has_kernel: bool = IS_NATIVE,
-    on_keys: Callable[[FetchedKeys], None] = lambda _fetched: None,
 ) -> AsyncIterator[KeyRefresher]:
     """Open a refresher, with the operator's key cache if it has one.
 
@@ -43,7 +41,6 @@ async def open_refresher(
         tracer: see KeyRefresher.
         purpose: of the keys. Only those for a bidstream are cached.
         has_kernel: see KeyRefresher.
-        on_keys: see KeyRefresher.
     """
     read_credentials = credentials_reader(operator)
 
@@ -73,5 +70,4 @@ async def open_refresher(
             interval_s=interval_s,
             has_kernel=has_kernel,
         )
-        refresher.on_keys = on_keys
         yield refresher
