@@ -70,7 +70,8 @@ class RelayKeys:
         failed: asyncio.Event,
         hold_s: float = HOLD_S,
     ) -> None:
-        self.store = KeyStore(scope=operator.scope)
+        # No pauses: nothing here is as urgent as new keys, for which sidecars wait.
+        self.store = KeyStore(scope=operator.scope, parsing_pause_s=0.0)
         self._open_refresher = partial(
             open_refresher, operator, self.store, metrics, interval_s=interval_s, purpose=purpose, has_kernel=False
         )

@@ -16,10 +16,11 @@ from bidstream_svc.keystore.refresher_setup import open_refresher
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import KEY_CELLS, ScopeLabel
-from bidstream_svc.operator.transport import RetryPolicy
+from bidstream_svc.operator.from_settings import credentials_reader
+from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
 from bidstream_svc.operator_settings import OperatorSettings
 from tests.support.operator import operator_in_thread
-from tests.support.sidecar import operator_settings
+from tests.support.sidecar import DEADLINE_S, operator_settings
 
 KEYS = "/v2/key/bidstream"
 ONCE = RetryPolicy(attempts=1)
@@ -56,6 +57,27 @@ async def test_fallback_answers_what_the_first_does_not(
         assert (first.state.calls[KEYS], second.state.calls[KEYS], len(used)) == (1, 1, 1)
         assert (await client.fetch()).snapshot.keys  # the first is tried again each time
         assert (first.state.calls[KEYS], second.state.calls[KEYS], len(used)) == (2, 1, 1)
+
+
+async def test_fallback_answers_if_the_first_does_not_in_time(
+    operators: tuple[DevOperator, DevOperator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = operators
+
+    def make_impatient(operator: OperatorSettings, retry: RetryPolicy | None) -> OperatorTransport:
+        assert operator.operator_url is not None
+        return OperatorTransport(
+            operator.operator_url,
+            credentials_reader(operator),
+            read_timeout_s=0.2 if operator.operator_url == first.url else DEADLINE_S,
+            retry=retry,
+        )
+
+    monkeypatch.setattr("bidstream_svc.keystore.key_client.make_transport", make_impatient)
+    first.state.faults.inject(Fault.HANG_BEFORE_ANSWER)
+    async with KeyClient(settings_of(first.url, second), ONCE) as client:
+        assert (await client.fetch()).snapshot.keys
+    assert (first.state.calls[KEYS], second.state.calls[KEYS]) == (1, 1)
 
 
 @pytest.mark.parametrize("prefix", ["", "uid2_"])

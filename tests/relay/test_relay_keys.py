@@ -90,6 +90,21 @@ async def test_nobody_waits_for_ever() -> None:
             assert set(answers) == {before}
 
 
+@pytest.mark.parametrize("fault", list(Fault), ids=str)
+async def test_no_fault_of_the_operator_replaces_good_keys(fault: Fault) -> None:
+    with operator_in_thread() as operator:
+        async with keys_of(operator) as keys:
+            before = await keys.get(LONG_S)
+        async with keys_of(operator, hold_s=0.3) as keys:
+            async with asyncio.timeout(DEADLINE_S):
+                while await keys.get(LONG_S) is None:
+                    pass
+            calls = operator.state.calls[KEYS]
+            operator.state.faults.inject(fault, times=None)
+            assert ids_in(await keys.get(None)) == ids_in(before)
+            assert operator.state.calls[KEYS] > calls
+
+
 async def test_no_keys() -> None:
     state = OperatorState(seed=1)
     with operator_in_thread(state) as operator:
