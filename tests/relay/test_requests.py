@@ -5,14 +5,18 @@ import os
 import re
 import secrets
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
 
 import orjson
 import pybase64
 import pytest
+import trustme
 
 from bidstream_svc.core.crypto import SEALED_PART_BYTES, Envelope, open_response, seal_response, seal_response_in_parts
 from bidstream_svc.core.status import DecryptionStatus
@@ -21,6 +25,7 @@ from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.operator import Credentials, OperatorTransport, SharingClient
 from bidstream_svc.relay.relay_plane import MAX_ANSWERS
 from tests.relay.fleet import KEYS, SHARING, Question, key_ids, relay, relay_settings, relayed
+from tests.support.certificates import CertificateFiles
 from tests.support.operator import operator_in_thread
 from tests.support.processes import resident_bytes
 from tests.support.raw_http import Connection, ask, make_request
@@ -167,11 +172,8 @@ def test_age_that_a_request_allows(operator: DevOperator, relaying: Sidecar) -> 
 DOMAINS = 60_000
 
 
-@pytest.fixture(scope="module")
-def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OperatorState, Sidecar, bytes]]:
-    """A relay with a large key response in its cache, whose operator is down."""
-    directory = tmp_path_factory.mktemp("big")
-    state = OperatorState(seed=3)
+def with_large_response(directory: Path, state: OperatorState) -> tuple[dict[str, Any], bytes]:
+    """The settings of a relay with a large key response in its cache, whose operator is down, and that response."""
     answer = bidstream_keys(state, {})
     answer["body"]["site_data"] = [
         {"id": place, "domain_names": [secrets.token_hex(16) + ".example"]} for place in range(DOMAINS)
@@ -183,8 +185,27 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OperatorStat
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     settings = {"operator_url": url, "api_key": state.api_key, "client_secret": state.client_secret}
-    with relay(directory, **settings, key_cache=directory / "keys", request_timeout=2) as process:
+    return settings | {"key_cache": directory / "keys", "request_timeout": 2}, json
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OperatorState, Sidecar, bytes]]:
+    directory, state = tmp_path_factory.mktemp("big"), OperatorState(seed=3)
+    settings, json = with_large_response(directory, state)
+    with relay(directory, **settings) as process:
         yield state, process, json
+
+
+def test_large_answer_over_tls(tmp_path: Path) -> None:
+    authority, state = trustme.CA(), OperatorState(seed=3)
+    settings, json = with_large_response(tmp_path, state)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    files = CertificateFiles(tmp_path, authority)
+    with relay(tmp_path, **settings, **files.settings) as process:
+        question = Question(state)
+        answer = ask(process.data, KEYS, question.wire, headers=question.headers(), tls=client)
+        assert question.read(answer) == orjson.loads(json)
 
 
 def test_large_answer_is_whole(big: tuple[OperatorState, Sidecar, bytes]) -> None:
