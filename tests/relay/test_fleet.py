@@ -11,6 +11,7 @@ import trustme
 
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
+from tests.relay.balancer import balanced
 from tests.relay.fleet import (
     KEYS,
     behind,
@@ -90,6 +91,33 @@ def test_operator_that_is_down_is_not_noticed(tmp_path: Path) -> None:
         with sidecar(tmp_path, **behind(again, operator_settings(operator))) as process:
             assert verdict(process, token)["status"] == "SUCCESS"
         assert scrape(again.admin).total("bidstream_keys_from_cache") == 1
+
+
+def test_two_relays_behind_one_address_and_one_of_them_is_killed(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        operator = stack.enter_context(operator_in_thread())
+        settings = operator_settings(operator)
+        relays = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            relays.append(stack.enter_context(relay(tmp_path / name, **settings)))
+        address = stack.enter_context(balanced([each.data for each in relays]))
+        process = stack.enter_context(sidecar(tmp_path, **settings | {"operator_url": f"http://{address}"}))
+        operator.state.rotate_keys()
+        token = operator.state.mint_token()
+        verdict(process, token)
+        wait_for_success(process, token)
+        # The first connection is to the first relay. The other one still has the keys from before the rotation, unless the
+        # sidecar has connected again. It must not give them.
+        first, second = relays
+        first.process.kill()
+        first.process.wait()
+        process.signal(signal.SIGHUP)
+        wait_until(lambda: relayed(second, "success"), "the other relay")
+        answered = relayed(second, "success")
+        process.signal(signal.SIGHUP)
+        wait_until(lambda: relayed(second, "success") > answered, "one more refresh, so that the last one is in use")
+        assert verdict(process, token)["status"] == "SUCCESS"
 
 
 def test_sidecar_goes_to_the_fallback_while_the_relay_does_not_answer(tmp_path: Path) -> None:
