@@ -107,8 +107,8 @@ def test_two_relays_behind_one_address_and_one_of_them_is_killed(tmp_path: Path)
         token = operator.state.mint_token()
         verdict(process, token)
         wait_for_success(process, token)
-        # The first connection is to the first relay. The other one still has the keys from before the rotation, unless the
-        # sidecar has connected again. It must not give them.
+        # The first connection is to the first relay. The other one still has the keys from before the rotation, unless
+        # the sidecar has connected again. It must not give them.
         first, second = relays
         first.process.kill()
         first.process.wait()
