@@ -33,6 +33,7 @@ EXIT_USAGE = 2
 
 _NAMES = (
     "serve",
+    "relay",
     "operator",
     "decrypt",
     "bulk",
@@ -46,7 +47,7 @@ _NAMES = (
     "health",
 )
 # They handle signals from their start.
-_SERVERS = ("serve", "optouts")
+_SERVERS = ("serve", "relay", "optouts")
 # They start faster. `bulk` has a log as soon as anything can be logged.
 _WITHOUT_LOG = ("health", "bulk")
 

@@ -4,14 +4,13 @@ import asyncio
 
 from bidstream_svc.core.errors import BidstreamError
 from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.keystore.key_client import KeyClient
 from bidstream_svc.keystore.refresher import require_scope
-from bidstream_svc.operator import fetch_keys
-from bidstream_svc.operator.from_settings import make_transport
 from bidstream_svc.operator_settings import OperatorSettings
 
 
 def fetch_once(operator: OperatorSettings) -> KeySnapshot:
-    """Fetch keys from an operator.
+    """Fetch keys from an operator, or from its fallback.
 
     Raises:
         BidstreamError: settings are missing or invalid, the call failed, or the keys are of another programme than the
@@ -19,8 +18,8 @@ def fetch_once(operator: OperatorSettings) -> KeySnapshot:
     """
 
     async def fetch() -> KeySnapshot:
-        async with make_transport(operator) as transport:
-            return (await fetch_keys(transport)).snapshot
+        async with KeyClient(operator) as client:
+            return (await client.fetch()).snapshot
 
     try:
         snapshot = asyncio.run(fetch())

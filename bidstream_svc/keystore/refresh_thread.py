@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from math import inf
 
 from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.loop_thread import LoopThread
@@ -19,6 +20,9 @@ class RefreshThread:
     Args:
         open_refresher: an asynchronous context manager for the refresher, entered and exited in the thread's loop.
         on_failure: see LoopThread.
+
+    Attributes:
+        requested_s: when the last refresh for an unknown key was requested, on the monotonic clock.
     """
 
     def __init__(
@@ -29,7 +33,7 @@ class RefreshThread:
         self._open_refresher = open_refresher
         self._refresher: KeyRefresher | None = None
         self._thread = LoopThread("key-refresh", self._refresh, on_failure=on_failure)
-        self._next_early_refresh_s = 0.0
+        self.requested_s = -inf
 
     def start(self) -> None:
         """Start the thread, which begins with a refresh."""
@@ -44,8 +48,8 @@ class RefreshThread:
     def refresh_for_unknown_key(self) -> None:
         """Request a refresh because a token named an unknown key; at most one per MIN_EARLY_REFRESH_INTERVAL_S."""
         now_s = time.monotonic()
-        if now_s >= self._next_early_refresh_s:
-            self._next_early_refresh_s = now_s + MIN_EARLY_REFRESH_INTERVAL_S
+        if now_s >= self.requested_s + MIN_EARLY_REFRESH_INTERVAL_S:
+            self.requested_s = now_s
             self.refresh_soon()
 
     def stop(self) -> None:
