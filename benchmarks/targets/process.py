@@ -5,7 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,14 +77,14 @@ def running(
     environment: Mapping[str, str],
     log: Path,
     is_ready: Callable[[], bool],
-    cpu: int = SERVER_CPU,
+    cpu: int | None = SERVER_CPU,
 ) -> Iterator[int]:
-    """Run a server on one core; yields its process id once `is_ready`.
+    """Run a server on one core, or on all with None; yields its process id once `is_ready`.
 
     Raises:
         RuntimeError: it ended or was not ready in time; the message has the end of its output.
     """
-    with log.open("wb") as output, on_cpu(cpu):
+    with log.open("wb") as output, nullcontext() if cpu is None else on_cpu(cpu):
         process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output)
     try:
         _wait_until(is_ready, process, log)

@@ -3,12 +3,10 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from math import inf
 
+from bidstream_svc.keystore.refresh_schedule import EarlyRefreshLimit
 from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.loop_thread import LoopThread
-
-MIN_EARLY_REFRESH_INTERVAL_S = 60.0
 
 
 class RefreshThread:
@@ -20,9 +18,6 @@ class RefreshThread:
     Args:
         open_refresher: an asynchronous context manager for the refresher, entered and exited in the thread's loop.
         on_failure: see LoopThread.
-
-    Attributes:
-        requested_s: when the last refresh for an unknown key was requested, on the monotonic clock.
     """
 
     def __init__(
@@ -33,7 +28,7 @@ class RefreshThread:
         self._open_refresher = open_refresher
         self._refresher: KeyRefresher | None = None
         self._thread = LoopThread("key-refresh", self._refresh, on_failure=on_failure)
-        self.requested_s = -inf
+        self._early = EarlyRefreshLimit()
 
     def start(self) -> None:
         """Start the thread, which begins with a refresh."""
@@ -46,11 +41,15 @@ class RefreshThread:
             self._thread.call_soon(refresher.wake)
 
     def refresh_for_unknown_key(self) -> None:
-        """Request a refresh because a token named an unknown key; at most one per MIN_EARLY_REFRESH_INTERVAL_S."""
-        now_s = time.monotonic()
-        if now_s >= self.requested_s + MIN_EARLY_REFRESH_INTERVAL_S:
-            self.requested_s = now_s
-            self.refresh_soon()
+        """Request a refresh because a token named an unknown key; see EarlyRefreshLimit. No effect after a failure."""
+        refresher = self._refresher
+        if refresher is not None and self._early.admit(time.monotonic()):
+            self._thread.call_soon(refresher.wake_unless_failing)
+
+    @property
+    def requested_s(self) -> float:
+        """When the last refresh for an unknown key was requested, on the monotonic clock."""
+        return self._early.requested_s
 
     def stop(self) -> None:
         """Cancel a running refresh and end the thread; see LoopThread. Call after `start`."""

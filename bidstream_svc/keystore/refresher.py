@@ -17,6 +17,7 @@ from bidstream_svc.core.errors import (
     KeyResponseError,
     OperatorHttpError,
     OperatorNetworkError,
+    OperatorRateLimitedError,
     OperatorUnauthorizedError,
 )
 from bidstream_svc.core.identity import IdentityScope
@@ -24,6 +25,7 @@ from bidstream_svc.core.kernel import IS_NATIVE, build_in_steps
 from bidstream_svc.core.keys import KeySnapshot, free_in_steps
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.keystore.key_cache import KeyCache
+from bidstream_svc.keystore.refresh_schedule import draw_back_off_s, draw_interval_s
 from bidstream_svc.keystore.shared_keys import SharedKeys
 from bidstream_svc.keystore.store import KeysInUse, KeyStore
 from bidstream_svc.logs import get_logger
@@ -37,8 +39,7 @@ if TYPE_CHECKING:  # it is not there where it was not built
 
 _log = get_logger(__name__)
 
-INTERVAL_JITTER = 0.1
-MAX_BACK_OFF_S = 60.0
+_random = random.SystemRandom()  # the module's own generator belongs to the program, which may have seeded it
 
 
 class KeyRefresher:
@@ -86,6 +87,8 @@ class KeyRefresher:
         self._wants_newest = False
         self.last_asked_s: float | None = None
         self._wake = asyncio.Event()
+        self._failures = 0  # in a row
+        self._retry_after_s = 0.0
 
     @property
     def _cells(self) -> KeyCells:
@@ -106,16 +109,20 @@ class KeyRefresher:
         """Load what another worker left or the cache, then refresh until cancelled."""
         await self._load_cache()
         self._store.is_cache_read = True
-        failures = 0
         while True:
-            failures = 0 if await self.refresh() else failures + 1
-            wait_s = self._back_off_s(failures) if failures else self._jittered_interval_s()
+            self._failures = 0 if await self.refresh() else self._failures + 1
+            wait_s = self._draw_wait_s()
             self._store.next_refresh_ms = self._now_ms() + int(wait_s * MS_PER_S)
             await self._sleep(wait_s)
 
     def wake(self) -> None:
         """End the current wait, so that a refresh begins. Call it in the event loop of `run`."""
         self._wake.set()
+
+    def wake_unless_failing(self) -> None:
+        """As `wake`, but not after a failure: another attempt follows soon, or when the operator has asked for it."""
+        if not self._failures:
+            self.wake()
 
     async def refresh(self) -> bool:
         """Fetch once. Returns whether the new keys are in use."""
@@ -229,6 +236,8 @@ class KeyRefresher:
 
     def _record_failure(self, error: Exception) -> RefreshResult:
         result = classify_failure(error)
+        retry_after_s = error.retry_after_s if isinstance(error, OperatorRateLimitedError) else None
+        self._retry_after_s = retry_after_s or 0.0
         is_expected = isinstance(error, BidstreamError)
         # The message of another exception may contain secrets.
         reason = str(error) if is_expected else type(error).__qualname__
@@ -245,13 +254,12 @@ class KeyRefresher:
         )
         return result
 
-    def _jittered_interval_s(self) -> float:
-        return self._interval_s * random.uniform(1 - INTERVAL_JITTER, 1 + INTERVAL_JITTER)  # noqa: S311 - no secret
-
-    @staticmethod
-    def _back_off_s(failures: int) -> float:
-        """Back off with full jitter: a random wait up to a limit of 1 s, which doubles with each failure to 60 s."""
-        return random.uniform(0, min(MAX_BACK_OFF_S, 2.0 ** min(failures - 1, 10)))  # noqa: S311 - no secret
+    def _draw_wait_s(self) -> float:
+        if not self._failures:
+            return draw_interval_s(self._interval_s, _random.uniform)
+        return draw_back_off_s(
+            self._failures, _random.uniform, retry_after_s=self._retry_after_s, longest_s=self._interval_s
+        )
 
     async def _sleep(self, wait_s: float) -> None:
         try:

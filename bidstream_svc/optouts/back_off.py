@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 
 _random = random.SystemRandom()
 
@@ -11,17 +12,28 @@ class BackOff:
 
     Args:
         first_s, longest_s: the first limit and the last.
+        uniform: draws a random number between two.
     """
 
-    def __init__(self, first_s: float = 0.2, longest_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        first_s: float = 0.2,
+        longest_s: float = 5.0,
+        uniform: Callable[[float, float], float] = _random.uniform,
+    ) -> None:
+        self._uniform = uniform
         self._first_s = first_s
         self._longest_s = longest_s
         self._limit_s = first_s
 
     async def wait(self) -> None:
         """Wait after a failure."""
+        await asyncio.sleep(self.draw_s())
+
+    def draw_s(self) -> float:
+        """Draw the seconds to wait after a failure."""
         limit_s, self._limit_s = self._limit_s, min(2 * self._limit_s, self._longest_s)
-        await asyncio.sleep(_random.uniform(limit_s / 2, limit_s))
+        return self._uniform(limit_s / 2, limit_s)
 
     def reset(self) -> None:
         """Begin anew after a success."""

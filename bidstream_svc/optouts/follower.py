@@ -41,6 +41,7 @@ from bidstream_svc.optouts.stream_entries import (
 _log = get_logger(__name__)
 
 NOTE = "follower"
+SNAPSHOT_BACK_OFF_S = 1.0, 60.0
 _CHECK_S = 1.0
 _SAVE_S = 1.0
 _FIRST_ENTRIES, _MAX_ENTRIES = 100, 1_000  # of one call
@@ -103,7 +104,7 @@ class Follower:
         self._count = _FIRST_ENTRIES
         self._goal: tuple[Tip, int] | None = None
         self._snapshot: asyncio.Task[Position | None] | None = None
-        self._snapshot_back_off = BackOff(1.0, 60.0)
+        self._snapshot_back_off = BackOff(*SNAPSHOT_BACK_OFF_S)
 
     @property
     def newest_known_id(self) -> str:

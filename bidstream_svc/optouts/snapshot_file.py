@@ -41,8 +41,8 @@ class SnapshotFile:
 class SnapshotFiles:
     """Makes the snapshots of a store that are served.
 
-    A slow reader reads from the file, so that no transaction of the store lasts for long; and all who ask within ten
-    seconds get the same file, because after a fault everyone asks at once.
+    A slow reader reads from the file, so that no transaction of the store lasts for long; and all who ask while one is
+    written, or within ten seconds after, get the same file, because after a fault everyone asks at once.
 
     Args:
         directory: the store, and where the files are.
@@ -55,7 +55,7 @@ class SnapshotFiles:
         self._made_at_s = 0.0
 
     async def open(self) -> SnapshotFile:
-        """Return a snapshot that is at most ten seconds old.
+        """Return a snapshot that was completed at most ten seconds ago.
 
         Raises:
             OptOutStoreError: it cannot be written, or the store cannot be read.
@@ -63,9 +63,9 @@ class SnapshotFiles:
         async with self._making:
             if self._latest is None or time.monotonic() - self._made_at_s > _MAX_AGE_S:
                 self._latest = None  # its disk space is needed
-                started_s = time.monotonic()
                 self._latest = await make_snapshot_file(self._directory)
-                self._made_at_s = started_s
+                # Not from its beginning: one that takes longer to write would be too old for all who wait for it.
+                self._made_at_s = time.monotonic()
             return self._latest
 
 

@@ -5,7 +5,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from bidstream_svc.keystore.refresher import INTERVAL_JITTER, KeyRefresher
+from bidstream_svc.keystore.refresh_schedule import INTERVAL_JITTER
+from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells, RefreshResult
 from bidstream_svc.metrics.cells import KEY_CELLS, ScopeLabel

@@ -9,16 +9,16 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from bidstream_svc.core.decrypt import decrypt
+from bidstream_svc.core.errors import OperatorRateLimitedError
 from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.core.key_response import parse_key_response
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.faults import Fault
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
+from bidstream_svc.keystore import refresher as refresher_module
 from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.refresh_thread import RefreshThread
 from bidstream_svc.keystore.refresher import KeyRefresher
@@ -262,25 +262,6 @@ async def test_an_unexpected_exception_keeps_the_keys_and_its_message_is_not_sho
     assert log[0]["error"] == "ZeroDivisionError"
 
 
-@given(failures=st.integers(1, 10_000))
-def test_back_off_grows_to_a_minute_and_no_further(failures: int) -> None:
-    assert 0 <= KeyRefresher._back_off_s(failures) <= min(60, 2 ** min(failures - 1, 10))
-
-
-def test_back_off_uses_all_of_its_range() -> None:
-    for failures, limit_s in [(1, 1), (2, 2), (4, 8), (7, 60), (50, 60)]:
-        waits_s = [KeyRefresher._back_off_s(failures) for _ in range(500)]
-        assert min(waits_s) < limit_s / 4
-        assert limit_s * 3 / 4 < max(waits_s) <= limit_s
-
-
-def test_the_interval_is_spread_by_a_tenth() -> None:
-    refresher = KeyRefresher(asyncio.Future, KeyStore(), MetricCells(), interval_s=1000)
-    waits_s = [refresher._jittered_interval_s() for _ in range(500)]
-    assert 900 <= min(waits_s) < 920
-    assert 1080 < max(waits_s) <= 1100
-
-
 @asynccontextmanager
 async def running(refresher: KeyRefresher) -> AsyncIterator[None]:
     task = asyncio.create_task(refresher.run())
@@ -319,11 +300,11 @@ async def test_failures_in_a_row_are_counted(
 ) -> None:
     counts: list[int] = []
 
-    def count_and_go_on(failures: int) -> float:
+    def count_and_go_on(failures: int, *_: object, **__: object) -> float:
         counts.append(failures)
         return 0.0
 
-    monkeypatch.setattr(KeyRefresher, "_back_off_s", staticmethod(count_and_go_on))
+    monkeypatch.setattr(refresher_module, "draw_back_off_s", count_and_go_on)
     operator.state.faults.inject(Fault.SERVER_ERROR, times=3)
     async with running(refresher):
         await until(lambda: store.snapshot)
@@ -331,6 +312,29 @@ async def test_failures_in_a_row_are_counted(
         refresher.wake()
         await until(lambda: len(counts) > 3)
     assert counts == [1, 2, 3, 1]
+
+
+async def test_the_operator_says_when_to_ask_again(fetch: Fetch, store: KeyStore, metrics: MetricCells) -> None:
+    errors = [OperatorRateLimitedError("too many requests", retry_after_s=30.0)]
+    calls: list[None] = []
+
+    async def fetch_after_errors() -> FetchedKeys:
+        calls.append(None)
+        if errors:
+            raise errors.pop()
+        return await fetch()
+
+    refresher = KeyRefresher(fetch_after_errors, store, metrics, interval_s=3600, now_ms=lambda: 0)
+    async with running(refresher):
+        await until(lambda: store.next_refresh_ms)
+        assert 30_000 <= (store.next_refresh_ms or 0) <= 31_000
+        refresher.wake_unless_failing()  # tokens with an unknown key do not shorten that
+        assert not refresher._wake.is_set()
+        refresher.wake()
+        await until(lambda: store.snapshot)
+        await until(lambda: (store.next_refresh_ms or 0) > 31_000)
+        refresher.wake_unless_failing()
+        await until(lambda: len(calls) == 3)
 
 
 async def test_wake_refreshes_now(refresher: KeyRefresher, store: KeyStore, operator: DevOperator) -> None:
@@ -405,7 +409,7 @@ def test_unknown_keys_ask_for_one_refresh_a_minute(distant: DevOperator, store: 
     thread.start()
     wait_until(lambda: store.next_refresh_ms, "the first refresh")
     for calls, waited_s in [(2, 0.0), (2, 50.0), (3, 10.0), (3, 50.0), (4, 10.0)]:
-        thread.requested_s -= waited_s
+        thread._early.requested_s -= waited_s
         for _ in range(1000):
             thread.refresh_for_unknown_key()
         wait_until(partial(has_called, distant, calls), "another refresh")

@@ -4,6 +4,7 @@ import asyncio
 import resource
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 
 from bidstream_svc.core.errors import OptOutRecordError, OptOutStoreError, OptOutStreamError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.optouts import snapshot_file
 from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
 from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.snapshot import write_snapshot
 from bidstream_svc.optouts.snapshot_client import SnapshotClient
-from bidstream_svc.optouts.snapshot_file import SnapshotFiles
+from bidstream_svc.optouts.snapshot_file import SnapshotFile, SnapshotFiles, make_snapshot_file
 from tests.optouts.fleet import until
 from tests.optouts.merging import merge_snapshot
 
@@ -138,6 +140,26 @@ async def test_readers_at_once_share_one_file_that_nobody_else_can_open(source: 
     one, other = await files.open(), await files.open()
     assert one is other
     assert set(source.directory.iterdir()) == before
+
+
+async def test_a_snapshot_that_takes_long_to_write_is_shared_too(
+    source: OptOutStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+
+    async def write_slowly(directory: Path) -> SnapshotFile:
+        nonlocal now_s
+        made = await make_snapshot_file(directory)
+        now_s += 60
+        return made
+
+    monkeypatch.setattr(snapshot_file, "make_snapshot_file", write_slowly)
+    monkeypatch.setattr(snapshot_file, "time", SimpleNamespace(monotonic=lambda: now_s))
+    files = SnapshotFiles(source.directory)
+    one, other = await asyncio.gather(files.open(), files.open())
+    assert one is other
+    now_s += 11
+    assert await files.open() is not one
 
 
 async def test_a_snapshot_that_cannot_be_written_is_told_in_one_line(source: OptOutStore) -> None:
