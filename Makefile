@@ -178,7 +178,7 @@ console-shots: $(VENV)/console.installed $(VENV)/kernel.built  ## make the pictu
 	$(BIN)/python -m tests.console.pictures docs/images
 
 bulk-check: $(VENV)/bulk.installed $(VENV)/kernel.built  ## decrypt logs on a real Ray and a real Spark, and kill their workers; needs Java 17
-	REQUIRE_TOOLS=$(REQUIRE_TOOLS) $(BIN)/python -m pytest --no-header -m needs_tools --verbose tests/bulk_engines
+	REQUIRE_TOOLS=$(REQUIRE_TOOLS) $(BIN)/python -m pytest --no-header -m needs_tools --verbose tests/bulk tests/bulk_engines
 
 UPGRADE ?= --upgrade
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --annotation-style line

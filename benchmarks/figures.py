@@ -23,6 +23,7 @@ KEPT = ROOT / "benchmarks" / "results"
 Results = Mapping[str, Any]
 
 _MARKED = re.compile(r"(?<=<!-- figures: )(\w+)( -->\n).*?(?=<!-- end of figures -->)", re.DOTALL)
+_READ_AND_WRITE = "reading and writing alone"  # of benchmarks.bulk
 _SUMMARY_ROWS = {
     "service, Unix socket": "bidstream-svc, Unix socket",
     "service, TCP": "bidstream-svc, TCP",
@@ -50,9 +51,11 @@ def documents() -> Iterator[Path]:
 
 
 def kept_results() -> dict[str, Any]:
-    """Return the results of the last complete run, and of the last search for the costliest request."""
+    """Return the results of the last complete run, and the last ones of the costliest request and of bulk."""
     results: dict[str, Any] = json.loads((KEPT / "latest.json").read_text(encoding="utf-8"))
     results["costliest"] = json.loads((KEPT / "costliest.json").read_text(encoding="utf-8"))
+    bulk = KEPT / "bulk.json"
+    results["bulk"] = json.loads(bulk.read_text(encoding="utf-8")) if bulk.exists() else None
     return results
 
 
@@ -105,6 +108,29 @@ def _costliest(results: Results) -> str:
     return f"{_origin(results['costliest'])}\n\n{format_table(head, rows)}\n"
 
 
+def _bulk(results: Results) -> str:
+    """Rates and memory of logs in bulk, on one machine."""
+    bulk = results["bulk"]
+    if bulk is None:
+        return "Not measured yet.\n"
+    rows: list[tuple[object, ...]] = []
+    for line in bulk.get("batch", ()):
+        rows += [(f"`decrypt_batch`, {line['rows']}, {name}", rate) for name, rate in line["tokens_per_s"].items()]
+    for line in bulk.get("parquet", ()):
+        rows.append(("`bulk decrypt`, Parquet to Parquet, start included", line["rows_per_s"]))
+        rows.append(("the same threads that only read and write", bulk["rows"] / line["seconds"][_READ_AND_WRITE]))
+    for line in bulk.get("uid2-client", ()):
+        rows.append(("a loop over uid2-client, one thread", line["rows_per_s"]["uid2-client"]))
+    for line in bulk.get("ray", ()):
+        rows += [(f"`--engine {name}`, without its start", rate) for name, rate in line["rows_per_s"].items()]
+    for line in bulk.get("spark", ()):
+        rows += [(f"{name}, Parquet to Parquet".capitalize(), rate) for name, rate in line["rows_per_s"].items()]
+    peaks = [(name, mb) for line in bulk.get("memory", ()) for name, mb in line["peak_mb"].items()]
+    memory = format_table(("`bulk decrypt`, Parquet to Parquet", "peak memory, MB"), peaks)
+    head = (f"{bulk['rows']:,} rows, all cores unless said otherwise", "rows/s")
+    return f"{_origin(bulk)}\n\n{format_table(head, rows)}\n\n{memory}\n"
+
+
 def _origin(results: Results) -> str:
     """When and where the results were taken."""
     machine = results["machine"]
@@ -117,6 +143,7 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "summary": _summary,
     "sizing": _sizing,
     "costliest": _costliest,
+    "bulk": _bulk,
     "all": render,
 }
 
