@@ -146,7 +146,7 @@ mutants: $(VENV)/mutants.installed  ## list small changes of MUTANTS that no tes
 # The chart is the only source of what deploy/kubernetes has in common with it. The labels left out describe a release of
 # the chart. Helm built from source assumes an old Kubernetes unless told otherwise.
 FORMS := gateway gateway-programmes gateway-optouts sidecar sidecar-programmes sidecar-optouts sidecar-network-policy \
-  optouts-network-policy optout-receivers
+  optouts-network-policy optout-receivers relay
 manifests: $(BIN)/helm  ## generate the manifests of deploy/kubernetes from the chart in deploy/helm
 	export PATH="$(abspath $(BIN)):$$PATH"; for form in $(FORMS); do \
 	  rendered=$$(helm template bidstream-svc deploy/helm/bidstream-svc --kube-version 1.34 \
@@ -178,7 +178,7 @@ console-shots: $(VENV)/console.installed $(VENV)/kernel.built  ## make the pictu
 	$(BIN)/python -m tests.console.pictures docs/images
 
 bulk-check: $(VENV)/bulk.installed $(VENV)/kernel.built  ## decrypt logs on a real Ray and a real Spark, and kill their workers; needs Java 17
-	REQUIRE_TOOLS=$(REQUIRE_TOOLS) $(BIN)/python -m pytest --no-header -m needs_tools --verbose tests/bulk_engines
+	REQUIRE_TOOLS=$(REQUIRE_TOOLS) $(BIN)/python -m pytest --no-header -m needs_tools --verbose tests/bulk tests/bulk_engines
 
 UPGRADE ?= --upgrade
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --annotation-style line

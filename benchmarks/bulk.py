@@ -1,8 +1,10 @@
 """`python -m benchmarks.bulk [SECTION...]`: logs in bulk, on one machine and on the engines of clusters.
 
-Prints JSON, a line for each section; every answer is checked. The engines are in requirements/bulk.txt.
+Prints JSON, a line or more for each section; every answer is checked. The engines are in requirements/bulk.txt. With
+`--keep`, the results are kept for the documents, which `make figures` writes.
 
-- `batch`: `decrypt_batch` of version 4 tokens, in one thread and in two
+- `batch`: `decrypt_batch` in one thread and in two: version 4 tokens with sites as in traffic, or spread equally over
+  all keys; and the rows of the log
 - `parquet`: `bulk decrypt` from Parquet to Parquet, and the same threads that only read and write the same columns
 - `uid2-client`: the loop of a pandas UDF over the published client, compared with `bulk decrypt`
 - `memory`: peak memory of `bulk decrypt` for 1 million and for 100 million rows
@@ -18,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -31,8 +33,21 @@ from pyarrow import parquet
 from uid2_client import BidstreamClient
 from uid2_client.encryption import EncryptionError
 
-from benchmarks.bulk_material import KEY_SET, NOW_MS, VERDICT_SCHEMA, Log, check_output, make_log, read_tokens
+from benchmarks.bulk_material import (
+    FAILING_SHARE,
+    KEY_SET,
+    NOW_MS,
+    VERDICT_SCHEMA,
+    ZIPF_EXPONENT,
+    Log,
+    check_output,
+    draw_sites,
+    make_log,
+    read_tokens,
+)
+from benchmarks.figures import KEPT
 from benchmarks.keyserver import CLIENT_SECRET_BASE64
+from benchmarks.machine import describe
 from benchmarks.material import make_samples
 from benchmarks.rounds import interleave, median_ratio
 from bidstream_svc import parse_key_response
@@ -40,6 +55,7 @@ from bidstream_svc.bulk import BatchKeys, BatchOptions, decrypt_batch
 
 _THREADS = os.cpu_count() or 1
 _BATCH_ROWS = 2**16
+_BATCH_TOKENS = 4 * _BATCH_ROWS
 _TOKENS_TO_CLIENT = 5_000
 _OPTIONS = BatchOptions(at_ms=NOW_MS)
 
@@ -49,54 +65,89 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", metavar="SECTION", default=[*_SECTIONS], help=", ".join(_SECTIONS))
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--keep", action="store_true", help="keep the results, for `make figures`, and no earlier ones")
     arguments = parser.parse_args()
+    results: dict[str, Any] = {"machine": describe(), "rows": arguments.rows}
     with tempfile.TemporaryDirectory() as name:
         log = make_log(Path(name), arguments.rows, arguments.rows)
         for section in arguments.sections:
-            print(json.dumps({"section": section, **_SECTIONS[section](log, arguments.rounds)}), flush=True)
+            results[section] = []
+            for line in _SECTIONS[section](log, arguments.rounds):
+                print(json.dumps({"section": section, **line}), flush=True)
+                results[section].append(line)
+    if arguments.keep:
+        (KEPT / "bulk.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 # ---- one function ----
 
 
-def _measure_batch(_: Log, rounds: int) -> dict[str, Any]:
-    samples = make_samples(KEY_SET, 4 * _BATCH_ROWS, client_side_every=None)
-    tokens = [each.token for each in samples]
-    table = pa.table({"token": tokens, "domain": [each.domain for each in samples]})
-    batches = table.to_batches(max_chunksize=_BATCH_ROWS)
+def _measure_batch(log: Log, rounds: int) -> Iterator[dict[str, Any]]:
+    """Each kind of rows is a line."""
     keys = BatchKeys([parse_key_response(KEY_SET.response())])
+    kinds = {
+        "v4, sites as in traffic": _v4_batches(keys, ZIPF_EXPONENT),
+        "v4, all sites equally likely": _v4_batches(keys, 0),
+        f"traffic, {FAILING_SHARE} % failing": _log_batches(keys, log),
+    }
+    variants = {
+        (kind, threads): partial(_rate, keys, batches, threads) for kind, batches in kinds.items() for threads in (1, 2)
+    }
+    rates = interleave(variants, rounds)
+    for kind in kinds:
+        one, two = rates[kind, 1], rates[kind, 2]
+        yield {
+            "rows": kind,
+            "tokens_per_s": {"1 thread": round(median(one)), "2 threads": round(median(two))},
+            "2 threads / 1 thread": median_ratio(two, one),
+        }
+
+
+def _v4_batches(keys: BatchKeys, exponent: float) -> list[pa.RecordBatch]:
+    sites = draw_sites(_BATCH_TOKENS, exponent=exponent)
+    samples = make_samples(KEY_SET, _BATCH_TOKENS, client_side_every=None, sites=sites)
+    columns = {"token": [each.token for each in samples], "domain": [each.domain for each in samples]}
+    return _checked(keys, pa.table(columns), pa.table({"uid": [each.raw_uid for each in samples]}))
+
+
+def _log_batches(keys: BatchKeys, log: Log) -> list[pa.RecordBatch]:
+    rows = pa.table(read_tokens(log)).slice(0, _BATCH_TOKENS)
+    return _checked(keys, rows, log.verdicts[0].slice(0, _BATCH_TOKENS))
+
+
+def _checked(keys: BatchKeys, rows: pa.Table, verdicts: pa.Table) -> list[pa.RecordBatch]:
+    """Batches of these rows, whose verdicts are as expected."""
+    batches: list[pa.RecordBatch] = rows.combine_chunks().to_batches(max_chunksize=_BATCH_ROWS)
     found = pa.Table.from_batches([decrypt_batch(batch, keys, _OPTIONS, now_ms=NOW_MS) for batch in batches])
-    if found["uid"].to_pylist() != [each.raw_uid for each in samples]:
-        raise RuntimeError("wrong raw uids")
+    if not found.select(verdicts.column_names).combine_chunks().equals(verdicts.combine_chunks()):
+        raise RuntimeError("wrong verdicts")
+    return batches
+
+
+def _rate(keys: BatchKeys, batches: list[pa.RecordBatch], threads: int) -> float:
+    """Return the tokens per second of all threads; each decrypts all batches, four times."""
 
     def decrypt_all() -> None:
         for batch in batches * 4:
             decrypt_batch(batch, keys, _OPTIONS, now_ms=NOW_MS)
 
-    def rate(threads: int) -> float:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda _: None, range(threads)))  # starts them
-            start = time.perf_counter()
-            for future in [pool.submit(decrypt_all) for _ in range(threads)]:
-                future.result()
-            return threads * 4 * len(samples) / (time.perf_counter() - start)
-
-    rates = interleave({"1 thread": partial(rate, 1), "2 threads": partial(rate, 2)}, rounds)
-    return {
-        "tokens_per_s": {name: round(median(each)) for name, each in rates.items()},
-        "2 threads / 1 thread": median_ratio(rates["2 threads"], rates["1 thread"]),
-    }
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda _: None, range(threads)))  # starts them
+        start = time.perf_counter()
+        for future in [pool.submit(decrypt_all) for _ in range(threads)]:
+            future.result()
+        return threads * 4 * sum(len(batch) for batch in batches) / (time.perf_counter() - start)
 
 
 # ---- one machine ----
 
 
-def _measure_parquet(log: Log, rounds: int) -> dict[str, Any]:
+def _measure_parquet(log: Log, rounds: int) -> Iterator[dict[str, Any]]:
     seconds = interleave(
         {"bulk decrypt": lambda: _bulk_decrypt(log), "reading and writing alone": lambda: _read_and_write(log)}, rounds
     )
     added = median_ratio(seconds["bulk decrypt"], seconds["reading and writing alone"]) - 1
-    return {
+    yield {
         "rows": log.rows,
         "seconds": {name: round(median(each), 2) for name, each in seconds.items()},
         "rows_per_s": round(log.rows / median(seconds["bulk decrypt"])),
@@ -145,7 +196,7 @@ def _copy(output: Path, file: Path, verdicts: pa.Table) -> None:
             done += len(batch)
 
 
-def _measure_client(log: Log, rounds: int) -> dict[str, Any]:
+def _measure_client(log: Log, rounds: int) -> Iterator[dict[str, Any]]:
     columns = read_tokens(log)
     client = BidstreamClient("", "", CLIENT_SECRET_BASE64)
     client._refresh_json(KEY_SET.response())
@@ -160,16 +211,16 @@ def _measure_client(log: Log, rounds: int) -> dict[str, Any]:
     rates = interleave(
         {"uid2-client": decrypt_with_client, "bulk decrypt": lambda: log.rows / _bulk_decrypt(log)}, min(rounds, 3)
     )
-    return {
+    yield {
         "rows_per_s": {name: round(median(each)) for name, each in rates.items()},
         "bulk decrypt / uid2-client": median_ratio(rates["bulk decrypt"], rates["uid2-client"]),
     }
 
 
-def _measure_memory(log: Log, _: int) -> dict[str, Any]:
+def _measure_memory(log: Log, _: int) -> Iterator[dict[str, Any]]:
     """The same files under many names, so that 100 million rows take no more disk."""
     peaks = {millions: _peak_mb(log, millions) for millions in (1, 100)}
-    return {
+    yield {
         "peak_mb": {f"{millions} million rows": round(peak, 1) for millions, peak in peaks.items()},
         "ratio": peaks[100] / peaks[1],
     }
@@ -201,11 +252,11 @@ def _peak_mb(log: Log, millions: int) -> float:
 # ---- engines ----
 
 
-def _measure_ray(log: Log, rounds: int) -> dict[str, Any]:
+def _measure_ray(log: Log, rounds: int) -> Iterator[dict[str, Any]]:
     seconds = interleave(
         {engine: partial(_seconds_without_start, log, engine) for engine in ("local", "ray")}, min(rounds, 3)
     )
-    return {
+    yield {
         "rows_per_s": {engine: round(log.rows / median(each)) for engine, each in seconds.items()},
         "ray / local": median_ratio(seconds["local"], seconds["ray"]),
     }
@@ -219,7 +270,7 @@ def _seconds_without_start(log: Log, engine: str) -> float:
     return _bulk_decrypt(log, "--engine", engine) - start_s
 
 
-def _measure_spark(log: Log, rounds: int) -> dict[str, Any]:
+def _measure_spark(log: Log, rounds: int) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "benchmarks.bulk_spark", log.directory, log.keys, NOW_MS, min(rounds, 3)]
     done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout)
@@ -227,13 +278,13 @@ def _measure_spark(log: Log, rounds: int) -> dict[str, Any]:
     if found["statuses"] != expected:
         raise RuntimeError("wrong statuses")
     seconds = found["seconds"]
-    return {
+    yield {
         "rows_per_s": {name: round(log.rows / median(each)) for name, each in seconds.items()},
         "decrypting / not": median_ratio(seconds["spark"], seconds["spark, decrypting"]),
     }
 
 
-_SECTIONS: dict[str, Callable[[Log, int], dict[str, Any]]] = {
+_SECTIONS: dict[str, Callable[[Log, int], Iterator[dict[str, Any]]]] = {
     "batch": _measure_batch,
     "parquet": _measure_parquet,
     "uid2-client": _measure_client,

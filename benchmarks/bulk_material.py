@@ -1,9 +1,17 @@
-"""A bid log with known verdicts: rows as in traffic, a tenth of which do not decrypt."""
+"""A bid log with known verdicts: rows as in traffic, a tenth of which do not decrypt.
+
+A few sites have most of the traffic. They are drawn by Zipf's law: the site of rank r has a share proportional to
+r ** -ZIPF_EXPONENT. Of visits to 120,000 web sites, the first 0.1 % had 32.36 % (Adamic and Huberman, "The nature of
+markets in the World Wide Web", 2000), which is this exponent.
+Of the 15,000 sites here, the first 150 have 45 % of the rows.
+"""
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -15,6 +23,7 @@ from benchmarks.traffic import make_traffic
 KEY_SET = KeySet(5_000, 60_000)
 NOW_MS = NOW_S * 1000
 FAILING_SHARE = 10
+ZIPF_EXPONENT = 0.92
 ROW_GROUP_ROWS = 2**17
 FILE_ROWS = 10**6
 _DISTINCT_A_CHUNK = 125_000
@@ -55,6 +64,14 @@ def make_log(directory: Path, rows: int, distinct: int) -> Log:
     return Log(logs, keys, rows, verdicts)
 
 
+def draw_sites(count: int, *, exponent: float = ZIPF_EXPONENT, seed: int = 0) -> list[int]:
+    """Draw sites of KEY_SET by Zipf's law; an exponent of 0 makes all equally likely."""
+    sites = list(range(1, KEY_SET.sites + 1))
+    Random(KEY_SET.sites).shuffle(sites)  # ranks are not ids, and are the same for any seed
+    shares = accumulate(rank**-exponent for rank in range(1, len(sites) + 1))
+    return Random(seed).choices(sites, cum_weights=list(shares), k=count)
+
+
 def _make_distinct(count: int) -> pa.Table:
     chunks = -(-count // _DISTINCT_A_CHUNK)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
@@ -62,8 +79,9 @@ def _make_distinct(count: int) -> pa.Table:
 
 
 def _make_chunk(number: int) -> pa.Table:
-    # The count seeds what is made.
-    samples = make_traffic(KEY_SET, _DISTINCT_A_CHUNK + number, failing_share=FAILING_SHARE)[:_DISTINCT_A_CHUNK]
+    count = _DISTINCT_A_CHUNK + number  # seeds what is made
+    sites = draw_sites(count, seed=number)
+    samples = make_traffic(KEY_SET, count, failing_share=FAILING_SHARE, sites=sites)[:_DISTINCT_A_CHUNK]
     return pa.table(
         {
             "domain": [each.domain for each in samples],

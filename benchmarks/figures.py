@@ -25,6 +25,7 @@ KEPT = ROOT / "benchmarks" / "results"
 Results = Mapping[str, Any]
 
 _MARKED = re.compile(r"(?<=<!-- figures: )(\w+)( -->\n).*?(?=<!-- end of figures -->)", re.DOTALL)
+_READ_AND_WRITE = "reading and writing alone"  # of benchmarks.bulk
 _SUMMARY_ROWS = {
     "service, Unix socket": "bidstream-svc, Unix socket",
     "service, TCP": "bidstream-svc, TCP",
@@ -52,9 +53,11 @@ def documents() -> Iterator[Path]:
 
 
 def kept_results() -> dict[str, Any]:
-    """Return the results of the last complete run, of the last search for the costliest request, and of the fleet."""
+    """Return the results of the last complete run, and the last ones of costliest request, bulk and fleet."""
     results: dict[str, Any] = json.loads((KEPT / "latest.json").read_text(encoding="utf-8"))
     results["costliest"] = json.loads((KEPT / "costliest.json").read_text(encoding="utf-8"))
+    bulk = KEPT / "bulk.json"
+    results["bulk"] = json.loads(bulk.read_text(encoding="utf-8")) if bulk.exists() else None
     results["fleet"] = {
         path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((KEPT / "fleet").glob("*.json"))
     }
@@ -110,6 +113,33 @@ def _costliest(results: Results) -> str:
     return f"{_origin(results['costliest'])}\n\n{format_table(head, rows)}\n"
 
 
+def _bulk(results: Results) -> str:
+    """Rates and memory of logs in bulk, on one machine."""
+    bulk = results["bulk"]
+    if bulk is None:
+        return "Not measured yet.\n"
+    rows: list[tuple[object, ...]] = []
+    for line in bulk.get("batch", ()):
+        rows += [(f"`decrypt_batch`, {line['rows']}, {name}", rate) for name, rate in line["tokens_per_s"].items()]
+    for line in bulk.get("parquet", ()):
+        rows.append(("`bulk decrypt`, Parquet to Parquet, start included", line["rows_per_s"]))
+        rows.append(("the same threads that only read and write", bulk["rows"] / line["seconds"][_READ_AND_WRITE]))
+    for line in bulk.get("uid2-client", ()):
+        rows.append(("a loop over uid2-client, one thread", line["rows_per_s"]["uid2-client"]))
+    for line in bulk.get("ray", ()):
+        rows += [(f"`--engine {name}`, without its start", rate) for name, rate in line["rows_per_s"].items()]
+    for line in bulk.get("spark", ()):
+        rows += [(f"{name}, Parquet to Parquet".capitalize(), rate) for name, rate in line["rows_per_s"].items()]
+    peaks: list[tuple[object, ...]] = [
+        (name, mb) for line in bulk.get("memory", ()) for name, mb in line["peak_mb"].items()
+    ]
+    tables: list[tuple[tuple[str, str], list[tuple[object, ...]]]] = [
+        ((f"{bulk['rows']:,} rows, all cores unless said otherwise", "rows/s"), rows),
+        (("`bulk decrypt`, Parquet to Parquet", "peak memory, MB"), peaks),
+    ]
+    return "\n\n".join([_origin(bulk), *(format_table(head, each) for head, each in tables if each)]) + "\n"
+
+
 def _origin(results: Results) -> str:
     """When and where the results were taken."""
     machine = results["machine"]
@@ -122,6 +152,7 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "summary": _summary,
     "sizing": _sizing,
     "costliest": _costliest,
+    "bulk": _bulk,
     "all": render,
     "fleet_parameters": lambda results: tables.parameters_table(results["fleet"]) + "\n",
     "fleet_keys": lambda results: tables.keys_table(results["fleet"]) + "\n",

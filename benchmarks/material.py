@@ -96,18 +96,25 @@ class Sample:
 
 
 class Mint:
-    """Makes `count` tokens under the master key of a key set, with site keys and sites spread over the whole set."""
+    """Makes `count` tokens under the master key of a key set.
 
-    def __init__(self, key_set: KeySet, count: int) -> None:
+    Args:
+        key_set: what the tokens are encrypted with.
+        count: of tokens, which are numbered from 0.
+        sites: the site of each token, which decides the site key; without, both are spread over the whole set in order.
+    """
+
+    def __init__(self, key_set: KeySet, count: int, sites: Sequence[int] | None = None) -> None:
         self.key_set = key_set
         self._count = count
+        self._sites = sites
         self._random = Random(count)
 
     def content(self, number: int, *, is_client_side: bool) -> TokenContent:
         """Return the content of the good token with this number; the domain of a client-side one is checked."""
         return TokenContent(
             raw_uid=pybase64.b64encode_as_string(self._random.randbytes(32)),
-            site_id=1 + number * self.key_set.sites // self._count,
+            site_id=self._site(number),
             expires_ms=(NOW_S + 7 * DAY_S) * 1000,
             generated_ms=(NOW_S - 600) * 1000,
             established_ms=(NOW_S - DAY_S) * 1000 + number,
@@ -118,7 +125,7 @@ class Mint:
     def token(self, number: int, version: str, content: TokenContent, *, knows_site_key: bool = True) -> str:
         """Return a token; its site key may be one that is not in the key set."""
         keys = self.key_set
-        index = 1 + number * (keys.keys - 1) // self._count
+        index = self._key_index(number)
         master = TokenKey(MASTER_KEY_ID, keys.secrets[0], self._random.randbytes(_IV_LENGTH[version]))
         key_id = keys.key_id(index if knows_site_key else index + keys.keys)
         return VERSIONS[version](
@@ -131,15 +138,30 @@ class Mint:
         token = self.token(number, version, content)
         return Sample(token, self.key_set.domain(content.site_id), content.raw_uid, content.established_ms)
 
+    def _site(self, number: int) -> int:
+        return 1 + number * self.key_set.sites // self._count if self._sites is None else self._sites[number]
+
+    def _key_index(self, number: int) -> int:
+        keys = self.key_set.keys - 1  # without the master key
+        if self._sites is None:
+            return 1 + number * keys // self._count
+        return 1 + (self._sites[number] - 1) * keys // self.key_set.sites
+
 
 def make_samples(
-    key_set: KeySet, count: int, version: str = "v4", *, client_side_every: int | None = 4
+    key_set: KeySet,
+    count: int,
+    version: str = "v4",
+    *,
+    client_side_every: int | None = 4,
+    sites: Sequence[int] | None = None,
 ) -> list[Sample]:
     """Make distinct valid tokens of one version.
 
     Every `client_side_every`-th token is generated on the client side, so that its domain is checked; None for none.
+    The sites are those of `Mint`.
     """
-    mint = Mint(key_set, count)
+    mint = Mint(key_set, count, sites)
     return [
         mint.good(number, version, is_client_side=client_side_every is not None and number % client_side_every == 0)
         for number in range(count)

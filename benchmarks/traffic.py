@@ -23,12 +23,15 @@ CLIENT_SIDE_SHARE = 25
 _BUNDLE = "com.publisher.games.bubble.shooter"
 
 
-def make_traffic(key_set: KeySet, count: int, *, failing_share: int = 0) -> list[Sample]:
+def make_traffic(
+    key_set: KeySet, count: int, *, failing_share: int = 0, sites: Sequence[int] | None = None
+) -> list[Sample]:
     """Make `count` distinct tokens in the shares of traffic, in random order.
 
-    Failing ones are of each kind of FAILURES in turn; they replace the last good ones before the order is made.
+    Failing ones are of each kind of FAILURES in turn; they replace the last good ones before the order is made. The
+    sites are those of `Mint`.
     """
-    mint, random = Mint(key_set, count), Random(count)
+    mint, random = Mint(key_set, count, sites), Random(count)
     failing = count * failing_share // 100
     kinds = list(FAILURES.values())
     samples = [_good(mint, number, random) for number in range(count - failing)]

@@ -96,12 +96,16 @@ class Settings:
     """Settings of `serve`, made by `load_settings`. Times are in seconds."""
 
     operator_url: str | None = _setting("", "base URL of the operator, e.g. https://prod.euid.eu", to_text)
+    operator_fallback_url: str | None = _setting(
+        "", "base URL asked for keys when the one of the operator, or of a relay, does not answer", to_text
+    )
     allow_insecure_operator: bool = _setting("0", "1 allows plain http to an operator on another host", to_boolean)
     api_key: str | None = _setting("", "API key; not available as a flag", to_secret)
     api_key_file: Path | None = _setting("", "file with the API key, read at every refresh", to_path)
     client_secret: str | None = _setting("", "client secret in base64; not available as a flag", to_secret)
     client_secret_file: Path | None = _setting("", "file with the client secret, read at every refresh", to_path)
     uid2_operator_url: str | None = _setting("", "base URL of the UID2 operator", to_text)
+    uid2_operator_fallback_url: str | None = _setting("", "the same for UID2", to_text)
     uid2_api_key: str | None = _setting("", "API key for the UID2 operator; not available as a flag", to_secret)
     uid2_api_key_file: Path | None = _setting("", "file with the API key for the UID2 operator", to_path)
     uid2_client_secret: str | None = _setting(
@@ -110,6 +114,7 @@ class Settings:
     uid2_client_secret_file: Path | None = _setting("", "file with the client secret for the UID2 operator", to_path)
     uid2_key_cache: Path | None = _setting("", "file for the last key response of the UID2 operator", to_path)
     euid_operator_url: str | None = _setting("", "base URL of the EUID operator", to_text)
+    euid_operator_fallback_url: str | None = _setting("", "the same for EUID", to_text)
     euid_api_key: str | None = _setting("", "API key for the EUID operator; not available as a flag", to_secret)
     euid_api_key_file: Path | None = _setting("", "file with the API key for the EUID operator", to_path)
     euid_client_secret: str | None = _setting(

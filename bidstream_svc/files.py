@@ -1,4 +1,4 @@
-"""Reading files that others write: the key cache, certificates, and files with a secret."""
+"""Reading files that others write: the key cache, certificates, and files with a secret. Writing so that it lasts."""
 
 import codecs
 import errno
@@ -69,6 +69,19 @@ def read_secret_file(path: Path, variable: str) -> bytes:
     if len(secret.splitlines()) > 1:
         raise ConfigurationError(f"{variable}: {path} has more than one line")
     return secret
+
+
+def sync(path: str | Path) -> None:
+    """Return when the content of a file, or the names in a directory, would survive a loss of power.
+
+    Raises:
+        OSError: it cannot be opened, or the disk fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

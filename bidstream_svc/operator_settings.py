@@ -9,7 +9,11 @@ from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.core.identity import IdentityScope
 
 ENV_PREFIX = "BIDSTREAM_"
-OPERATOR_FIELDS = ("operator_url", "api_key", "api_key_file", "client_secret", "client_secret_file", "key_cache")
+OPERATOR_FIELDS = (
+    *("operator_url", "operator_fallback_url"),
+    *("api_key", "api_key_file", "client_secret", "client_secret_file"),
+    "key_cache",
+)
 _CREDENTIALS = ("api_key", "client_secret")
 
 
@@ -31,6 +35,7 @@ class OperatorSettings:
     scope: IdentityScope | None
     allow_insecure_operator: bool
     operator_url: str | None
+    operator_fallback_url: str | None
     api_key: str | None = field(repr=False)
     api_key_file: Path | None
     client_secret: str | None = field(repr=False)
@@ -56,13 +61,13 @@ class OperatorSettings:
         for name in _CREDENTIALS:
             if getattr(self, name) and getattr(self, f"{name}_file"):
                 yield f"{self.variable(name)}: set together with {self.variable(name)}_FILE; set only one of them"
-        if self.operator_url is not None:
-            try:
-                check_operator_url(
-                    self.variable("operator_url"), self.operator_url, allow_insecure=self.allow_insecure_operator
-                )
-            except ConfigurationError as problem:
-                yield str(problem)
+        for name in ("operator_url", "operator_fallback_url"):
+            url = getattr(self, name)
+            if url is not None:
+                try:
+                    check_operator_url(self.variable(name), url, allow_insecure=self.allow_insecure_operator)
+                except ConfigurationError as problem:
+                    yield str(problem)
 
     def missing(self) -> list[str]:
         """Return a problem for each setting that a call needs and that is missing."""

@@ -25,7 +25,7 @@ LAYERS = (
     {"bulk"},
     {"__init__"},  # the public names
     {"server"},
-    {"devoperator"},
+    {"devoperator", "relay"},
     {"cli"},
     {"__main__"},
 )

@@ -1,10 +1,13 @@
 """What the benchmarks send: the expected verdicts are right, and the requests differ as those of clients do."""
 
+from collections import Counter
+
 import httptools
 import pytest
 
+from benchmarks import bulk_material
 from benchmarks.heads import PLAIN, TRACED, stock_heads, with_body
-from benchmarks.material import NOW_S, KeySet
+from benchmarks.material import NOW_S, KeySet, make_samples
 from benchmarks.traffic import (
     CLIENT_SIDE_SHARE,
     FAILURES,
@@ -16,6 +19,7 @@ from benchmarks.traffic import (
     traffic_requests,
 )
 from bidstream_svc import DecryptionStatus, decrypt, parse_key_response
+from bidstream_svc.core.token_details import read_details
 from bidstream_svc.server.batch_body import decode_batch, decode_request
 from tests.docs.markdown import ROOT, section, table
 
@@ -39,6 +43,23 @@ def test_traffic_has_the_expected_verdicts() -> None:
         verdict = decrypt(request.token, request.domain, KEYS, NOW_S * 1000)
         assert verdict[:3] == (sample.status, sample.raw_uid, sample.established_ms)
     assert sum(sample.status != DecryptionStatus.SUCCESS for sample in TRAFFIC) == 150
+
+
+def test_a_few_sites_have_most_of_a_log() -> None:
+    drawn = Counter(bulk_material.draw_sites(100_000))
+    assert sum(count for _, count in drawn.most_common(150)) / 100_000 == pytest.approx(0.45, abs=0.02)
+    (most, *_), (again, *_) = drawn.most_common(1), Counter(bulk_material.draw_sites(100_000, seed=1)).most_common(1)
+    assert most[0] == again[0]
+    spread = Counter(bulk_material.draw_sites(100_000, exponent=0))
+    assert max(spread.values()) < 30
+
+
+def test_the_key_of_a_token_is_that_of_its_site() -> None:
+    sites = [KEY_SET.sites, 1, KEY_SET.sites, 1]
+    samples = make_samples(KEY_SET, len(sites), sites=sites)
+    opened = [read_details(sample.token, KEYS) for sample in samples]
+    expected = [(site, KEY_SET.key_id(9 if site > 1 else 1)) for site in sites]
+    assert [(each.site_id, each.site_key_id) for each in opened if each is not None] == expected
 
 
 def test_requests_differ() -> None:

@@ -20,18 +20,21 @@ from bidstream_svc.operator.transport import OperatorTransport
 LOOPBACK = (TcpAddress("127.0.0.1", 8080),)
 DEFAULTS: dict[str, object] = {
     "operator_url": None,
+    "operator_fallback_url": None,
     "allow_insecure_operator": False,
     "api_key": None,
     "api_key_file": None,
     "client_secret": None,
     "client_secret_file": None,
     "uid2_operator_url": None,
+    "uid2_operator_fallback_url": None,
     "uid2_api_key": None,
     "uid2_api_key_file": None,
     "uid2_client_secret": None,
     "uid2_client_secret_file": None,
     "uid2_key_cache": None,
     "euid_operator_url": None,
+    "euid_operator_fallback_url": None,
     "euid_api_key": None,
     "euid_api_key_file": None,
     "euid_client_secret": None,
@@ -79,6 +82,7 @@ GOOD = {
         for programme in ("uid2", "euid")
         for name, text in {
             "operator_url": "https://prod.euid.eu",
+            "operator_fallback_url": "https://keys.example",
             "api_key_file": "/run/key",
             "client_secret_file": "/run/secret",
             "key_cache": "/run/cache",
@@ -86,6 +90,7 @@ GOOD = {
     },
     "eid_sources": (" A.example = EUID,b=UID2", {"a.example": IdentityScope.EUID, "b": IdentityScope.UID2}),
     "operator_url": ("https://prod.euid.eu", "https://prod.euid.eu"),
+    "operator_fallback_url": ("https://keys.example", "https://keys.example"),
     "allow_insecure_operator": ("1", True),
     "api_key_file": ("/run/key", Path("/run/key")),
     "client_secret_file": ("/run/secret", Path("/run/secret")),

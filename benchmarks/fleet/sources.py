@@ -16,6 +16,7 @@ from benchmarks.fleet.capacity import SharedCapacity
 from benchmarks.fleet.series import PerSecond
 from bidstream_svc.keystore.refresh_schedule import EarlyRefreshLimit, draw_back_off_s, draw_interval_s
 from bidstream_svc.operator.transport import OperatorTransport
+from bidstream_svc.relay.relay_keys import HOLD_S
 
 Steps: TypeAlias = Generator[simpy.Event, Any, "Answer"]
 
@@ -23,7 +24,6 @@ _TRANSPORT = inspect.signature(OperatorTransport).parameters
 CONNECT_TIMEOUT_S: float = _TRANSPORT["connect_timeout_s"].default
 READ_TIMEOUT_S: float = _TRANSPORT["read_timeout_s"].default
 TOTAL_TIMEOUT_S: float = _TRANSPORT["total_timeout_s"].default
-HOLD_S = 5.0  # that a relay lets a request wait
 
 
 class Result(Enum):

@@ -10,10 +10,10 @@ from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, build_kernel
 from bidstream_svc.core.keys import KeySnapshot
-from bidstream_svc.optouts.optout_reader import OptOutReader
 
 if TYPE_CHECKING:
     from bidstream_svc.core.kernel import Kernel
+    from bidstream_svc.optouts.optout_reader import OptOutReader
 
 
 class BatchKeys:
@@ -34,7 +34,7 @@ class BatchKeys:
             Python, too.
     """
 
-    def __init__(self, snapshots: Iterable[KeySnapshot], optouts: OptOutReader | None = None) -> None:
+    def __init__(self, snapshots: Iterable[KeySnapshot], optouts: "OptOutReader | None" = None) -> None:
         self.snapshots = tuple(snapshots)
         self.optouts = optouts
         if not self.snapshots:

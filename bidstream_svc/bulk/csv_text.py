@@ -2,9 +2,10 @@
 
 from bidstream_svc.bulk.csv_syntax import CsvSyntax
 from bidstream_svc.bulk.formats import Damage
-from bidstream_svc.bulk.text_input import MAX_LINE_BYTES, is_utf8
+from bidstream_svc.bulk.text_input import MAX_LINE_BYTES
 from bidstream_svc.core.errors import DamagedFileError
 from bidstream_svc.core.kernel import count
+from bidstream_svc.core.openrtb.json_check import is_utf8
 
 _DELIMITERS = (b",", b";", b"\t")
 _QUOTES = "a quote is not closed, or not doubled within quotes"

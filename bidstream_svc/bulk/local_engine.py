@@ -10,7 +10,7 @@ from typing import TypeAlias
 from bidstream_svc.bulk.batch_keys import BatchKeys
 from bidstream_svc.bulk.batch_options import BatchOptions
 from bidstream_svc.bulk.part_work import OnBatch, PartResult, StoppedError, process_part
-from bidstream_svc.bulk.parts import Part
+from bidstream_svc.bulk.parts import Part, largest_first
 
 _Process: TypeAlias = Callable[[Part, Callable[[], None]], PartResult]
 
@@ -41,9 +41,7 @@ def process_parts(
     Raises:
         BidstreamError: as for `process_part`; the other threads have stopped by then.
     """
-    # The large ones first, so that none of them is left to one thread in the end.
-    ordered = sorted(parts, key=lambda part: part.size, reverse=True)
-    workers = _Workers(ordered, threads or len(os.sched_getaffinity(0)), on_batch)
+    workers = _Workers(largest_first(parts), threads or len(os.sched_getaffinity(0)), on_batch)
 
     def process(part: Part, on_written: Callable[[], None]) -> PartResult:
         return process_part(

@@ -10,9 +10,9 @@ from bidstream_svc.bulk.batch_columns import DEFAULT_DOMAIN_COLUMN
 from bidstream_svc.bulk.batch_options import BatchOptions
 from bidstream_svc.bulk.formats import MAX_BATCH_ROWS, Damage
 from bidstream_svc.bulk.json_members import ABSENT, make_reader, make_remover
-from bidstream_svc.bulk.text_input import MAX_LINE_BYTES, OVERLONG, is_utf8
+from bidstream_svc.bulk.text_input import MAX_LINE_BYTES, OVERLONG
 from bidstream_svc.core.errors import BidRequestError, ConfigurationError
-from bidstream_svc.core.openrtb.json_check import finish, replace_lone_surrogates
+from bidstream_svc.core.openrtb.json_check import finish, is_utf8, replace_lone_surrogates
 
 
 class Rows:

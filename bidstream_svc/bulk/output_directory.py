@@ -10,7 +10,6 @@ Raw uids are personal data: files are readable by their owner alone. A directory
 made, is shared with its group, and so are the files then.
 """
 
-import errno
 import fcntl
 import os
 import posixpath
@@ -25,8 +24,9 @@ import msgspec
 import pyarrow as pa
 from pyarrow import fs
 
-from bidstream_svc.bulk.storage import Place, locate
+from bidstream_svc.bulk.storage import Place, describe, locate
 from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.files import sync
 
 CONTROL = "_bulk"
 _RUN = f"{CONTROL}/run.json"
@@ -153,6 +153,8 @@ class OutputDirectory:
             if not directory.is_dir():
                 # Another thread may make it, too. With `parents`, those would have the usual rights.
                 directory.mkdir(self._directory_mode, exist_ok=True)
+                with suppress(PermissionError):  # names may be added where they may not be listed
+                    sync(directory.parent)
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         place = self.place.join(name)
@@ -176,7 +178,7 @@ class OutputDirectory:
         self._make_directory(directory)
         self.place.filesystem.move(source.path, target)
         if self.place.is_local:
-            _sync(directory)
+            sync(directory)
 
 
 class TemporaryFile:
@@ -199,20 +201,5 @@ class TemporaryFile:
         """
         self.stream.close()
         if self.place.is_local:
-            _sync(self.place.path)
+            sync(self.place.path)
         return int(self.place.find().size)
-
-
-def describe(error: OSError) -> str:
-    """The reason of an error of storage, without what else its message may hold."""
-    reason = os.strerror(error.errno) if error.errno else type(error).__name__
-    is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return f"{reason}; when there is space, the same command goes on" if is_full else reason
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,9 +13,9 @@ from bidstream_svc.bulk.batch_decryption import decrypt_in_pieces
 from bidstream_svc.bulk.batch_keys import BatchKeys
 from bidstream_svc.bulk.batch_options import BatchOptions
 from bidstream_svc.bulk.formats import BatchReader, Damage, format_named
-from bidstream_svc.bulk.output_directory import OutputDirectory, TemporaryFile, describe
+from bidstream_svc.bulk.output_directory import OutputDirectory, TemporaryFile
 from bidstream_svc.bulk.parts import Part
-from bidstream_svc.bulk.storage import locate
+from bidstream_svc.bulk.storage import describe, locate
 from bidstream_svc.core.errors import BulkOutputError, ConfigurationError, DamagedFileError
 
 
@@ -166,8 +166,8 @@ class _PartWork:
                 stream.close()
 
     def _open_reader(self) -> BatchReader:
-        if not self._part.format:
-            raise DamagedFileError("not a file of a known format; names end in .parquet, .ndjson or .csv")
+        if self._part.problem is not None:
+            raise DamagedFileError(self._part.problem)
         try:
             place = locate(self._part.url)
             module = format_named(self._part.format)

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,8 @@ import ray
 from bidstream_svc.core.errors import ConfigurationError
 
 _CONNECT_TIMEOUT_S = 10.0
+_TOKEN_SIGNS = ("InvalidAuthToken", "Unauthenticated", "UNAUTHENTICATED", "AuthenticationError")
+_FAILURES = (ConnectionError, RuntimeError, TimeoutError, ValueError, SystemExit, ray.exceptions.RayError)
 _OBJECT_STORE_BYTES = 512 * 2**20  # for keys and results; Ray would take a third of the memory
 
 
@@ -50,10 +53,40 @@ def _start() -> None:
 def _connect(address: str) -> None:
     _require_listener(address)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, TimeoutError, ValueError, SystemExit) as error:  # whatever Ray has for it
-        reason = str(error).strip().splitlines()
-        raise ConfigurationError(f"no Ray cluster at {address}: {reason[0] if reason else 'no answer'}") from None
+        with _silent_stderr():
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except _FAILURES as error:
+        raise ConfigurationError(f"no Ray cluster at {address}: {_reason_of(error)}") from None
+
+
+def _reason_of(error: BaseException) -> str:
+    """What a user can do about it; Ray hides it in the texts of causes, or does not know."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    if any(sign in f"{type(cause).__name__}: {cause}" for cause in causes for sign in _TOKEN_SIGNS):
+        return "its token is missing or wrong (RAY_AUTH_MODE, RAY_AUTH_TOKEN)"
+    if isinstance(error, ConnectionError):
+        return "no answer; the port is another one, or its token is missing or wrong (RAY_AUTH_MODE, RAY_AUTH_TOKEN)"
+    reason = str(error).strip().splitlines()
+    return reason[0] if reason else "no answer"
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Ray's library, which is not written in Python, tells of each attempt."""
+    if sys.stderr is None:  # it was closed as this process was started, and another file may have its number
+        yield
+        return
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _require_listener(address: str) -> None:

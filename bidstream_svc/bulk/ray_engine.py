@@ -67,3 +67,6 @@ def _prepare_environment(*, is_local: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if is_local:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    else:
+        # An attempt takes 40 s where something else listens, and Ray would make twenty.
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bidstream_svc.bulk.optout_copy import remove_copy, snapshot_chunks
 from bidstream_svc.bulk.part_work import OnBatch, PartResult
-from bidstream_svc.bulk.parts import Part
+from bidstream_svc.bulk.parts import Part, largest_first
 from bidstream_svc.bulk.ray_connection import connection
 from bidstream_svc.bulk.ray_engine import ClusterJob
 from bidstream_svc.bulk.ray_task import RayJob, ShippedOptOuts, decrypt_parts
@@ -52,8 +52,7 @@ def run_parts(
 
 
 def _run(parts: Sequence[Part], job: RayJob) -> Iterator[PartResult]:
-    # The large ones first, so that none of them is left to one worker in the end.
-    rows = [{"part": msgspec.json.encode(part)} for part in sorted(parts, key=lambda part: part.size, reverse=True)]
+    rows = [{"part": msgspec.json.encode(part)} for part in largest_first(parts)]
     with _data_context():
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_TASKS))
         outcomes = dataset.map_batches(

@@ -3,16 +3,15 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from bidstream_svc.bulk.batch_options import BatchOptions
-from bidstream_svc.bulk.output_directory import OutputDirectory, describe
+from bidstream_svc.bulk.output_directory import OutputDirectory
 from bidstream_svc.bulk.part_work import PartResult
 from bidstream_svc.bulk.parts import Part, find_parts
-from bidstream_svc.bulk.storage import absolute, locate
+from bidstream_svc.bulk.storage import absolute, describe
 from bidstream_svc.core.errors import BulkOutputError, ConfigurationError
 
 _VERSION = 1
@@ -85,8 +84,7 @@ def open_run(
         BulkOutputError: storage failed, or is full.
     """
     directory = OutputDirectory(output)
-    _check_nesting(inputs, output)
-    parts = find_parts(inputs, output_format)
+    parts = find_parts(inputs, output_format, output)
     if not parts:
         raise ConfigurationError(f"{', '.join(inputs)}: no files")
     with ExitStack() as stack:
@@ -144,19 +142,6 @@ def _differences(earlier: dict[str, Any], own: dict[str, Any]) -> set[str]:
     if not isinstance(options, dict):
         return names | {"options"}
     return names | {name for name, value in own["options"].items() if options.get(name) != value}
-
-
-def _check_nesting(inputs: Sequence[str], output: str) -> None:
-    """Refuse an output directory that the next start would take for an input."""
-    target = _resolve(output)
-    for url in inputs:
-        if target.startswith(_resolve(url)):
-            raise ConfigurationError(f"{output} is in {url}, which is an input; choose a directory beside it")
-
-
-def _resolve(url: str) -> str:
-    place = locate(url)
-    return (str(Path(place.path).resolve()) if place.is_local else url).rstrip("/") + "/"
 
 
 def _parse(record: dict[str, Any]) -> tuple[Part | None, PartResult | None]:

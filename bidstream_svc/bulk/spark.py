@@ -14,17 +14,21 @@ from bidstream_svc.bulk.batch_options import BatchOptions
 from bidstream_svc.bulk.shipped_keys import ShippedKeys
 from bidstream_svc.clock import wall_clock_ms
 from bidstream_svc.config import load_settings
-from bidstream_svc.core.errors import OptOutStoreError
+from bidstream_svc.core.errors import ConfigurationError, OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.key_merge import merge_by_programme
 from bidstream_svc.core.keys import KeySnapshot
-from bidstream_svc.keystore.key_source import fetch_once, read_key_files
+from bidstream_svc.keystore.key_files import read_key_files
+from bidstream_svc.keystore.key_source import fetch_once
 from bidstream_svc.operator_settings import OPERATOR_FIELDS
 from bidstream_svc.optouts.optout_reader import OptOutReader
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
     from pyspark.sql.types import StructType
+
+# Of a partition in which no row has a status. A few may be damaged by chance; of so many, a column is the wrong one.
+_MIN_DAMAGED_ROWS = 1_000
 
 KeySource = str | os.PathLike[str] | KeySnapshot
 
@@ -97,10 +101,20 @@ class _Decrypt:
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Decrypt the batches of a partition."""
         keys = self._open()
-        first_row = 0
+        first_row = rows = damaged_rows = 0
         for batch in batches:
-            yield from decrypt_in_pieces(batch, keys, self._options, now_ms=self._now_ms, first_row=first_row)
+            for piece in decrypt_in_pieces(batch, keys, self._options, now_ms=self._now_ms, first_row=first_row):
+                rows += piece.num_rows
+                damaged_rows += piece.column("status").null_count
+                yield piece
             first_row += batch.num_rows
+        if damaged_rows == rows >= _MIN_DAMAGED_ROWS:
+            columns = filter(
+                None, [self._options.time_column, self._options.scope_column, self._options.bid_request_column]
+            )
+            raise ConfigurationError(
+                f"no row of a partition can be judged: there is no valid value in {' or '.join(map(repr, columns))}"
+            )
 
     def decrypt_none(self, schema: pa.Schema) -> pa.RecordBatch:
         """Decrypt a batch without rows, for its schema."""
@@ -166,13 +180,17 @@ def _output_schema(df: "DataFrame", function: _Decrypt) -> "StructType":
 
 
 def _arrow_type(spark_type: str) -> pa.DataType:
-    """The Arrow type of a Spark type that may decide; of all others, one that may not."""
+    """The Arrow type of a Spark type that may decide; of all others, one that may not, with Spark's name in it."""
     if spark_type.startswith(("varchar", "char")):
         return pa.string()
-    return _ARROW_TYPES.get(spark_type, pa.struct([]))
+    if spark_type.startswith("decimal("):
+        precision, scale = spark_type.removeprefix("decimal(").removesuffix(")").split(",")
+        return pa.decimal128(int(precision), int(scale))
+    return _ARROW_TYPES.get(spark_type) or pa.struct([(spark_type, pa.null())])
 
 
 _ARROW_TYPES = {
+    "void": pa.null(),
     "string": pa.string(),
     "binary": pa.binary(),
     "timestamp": pa.timestamp("us", "UTC"),
@@ -180,6 +198,8 @@ _ARROW_TYPES = {
     "date": pa.date32(),
     "bigint": pa.int64(),
     "int": pa.int32(),
+    "smallint": pa.int16(),
+    "tinyint": pa.int8(),
     "double": pa.float64(),
     "float": pa.float32(),
 }

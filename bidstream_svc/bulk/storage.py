@@ -1,11 +1,13 @@
 """Where logs are: local paths, and the URLs of fsspec (`s3://`, `memory://`, ...) where it is installed."""
 
+import errno
 import os
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from pyarrow import fs
 
+from bidstream_svc.bulk.url_storage import ForeignStorageError, UrlStorage
 from bidstream_svc.core.errors import ConfigurationError
 
 
@@ -38,8 +40,8 @@ def locate(url: str) -> Place:
     """Return the place of a local path or a URL.
 
     Raises:
-        ConfigurationError: it is empty; fsspec, or what it needs for this URL, is not installed; the URL has a
-            password; or the path is not UTF-8, which Arrow needs.
+        ConfigurationError: it is empty; fsspec, or what it needs for this URL, is not installed or cannot be used; the
+            URL has a password; or the path is not UTF-8, which Arrow needs.
     """
     if not url:  # of a variable that is not set; it would be the working directory
         raise ConfigurationError("an empty path was given")
@@ -64,9 +66,20 @@ def locate(url: str) -> Place:
         raise ConfigurationError(f"{scheme}:// needs {needed} to be installed") from None
     except ValueError:
         raise ConfigurationError(f"{scheme}:// is not known to fsspec") from None
-    return Place(fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path)
+    except Exception as error:  # noqa: BLE001 - whatever the library has for missing credentials, for example
+        raise ConfigurationError(f"{scheme}:// cannot be used: {type(error).__name__}") from None
+    return Place(fs.PyFileSystem(UrlStorage(filesystem)), path)
 
 
 def absolute(url: str) -> str:
     """Return a local path as an absolute one, and a URL as it is."""
     return url if "://" in url else os.path.abspath(url)  # noqa: PTH100 - links keep their names
+
+
+def describe(error: OSError) -> str:
+    """The reason of an error of storage, without what else its message may hold."""
+    if isinstance(error, ForeignStorageError):
+        return str(error.strerror)
+    reason = os.strerror(error.errno) if error.errno else type(error).__name__
+    is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return f"{reason}; when there is space, the same command goes on" if is_full else reason

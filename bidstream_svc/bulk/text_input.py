@@ -141,14 +141,3 @@ def read_lines(read_block: Callable[[], bytes]) -> Iterator[list[bytes]]:
         pieces, length = [last], len(last)
     if length:
         yield [b"".join(pieces) if length <= MAX_LINE_BYTES else OVERLONG]
-
-
-def is_utf8(text: bytes) -> bool:
-    """Whether a text is UTF-8."""
-    if text.isascii():
-        return True
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

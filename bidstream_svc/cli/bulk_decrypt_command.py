@@ -1,9 +1,10 @@
 """`bidstream-svc bulk decrypt`: logs in, the same logs with raw uids out."""
 
+import gc
 import signal
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
     from bidstream_svc.bulk.parts import Part
 
 _FORMATS = ("parquet", "ndjson", "csv")
+# More than the rows of a few batches that Python judges.
+_OBJECTS_BETWEEN_COLLECTIONS = 100_000
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Rows are freed without the collector of cycles, which would look at each of them in vain."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 @click.command()
@@ -48,6 +62,7 @@ _FORMATS = ("parquet", "ndjson", "csv")
 @click.option("--threads", type=click.IntRange(1, 1024), help="of the local engine  [default: one for each core]")
 @token_options
 @click.pass_context
+@_rare_collections()
 def decrypt(
     context: click.Context,
     /,
@@ -113,10 +128,13 @@ def _on_threads(job: _Job, parts: Sequence["Part"], count: int | None) -> "Gener
     from bidstream_svc.bulk.batch_keys import BatchKeys  # noqa: PLC0415
     from bidstream_svc.bulk.local_engine import process_parts  # noqa: PLC0415
 
+    keys = BatchKeys(job.judges.snapshots, job.judges.optouts)
+    # What is there lives as long as the process. No collection need scan it, not even the last one.
+    gc.freeze()
     return process_parts(
         parts,
         job.output,
-        BatchKeys(job.judges.snapshots, job.judges.optouts),
+        keys,
         job.options,
         job.now_ms,
         strict=job.strict,

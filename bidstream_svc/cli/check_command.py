@@ -1,6 +1,8 @@
 """`bidstream-svc check`."""
 
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -14,6 +16,7 @@ from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.keystore.key_source import fetch_once
 from bidstream_svc.operator.from_settings import credentials_reader
+from bidstream_svc.operator_settings import OperatorSettings
 from bidstream_svc.server.auth import BearerToken, check_optout_secrets
 from bidstream_svc.server.descriptors import descriptor_problem
 from bidstream_svc.server.path_checks import path_problems
@@ -62,13 +65,13 @@ def check_files(settings: Settings) -> None:
 
 
 def _check_operators(settings: Settings) -> None:
-    """Fetch keys from each operator, also after one has failed.
+    """Fetch keys from each operator and each fallback, also after one has failed.
 
     Raises:
-        BidstreamError: of the operator that failed; with both, of the second.
+        BidstreamError: of the last one that failed.
     """
     failures: list[BidstreamError] = []
-    for operator in settings.operators:
+    for operator in (each for named in settings.operators for each in _urls_of(named)):
         try:
             _check_operator(fetch_once(operator))
         except BidstreamError as error:
@@ -77,6 +80,13 @@ def _check_operators(settings: Settings) -> None:
         tell(f"bidstream-svc: {message_of(failure)}")
     if failures:
         raise failures[-1]
+
+
+def _urls_of(operator: OperatorSettings) -> Iterator[OperatorSettings]:
+    """Yield the settings for each URL of an operator, without a fallback, which would hide a failure."""
+    for url in (operator.operator_url, operator.operator_fallback_url):
+        if url is not None:
+            yield replace(operator, operator_url=url, operator_fallback_url=None)
 
 
 def _check_operator(snapshot: KeySnapshot) -> None:

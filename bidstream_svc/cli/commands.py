@@ -15,6 +15,7 @@ import click
 
 from bidstream_svc._version import __version__
 from bidstream_svc.cli import EARLY_SIGNALS
+from bidstream_svc.cli.error_log import start_error_log
 from bidstream_svc.cli.lazy_commands import LazyCommands
 from bidstream_svc.cli.streams import (
     describe,
@@ -32,6 +33,7 @@ EXIT_USAGE = 2
 
 _NAMES = (
     "serve",
+    "relay",
     "operator",
     "decrypt",
     "bulk",
@@ -45,7 +47,9 @@ _NAMES = (
     "health",
 )
 # They handle signals from their start.
-_SERVERS = ("serve", "optouts")
+_SERVERS = ("serve", "relay", "optouts")
+# They start faster. `bulk` has a log as soon as anything can be logged.
+_WITHOUT_LOG = ("health", "bulk")
 
 
 @click.group(
@@ -58,12 +62,8 @@ def commands(context: click.Context) -> None:
     """Decryption of UID2 and EUID advertising tokens: a sidecar for bidders, and related tools."""
     if context.invoked_subcommand not in _SERVERS:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY_SIGNALS)
-    if context.invoked_subcommand == "health":
-        return
-    from bidstream_svc.logs import configure_logging  # noqa: PLC0415 - `health` starts faster without
-
-    # Without this, retries of calls would be logged on stdout, amid the output. `serve` configures logging again.
-    configure_logging("error", None)
+    if context.invoked_subcommand not in _WITHOUT_LOG:
+        start_error_log()
 
 
 def main() -> None:

@@ -75,6 +75,7 @@ def _embedded(operators: Iterable[DevOperator]) -> dict[str, str | None]:
         prefix = f"{state.scope.name.lower()}_"
         settings |= {
             f"{prefix}operator_url": operator.url,
+            f"{prefix}operator_fallback_url": None,
             f"{prefix}api_key": state.api_key,
             f"{prefix}api_key_file": None,
             f"{prefix}client_secret": state.client_secret,

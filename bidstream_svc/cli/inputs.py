@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 import click
 import msgspec
@@ -16,7 +16,9 @@ from bidstream_svc.cli.streams import tell
 from bidstream_svc.core.errors import ConfigurationError, OperatorAnswerError
 from bidstream_svc.core.identity import Identity, IdentityKind
 from bidstream_svc.core.lenient import decode_base64
-from bidstream_svc.operator import IdentityTokens
+
+if TYPE_CHECKING:
+    from bidstream_svc.operator import IdentityTokens
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -170,7 +172,7 @@ def read_identity(kind: str, path: Path | None) -> Identity:
     return parse_person(IdentityKind(kind), text)
 
 
-def read_tokens(path: Path | None) -> IdentityTokens:
+def read_tokens(path: Path | None) -> "IdentityTokens":
     """An identity in JSON as `token generate` prints it, or as the `body` of an operator's answer.
 
     Raises:
@@ -213,7 +215,9 @@ def read_refresh_pair(path: Path | None) -> RefreshPair:
         raise InputError("refresh_response_key is not base64") from None
 
 
-def _parse_tokens(text: str, path: Path | None) -> IdentityTokens:
+def _parse_tokens(text: str, path: Path | None) -> "IdentityTokens":
+    from bidstream_svc.operator import IdentityTokens  # noqa: PLC0415 - with aiohttp, which few commands need
+
     try:
         return IdentityTokens.from_json(_unwrap(text))
     except OperatorAnswerError:

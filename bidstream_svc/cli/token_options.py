@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from bidstream_svc.cli.error_log import start_error_log
 from bidstream_svc.cli.inputs import INPUT_FILE, read_any_text
 from bidstream_svc.cli.options import OPERATOR_FIELDS, provided, setting_options
 from bidstream_svc.config import SETTINGS, Settings, env_name, load_settings
@@ -13,8 +14,10 @@ from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.programmes import Programme
-from bidstream_svc.keystore.key_source import fetch_once, read_key_files
-from bidstream_svc.optouts.optout_reader import OptOutReader
+from bidstream_svc.keystore.key_files import read_key_files
+
+if TYPE_CHECKING:
+    from bidstream_svc.optouts.optout_reader import OptOutReader
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -33,7 +36,7 @@ class Judges(NamedTuple):
 
     settings: Settings
     snapshots: list[KeySnapshot]
-    optouts: OptOutReader | None
+    optouts: "OptOutReader | None"
 
     @property
     def programmes(self) -> list[Programme]:
@@ -86,12 +89,28 @@ def open_judges(keys: tuple[Path, ...], flags: dict[str, Any]) -> Judges:
         snapshots = read_key_files(keys, read_any_text)
     else:
         settings = load_settings(**given)
-        try:
-            snapshots = [fetch_once(operator) for operator in settings.operators]
-        except ConfigurationError as error:
-            error.add_note("without --keys")  # a reader without settings learns of the other way
-            raise
-    optouts = None
-    if settings.optout_store is not None:
-        optouts = OptOutReader(settings.optout_store, withholds=settings.optout_when_stale == "withhold")
-    return Judges(settings, snapshots, optouts)
+        snapshots = _fetch_keys(settings)
+    return Judges(settings, snapshots, _open_store(settings))
+
+
+# What these import takes longer than a short log, and a run with key files and without opt-outs does without.
+
+
+def _fetch_keys(settings: Settings) -> list[KeySnapshot]:
+    from bidstream_svc.keystore.key_source import fetch_once  # noqa: PLC0415
+
+    start_error_log()
+    try:
+        return [fetch_once(operator) for operator in settings.operators]
+    except ConfigurationError as error:
+        error.add_note("without --keys")  # a reader without settings learns of the other way
+        raise
+
+
+def _open_store(settings: Settings) -> "OptOutReader | None":
+    if settings.optout_store is None:
+        return None
+    from bidstream_svc.optouts.optout_reader import OptOutReader  # noqa: PLC0415
+
+    start_error_log()
+    return OptOutReader(settings.optout_store, withholds=settings.optout_when_stale == "withhold")

@@ -26,6 +26,7 @@ GCM_TAG_LENGTH = 16
 NONCE_LENGTH = 8
 
 _PART_BYTES = 64 * 1024
+SEALED_PART_BYTES = 96 * 1024  # a multiple of three
 _REQUEST_VERSION = 1
 _BODY_OFFSET = 8 + NONCE_LENGTH  # after timestamp_ms and nonce
 _MIN_CBC_LENGTH = 2 * CBC_BLOCK_LENGTH
@@ -182,6 +183,32 @@ def seal_response(secret: bytes, iv: bytes, content: Envelope, *, binary: bool =
     """Encrypt a response to `iv | ciphertext | tag`, in base64 unless `binary`, as an operator does."""
     sealed = seal_gcm(secret, iv, _pack(*content))
     return sealed if binary else pybase64.b64encode(sealed)
+
+
+def seal_response_in_parts(
+    secret: bytes, iv: bytes, content: Envelope, *, binary: bool = False
+) -> tuple[int, Iterator[bytes]]:
+    """Encrypt a response as `seal_response` does, in parts that are made when they are taken.
+
+    Returns:
+        The length of all parts together, and the parts.
+    """
+    sealed_bytes = GCM_IV_LENGTH + _BODY_OFFSET + len(content.body) + GCM_TAG_LENGTH
+    if binary:
+        return sealed_bytes, _seal_parts(secret, iv, content)
+    # All but the last are multiples of three bytes, so that padding is at the end only.
+    return -(-sealed_bytes // 3) * 4, map(pybase64.b64encode, _seal_parts(secret, iv, content))
+
+
+def _seal_parts(secret: bytes, iv: bytes, content: Envelope) -> Iterator[bytes]:
+    encryptor = Cipher(AES(secret), GCM(iv)).encryptor()
+    body = memoryview(content.body)
+    begun = SEALED_PART_BYTES - GCM_IV_LENGTH - _BODY_OFFSET
+    part = iv + encryptor.update(_pack(content.timestamp_ms, content.nonce, bytes(body[:begun])))
+    for start in range(begun, len(body), SEALED_PART_BYTES):
+        yield part
+        part = encryptor.update(body[start : start + SEALED_PART_BYTES])
+    yield part + encryptor.finalize() + encryptor.tag
 
 
 def open_response(secret: bytes, wire: bytes, nonce: bytes | None, *, binary: bool = False) -> Envelope:

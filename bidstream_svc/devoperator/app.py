@@ -12,16 +12,15 @@ from bidstream_svc.devoperator.client_side import generate_on_client_side
 from bidstream_svc.devoperator.clients import ApiClient
 from bidstream_svc.devoperator.cross_origin import allow_origin, answer_preflights
 from bidstream_svc.devoperator.endpoints import ENDPOINTS, Endpoint, Form
-from bidstream_svc.devoperator.envelopes import is_base64, open_envelope, read_body
 from bidstream_svc.devoperator.fault_injection import Sealing, alter_sealing, answer_with_fault
 from bidstream_svc.devoperator.http_errors import answer_errors
-from bidstream_svc.devoperator.replies import RequestRefusedError
 from bidstream_svc.devoperator.state import OperatorState
 from bidstream_svc.devoperator.token_endpoints import refresh_token
+from bidstream_svc.operator.refusals import unauthorized
+from bidstream_svc.operator.request_envelopes import BINARY, TEXT, api_key_of, is_binary, open_envelope, read_body
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_BINARY, _TEXT = "application/octet-stream", "text/plain"
 _MAX_REQUEST_BYTES = 1024 * 1024
 
 
@@ -61,16 +60,13 @@ def _handler_of(state: OperatorState, endpoint: Endpoint) -> Handler:
 def _serve_in_envelope(state: OperatorState, endpoint: Endpoint, request: web.Request, wire: bytes) -> web.Response:
     client = _find_client(state, request)
     if client is None or not client.roles & endpoint.roles:
-        raise RequestRefusedError(401, "unauthorized")
-    binary = _is_binary(request)
-    if binary and wire[:1] != b"\x01" and is_base64(wire):  # base64, with the wrong content type
-        binary = False
-    envelope = open_envelope(wire, client.client_secret, state.scope, state.now_ms(), binary=binary)
+        raise unauthorized()
+    client_secret = pybase64.b64decode(client.client_secret)
+    binary = is_binary(request.headers.get("Content-Type"), wire)
+    envelope = open_envelope(wire, client_secret, state.scope, state.now_ms(), binary=binary)
     assert endpoint.answer is not None, "every row with envelopes has a function"
     answer = endpoint.answer(state, read_body(envelope.body), client)
-    secret, nonce, body = alter_sealing(
-        request, Sealing(pybase64.b64decode(client.client_secret), envelope.nonce, orjson.dumps(answer))
-    )
+    secret, nonce, body = alter_sealing(request, Sealing(client_secret, envelope.nonce, orjson.dumps(answer)))
     sealed = seal_response(secret, os.urandom(GCM_IV_LENGTH), Envelope(state.now_ms(), nonce, body), binary=True)
     return _answer_sealed(sealed, binary=binary)
 
@@ -79,21 +75,17 @@ def _serve_refresh(state: OperatorState, request: web.Request, wire: bytes) -> w
     is_authenticated = _find_client(state, request) is not None
     answer, response_key = refresh_token(state, wire, is_authenticated=is_authenticated)
     secret, _, body = alter_sealing(request, Sealing(response_key, b"", orjson.dumps(answer)))
-    return _answer_sealed(seal_gcm(secret, os.urandom(GCM_IV_LENGTH), body), binary=_is_binary(request))
+    return _answer_sealed(
+        seal_gcm(secret, os.urandom(GCM_IV_LENGTH), body), binary=is_binary(request.headers.get("Content-Type"))
+    )
 
 
 def _answer_sealed(sealed: bytes, *, binary: bool) -> web.Response:
     if binary:
-        return web.Response(body=sealed, content_type=_BINARY)
-    return web.Response(body=pybase64.b64encode(sealed), content_type=_TEXT)
-
-
-def _is_binary(request: web.Request) -> bool:
-    # `request.content_type` defaults to octet-stream, but scripts send base64 without the header. Operators compare the
-    # whole value: with parameters it means base64.
-    return request.headers.get("Content-Type", "").lower() == _BINARY
+        return web.Response(body=sealed, content_type=BINARY)
+    return web.Response(body=pybase64.b64encode(sealed), content_type=TEXT)
 
 
 def _find_client(state: OperatorState, request: web.Request) -> ApiClient | None:
-    scheme, _, key = request.headers.get("Authorization", "").strip().partition(" ")
-    return state.clients.find(key) if scheme.lower() == "bearer" else None
+    api_key = api_key_of(request.headers.get("Authorization"))
+    return None if api_key is None else state.clients.find(api_key)

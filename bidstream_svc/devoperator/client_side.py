@@ -21,11 +21,12 @@ from bidstream_svc.core.domains import normalise_domain, registrable_domain
 from bidstream_svc.core.errors import IdentityError
 from bidstream_svc.core.identity import Identity
 from bidstream_svc.core.token import CLIENT_SIDE_GENERATED
-from bidstream_svc.devoperator.envelopes import decode_unpadded
-from bidstream_svc.devoperator.replies import Body, RequestRefusedError, client_error, server_error
+from bidstream_svc.devoperator.replies import Body, server_error
 from bidstream_svc.devoperator.state import OperatorState
 from bidstream_svc.devoperator.token_endpoints import issue_tokens
 from bidstream_svc.devoperator.well_known import parse_identifier
+from bidstream_svc.operator.refusals import RequestRefusedError, client_error
+from bidstream_svc.operator.request_envelopes import decode_unpadded
 
 _FIELDS = {"payload", "iv", "subscription_id", "public_key", "timestamp", "app_name"}
 _LOCALHOST = "localhost"

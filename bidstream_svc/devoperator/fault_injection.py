@@ -12,7 +12,7 @@ from aiohttp import web
 
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator.faults import Fault
-from bidstream_svc.devoperator.replies import RequestRefusedError
+from bidstream_svc.operator.refusals import RequestRefusedError
 
 _FAULT = web.RequestKey("fault", Fault)
 _REFUSALS = {

@@ -2,10 +2,9 @@
 
 from collections.abc import Awaitable, Callable
 
-import orjson
 from aiohttp import web
 
-from bidstream_svc.devoperator.replies import RequestRefusedError
+from bidstream_svc.operator.refusals import RequestRefusedError
 
 _NOT_FOUND = "<html><body><h1>Resource not found</h1></body></html>"
 _TOO_LARGE = "Request Too Long"
@@ -19,8 +18,7 @@ async def answer_errors(
     try:
         return await handler(request)
     except RequestRefusedError as error:
-        body = {"status": error.api_status} | ({} if error.message is None else {"message": error.message})
-        return web.Response(status=error.http_status, body=orjson.dumps(body), content_type="application/json")
+        return web.Response(status=error.http_status, body=error.json, content_type="application/json")
     except web.HTTPNotFound:
         return web.Response(status=404, text=_NOT_FOUND, content_type="text/html")
     except web.HTTPMethodNotAllowed as error:

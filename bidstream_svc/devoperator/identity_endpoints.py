@@ -10,9 +10,10 @@ from bidstream_svc.core.errors import IdentityError
 from bidstream_svc.core.identity import Identity
 from bidstream_svc.core.units import MS_PER_S
 from bidstream_svc.devoperator.clients import ApiClient
-from bidstream_svc.devoperator.replies import Answer, Body, client_error, server_error, success
+from bidstream_svc.devoperator.replies import Answer, Body, server_error, success
 from bidstream_svc.devoperator.state import OperatorState
 from bidstream_svc.devoperator.well_known import IDENTIFIER_FIELDS, ONE_IDENTIFIER_REQUIRED, parse_identifier
+from bidstream_svc.operator.refusals import client_error
 
 _INVALID = "invalid identifier"
 _OPTOUT = "optout"

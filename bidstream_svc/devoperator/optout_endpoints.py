@@ -2,9 +2,10 @@
 
 from bidstream_svc.core.errors import IdentityError
 from bidstream_svc.devoperator.clients import ApiClient
-from bidstream_svc.devoperator.replies import Answer, Body, RequestRefusedError, client_error, server_error, success
+from bidstream_svc.devoperator.replies import Answer, Body, server_error, success
 from bidstream_svc.devoperator.state import OperatorState
 from bidstream_svc.devoperator.well_known import IDENTIFIER_FIELDS, parse_identifier
+from bidstream_svc.operator.refusals import RequestRefusedError, client_error
 
 _MAX_RAW_UIDS = 5000
 

@@ -23,9 +23,10 @@ from bidstream_svc.devoperator.refresh_tokens import (
     open_refresh_token,
     seal_refresh_token,
 )
-from bidstream_svc.devoperator.replies import Answer, Body, RequestRefusedError, client_error, success
+from bidstream_svc.devoperator.replies import Answer, Body, success
 from bidstream_svc.devoperator.state import OperatorState
 from bidstream_svc.devoperator.well_known import IDENTIFIER_FIELDS, ONE_IDENTIFIER_REQUIRED, parse_identifier
+from bidstream_svc.operator.refusals import RequestRefusedError, client_error
 
 _OPTOUT: Answer = {"status": "optout"}
 _INSUFFICIENT_CONSENT: Answer = {"status": "insufficient_user_consent"}

@@ -44,7 +44,7 @@ class KeyCache:
         """
         try:
             wire = read_regular_file(self._path, MAX_FILE_BYTES)
-            return FetchedKeys(open_cached_keys(wire, self._client_secret()), wire)
+            return open_cached_keys(wire, self._client_secret())
         except FileNotFoundError:
             _log.info("key cache is empty", path=str(self._path))
         except OSError as error:

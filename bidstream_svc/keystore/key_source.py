@@ -1,58 +1,16 @@
-"""Sources of keys for commands and jobs: files, or the operator, once."""
+"""Keys from an operator, once, for commands and jobs."""
 
 import asyncio
-from collections.abc import Callable, Iterable
-from pathlib import Path
 
-from bidstream_svc.core.errors import BidstreamError, ConfigurationError, KeyResponseError
-from bidstream_svc.core.key_merge import merge_by_programme
-from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.core.errors import BidstreamError
 from bidstream_svc.core.keys import KeySnapshot
+from bidstream_svc.keystore.key_client import KeyClient
 from bidstream_svc.keystore.refresher import require_scope
-from bidstream_svc.operator import fetch_keys
-from bidstream_svc.operator.from_settings import make_transport
 from bidstream_svc.operator_settings import OperatorSettings
 
 
-def read_key_files(paths: Iterable[Path], read: Callable[[Path], bytes | str] = Path.read_bytes) -> list[KeySnapshot]:
-    """Read keys from files that contain key responses in JSON, and merge those of each programme.
-
-    Args:
-        paths: of the files, and of directories, whose `*.json` are read in the order of their names. Of what two files
-            say differently, the later one counts.
-        read: returns the content of a file.
-
-    Returns:
-        The keys of each programme, in the order UID2, EUID.
-
-    Raises:
-        KeyResponseError: a file is not a valid key response, or two have different secrets for a key.
-        ConfigurationError: a file cannot be read; and whatever `read` raises.
-    """
-    return merge_by_programme([_read_key_file(file, read) for path in paths for file in _key_files(path)])
-
-
-def _key_files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(path.glob("*.json"))
-    if not files:
-        raise ConfigurationError(f"--keys: {path} has no files *.json")
-    return files
-
-
-def _read_key_file(path: Path, read: Callable[[Path], bytes | str]) -> KeySnapshot:
-    try:
-        return parse_key_response(read(path))
-    except OSError as error:
-        raise ConfigurationError(f"--keys: cannot read {path}: {error.strerror}") from None
-    except KeyResponseError as error:
-        error.add_note(f"--keys: {path}")
-        raise
-
-
 def fetch_once(operator: OperatorSettings) -> KeySnapshot:
-    """Fetch keys from an operator.
+    """Fetch keys from an operator, or from its fallback.
 
     Raises:
         BidstreamError: settings are missing or invalid, the call failed, or the keys are of another programme than the
@@ -60,8 +18,8 @@ def fetch_once(operator: OperatorSettings) -> KeySnapshot:
     """
 
     async def fetch() -> KeySnapshot:
-        async with make_transport(operator) as transport:
-            return (await fetch_keys(transport)).snapshot
+        async with KeyClient(operator) as client:
+            return (await client.fetch()).snapshot
 
     try:
         snapshot = asyncio.run(fetch())

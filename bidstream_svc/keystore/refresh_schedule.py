@@ -4,6 +4,7 @@ Time and randomness are parameters, so that `benchmarks/fleet` simulates a fleet
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import TypeAlias
 
 INTERVAL_JITTER = 0.1
@@ -33,14 +34,23 @@ def draw_back_off_s(failures: int, uniform: Uniform, *, retry_after_s: float = 0
 
 
 class EarlyRefreshLimit:
-    """Allows one refresh for an unknown key per MIN_EARLY_REFRESH_INTERVAL_S."""
+    """Allows one refresh for an unknown key per MIN_EARLY_REFRESH_INTERVAL_S.
+
+    Attributes:
+        requested_s: when the last one was allowed, on the clock of `admit`.
+    """
 
     def __init__(self) -> None:
-        self.next_s = 0.0
+        self.requested_s = -inf
+
+    @property
+    def next_s(self) -> float:
+        """From when on another one is allowed."""
+        return self.requested_s + MIN_EARLY_REFRESH_INTERVAL_S
 
     def admit(self, now_s: float) -> bool:
         """Whether a refresh is allowed now, in seconds of a monotonic clock. It then counts as made."""
         if now_s < self.next_s:
             return False
-        self.next_s = now_s + MIN_EARLY_REFRESH_INTERVAL_S
+        self.requested_s = now_s
         return True

@@ -46,6 +46,11 @@ class RefreshThread:
         if refresher is not None and self._early.admit(time.monotonic()):
             self._thread.call_soon(refresher.wake_unless_failing)
 
+    @property
+    def requested_s(self) -> float:
+        """When the last refresh for an unknown key was requested, on the monotonic clock."""
+        return self._early.requested_s
+
     def stop(self) -> None:
         """Cancel a running refresh and end the thread; see LoopThread. Call after `start`."""
         self._thread.stop()

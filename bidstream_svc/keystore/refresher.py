@@ -55,6 +55,10 @@ class KeyRefresher:
         interval_s: mean interval between two refreshes; each is drawn from ±10 % of it.
         now_ms: the wall clock, Unix ms.
         has_kernel: whether snapshots get a native kernel.
+
+    Attributes:
+        on_keys: called with each response that is put to use, also with one of the cache.
+        last_asked_s: when the response in use was asked for, on the monotonic clock; None for one of a cache.
     """
 
     def __init__(
@@ -79,6 +83,9 @@ class KeyRefresher:
         self._interval_s = interval_s
         self._now_ms = now_ms
         self._has_kernel = has_kernel
+        self.on_keys: Callable[[FetchedKeys], None] = lambda _fetched: None
+        self._wants_newest = False
+        self.last_asked_s: float | None = None
         self._wake = asyncio.Event()
         self._failures = 0  # in a row
         self._retry_after_s = 0.0
@@ -87,6 +94,16 @@ class KeyRefresher:
     def _cells(self) -> KeyCells:
         """The cells of the programme, as far as it is known."""
         return KEY_CELLS[LABEL_OF_SCOPE[self._store.scope]]
+
+    @property
+    def max_age_s(self) -> float | None:
+        """How old the keys may be that the next refresh gets; None for the newest, such as for an unknown key.
+
+        Of two relays, one may have older keys than the other has given. So it is no more than since the last refresh.
+        """
+        if self._wants_newest or self._store.is_from_cache:
+            return None
+        return self._interval_s if self.last_asked_s is None else time.monotonic() - self.last_asked_s
 
     async def run(self) -> None:
         """Load what another worker left or the cache, then refresh until cancelled."""
@@ -109,7 +126,7 @@ class KeyRefresher:
 
     async def refresh(self) -> bool:
         """Fetch once. Returns whether the new keys are in use."""
-        started_ns = time.monotonic_ns()
+        started_ns, asked_s = time.monotonic_ns(), time.monotonic()
         freeing = None
         try:
             fetched = await self._fetch()
@@ -119,8 +136,9 @@ class KeyRefresher:
             result = self._record_failure(error)
         else:
             result = RefreshResult.SUCCESS
+            self.last_asked_s, self._wants_newest = asked_s, False
             freeing = free_in_steps(self._store.snapshot)
-            self._use(fetched.snapshot, kernel)
+            self._use(fetched, kernel)
             self._store.last_success_ms = self._now_ms()
             self._store.last_error = None
             self._metrics.set(self._cells.last_success_ms, self._store.last_success_ms)
@@ -164,7 +182,7 @@ class KeyRefresher:
                 continue
             problem = self._problem_of_cached(cached.snapshot)
             if problem is None:
-                self._use(cached.snapshot, await self._build_kernel(cached.snapshot), is_from_cache=True)
+                self._use(cached, await self._build_kernel(cached.snapshot), is_from_cache=True)
                 if self._shared is not None:
                     self._shared.save(cached.wire)
                 return
@@ -185,10 +203,12 @@ class KeyRefresher:
             result = CacheWriteResult.SUCCESS if self._cache.save(wire) else CacheWriteResult.FAILURE
             self._metrics.add(self._cells.cache_writes[result])
 
-    def _use(self, snapshot: KeySnapshot, kernel: "Kernel | None", *, is_from_cache: bool = False) -> None:
+    def _use(self, fetched: FetchedKeys, kernel: "Kernel | None", *, is_from_cache: bool = False) -> None:
+        snapshot = fetched.snapshot
         is_first = self._store.snapshot is None or self._store.is_from_cache
         self._store.keys = KeysInUse(snapshot, kernel)
         self._store.is_from_cache = is_from_cache
+        self.on_keys(fetched)
         cells = self._cells
         self._metrics.set(cells.is_in_use, 1)
         self._metrics.set(cells.keys, len(snapshot.keys))
@@ -245,6 +265,7 @@ class KeyRefresher:
         try:
             async with asyncio.timeout(wait_s):
                 await self._wake.wait()
+            self._wants_newest = True
         except TimeoutError:
             pass
         self._wake.clear()

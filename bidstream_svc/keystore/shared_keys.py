@@ -38,7 +38,7 @@ class SharedKeys:
         """
         try:
             wire = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
-            return FetchedKeys(open_cached_keys(wire, self._client_secret()), wire) if wire else None
+            return open_cached_keys(wire, self._client_secret()) if wire else None
         except OSError as error:
             _log.warning("keys of other workers ignored", error=error.strerror)
         except BidstreamError as error:

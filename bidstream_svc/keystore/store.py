@@ -38,6 +38,7 @@ class KeyStore:
         keys: the first keys.
         scope: the programme that the settings name; None for the only programme, whichever its keys are of.
         optouts: the opt-out store, whose raw uids are not answered; None if there is none.
+        parsing_pause_s: see the property.
 
     Attributes:
         optouts: as given.
@@ -55,7 +56,9 @@ class KeyStore:
         *,
         scope: IdentityScope | None = None,
         optouts: "OptOutReader | None" = None,
+        parsing_pause_s: float = _PARSING_PAUSE_S,
     ) -> None:
+        self._parsing_pause_s = parsing_pause_s
         self.optouts = optouts
         self._keys = self._guard(keys)
         self._scope = scope
@@ -105,7 +108,7 @@ class KeyStore:
     @property
     def parsing_pause_s(self) -> float:
         """Seconds to pause between steps of parsing new keys; 0 while there are no keys to serve with."""
-        return 0.0 if self.snapshot is None else _PARSING_PAUSE_S
+        return 0.0 if self.snapshot is None else self._parsing_pause_s
 
 
 class CurrentKeys(NamedTuple):

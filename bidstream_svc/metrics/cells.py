@@ -63,6 +63,16 @@ class OptOutResult(StrEnum):
     ERROR = "error"
 
 
+class RelayResult(StrEnum):
+    """Outcome of a request to a relay: values of the `result` label."""
+
+    SUCCESS = "success"
+    UNAUTHORIZED = "unauthorized"
+    REFUSED = "refused"
+    NO_KEYS = "no_keys"
+    OVERLOADED = "overloaded"
+
+
 class ScopeLabel(StrEnum):
     """The programme: values of the `scope` label."""
 
@@ -112,6 +122,7 @@ class KeyCells:
     def __init__(self) -> None:
         self.refreshes = {result: _new_cell() for result in RefreshResult}
         self.refresh_duration_ns = HistogramCells()
+        self.fallbacks = _new_cell()
         self.cache_writes = {result: _new_cell() for result in CacheWriteResult}
         self.keys = _new_cell()
         self.skipped = _new_cell()
@@ -136,6 +147,7 @@ CONNECTIONS = _new_cell()
 ADMIN_CONNECTIONS = _new_cell()
 CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
 ADMIN_CONNECTIONS_REFUSED = {reason: _new_cell() for reason in RefusalReason}
+RELAY_REQUESTS = {result: _new_cell() for result in RelayResult}
 KEY_CELLS = {label: KeyCells() for label in ScopeLabel}
 # Those of opt-outs are used in `MetricCells.optout_row` alone.
 OPTOUTS = _new_cell()

@@ -32,6 +32,7 @@ class _Buckets(NamedTuple):
 
 
 _OF_DURATIONS = _Buckets(10, 34, NS_PER_S)  # 1 us to 17 s
+_UNKNOWN_CELLS = cells.KEY_CELLS[ScopeLabel.UNKNOWN]
 _OF_DELAYS = _Buckets(6, 31, MS_PER_S)  # 64 ms to 25 days
 
 
@@ -121,13 +122,22 @@ class _CellCollector(Collector):
         writes = CounterMetricFamily(
             "bidstream_key_cache_writes", "Writes of the key cache by programme and result.", labels=["scope", "result"]
         )
+        fallbacks = CounterMetricFamily(
+            "bidstream_key_fallbacks",
+            "Key responses from the fallback, because the operator or relay did not answer.",
+            labels=["scope"],
+        )
         for label, of_keys in cells.KEY_CELLS.items():
+            fallbacks.add_metric([label], self._metrics.over_workers(of_keys.fallbacks))
             for result, cell in of_keys.refreshes.items():
                 refreshes.add_metric([label, result], self._metrics.over_workers(cell))
             durations.add_metric([label], *self._buckets(of_keys.refresh_duration_ns, self._metrics.rows))
             for written, cell in of_keys.cache_writes.items():
                 writes.add_metric([label, written], self._metrics.over_workers(cell))
-        yield from (refreshes, durations, writes)
+        yield from (refreshes, durations, writes, fallbacks)
+        yield self._counter(
+            "bidstream_relay_requests", "Requests to a relay, by result.", ["result"], cells.RELAY_REQUESTS
+        )
         # Each worker has its own keys: report the worst value.
         yield self._key_gauge("bidstream_keys", "Keys in use.", lambda of_keys: of_keys.keys, merge=min)
         yield self._key_gauge(
@@ -212,14 +222,15 @@ class _CellCollector(Collector):
     def _scopes_in_use(self) -> list[ScopeLabel]:
         """The programmes that are served; the unknown one until the keys of the only programme tell which it is.
 
-        A receiver of opt-outs, which has no routes, serves none.
+        A receiver of opt-outs serves none.
         """
         in_use: list[ScopeLabel] = [
             label
             for label, of_keys in cells.KEY_CELLS.items()
             if self._metrics.over_workers(of_keys.is_in_use, max) and label is not ScopeLabel.UNKNOWN
         ]
-        return in_use or ([ScopeLabel.UNKNOWN] if self._metrics.http_requests else [])
+        has_one = self._metrics.http_requests or self._metrics.over_workers(_UNKNOWN_CELLS.is_in_use, max)
+        return in_use or ([ScopeLabel.UNKNOWN] if has_one else [])
 
     def _counter(self, name: str, text: str, labels: list[str], members: Mapping[_Label, int]) -> CounterMetricFamily:
         family = CounterMetricFamily(name, text, labels=labels)

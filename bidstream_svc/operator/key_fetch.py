@@ -1,6 +1,7 @@
 """Fetching keys from an operator, and decrypting a stored answer."""
 
 import asyncio
+import re
 from collections.abc import Generator
 from typing import NamedTuple, TypeVar
 
@@ -11,18 +12,26 @@ from bidstream_svc.operator.messages import Endpoint
 from bidstream_svc.operator.transport import OperatorTransport
 
 _T = TypeVar("_T")
+_MAX_AGE = re.compile(r"max-age=(\d{1,9})", re.ASCII)
 
-_ENDPOINTS = {
+KEY_ENDPOINTS = {
     KeyPurpose.BIDSTREAM: Endpoint("/v2/key/bidstream"),
     KeyPurpose.SHARING: Endpoint("/v2/key/sharing"),
 }
 
 
 class FetchedKeys(NamedTuple):
-    """Keys, and the operator's encrypted answer exactly as received, for a key cache."""
+    """Keys, and the answer that they are from.
+
+    Attributes:
+        snapshot: the keys.
+        wire: the operator's encrypted answer exactly as received, for a key cache.
+        json: the same decrypted, for a relay.
+    """
 
     snapshot: KeySnapshot
     wire: bytes
+    json: bytes
 
     def __repr__(self) -> str:
         """Show counts only."""
@@ -35,6 +44,7 @@ async def fetch_keys(
     *,
     previous: KeySnapshot | None = None,
     pause_s: float = 0.0,
+    max_age_s: float | None = None,
 ) -> FetchedKeys:
     """Fetch the caller's keys from /v2/key/bidstream or /v2/key/sharing.
 
@@ -43,13 +53,26 @@ async def fetch_keys(
         purpose: what the keys are for; it selects the endpoint.
         previous: the keys in use; caches of unchanged keys and sites are reused.
         pause_s: seconds to sleep between short steps of parsing, so that other threads can run.
+        max_age_s: how old the keys may be that a relay answers with; None for the newest. An operator ignores it.
 
     Raises:
         OperatorError, EnvelopeError: the call failed.
         KeyResponseError: the decrypted answer is not a valid key response.
     """
-    answer = await transport.call(_ENDPOINTS[purpose])
-    return FetchedKeys(await run_steps(parse_in_steps(answer.json, purpose, previous), pause_s), answer.wire)
+    answer = await transport.call(KEY_ENDPOINTS[purpose], headers=ask_for_age(max_age_s))
+    snapshot = await run_steps(parse_in_steps(answer.json, purpose, previous), pause_s)
+    return FetchedKeys(snapshot, answer.wire, answer.json)
+
+
+def ask_for_age(max_age_s: float | None) -> dict[str, str]:
+    """Return the header that tells a relay how old the keys may be; None for the newest (RFC 9111, section 5.2.1.1)."""
+    return {} if max_age_s is None else {"Cache-Control": f"max-age={int(max_age_s)}"}
+
+
+def read_age(cache_control: str) -> float | None:
+    """Return how many seconds old the keys may be that a request with this header asks for; None for the newest."""
+    found = _MAX_AGE.fullmatch(cache_control)
+    return float(found[1]) if found else None
 
 
 async def run_steps(steps: Generator[None, None, _T], pause_s: float) -> _T:
@@ -63,11 +86,12 @@ async def run_steps(steps: Generator[None, None, _T], pause_s: float) -> _T:
             return result
 
 
-def open_cached_keys(wire: bytes, client_secret: bytes, purpose: KeyPurpose = KeyPurpose.BIDSTREAM) -> KeySnapshot:
+def open_cached_keys(wire: bytes, client_secret: bytes, purpose: KeyPurpose = KeyPurpose.BIDSTREAM) -> FetchedKeys:
     """Decrypt and parse a stored `FetchedKeys.wire`. Its nonce cannot be checked: it is authentic but may be old.
 
     Raises:
         EnvelopeError: not base64, truncated, tampered with, or encrypted with another secret.
         KeyResponseError: the decrypted answer is not a valid key response.
     """
-    return parse_key_response(open_response(client_secret, wire, None).body, purpose)
+    json = open_response(client_secret, wire, None).body
+    return FetchedKeys(parse_key_response(json, purpose), wire, json)

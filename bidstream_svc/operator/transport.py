@@ -5,7 +5,7 @@ import logging
 import os
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from io import BytesIO
 from types import TracebackType
@@ -146,10 +146,17 @@ class OperatorTransport:
         _ABANDONED.append(self._session)
         self._session = None
 
-    async def call(self, endpoint: Endpoint, payload: bytes = b"") -> Answer:
+    async def call(
+        self, endpoint: Endpoint, payload: bytes = b"", *, headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """Encrypt `payload` (JSON in UTF-8, or empty), post it, and decrypt the answer.
 
         Every attempt is encrypted again: operators refuse old timestamps, and an iv must not be reused.
+
+        Args:
+            endpoint: where to post it.
+            payload: see above.
+            headers: further HTTP headers.
 
         Raises:
             OperatorError, EnvelopeError: the error of the last attempt.
@@ -158,7 +165,9 @@ class OperatorTransport:
         def build() -> OperatorRequest:
             now_ms = wall_clock_ms()
             nonce, iv = os.urandom(NONCE_LENGTH), os.urandom(GCM_IV_LENGTH)
-            return build_request(endpoint, payload, self._read_credentials(), now_ms=now_ms, nonce=nonce, iv=iv)
+            request = build_request(endpoint, payload, self._read_credentials(), now_ms=now_ms, nonce=nonce, iv=iv)
+            request.headers.update(headers or {})
+            return request
 
         return await self._call_with_retries(endpoint, build, read_answer)
 

@@ -23,6 +23,7 @@ import lmdb
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
+from bidstream_svc.files import sync
 from bidstream_svc.optouts.control_words import CONTROL_FILE, ControlWords
 from bidstream_svc.optouts.optout_records import RAW_ID_LENGTHS
 
@@ -176,7 +177,7 @@ class Environment:
             transaction.put(META_VERSION, str(FORMAT_VERSION).encode(), db=meta)
             transaction.put(META_STORE_ID, uuid.uuid4().bytes, db=meta)
         for path in (directory, directory.parent):
-            _sync_directory(path)
+            sync(path)
 
     def _open_control(self, directory: Path) -> ControlWords:
         if not self.is_writable:
@@ -287,14 +288,6 @@ def _allocate_lock_file(directory: Path) -> None:
             os.posix_fallocate(descriptor, 0, _READER_BYTES * (_MAX_READERS + 4))
         finally:
             os.close(descriptor)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _file_id(path: Path) -> tuple[int, int]:

@@ -4,10 +4,20 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 from bidstream_svc.logs import get_logger
 
 _log = get_logger(__name__)
+
+
+class Watched(NamedTuple):
+    """The arguments of a FileWatch."""
+
+    name: str
+    period_s: float
+    reload: Callable[[], bool]
+    on_change: Callable[[], object] = lambda: None
 
 
 class FileWatch:

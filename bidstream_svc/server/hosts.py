@@ -7,6 +7,7 @@ So a loopback listener answers only requests that name this host or a name in BI
 from bidstream_svc.addresses import BoundAddress, UnixAddress, is_loopback_host
 
 _ANY = "*"
+ANY_HOST = frozenset({_ANY})
 
 
 class HostCheck:

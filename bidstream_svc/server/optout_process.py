@@ -9,7 +9,7 @@ from typing import Self
 
 from bidstream_svc._version import __version__
 from bidstream_svc.config import Settings, env_name
-from bidstream_svc.core.errors import ConfigurationError, OptOutStoreError, ThreadFailedError
+from bidstream_svc.core.errors import ConfigurationError, OptOutStoreError
 from bidstream_svc.core.units import NS_PER_S
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
@@ -23,15 +23,13 @@ from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.snapshot_file import SnapshotFile, SnapshotFiles
 from bidstream_svc.optouts.stream_link import StreamLink
 from bidstream_svc.server.admin_server import AdminServer
-from bidstream_svc.server.descriptors import raise_descriptor_limit
-from bidstream_svc.server.heap import fix_mmap_threshold
 from bidstream_svc.server.optout_gauges import OptOutGauges
 from bidstream_svc.server.optout_health import ReceiverHealth
 from bidstream_svc.server.optout_server import OptOutServer
-from bidstream_svc.server.service import first_of, handle_signals, run
+from bidstream_svc.server.running import run_until_stopped
+from bidstream_svc.server.service import run
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
 from bidstream_svc.server.sockets import Listeners, close_listeners, open_listeners, open_optout_listeners
-from bidstream_svc.server.stop_signals import StopSignals
 from bidstream_svc.server.systemd import ServiceManager
 
 _log = get_logger(__name__)
@@ -243,24 +241,18 @@ async def serve_optouts(
     Raises:
         BidstreamError: it cannot start, or one of its threads has failed.
     """
-    fix_mmap_threshold()
-    raise_descriptor_limit()
-    stop = StopSignals(stop_signals, settings.drain_timeout)
-    async with AsyncExitStack() as stack:
-        stack.enter_context(stop.handling())
+
+    def make(stack: AsyncExitStack) -> OptOutService:
+        stack.callback(lambda: _log.info("opt-out store closed"))
         # A parent has created the store before it started this process, perhaps long before.
         service = OptOutService(settings, listeners, metrics, manager, creates_store=handover is None)
-        stack.enter_context(handle_signals([signal.SIGHUP], service.reload))
         if handover is not None:
             loop = asyncio.get_running_loop()
             loop.add_reader(handover.fileno(), handover.receive, listeners.all)
             stack.callback(loop.remove_reader, handover.fileno())
-        await stack.enter_async_context(service)
-        await first_of(stop.first.wait(), service.failed.wait())
-        await first_of(service.drain(), stop.second.wait())
-    _log.info("opt-out store closed")
-    if service.failed.is_set():
-        raise ThreadFailedError("a thread of the opt-out store failed; the log says why")
+        return service
+
+    await run_until_stopped(make, settings.drain_timeout, stop_signals)
 
 
 def run_receiver(settings: Settings) -> None:

@@ -10,6 +10,7 @@ done in each iteration of the loop.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import NamedTuple, TypeAlias
@@ -120,9 +121,12 @@ class PageConnection(Connection):
     # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Store the transport. Any unsent byte pauses writing, so that the deadline of UNREAD applies."""
+        """Store the transport. Any unsent byte pauses writing, so that the deadline of UNREAD applies.
+
+        Not with TLS: there uvloop never resumes writing if the limit is 0.
+        """
         super().connection_made(transport)
-        if self.transport is not None:
+        if self.transport is not None and not self.is_tls:
             self.transport.set_write_buffer_limits(high=0)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -288,11 +292,15 @@ class PageConnection(Connection):
 
     async def _stream(self, head: PageHead, page: StreamedPage) -> None:
         """Write a page as fast as the client reads it. If its parts end with an exception, close the connection."""
+        deadline_s = time.monotonic() + page.timeout_s
         self._write(streamed_head(page, closes=head.closes))
         async with aclosing(page.parts) as parts:
             try:
                 async for part in parts:
                     await self._wait_to_write()
+                    if time.monotonic() > deadline_s:
+                        self.abort()
+                        return
                     self._write(part)
             except Exception:
                 self.abort()  # the only way to tell that it is not complete

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
+from math import inf
 from typing import NamedTuple
 
 from bidstream_svc.server.media_type import JSON
@@ -55,12 +56,14 @@ class StreamedPage(NamedTuple):
         body_bytes: the length of all parts.
         content_type: of the body.
         headers: further header lines.
+        timeout_s: how long the client may take to read it.
     """
 
     parts: AsyncGenerator[bytes, None]
     body_bytes: int
     content_type: str
     headers: Sequence[str] = ()
+    timeout_s: float = inf
 
 
 def whole_response(page: Page, *, has_body: bool, closes: bool) -> bytes:

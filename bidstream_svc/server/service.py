@@ -4,8 +4,8 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -19,18 +19,13 @@ from bidstream_svc.core.domains import load_public_suffixes
 from bidstream_svc.core.errors import ThreadFailedError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE
-from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.refresh_thread import RefreshThread
 from bidstream_svc.keystore.refresher import KeyRefresher
-from bidstream_svc.keystore.shared_keys import SharedKeys
+from bidstream_svc.keystore.refresher_setup import open_refresher
 from bidstream_svc.keystore.store import KeyStore, KeyStores
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS, KEY_CELLS, LABEL_OF_SCOPE
-from bidstream_svc.operator.from_settings import credentials_reader, make_transport
-from bidstream_svc.operator.key_fetch import fetch_keys
-from bidstream_svc.operator.transport import RetryPolicy
-from bidstream_svc.operator_settings import OperatorSettings
 from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.console_state import console_sources
 from bidstream_svc.server.data_server import DataServer
@@ -256,29 +251,16 @@ class Service:
         server.start()
         stack.callback(server.stop)
 
-    @asynccontextmanager
-    async def _open_refresher(self, place: int) -> AsyncIterator[KeyRefresher]:
+    def _open_refresher(self, place: int) -> AbstractAsyncContextManager[KeyRefresher]:
         """Open the refresher of the operator at this place in the settings."""
-        operator: OperatorSettings = self._settings.operators[place]
-        store = self._stores.all[place]
-        read_credentials = credentials_reader(operator)
-        cache = None
-        if operator.key_cache is not None:
-            cache = KeyCache(operator.key_cache, lambda: read_credentials().client_secret)
-        shared = None
-        if self._family is not None:
-            shared = SharedKeys(self._family.shared_keys[place], lambda: read_credentials().client_secret)
-        # One attempt per refresh: the refresher schedules its own retries.
-        async with make_transport(operator, RetryPolicy(attempts=1)) as transport:
-            yield KeyRefresher(
-                lambda: fetch_keys(transport, previous=store.snapshot, pause_s=store.parsing_pause_s),
-                store,
-                self._metrics,
-                cache=cache,
-                shared=shared,
-                tracer=self._tracer,
-                interval_s=self._settings.refresh_interval,
-            )
+        return open_refresher(
+            self._settings.operators[place],
+            self._stores.all[place],
+            self._metrics,
+            interval_s=self._settings.refresh_interval,
+            shared=None if self._family is None else self._family.shared_keys[place],
+            tracer=self._tracer,
+        )
 
     async def _run_housekeeping(self) -> None:
         """At intervals: record that the event loop turns and how late, and check what files are still there."""

@@ -101,16 +101,22 @@ def test_damage_is_named_and_the_rest_goes_on(decrypt: Decrypt, tmp_path: Path) 
     write_parquet(tmp_path / "logs" / "a.parquet")
     (tmp_path / "logs" / "b.parquet").write_bytes(b"PAR1")
     (tmp_path / "logs" / "c.txt").write_text("x")
+    (tmp_path / "logs" / "d.parquet").symlink_to("nowhere")
     outcome = decrypt(tmp_path / "logs")
     assert outcome.status == 1
     assert sorted(outcome.err.splitlines()[1:-1]) == [
         f"bidstream-svc: {tmp_path}/logs/b.parquet: truncated: the footer of Parquet is missing",
         f"bidstream-svc: {tmp_path}/logs/c.txt: not a file of a known format; names end in .parquet, .ndjson or .csv",
+        f"bidstream-svc: {tmp_path}/logs/d.parquet: a symbolic link that leads nowhere",
     ]
     summary = summary_of(outcome)
-    assert [summary[name] for name in ("files", "damaged_files", "rows")] == [1, 2, 100]
-    assert '"files":1,"damaged_files":2,"kept_files":0' in outcome.err
+    assert [summary[name] for name in ("files", "damaged_files", "rows")] == [1, 3, 100]
+    assert '"files":1,"damaged_files":3,"kept_files":0' in outcome.err
     assert decrypt(tmp_path / "logs", "--strict").status == 1
+    for name in ("b.parquet", "c.txt"):
+        (tmp_path / "logs" / name).unlink()
+    strict = decrypt(tmp_path / "logs", "--strict")
+    assert (strict.status, "a symbolic link that leads nowhere" in strict.err) == (1, True)
 
 
 def test_a_name_of_a_file_makes_no_line(decrypt: Decrypt, tmp_path: Path) -> None:
@@ -249,6 +255,46 @@ def test_without_the_extra_there_is_one_error(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "bidstream-svc: needs the extra `bulk`: pip install 'bidstream-svc[bulk]'\n"
+
+
+def test_a_run_with_key_files_imports_no_client_no_store_and_no_log(tmp_path: Path) -> None:
+    """They take longer than a short log."""
+    write_parquet(tmp_path / "logs" / "a.parquet")
+    program = "import sys; from bidstream_svc.cli import main\ntry: main()\nfinally: print(*sys.modules)"
+    arguments = ["bulk", "decrypt", "logs", "--output=out", f"--keys={write_keys(tmp_path / 'keys.json')}"]
+    done = subprocess.run(
+        [PROGRAM[0], "-c", program, *arguments],
+        cwd=tmp_path,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "bidstream_svc.bulk.parquet_files" in loaded
+    of_others = {f"bidstream_svc.{name}" for name in ("operator", "logs", "metrics", "server", "optouts.optout_reader")}
+    assert loaded & {"aiohttp", "asyncio", "lmdb", "prometheus_client", "structlog", "tenacity", *of_others} == set()
+
+
+def test_a_store_that_cannot_be_used_is_logged(tmp_path: Path) -> None:
+    """The log begins with the store."""
+    write_parquet(tmp_path / "logs" / "a.parquet")
+    opt_out(tmp_path / "store", [])
+    program = (
+        "import sys; from bidstream_svc.cli import main; from bidstream_svc.optouts import optout_log\n"
+        "try: main()\nfinally: optout_log.get_logger('x').error('seen'); optout_log.get_logger('x').warning('unseen')"
+    )
+    arguments = ["bulk", "decrypt", "logs", "--output=out", f"--keys={write_keys(tmp_path / 'keys.json')}"]
+    done = subprocess.run(
+        [PROGRAM[0], "-c", program, *arguments, "--optouts=store"],
+        cwd=tmp_path,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == ""
+    assert json.loads(done.stderr.splitlines()[-1])["event"] == "seen"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

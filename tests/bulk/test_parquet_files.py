@@ -67,6 +67,27 @@ def test_no_dictionary_is_tried_for_raw_uids(tmp_path: Path) -> None:
     assert {column.path_in_schema for column in columns if not column.has_dictionary_page} == {"uid", "established"}
 
 
+def test_no_dictionary_is_tried_for_columns_whose_values_hardly_repeat(tmp_path: Path) -> None:
+    count = 20_000
+    log = pa.table(
+        {
+            "id": [f"{number:012}" for number in range(count)],
+            "time": pa.array(range(count), pa.timestamp("ms")),
+            "price": [number % 9_000 / 100 for number in range(count)],
+            "country": ["DE"] * count,
+            "nested": [{"id": number} for number in range(count)],
+            "dictionary": pa.array(["x"] * count).dictionary_encode(),
+        }
+    )
+    for rows_written, without in ((count, {"id", "time"}), (1_000, set())):  # too few to tell
+        parquet.write_table(log.slice(0, rows_written), tmp_path / "a.parquet")
+        rewrite(tmp_path / "a.parquet", tmp_path / "b.parquet")
+        group = parquet.read_metadata(tmp_path / "b.parquet").row_group(0)
+        columns = [group.column(number) for number in range(group.num_columns)]
+        assert {column.path_in_schema for column in columns if not column.has_dictionary_page} == without
+        assert parquet.read_table(tmp_path / "b.parquet").equals(log.slice(0, rows_written))
+
+
 @pytest.mark.parametrize("codec", ["NONE", "SNAPPY", "ZSTD", "GZIP", "BROTLI", "LZ4"])
 def test_the_codec_is_that_of_the_input(tmp_path: Path, codec: str) -> None:
     write_parquet(tmp_path / "a.parquet", compression=codec)

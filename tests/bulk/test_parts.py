@@ -2,13 +2,16 @@
 
 import os
 import pickle
+import socket
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 from pyarrow import parquet
 
 from bidstream_svc.bulk import parts as parts_module
-from bidstream_svc.bulk.parts import Part, find_parts
+from bidstream_svc.bulk.parts import Part, find_parts, largest_first
 from bidstream_svc.core.errors import ConfigurationError
 from tests.bulk.logs import table, write_parquet
 
@@ -35,14 +38,82 @@ def test_directories_keep_their_paths_and_order(tmp_path: Path) -> None:
 def test_links_by_which_files_would_be_read_twice_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "logs" / "day=1" / "a.csv")
     touch(tmp_path / "elsewhere" / "b.csv")
+    touch(tmp_path / "elsewhere.csv")
     (tmp_path / "logs" / "day=2").symlink_to(tmp_path / "elsewhere")
-    assert names(tmp_path / "logs") == ["day=1/a.csv", "day=2/b.csv"]
-    for target in ("day=1", "."):
-        link = tmp_path / "logs" / "latest"
+    (tmp_path / "logs" / "c.csv").symlink_to(tmp_path / "elsewhere.csv")
+    assert names(tmp_path / "logs") == ["c.csv", "day=1/a.csv", "day=2/b.csv"]
+    for target in ("day=1", ".", "..", "day=1/a.csv", "c.csv", "../elsewhere.csv"):
+        link = tmp_path / "logs" / "latest.csv"
         link.symlink_to(target)
         with pytest.raises(ConfigurationError, match="would be read twice"):
             names(tmp_path / "logs")
         link.unlink()
+
+
+def test_loops_of_links_are_refused_at_once(tmp_path: Path) -> None:
+    """Each of them doubles the number of paths."""
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / "logs" / name).mkdir(parents=True)
+        (tmp_path / "logs" / name / "up").symlink_to("..")
+    with pytest.raises(ConfigurationError, match="would be read twice"):
+        names(tmp_path / "logs")
+
+
+def test_what_cannot_be_read_is_a_part_of_its_own(tmp_path: Path) -> None:
+    good = touch(tmp_path / "logs" / "a.csv")
+    os.mkfifo(tmp_path / "logs" / "a.ndjson")
+    (tmp_path / "logs" / "b.csv").symlink_to("nowhere")
+    (tmp_path / "logs" / "c.csv").symlink_to("c.csv")
+    (tmp_path / "logs" / "d").symlink_to("nowhere")
+    (tmp_path / "logs" / "e.csv").symlink_to("/dev/null")
+    (tmp_path / "logs" / ".#a.csv").symlink_to("someone@host.4711")  # an editor's lock
+    touch(tmp_path / "logs" / "a.txt")
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(tmp_path / "logs" / "f.csv"))
+    # Without an output file, they do not have its name in common with another part.
+    found = find_parts([str(tmp_path / "logs")], "csv")
+    assert {part.name.removeprefix(f"{tmp_path}/logs/"): part.problem for part in found} == {
+        "a.csv": None,
+        "a.ndjson": "not a regular file",
+        "a.txt": "not a file of a known format; names end in .parquet, .ndjson or .csv",
+        "b.csv": "a symbolic link that leads nowhere",
+        "c.csv": "cannot be read: Too many levels of symbolic links",
+        "d": "a symbolic link that leads nowhere",
+        "e.csv": "not a regular file",
+        "f.csv": "not a regular file",
+    }
+    assert [part.url for part in largest_first(found)].index(str(good)) == len(found) - 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_directory_that_may_not_be_listed_is_a_part_that_cannot_be_read(tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents[:-1]):
+        directory.chmod(directory.stat().st_mode | 0o011)
+    touch(tmp_path / "logs" / "a.csv")
+    touch(tmp_path / "logs" / "day=1" / "b.csv")
+    (tmp_path / "logs").chmod(0o755)
+    (tmp_path / "logs" / "day=1").chmod(0o700)
+    with ProcessPoolExecutor(1, mp_context=get_context("fork"), initializer=os.setuid, initargs=(65534,)) as other_user:
+        found = other_user.submit(find_parts, [str(tmp_path / "logs")]).result()
+        assert [(part.url, part.problem) for part in found] == [
+            (str(tmp_path / "logs" / "a.csv"), None),
+            (str(tmp_path / "logs" / "day=1"), "cannot be read: Permission denied"),
+        ]
+        with pytest.raises(ConfigurationError, match="Permission denied"):
+            other_user.submit(find_parts, [str(tmp_path / "logs" / "day=1")]).result()
+
+
+def test_an_input_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(ConfigurationError, match=r"a\.csv: not a regular file"):
+        names(tmp_path / "a.csv")
+
+
+def test_an_input_within_another_is_refused(tmp_path: Path) -> None:
+    path = touch(tmp_path / "logs" / "day=1" / "a.csv")
+    for other in (path, path.parent):
+        with pytest.raises(ConfigurationError, match="given twice"):
+            names(tmp_path / "logs", other)
 
 
 def test_the_format_of_the_output_is_that_of_the_input_or_the_one_named(tmp_path: Path) -> None:
@@ -55,7 +126,7 @@ def test_the_format_of_the_output_is_that_of_the_input_or_the_one_named(tmp_path
         ("parquet", "parquet", None),
         ("", "parquet", None),
     ]
-    assert names(tmp_path, output_format="csv") == ["a.csv.bz2", "b.csv.lz4", "c.csv", "d.csv"]
+    assert names(tmp_path, output_format="csv") == ["a.csv.bz2", "b.csv.lz4", "c.csv", str(tmp_path / "d.txt")]
     assert names(tmp_path, output_format="parquet")[:3] == ["a.parquet", "b.parquet", "c.pq"]
 
 
@@ -82,17 +153,6 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     for url in (path, tmp_path):
         with pytest.raises(ConfigurationError, match="not in UTF-8; rename it"):
             names(url)
-
-
-def test_what_is_not_a_regular_file_is_a_part_that_cannot_be_read(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.csv")
-    (tmp_path / "c.csv").symlink_to(touch(tmp_path / "d.csv"))
-    found = find_parts([str(tmp_path)])
-    assert [(part.format, part.name, part.size) for part in found] == [
-        ("", "a.parquet", 0),
-        ("csv", "c.csv", 1),
-        ("csv", "d.csv", 1),
-    ]
 
 
 def test_large_parquet_is_divided_at_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,14 @@ def test_the_output_is_not_among_the_inputs(logs: Path, tmp_path: Path, output: 
         run([f"file://{logs}"], tmp_path / output)
 
 
+def test_the_output_is_not_in_a_directory_that_a_link_leads_to(logs: Path, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "elsewhere" / "a.parquet")
+    (logs / "day=3").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match="which is an input"):
+        run([logs], tmp_path / "elsewhere" / "out")
+    assert not (tmp_path / "elsewhere" / "out").exists()
+
+
 def test_an_empty_path_is_not_the_working_directory(
     logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,16 +12,20 @@ from bidstream_svc.core.errors import ConfigurationError
 from tests.bulk.logs import run, table, write_parquet
 from tests.vectors.inputs import NOW_MS
 
+needs_fsspec = pytest.mark.needs_tools("fsspec")
+
 
 @pytest.fixture
 def memory() -> Any:
     """The file system behind `memory://`, empty."""
-    fsspec = pytest.importorskip("fsspec")
+    import fsspec  # noqa: PLC0415 - where it is installed
+
     filesystem = fsspec.filesystem("memory")
     filesystem.rm("/", recursive=True)
     return filesystem
 
 
+@needs_fsspec
 def test_from_url_to_url(memory: Any, tmp_path: Path) -> None:
     for name in ("a", "day=1/b"):
         content = write_parquet(tmp_path / f"{name}.parquet").read_bytes()
@@ -43,6 +47,7 @@ def test_from_url_to_url(memory: Any, tmp_path: Path) -> None:
     assert not memory.exists("/out/a.parquet")
 
 
+@needs_fsspec
 def test_from_url_to_path(memory: Any, tmp_path: Path) -> None:
     content = write_parquet(tmp_path / "a.parquet").read_bytes()
     memory.pipe_file("/logs/a.parquet", content)

@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -81,19 +81,18 @@ def test_an_interrupted_run_goes_on(world: World, tmp_path: Path, output: Path, 
 
 
 @contextmanager
-def cluster(directory: Path, token: dict[str, str]) -> Iterator[str]:
-    """Two nodes of one processor each, which nobody may use without a token; the address."""
+def cluster(directory: Path, token: dict[str, str], nodes: int = 2) -> Iterator[str]:
+    """One or two nodes of one processor each, which nobody may use without a token; the address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     env = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(directory)}
     ray: list[str | Path] = [BIN / "ray", "start", "--block", "--num-cpus=1", "--object-store-memory=200000000"]
     head = [*ray, "--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={directory}"]
     node = [*ray, f"--address=127.0.0.1:{port}"]
-    with running(directory / "head", *head, env=env) as first:
-        first.wait_for("Ray runtime started")
-        with running(directory / "node", *node, env=env) as second:
-            second.wait_for("Ray runtime started")
-            yield f"127.0.0.1:{port}"
+    with ExitStack() as started:
+        for number, start in enumerate([head, node][:nodes]):
+            started.enter_context(running(directory / str(number), *start, env=env)).wait_for("Ray runtime started")
+        yield f"127.0.0.1:{port}"
 
 
 def test_nodes_without_the_store_get_a_copy(world: World, tmp_path: Path, output: Path, ray_directory: Path) -> None:
@@ -126,6 +125,18 @@ def test_without_a_cluster_there_is_one_clear_error(
         assert program.wait() != 0
         assert options[-1] in program.output
         assert len(program.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("token", [{}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x" * 64}], ids=["none", "wrong"])
+def test_a_token_that_is_missing_or_wrong_is_one_clear_error(
+    world: World, tmp_path: Path, output: Path, ray_directory: Path, token: dict[str, str]
+) -> None:
+    right = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with cluster(ray_directory, right, nodes=1) as address:
+        with running(tmp_path / "run", *command(world, output, "--ray", address), env=world.env | token) as program:
+            assert program.wait() == 2
+        assert "its token is missing or wrong" in program.errors
+        assert len(program.errors.splitlines()) == 1
 
 
 def test_without_ray_the_extra_is_named(world: World, tmp_path: Path, output: Path) -> None:

@@ -308,7 +308,7 @@ def test_a_programming_error_is_one_line_without_its_message(cli: Cli, monkeypat
     def fail(_operator: object) -> None:
         raise RuntimeError("hidden")
 
-    monkeypatch.setattr("bidstream_svc.cli.token_options.fetch_once", fail)
+    monkeypatch.setattr("bidstream_svc.keystore.key_source.fetch_once", fail)
     outcome = cli("decrypt", "token")
     assert outcome.status == 1
     assert re.fullmatch(r"internal error: RuntimeError at test_streams\.py:\d+; please report it", outcome.complaint)

@@ -210,8 +210,8 @@ class Inputs:
 
 
 def _shortened(entry: dict[str, Any]) -> tuple[dict[str, Any], dict[int, bytes]]:
-    """Keys of 16 and 24 bytes, and spellings of names that only some operators use."""
-    lengths = {MASTER: 16, SITE: 24, EXPIRED_MASTER: 16, MASTER_LIKE_V3: 24}
+    """Keys of 16 bytes, and of 24 for version 2; and spellings of names that only some operators use."""
+    lengths = {MASTER: 16, SITE: 16, EXPIRED_MASTER: 16, MASTER_LIKE_V3: 24}
     secrets = {key_id: secret[: lengths.get(key_id, 32)] for key_id, secret in SECRETS.items()}
     entry = deepcopy(entry)
     for key in entry["response"]["body"]["keys"]:

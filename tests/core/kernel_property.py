@@ -123,6 +123,8 @@ def may_be_left(body: bytes, expected: bytes, keys: KeySnapshot) -> bool:
     match = _PLAIN.fullmatch(body)
     if match is None or not _UID.fullmatch(expected):
         return True
+    if {len(key.secret) for key in keys.keys.values()} == {24}:
+        return True  # no AES-192 in GCM
     token, domain = (match[1] or match[4]).decode(), match[2] or match[3]
     details = read_details(token, keys)
     assert details is not None

@@ -100,7 +100,8 @@ def test_keys_of_every_length(version: int, length: int, monkeypatch: pytest.Mon
     for key_id in (MASTER, SITE):
         monkeypatch.setitem(SECRETS, key_id, SECRETS[key_id][:length])
     keys = snapshot(keys={key_id: Key(key_id, SECRETS[key_id], NOW_MS // 1000 + 9) for key_id in (MASTER, SITE)})
-    assert outcome(body_of(build(version).token), keys) == ANSWERED
+    is_left = length == 24 and version != 2  # ring has no AES-192 in GCM
+    assert outcome(body_of(build(version).token), keys) == ("success, left to Python" if is_left else ANSWERED)
 
 
 def snapshot(**changed: Any) -> KeySnapshot:

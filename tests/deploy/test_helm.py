@@ -124,6 +124,7 @@ OTHERS: list[dict[str, Any]] = [
     {"sidecarResources": {"requests": {"memory": "64Mi"}}},
     *({name: value} for name, value in (SCHEDULING | POD).items()),
     {"optouts": OPTOUTS},
+    {"relay": {"url": "https://relay.example.com:8443"}},
     {"networkPolicy": {"enabled": False}},
     {"networkPolicy": {"monitoringNamespace": "watchers"}},
     {"networkPolicy": {"operatorBlock": {"cidr": "192.0.2.0/24", "except": None}}},

@@ -11,7 +11,7 @@ from tests.docs.markdown import ROOT
 
 CRATE = ROOT / "bidstream_svc" / "core" / "kernel"
 ROWS = re.findall(
-    r"^\| `([\w-]+)` \| ([\d.]+) \| (yes|no) \|$", (ROOT / "SECURITY.md").read_text("utf-8"), re.MULTILINE
+    r"^\| `([\w-]+)` \| ([\w.+-]+) \| (yes|no) \|$", (ROOT / "SECURITY.md").read_text("utf-8"), re.MULTILINE
 )
 
 

@@ -11,6 +11,8 @@ from benchmarks.figures import BLOCKS, documents, fill_in, kept_results
 from tests.docs.markdown import DOCUMENTS
 
 RESULTS = kept_results()
+_PARQUET = {"rows_per_s": 1, "seconds": {"reading and writing alone": 0.5}}
+_MEMORY = {"peak_mb": {"1 million rows": 0.5}}
 BEGIN, END = "<!-- figures: ", "<!-- end of figures -->"
 
 
@@ -42,6 +44,7 @@ def double(value: Any) -> Any:
 def test_other_results_give_other_figures(name: str) -> None:
     others = deepcopy(RESULTS)
     others["http"]["throughput"]["service, TCP"]["rps"] *= 2
+    others["bulk"] = {"machine": RESULTS["machine"], "rows": 1_234, "parquet": [_PARQUET], "memory": [_MEMORY]}
     others["costliest"]["rows"]["good /decrypt"]["cpu_us"] *= 2
     others["fleet"] = double(others["fleet"])
     document = f"before\n{BEGIN}{name} -->\nold\n{END}\nbehind\n"

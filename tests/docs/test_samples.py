@@ -32,8 +32,16 @@ BID_REQUEST_OVER_HTTP, BID_REQUESTS = samples(DOCS / "openrtb.md", "sh")
 TOKEN_COMMANDS, REQUEST = samples(DOCS / "publishers.md", "sh")
 (MAP,) = samples(DOCS / "advertisers.md", "sh")
 (BULK_GUIDE,) = samples(DOCS / "bulk.md", "sh")
-# Guides whose samples test_guides.py, test_optouts_guide.py and test_troubleshooting.py run, and one of tests/deploy.
-ELSEWHERE = {"getting-started.md", "settings.md", "operations.md", "optouts.md", "troubleshooting.md", "runbook.md"}
+# Guides whose samples other tests here run, one of tests/deploy and one of tests/relay.
+ELSEWHERE = {
+    "getting-started.md",
+    "settings.md",
+    "operations.md",
+    "optouts.md",
+    "troubleshooting.md",
+    "runbook.md",
+    "relay.md",
+}
 PYTHON = [
     sample
     for name in ("publishers", "advertisers", "sdk", "openrtb", "bulk", "migrating")

@@ -168,7 +168,7 @@ async def test_what_is_malformed_is_skipped_counted_and_logged_once_a_refresh(
     responses = [bad, bad, good]
 
     async def fetch() -> FetchedKeys:
-        return FetchedKeys(parse_key_response(orjson.dumps(responses.pop(0))), b"")
+        return FetchedKeys(parse_key_response(orjson.dumps(responses.pop(0))), b"", b"")
 
     refresher = KeyRefresher(fetch, store, metrics, interval_s=3600)
     for _ in range(2):
@@ -409,7 +409,7 @@ def test_unknown_keys_ask_for_one_refresh_a_minute(distant: DevOperator, store: 
     thread.start()
     wait_until(lambda: store.next_refresh_ms, "the first refresh")
     for calls, waited_s in [(2, 0.0), (2, 50.0), (3, 10.0), (3, 50.0), (4, 10.0)]:
-        thread._early.next_s -= waited_s
+        thread._early.requested_s -= waited_s
         for _ in range(1000):
             thread.refresh_for_unknown_key()
         wait_until(partial(has_called, distant, calls), "another refresh")

@@ -23,7 +23,8 @@ async def test_keys_open_tokens_and_so_does_the_cached_copy(purpose: KeyPurpose)
     async with running_operator(state) as operator, transport_to(operator) as transport:
         fetched = await fetch_keys(transport, purpose)
     cached = open_cached_keys(fetched.wire, credentials_of(state).client_secret, purpose)
-    for snapshot in (fetched.snapshot, cached):
+    assert (cached.wire, cached.json) == (fetched.wire, fetched.json)
+    for snapshot in (fetched.snapshot, cached.snapshot):
         assert snapshot.checks_domains is (purpose is KeyPurpose.BIDSTREAM)
         assert set(snapshot.keys) == {key.key_id for key in state.keys.listed(state.now_s())}
         assert decrypt(state.mint_token(), None, snapshot, state.now_ms())[0] is DecryptionStatus.SUCCESS

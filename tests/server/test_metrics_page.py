@@ -24,6 +24,7 @@ LABELS: dict[str, dict[str, set[str]]] = {
     "bidstream_decryptions_total": {"scope": SCOPES, "status": {str(status) for status in DecryptionStatus}},
     "bidstream_decrypt_failures_total": {"reason": {str(reason) for reason in FailureReason}},
     "bidstream_key_refreshes_total": {"scope": SCOPES, "result": REFRESH_RESULTS},
+    "bidstream_key_fallbacks_total": {"scope": SCOPES},
     "bidstream_key_cache_writes_total": {"scope": SCOPES, "result": {"success", "failure"}},
 }
 ROUTES = {route.path for route in routes.ROUTES} | {"other"}

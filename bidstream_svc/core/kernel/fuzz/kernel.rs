@@ -5,15 +5,15 @@
 
 use std::sync::atomic::AtomicI64;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
-use aws_lc_rs::iv::FixedLength;
+use aes::Aes256;
+use aes::cipher::{Array, BlockModeEncrypt, KeyIvInit};
 use bidstream_kernel::columns::{Columns, Layout, Scopes, Texts, Times, Validity, decrypt};
 use bidstream_kernel::openrtb::{BidRequests, Sources, is_usual_text};
 use bidstream_kernel::optout_ids::Run;
 use bidstream_kernel::optouts::{OptOuts, Words};
 use bidstream_kernel::{Builder, Kernel, Rules};
 use libfuzzer_sys::fuzz_target;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 const NOW_MS: i64 = 1_700_000_000_000;
 const SECRET: [u8; 32] = [7; 32];
@@ -192,9 +192,9 @@ fn padded_blocks(plaintext: &[u8]) -> Vec<u8> {
 
 /// iv and ciphertext of the whole blocks of a text.
 fn blocks(plaintext: &[u8]) -> Vec<u8> {
-    let key = EncryptingKey::cbc(UnboundCipherKey::new(&AES_256, &SECRET).unwrap()).unwrap();
     let mut blocks = plaintext[..plaintext.len() / 16 * 16].to_vec();
-    key.less_safe_encrypt(&mut blocks, EncryptionContext::Iv128(FixedLength::from(&[0; 16]))).unwrap();
+    let mut cipher = cbc::Encryptor::<Aes256>::new(&SECRET.into(), &[0; 16].into());
+    cipher.encrypt_blocks(Array::slice_as_chunks_mut(&mut blocks).0);
     [&[0; 16][..], &blocks].concat()
 }
 

@@ -5,7 +5,7 @@
 
 use crate::Kernel;
 use crate::answer::Success;
-use crate::token;
+use crate::{base64, token};
 
 /// The statuses of rows, which are indices into `STATUS_NAMES` of `bulk/verdict_columns.py`.
 pub const SUCCESS: u8 = 0;
@@ -242,8 +242,9 @@ pub fn decrypt<'data>(
     }
     let mut parts = layout.split(block).ok_or(Malformed)?;
     let mut written = Written::default();
+    let mut buffer = Vec::new();
     for row in 0..columns.count {
-        let status = match decrypt_row(columns, row, kernels, now_ms, &mut parts)? {
+        let status = match decrypt_row(columns, row, kernels, now_ms, &mut buffer, &mut parts)? {
             Outcome::Success => SUCCESS,
             Outcome::Damaged => DAMAGED,
             Outcome::Opened(opened) => {
@@ -273,6 +274,7 @@ fn decrypt_row<'data>(
     row: usize,
     kernels: &[&Kernel],
     now_ms: i64,
+    buffer: &mut Vec<u8>,
     parts: &mut Parts<'_>,
 ) -> Result<Outcome<'data>, Malformed> {
     let token = columns.tokens.get(row)?;
@@ -282,16 +284,19 @@ fn decrypt_row<'data>(
     };
     let scope = columns.scopes.get(row)?;
     let (Some(at_ms), true) = (columns.times.get(row)?, scope <= NO_SCOPE) else { return Ok(Outcome::Damaged) };
+    let length = base64::max_decoded_length(token.map_or(0, <[u8]>::len));
+    if buffer.len() < length {
+        buffer.resize(length, 0);
+    }
     let is_asked = |kernel: &Kernel| scope == NO_SCOPE || scope == u8::from(kernel.is_of_euid());
     let mut asked = kernels.iter().enumerate().filter(|(_, kernel)| is_asked(kernel));
     let outcome = asked.find_map(|(place, kernel)| {
-        kernel.open_as_of(token?, at_ms, |opened| {
-            let is_good = kernel.is_good(opened, domain, at_ms, now_ms);
-            if is_good && parts.put(row, &opened.success).is_some() {
-                return Some(Outcome::Success);
-            }
-            opened_row(row, place, opened, domain, at_ms).map(Outcome::Opened)
-        })
+        let opened = kernel.open_in(buffer, token?, at_ms)?;
+        let is_good = kernel.is_good(&opened, domain, at_ms, now_ms);
+        if is_good && parts.put(row, &opened.success).is_some() {
+            return Some(Outcome::Success);
+        }
+        opened_row(row, place, &opened, domain, at_ms).map(Outcome::Opened)
     });
     Ok(outcome.unwrap_or(Outcome::Left(LeftRow { row, token, domain, scope, at_ms })))
 }

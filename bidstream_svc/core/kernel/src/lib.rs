@@ -6,7 +6,8 @@
 //! 2. **Every SUCCESS in the plain spelling is answered by it.** The spelling is described in [`json`]. The exceptions:
 //!    the domain of a token that was generated on the client side has to be normalised, or is an IDNA form, or the key
 //!    response spells the name with an escape ([`names`]), unless Python has decided about it before ([`passed`]); the
-//!    id in a version 2 token is not printable ASCII or has to be escaped ([`token`]); a batch is longer than [`MAX_BATCH_BYTES`](batch::MAX_BATCH_BYTES).
+//!    id in a version 2 token is not printable ASCII or has to be escaped ([`token`]); a batch is longer than [`MAX_BATCH_BYTES`](batch::MAX_BATCH_BYTES);
+//!    a key of 24 bytes has sealed a token of version 3 or 4 ([`keys`]).
 //!
 //! For columns of tokens, [`columns`], the same holds of each row; the fields of a token that it has opened are handed
 //! over, so that Python need not open it again. For whole bid requests, [`openrtb`], the same holds: it answers those in the plain spelling of [`bid_reader`] in which
@@ -100,14 +101,14 @@ pub struct Rules {
 /// Collects keys and sites for a [`Kernel`].
 pub struct Builder {
     rules: Rules,
-    keys: Vec<(u32, Key)>,
-    sites: Vec<(u32, Names)>,
+    keys: (Vec<u32>, Vec<Key>),
+    sites: (Vec<u32>, Vec<Names>),
 }
 
 impl Builder {
     #[must_use]
-    pub const fn new(rules: Rules) -> Self {
-        Self { rules, keys: Vec::new(), sites: Vec::new() }
+    pub fn new(rules: Rules) -> Self {
+        Self { rules, keys: Default::default(), sites: Default::default() }
     }
 
     /// Adds a key; None if it does not have 16, 24 or 32 bytes. Ids are distinct; no token has one beyond 32 bits.
@@ -125,7 +126,8 @@ impl Builder {
 
     #[must_use]
     pub fn build(self) -> Kernel {
-        let (keys, sites) = (ById::new(self.keys), ById::new(self.sites));
+        let ((key_ids, keys), (site_ids, sites)) = (self.keys, self.sites);
+        let (keys, sites) = (ById::new(key_ids, keys), ById::new(site_ids, sites));
         Kernel { rules: self.rules, keys, sites, passed: Passed::default(), optouts: OnceLock::new() }
     }
 }
@@ -184,12 +186,15 @@ impl Kernel {
         at_ms: i64,
         use_opened: impl FnOnce(&token::Opened<'_>) -> Option<T>,
     ) -> Option<T> {
-        if self.rules.last_expiry_ms <= i128::from(at_ms) {
-            return None;
-        }
-        with_buffer(base64::max_decoded_length(token.len()), |buffer| {
-            use_opened(&token::open(token, buffer, &self.keys, self.rules.scope_bit, at_ms)?)
-        })
+        with_buffer(base64::max_decoded_length(token.len()), |buffer| use_opened(&self.open_in(buffer, token, at_ms)?))
+    }
+
+    /// Opens a token as `open_as_of` does, in a buffer of `base64::max_decoded_length` of its bytes.
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // as [`token::open`] is
+    fn open_in<'buffer>(&self, buffer: &'buffer mut [u8], token: &[u8], at_ms: i64) -> Option<token::Opened<'buffer>> {
+        let is_fresh = self.rules.last_expiry_ms > i128::from(at_ms);
+        if is_fresh { token::open(token, buffer, &self.keys, self.rules.scope_bit, at_ms) } else { None }
     }
 
     /// Calls `use_fields` if both layers of a token open, whatever its fields say.

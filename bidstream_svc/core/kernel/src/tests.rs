@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::cipher::{self, EncryptingKey, EncryptionContext, UnboundCipherKey};
-use aws_lc_rs::iv::FixedLength;
+use aes::cipher::{Array, BlockModeEncrypt, KeyIvInit};
+use aes::{Aes128, Aes192, Aes256};
+use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use crate::optouts::OptOuts;
 use crate::{Builder, Kernel, Rules, unless_it_panics};
@@ -13,7 +13,6 @@ use crate::{Builder, Kernel, Rules, unless_it_panics};
 pub fn seal_gcm(secret: &[u8], iv: &[u8; 12], plaintext: &[u8]) -> Vec<u8> {
     let algorithm = match secret.len() {
         16 => &aead::AES_128_GCM,
-        24 => &aead::AES_192_GCM,
         _ => &aead::AES_256_GCM,
     };
     let key = LessSafeKey::new(UnboundKey::new(algorithm, secret).unwrap());
@@ -23,14 +22,13 @@ pub fn seal_gcm(secret: &[u8], iv: &[u8; 12], plaintext: &[u8]) -> Vec<u8> {
 }
 
 pub fn cbc_blocks(secret: &[u8], iv: &[u8; 16], padded: &[u8]) -> Vec<u8> {
-    let algorithm = match secret.len() {
-        16 => &cipher::AES_128,
-        24 => &cipher::AES_192,
-        _ => &cipher::AES_256,
-    };
-    let key = EncryptingKey::cbc(UnboundCipherKey::new(algorithm, secret).unwrap()).unwrap();
     let mut blocks = padded.to_vec();
-    key.less_safe_encrypt(&mut blocks, EncryptionContext::Iv128(FixedLength::from(iv))).unwrap();
+    let chunks = Array::slice_as_chunks_mut(&mut blocks).0;
+    match secret.len() {
+        16 => cbc::Encryptor::<Aes128>::new_from_slices(secret, iv).unwrap().encrypt_blocks(chunks),
+        24 => cbc::Encryptor::<Aes192>::new_from_slices(secret, iv).unwrap().encrypt_blocks(chunks),
+        _ => cbc::Encryptor::<Aes256>::new_from_slices(secret, iv).unwrap().encrypt_blocks(chunks),
+    }
     blocks
 }
 

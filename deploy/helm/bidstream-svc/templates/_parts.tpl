@@ -96,7 +96,22 @@ are for receivers only, which take no others than the flags of `optouts serve`.
 
 {{- define "bidstream-svc.commonEnv" -}}
 {{- range include "bidstream-svc.operators" . | fromJson }}
+{{- if $.Values.relay.url }}
+{{ include "bidstream-svc.setting" (list $ (print .prefix "OPERATOR_URL") $.Values.relay.url) }}
+{{ include "bidstream-svc.setting" (list $ (print .prefix "OPERATOR_FALLBACK_URL") .operatorUrl) }}
+{{- else }}
 {{ include "bidstream-svc.setting" (list $ (print .prefix "OPERATOR_URL") .operatorUrl) }}
+{{- end }}
+{{- end }}
+{{- include "bidstream-svc.keysEnv" . }}
+{{- if .Values.optouts.enabled }}
+{{ include "bidstream-svc.optoutsEnv" . }}
+{{- end }}
+{{- end }}
+
+{{/* Credentials, admin plane and key cache. */}}
+{{- define "bidstream-svc.keysEnv" -}}
+{{- range include "bidstream-svc.operators" . | fromJson }}
 {{ include "bidstream-svc.setting" (list $ (print .prefix "API_KEY_FILE") (printf "/run/secrets/bidstream-svc%s/api-key" .suffix)) }}
 {{ include "bidstream-svc.setting" (list $ (print .prefix "CLIENT_SECRET_FILE") (printf "/run/secrets/bidstream-svc%s/client-secret" .suffix)) }}
 {{- end }}
@@ -104,9 +119,6 @@ are for receivers only, which take no others than the flags of `optouts serve`.
 # With the cache, a container that restarts while the operator is down can still serve.
 {{- range include "bidstream-svc.operators" . | fromJson }}
 {{ include "bidstream-svc.setting" (list $ (print .prefix "KEY_CACHE") (printf "/var/cache/bidstream-svc/%s" .cache)) }}
-{{- end }}
-{{- if .Values.optouts.enabled }}
-{{ include "bidstream-svc.optoutsEnv" . }}
 {{- end }}
 {{- end }}
 
@@ -182,6 +194,18 @@ seccompProfile:
 {{- end }}
 
 {{- define "bidstream-svc.egress" -}}
+{{ include "bidstream-svc.operatorEgress" . }}
+{{- if .Values.relay.url }}
+- to:
+    - podSelector:
+        matchLabels:
+          bidstream-svc/relay: "true"
+  ports:
+    - port: 8080
+{{- end }}
+{{- end }}
+
+{{- define "bidstream-svc.operatorEgress" -}}
 {{ include "bidstream-svc.dnsEgress" . }}
 # A NetworkPolicy cannot name a host, so the default allows the port of operatorUrl at every public address. Narrow it
 # to the operators' addresses, or use a policy by host name if your network plug-in has one.

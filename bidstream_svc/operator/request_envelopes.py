@@ -1,6 +1,10 @@
-"""Request envelopes, opened and refused as an operator does; the messages are an operator's."""
+"""Requests as an operator reads them: bearer, content type and envelope. The messages are an operator's.
+
+A relay reads them, and the embedded operator.
+"""
 
 import binascii
+from typing import Any
 
 import orjson
 import pybase64
@@ -9,7 +13,9 @@ from bidstream_svc.core.crypto import GCM_IV_LENGTH, GCM_TAG_LENGTH, NONCE_LENGT
 from bidstream_svc.core.errors import EnvelopeError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.units import MS_PER_S
-from bidstream_svc.devoperator.replies import Body, client_error
+from bidstream_svc.operator.refusals import client_error
+
+BINARY, TEXT = "application/octet-stream", "text/plain"
 
 _VERSION = 1
 _MIN_LENGTH = 1 + GCM_IV_LENGTH + GCM_TAG_LENGTH + 8 + NONCE_LENGTH
@@ -18,7 +24,26 @@ _HOSTS = {IdentityScope.UID2: "https://unifiedid.com", IdentityScope.EUID: "http
 _GUIDE = "/docs/getting-started/gs-encryption-decryption"
 
 
-def open_envelope(wire: bytes, client_secret: str, scope: IdentityScope, now_ms: int, *, binary: bool) -> Envelope:
+def api_key_of(authorization: str | None) -> str | None:
+    """Return the API key in an `Authorization` header; None if it is absent or of another scheme."""
+    scheme, _, key = (authorization or "").strip().partition(" ")
+    return key if scheme.lower() == "bearer" else None
+
+
+def is_binary(content_type: str | None, wire: bytes = b"") -> bool:
+    """Whether a request is sent without base64, and its answer too.
+
+    Args:
+        content_type: the header, or None. Operators compare the whole value: with parameters it means base64. So does
+            its absence.
+        wire: the body; it may be base64 all the same.
+    """
+    if (content_type or "").lower() != BINARY:
+        return False
+    return not wire or wire[0] == _VERSION or not _is_base64(wire)
+
+
+def open_envelope(wire: bytes, client_secret: bytes, scope: IdentityScope, now_ms: int, *, binary: bool) -> Envelope:
     """Decrypt a request.
 
     Args:
@@ -44,7 +69,7 @@ def open_envelope(wire: bytes, client_secret: str, scope: IdentityScope, now_ms:
             f"Invalid body: Invalid request envelope format version: received {sealed[0]}, must be {_VERSION}." + hint
         )
     try:
-        envelope = open_request(pybase64.b64decode(client_secret), sealed, binary=True)
+        envelope = open_request(client_secret, sealed, binary=True)
     except EnvelopeError:
         raise client_error("Invalid body: Check encryption key (ClientSecret)." + hint) from None
     if abs((now_ms - envelope.timestamp_ms) // MS_PER_S) >= _MAX_TIME_OFF_S:
@@ -52,7 +77,7 @@ def open_envelope(wire: bytes, client_secret: str, scope: IdentityScope, now_ms:
     return envelope
 
 
-def read_body(text: bytes) -> Body:
+def read_body(text: bytes) -> dict[str, Any]:
     """Parse the JSON object in an envelope, which may be empty.
 
     Raises:
@@ -76,7 +101,7 @@ def decode_unpadded(text: bytes | str) -> bytes:
     return pybase64.b64decode(raw if b"=" in raw else raw + b"=" * (-len(raw) % 4), validate=True)
 
 
-def is_base64(wire: bytes) -> bool:
+def _is_base64(wire: bytes) -> bool:
     """Whether `decode_unpadded` accepts it."""
     try:
         decode_unpadded(wire)
@@ -103,7 +128,7 @@ def _refuse_plain_json(text: bytes, guide: str) -> None:
         )
 
 
-def _parse_object(text: bytes) -> Body | None:
+def _parse_object(text: bytes) -> dict[str, Any] | None:
     try:
         value = orjson.loads(text.decode(errors="replace"))
     except orjson.JSONDecodeError:

@@ -1,0 +1,56 @@
+"""`bidstream-svc relay`: one fetch of keys for a whole cluster."""
+
+from typing import Any
+
+import click
+
+from bidstream_svc.cli.check_command import check_files
+from bidstream_svc.cli.options import provided, setting_options
+from bidstream_svc.cli.serving import begin_log, end_serving, is_stopped_early
+from bidstream_svc.config import SETTINGS, load_settings
+from bidstream_svc.operator_settings import OPERATOR_FIELDS
+from bidstream_svc.relay.relay_process import run_relay
+
+_OF_OPERATORS = tuple(name for name in SETTINGS if name.removeprefix("uid2_").removeprefix("euid_") in OPERATOR_FIELDS)
+_OF_SERVING = (
+    "allow_insecure_operator",
+    "listen",
+    "admin_listen",
+    "refresh_interval",
+    "tls_cert",
+    "tls_key",
+    "allowed_hosts",
+    "max_connections",
+    "max_buffered",
+    "hang_timeout",
+    "idle_timeout",
+    "request_timeout",
+    "drain_timeout",
+    "log_level",
+    "log_format",
+)
+# Every request has the API key, so the listener needs no other token. What only a sidecar does is not checked.
+_OF_SIDECARS = {name: None for name in SETTINGS if name.startswith("optout_")} | {
+    "allow_unauthenticated": "1",
+    "auth_token_file": None,
+    "console": None,
+    "otlp_endpoint": None,
+    "tls_client_ca": None,
+}
+
+
+@click.command()
+@setting_options(*_OF_OPERATORS, *_OF_SERVING)
+def relay(**flags: Any) -> None:
+    """Fetch keys once for a whole cluster of sidecars.
+
+    It answers POST /v2/key/bidstream and /v2/key/sharing from what it holds, encrypted for each request. Sidecars have
+    its address in BIDSTREAM_OPERATOR_URL, and the same API key and client secret as the relay. Metrics and health are
+    on a separate port.
+    """
+    settings = load_settings(**provided(flags) | _OF_SIDECARS)
+    check_files(settings)
+    begin_log(settings)
+    if not is_stopped_early():
+        run_relay(settings)
+    end_serving()

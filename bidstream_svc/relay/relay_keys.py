@@ -1,0 +1,144 @@
+"""The keys that a relay holds of one programme, and how fresh they are for a request.
+
+A request says how old the keys may be. If they are older, they are refreshed first, at most once a minute, and the
+requests that come meanwhile wait for the same refresh. None waits for longer than HOLD_S: the keys that are held are
+better than none.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from math import inf
+from typing import NamedTuple
+
+from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.core.keys import KeyPurpose
+from bidstream_svc.keystore.refresh_thread import RefreshThread
+from bidstream_svc.keystore.refresher import KeyRefresher
+from bidstream_svc.keystore.refresher_setup import open_refresher
+from bidstream_svc.keystore.store import KeyStore
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.operator.key_fetch import FetchedKeys
+from bidstream_svc.operator_settings import OperatorSettings
+
+# Sidecars give up when nothing has come for 10 s.
+HOLD_S = 5.0
+
+
+class HeldKeys(NamedTuple):
+    """A key response.
+
+    Attributes:
+        json: the response, decrypted.
+        asked_s: when the operator was asked for it, on the monotonic clock.
+        last_expiry_ms: when the last of its keys expires, in Unix ms.
+    """
+
+    json: bytes
+    asked_s: float
+    last_expiry_ms: int
+
+    def __repr__(self) -> str:
+        """Show the size only."""
+        return f"HeldKeys({len(self.json)} bytes of JSON)"
+
+
+class RelayKeys:
+    """Keys of one programme for one purpose. Except where it says so, use it in the event loop that made it.
+
+    Args:
+        operator: from where they are fetched.
+        purpose: what they are for.
+        metrics: counts the refreshes.
+        interval_s: between two refreshes.
+        hold_s: how long a request waits for keys at most.
+
+    Attributes:
+        store: the state of the refreshes.
+        failed: set when the thread has failed.
+    """
+
+    def __init__(
+        self,
+        operator: OperatorSettings,
+        purpose: KeyPurpose,
+        metrics: MetricCells,
+        *,
+        interval_s: float,
+        failed: asyncio.Event,
+        hold_s: float = HOLD_S,
+    ) -> None:
+        # No pauses: nothing here is as urgent as new keys, for which sidecars wait.
+        self.store = KeyStore(scope=operator.scope, parsing_pause_s=0.0)
+        self._open_refresher = partial(
+            open_refresher, operator, self.store, metrics, interval_s=interval_s, purpose=purpose, has_kernel=False
+        )
+        self._thread = RefreshThread(self._open, partial(self._call, failed.set))
+        self._is_started = False
+        self._hold_s = hold_s
+        self._held: HeldKeys | None = None
+        self._has_changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def start(self) -> None:
+        """Begin to fetch keys; no effect if it has begun."""
+        if not self._is_started:
+            self._is_started = True
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        if self._is_started:
+            self._thread.stop()
+
+    def refresh_soon(self) -> None:
+        """Refresh now."""
+        self._thread.refresh_soon()
+
+    async def get(self, max_age_s: float | None) -> HeldKeys | None:
+        """Return the keys to answer a request with, after a refresh if need be; None if all have expired or none came.
+
+        Args:
+            max_age_s: how old they may be; None for the newest.
+        """
+        self.start()
+        arrived_s = time.monotonic()
+        if self._held is None:
+            await self._wait(-inf, arrived_s + self._hold_s)
+        elif self._held.asked_s < arrived_s - (max_age_s or 0.0):
+            self._thread.refresh_for_unknown_key()
+            requested_s = self._thread.requested_s
+            await self._wait(requested_s, requested_s + self._hold_s)
+        held = self._held
+        return None if held is None or held.last_expiry_ms <= wall_clock_ms() else held
+
+    async def _wait(self, asked_s: float, until_s: float) -> None:
+        """Wait for keys that the operator was asked for at a time or later, but no longer than until another."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(until_s - time.monotonic()):
+                while self._held is None or self._held.asked_s < asked_s:
+                    await self._has_changed.wait()
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[KeyRefresher]:
+        async with self._open_refresher() as refresher:
+            refresher.on_keys = partial(self._note, refresher)
+            yield refresher
+
+    def _note(self, refresher: KeyRefresher, fetched: FetchedKeys) -> None:
+        """Hold new keys; called in the thread."""
+        asked_s = -inf if refresher.last_asked_s is None else refresher.last_asked_s
+        held = HeldKeys(fetched.json, asked_s, fetched.snapshot.last_expiry_ms)
+        self._call(self._hold, held)
+
+    def _hold(self, held: HeldKeys) -> None:
+        self._held = held
+        self._has_changed.set()
+        self._has_changed.clear()  # those that wait are woken all the same
+
+    def _call(self, function: object, *args: object) -> None:
+        """Call a function in the loop; any thread may call this."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(function, *args)  # type: ignore[arg-type]

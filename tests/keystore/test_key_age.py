@@ -1,0 +1,89 @@
+"""How old the keys may be that a refresher asks for; only a relay, which keeps keys, reads that."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import orjson
+import pytest
+
+from bidstream_svc.core.key_response import parse_key_response
+from bidstream_svc.devoperator import OperatorState
+from bidstream_svc.devoperator.key_endpoints import bidstream_keys
+from bidstream_svc.keystore.refresher import KeyRefresher
+from bidstream_svc.keystore.store import KeysInUse, KeyStore
+from bidstream_svc.metrics import MetricCells
+from bidstream_svc.operator.key_fetch import FetchedKeys, ask_for_age, read_age
+
+_INTERVAL_S = 3600.0
+_PATIENCE_S = 60.0
+
+
+def _good_keys() -> FetchedKeys:
+    json = orjson.dumps(bidstream_keys(OperatorState(seed=1), {}))
+    return FetchedKeys(parse_key_response(json), b"", json)
+
+
+def _refresher(fetch: Callable[[], Awaitable[FetchedKeys]], store: KeyStore) -> KeyRefresher:
+    return KeyRefresher(fetch, store, MetricCells(), interval_s=_INTERVAL_S)
+
+
+async def test_ages_of_scheduled_and_requested_refreshes() -> None:
+    asked: list[float | None] = []
+    has_asked = asyncio.Event()
+    fails = [False, False, True, False]
+
+    async def fetch() -> FetchedKeys:
+        asked.append(refresher.max_age_s)
+        has_asked.set()
+        if fails[len(asked) - 1]:
+            raise OSError
+        return _good_keys()
+
+    refresher = _refresher(fetch, KeyStore())
+    running = asyncio.create_task(refresher.run())
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            await has_asked.wait()
+            has_asked.clear()
+            refresher.wake()  # the next refresh is for the newest, and so is its repetition after a failure
+            while len(asked) < len(fails):
+                await has_asked.wait()
+                has_asked.clear()
+                if len(asked) == 2:
+                    refresher.wake()
+    finally:
+        running.cancel()
+    assert asked == [_INTERVAL_S, None, None, None]
+
+
+async def test_no_older_keys_than_the_last_ones() -> None:
+    async def fetch() -> FetchedKeys:
+        return _good_keys()
+
+    refresher = _refresher(fetch, KeyStore())
+    assert await refresher.refresh()
+    age_s = refresher.max_age_s
+    assert age_s is not None
+    assert 0 <= age_s < _PATIENCE_S
+
+
+async def test_keys_of_a_cache_may_be_newer_than_those_of_a_relay() -> None:
+    async def fetch() -> FetchedKeys:
+        return _good_keys()
+
+    store = KeyStore(KeysInUse(_good_keys().snapshot))
+    store.is_from_cache = True
+    refresher = _refresher(fetch, store)
+    assert refresher.max_age_s is None
+    assert await refresher.refresh()
+    assert refresher.max_age_s is not None
+
+
+@pytest.mark.parametrize("age_s", [None, 0.0, 3600.0])
+def test_header_is_read_back(age_s: float | None) -> None:
+    assert read_age(ask_for_age(age_s).get("Cache-Control", "")) == age_s
+
+
+@pytest.mark.parametrize("header", ["", "no-cache", "max-age=", "max-age=-1", "max-age=1, no-cache", "max-age=\u0661"])
+def test_anything_else_asks_for_the_newest(header: str) -> None:
+    assert read_age(header) is None
