@@ -121,7 +121,9 @@ class KeyRefresher:
 
     def wake_unless_failing(self) -> None:
         """As `wake`, but not after a failure: another attempt follows soon, or when the operator has asked for it."""
-        if not self._failures:
+        if self._failures:
+            self._wants_newest = True  # a relay would else give that attempt keys without the unknown one
+        else:
             self.wake()
 
     async def refresh(self) -> bool:

@@ -56,6 +56,28 @@ async def test_ages_of_scheduled_and_requested_refreshes() -> None:
     assert asked == [_INTERVAL_S, None, None, None]
 
 
+async def test_an_unknown_key_during_failures_asks_for_the_newest() -> None:
+    fails = True
+
+    async def fetch() -> FetchedKeys:
+        if fails:
+            raise OSError
+        return _good_keys()
+
+    refresher = _refresher(fetch, KeyStore())
+    running = asyncio.create_task(refresher.run())
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            while refresher.max_age_s is not None:
+                await asyncio.sleep(0.001)
+                refresher.wake_unless_failing()
+    finally:
+        running.cancel()
+    fails = False
+    assert await refresher.refresh()
+    assert refresher.max_age_s is not None
+
+
 async def test_no_older_keys_than_the_last_ones() -> None:
     async def fetch() -> FetchedKeys:
         return _good_keys()
