@@ -13,15 +13,30 @@ from bidstream_svc.core.decrypt import Verdict
 from bidstream_svc.core.errors import DamagedFileError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, LeftRow, NumberBuffers, OpenedRow, TextBuffers
-from bidstream_svc.core.status import DecryptionStatus
+from bidstream_svc.core.status import DecryptionStatus, FailureReason
 
 if IS_NATIVE or TYPE_CHECKING:
     from bidstream_svc.core.kernel import Kernel, decrypt_columns
 
 # The kernel's numbers for what is no status: a damaged row, and one that it leaves to Python.
 _DAMAGED, _LEFT = 1, 2
-# By the numbers in the column of statuses.
-STATUS_NAMES = ["SUCCESS", None, None, *(status.value for status in DecryptionStatus if status != "SUCCESS")]
+# The reasons that it gives, from the next number on: those of `src/reason.rs`.
+_REASONS = (
+    FailureReason.NOT_A_TOKEN,
+    FailureReason.BAD_ENCODING,
+    FailureReason.VERSION_UNKNOWN,
+    FailureReason.MASTER_KEY_UNKNOWN,
+    FailureReason.MASTER_LAYER,
+    FailureReason.EXPIRED,
+    FailureReason.SITE_KEY_UNKNOWN,
+    FailureReason.SITE_LAYER,
+    FailureReason.DOMAIN_MISSING,
+    FailureReason.LIFETIME_TOO_LONG,
+    FailureReason.GENERATED_IN_FUTURE,
+    FailureReason.OPTED_OUT_AT_GENERATION,
+)
+# By the numbers in the column of statuses; last those that Python writes.
+STATUS_NAMES = ["SUCCESS", None, None, *(reason.status.value for reason in _REASONS), *map(str, DecryptionStatus)]
 _NUMBERS = {name: number for number, name in enumerate(STATUS_NAMES) if name is not None}
 _SCOPES = {**{int(scope): scope for scope in IdentityScope}, NO_SCOPE: None}
 

@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from tests.vectors.inputs import HOUR_MS, NOW_MS, SECRETS, build
 from tests.vectors.load import load
 
 ALL = BatchOptions(scope_column="scope", time_column="at")
+TIMES = BatchOptions(time_column="at")
 TEXT_TYPES = (
     *(pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()),
     *(pa.dictionary(pa.int32(), kind) for kind in (pa.string(), pa.large_string(), pa.binary(), pa.string_view())),
@@ -74,6 +76,21 @@ def test_rows_of_every_kind(keys: Any) -> None:
         never = {DecryptionStatus.NOT_INITIALIZED, DecryptionStatus.OPTOUTS_NOT_SYNCED}
         assert counts.keys() == {None, *DecryptionStatus} - never
         assert counts["SUCCESS"] > 300
+
+
+@pytest.mark.parametrize("keys", PROGRAMMES.values(), ids=PROGRAMMES)
+def test_texts_that_are_almost_tokens(keys: Any) -> None:
+    texts = ["".join(characters) for length in range(6) for characters in product("Ag=-+ ", repeat=length)]
+    for version in (2, 3, 4):
+        token = build(version).token
+        texts += [token[:length] for length in range(len(token))] + [token[:length] + "=" for length in range(90)]
+        for place in (*range(40), len(token) - 2, len(token) - 1):
+            texts += [token[:place] + character + token[place + 1 :] for character in "A/_=\u00e9 "]
+        texts += [f"{start}{token[3:]}" for start in ("AnA", "EXA", "EYB", "AoA", "A3D", "A_D", "//D")]
+    rows = [Row(text, None, None, at_ms) for text in texts for at_ms in (NOW_MS, 2**62)]
+    expected = Expected(keys)
+    found = verdicts(decrypt_batch(as_batch(rows), BatchKeys(keys), TIMES, now_ms=NOW_MS))
+    assert found == [expected.of(row) for row in rows]
 
 
 @pytest.mark.parametrize("text", TEXT_TYPES, ids=str)

@@ -1,7 +1,7 @@
 """The native kernel: answers a request for a good token without a step in Python.
 
-It is written in Rust (`src/`, see `lib.rs` for its specification) and exists where it was built; see setup.py. It knows
-only SUCCESS. Where it returns None, `decrypt` decides.
+It is written in Rust (`src/`, see `lib.rs` for its specification) and exists where it was built; see setup.py. To a
+request it answers only SUCCESS; where it returns None, `decrypt` decides.
 """
 
 from collections.abc import Generator, Iterable, Mapping

@@ -233,7 +233,7 @@ def decrypt_columns(
     times: NumberBuffers | int,
     now_ms: int,
 ) -> tuple[bytes, tuple[int, int, int, int, int], list[OpenedRow], list[LeftRow]]:
-    """Decrypt columns of tokens without the GIL, as far as the status is SUCCESS.
+    """Decrypt columns of tokens without the GIL, as far as the verdict is certain.
 
     Args:
         kernels: asked in this order.
@@ -247,8 +247,8 @@ def decrypt_columns(
     Returns:
         (block, lengths, opened, left). The block has, one behind the other and with these lengths in bytes: established
         in Unix ms (64 bits a row), offsets of raw uids (32 bits), validity of both, statuses (8 bits: 0 SUCCESS, 1 a
-        damaged row, 2 one that is left), raw uids. `opened` has the rows that are left although their tokens open, and
-        `left` the others.
+        damaged row, 2 one that is left, from 3 on the reasons of `src/reason.rs`), raw uids. `opened` has the rows that
+        are left although their tokens open, and `left` the others.
 
     Raises:
         ValueError: a buffer is too short, offsets are wrong, or there are more than 2**25 rows.

@@ -7,7 +7,7 @@ const ONLY_STANDARD: u32 = 1 << 24;
 const ONLY_URL_SAFE: u32 = 1 << 25;
 /// What a mixture of alphabets sets as well.
 const INVALID: u32 = ONLY_STANDARD | ONLY_URL_SAFE;
-const MIN_CHARACTERS: usize = 4;
+pub const MIN_CHARACTERS: usize = 4;
 const BLOCK_CHARACTERS: usize = 16;
 const BLOCK_BYTES: usize = 12;
 

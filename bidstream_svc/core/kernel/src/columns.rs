@@ -1,13 +1,14 @@
 //! Columns of tokens, in the memory layout of Apache Arrow, to columns of verdicts.
 //!
-//! As everywhere in this crate, a row is answered only if it is certainly a SUCCESS. Python decides about the others: it
-//! is given what they have, and the fields of tokens that were opened. Offsets that do not fit their buffers are refused.
+//! A row is answered only if its verdict is certain. Python decides about the others: it is given what they have, and the
+//! fields of tokens that were opened. Offsets that do not fit their buffers are refused.
 
 use crate::Kernel;
 use crate::answer::Success;
+use crate::reason::Reason;
 use crate::{base64, token};
 
-/// The statuses of rows, which are indices into `STATUS_NAMES` of `bulk/verdict_columns.py`.
+/// The statuses of rows, which are indices into `STATUS_NAMES` of `bulk/verdict_columns.py`; or a [`Reason`].
 pub const SUCCESS: u8 = 0;
 pub const DAMAGED: u8 = 1;
 pub const LEFT: u8 = 2;
@@ -247,6 +248,7 @@ pub fn decrypt<'data>(
         let status = match decrypt_row(columns, row, kernels, now_ms, &mut buffer, &mut parts)? {
             Outcome::Success => SUCCESS,
             Outcome::Damaged => DAMAGED,
+            Outcome::Failure(reason) => reason as u8,
             Outcome::Opened(opened) => {
                 written.opened.push(opened);
                 LEFT
@@ -265,6 +267,7 @@ pub fn decrypt<'data>(
 enum Outcome<'data> {
     Success,
     Damaged,
+    Failure(Reason),
     Opened(OpenedRow<'data>),
     Left(LeftRow<'data>),
 }
@@ -289,16 +292,32 @@ fn decrypt_row<'data>(
         buffer.resize(length, 0);
     }
     let is_asked = |kernel: &Kernel| scope == NO_SCOPE || scope == u8::from(kernel.is_of_euid());
-    let mut asked = kernels.iter().enumerate().filter(|(_, kernel)| is_asked(kernel));
-    let outcome = asked.find_map(|(place, kernel)| {
-        let opened = kernel.open_in(buffer, token?, at_ms)?;
-        let is_good = kernel.is_good(&opened, domain, at_ms, now_ms);
-        if is_good && parts.put(row, &opened.success).is_some() {
-            return Some(Outcome::Success);
+    let mut can_judge_texts = false;
+    for (place, kernel) in kernels.iter().enumerate().filter(|(_, kernel)| is_asked(kernel)) {
+        can_judge_texts |= kernel.is_fresh(at_ms);
+        let opened = match token.map(|token| kernel.open_in(buffer, token, at_ms)) {
+            Some(Ok(opened)) => opened,
+            Some(Err(Some(reason))) => return Ok(Outcome::Failure(reason)),
+            Some(Err(None)) | None => continue,
+        };
+        match kernel.judge(&opened, domain, at_ms) {
+            Err(Some(reason)) => return Ok(Outcome::Failure(reason)),
+            Ok(()) if !kernel.may_forbid(&opened, now_ms) && parts.put(row, &opened.success).is_some() => {
+                return Ok(Outcome::Success);
+            }
+            _ => {}
         }
-        opened_row(row, place, &opened, domain, at_ms).map(Outcome::Opened)
-    });
-    Ok(outcome.unwrap_or(Outcome::Left(LeftRow { row, token, domain, scope, at_ms })))
+        if let Some(opened) = opened_row(row, place, &opened, domain, at_ms) {
+            return Ok(Outcome::Opened(opened));
+        }
+    }
+    // Whichever keys judge such a text, unless they have expired.
+    let reason = match token {
+        _ if !can_judge_texts => None,
+        Some(token) => token::reason_of_text(token, buffer),
+        None => Some(Reason::NotAToken),
+    };
+    Ok(reason.map_or(Outcome::Left(LeftRow { row, token, domain, scope, at_ms }), Outcome::Failure))
 }
 
 fn opened_row<'data>(
@@ -350,6 +369,10 @@ mod tests {
         (offsets, texts.concat().into_bytes())
     }
 
+    const NOT_A_TOKEN: u8 = Reason::NotAToken as u8;
+    const BAD_ENCODING: u8 = Reason::BadEncoding as u8;
+    const DOMAIN_MISSING: u8 = Reason::DomainMissing as u8;
+    const GENERATED_IN_FUTURE: u8 = Reason::GeneratedInFuture as u8;
     const ALL: Validity<'_> = Validity { bits: None, first: 0 };
 
     fn texts(buffers: &(Vec<u8>, Vec<u8>)) -> Texts<'_> {
@@ -388,24 +411,26 @@ mod tests {
         let good = good_token(1);
         let data = buffers(&["no token", &good, "", &good]);
         let (written, block) = run(&columns(4, texts(&data))).unwrap();
-        let left = |row, token| LeftRow { row, token: Some(token), domain: None, scope: NO_SCOPE, at_ms: NOW_MS };
-        let left = vec![left(0, &b"no token"[..]), left(2, b"")];
-        assert_eq!(written, Written { uid_bytes: 88, opened: vec![], left });
+        assert_eq!(written, Written { uid_bytes: 88, opened: vec![], left: vec![] });
         let offsets: Vec<_> =
             (0..5).map(|place| element(&block[32..], place).map(i32::from_ne_bytes).unwrap()).collect();
         assert_eq!(offsets, [0, 0, 44, 44, 88]);
-        assert_eq!(block[52..57], [0b1010, LEFT, SUCCESS, LEFT, SUCCESS]);
+        assert_eq!(block[52..57], [0b1010, BAD_ENCODING, SUCCESS, NOT_A_TOKEN, SUCCESS]);
         assert_eq!(block[57..101], block[101..145]);
         assert_eq!(block.len(), 57 + 4 * UID_LENGTH);
     }
 
     #[test]
     fn what_was_opened_is_handed_over() {
-        let data = buffers(&[&good_token(1), &good_token(2)]);
-        let (written, _) = run(&columns(2, texts(&data))).unwrap();
+        let (data, domains) = (buffers(&[&good_token(1), &good_token(2)]), buffers(&["", "www.example.com"]));
+        let with_domains = Columns { domains: Some(texts(&domains)), ..columns(2, texts(&data)) };
+        let (written, _) = run(&with_domains).unwrap();
         let ([opened], []) = (&written.opened[..], &written.left[..]) else { panic!("{written:?}") };
         assert_eq!((opened.row, opened.kernel, opened.privacy_bits), (1, 0, 2));
-        assert_eq!((opened.uid.len(), opened.domain, opened.at_ms), (UID_LENGTH, None, NOW_MS));
+        assert_eq!(
+            (opened.uid.len(), opened.domain, opened.at_ms),
+            (UID_LENGTH, Some(&b"www.example.com"[..]), NOW_MS)
+        );
         assert!(opened.generated_ms.is_some());
     }
 
@@ -413,21 +438,21 @@ mod tests {
     fn nulls_slices_programmes_and_times() {
         let (good, named) = (good_token(1), good_token(2));
         let data = buffers(&[&good, &good, &named, &named, &good]);
-        assert_eq!(statuses(&columns(5, texts(&data))), [SUCCESS, SUCCESS, LEFT, LEFT, SUCCESS]);
+        assert_eq!(statuses(&columns(5, texts(&data))), [SUCCESS, SUCCESS, DOMAIN_MISSING, DOMAIN_MISSING, SUCCESS]);
         let validity = Validity { bits: Some(&[0b1_1101]), first: 0 };
         let nulls = Texts { validity, ..texts(&data) };
-        assert_eq!(statuses(&columns(5, nulls)), [SUCCESS, LEFT, LEFT, LEFT, SUCCESS]);
+        assert_eq!(statuses(&columns(5, nulls)), [SUCCESS, NOT_A_TOKEN, DOMAIN_MISSING, DOMAIN_MISSING, SUCCESS]);
         let slice = Texts { validity: Validity { bits: Some(&[0b1_1101]), first: 1 }, ..texts(&data) };
-        assert_eq!(statuses(&columns(4, slice)), [LEFT, LEFT, LEFT, SUCCESS]);
+        assert_eq!(statuses(&columns(4, slice)), [NOT_A_TOKEN, DOMAIN_MISSING, DOMAIN_MISSING, SUCCESS]);
         let domains = buffers(&["", "", "example.com", "example.org", ""]);
         let with_domains = Columns { domains: Some(texts(&domains)), ..columns(5, texts(&data)) };
         assert_eq!(statuses(&with_domains), [SUCCESS, SUCCESS, SUCCESS, LEFT, SUCCESS]);
         let scopes = Columns { scopes: Scopes::Each(&[0, 1, 2, 3, 255]), ..columns(5, texts(&data)) };
-        assert_eq!(statuses(&scopes), [SUCCESS, LEFT, LEFT, DAMAGED, DAMAGED]);
+        assert_eq!(statuses(&scopes), [SUCCESS, LEFT, DOMAIN_MISSING, DAMAGED, DAMAGED]);
         let times: Vec<_> = [0, NOW_MS, i64::MAX, i64::MIN, NOW_MS].into_iter().flat_map(i64::to_ne_bytes).collect();
         let validity = Validity { bits: Some(&[0b0_1111]), first: 0 };
         let times = Columns { times: Times::Each(validity, &times), ..columns(5, texts(&data)) };
-        assert_eq!(statuses(&times), [LEFT, SUCCESS, LEFT, LEFT, DAMAGED]);
+        assert_eq!(statuses(&times), [GENERATED_IN_FUTURE, SUCCESS, LEFT, DOMAIN_MISSING, DAMAGED]);
     }
 
     #[test]

@@ -37,6 +37,11 @@ impl Key {
         self.is_used_as_master.load(Ordering::Relaxed)
     }
 
+    /// Whether it can open GCM: ring does not have AES-192, and no operator uses it.
+    pub fn has_gcm(&self) -> bool {
+        self.secret.len() != 24
+    }
+
     /// Decrypts `ciphertext | tag` in its place; None if the tag does not match, or the key has 24 bytes.
     pub fn open_gcm<'data>(&self, iv: &[u8; GCM_IV_LENGTH], sealed: &'data mut [u8]) -> Option<&'data mut [u8]> {
         let cipher = get_or_make(&self.gcm, || make_gcm(&self.secret))?;
@@ -67,7 +72,7 @@ fn make_gcm(secret: &[u8]) -> Option<LessSafeKey> {
     let algorithm = match secret.len() {
         16 => &aead::AES_128_GCM,
         32 => &aead::AES_256_GCM,
-        _ => return None, // ring does not have it, and no operator uses it
+        _ => return None,
     };
     UnboundKey::new(algorithm, secret).ok().map(LessSafeKey::new)
 }

@@ -13,8 +13,9 @@
 //! over, so that Python need not open it again. For whole bid requests, [`openrtb`], the same holds: it answers those in the plain spelling of [`bid_reader`] in which
 //! every token of ours is a SUCCESS.
 //!
-//! It gives no other answer. Every failure and every doubtful input is decided in Python (`core/decrypt.py`,
-//! `server/handlers.py`), and so the rules here are a conjunction, whose order does not matter.
+//! It gives no other answer to a request. Every failure and every doubtful input is decided in Python
+//! (`core/decrypt.py`, `server/handlers.py`). Many rows of a log fail, and Python judges one at a time, so for columns the
+//! kernel also gives the reason where it is certain of it ([`reason`]), by the same checks in the same order.
 //!
 //! Keys and registered names never change, and the names of [`passed`] are behind a lock, so that any number of threads
 //! share a kernel. It holds no reference to a Python object.
@@ -45,6 +46,7 @@ pub mod openrtb;
 pub mod optout_ids;
 pub mod optouts;
 mod passed;
+mod reason;
 mod scanner;
 mod shape;
 mod token;
@@ -77,6 +79,8 @@ use keys::{ById, Key};
 use names::Names;
 use optouts::OptOuts;
 use passed::Passed;
+use reason::Reason;
+use token::Unopened;
 
 /// A panic is a fault of this crate. It is no answer, and Python decides.
 #[cfg(any(feature = "python", test))]
@@ -186,28 +190,42 @@ impl Kernel {
         at_ms: i64,
         use_opened: impl FnOnce(&token::Opened<'_>) -> Option<T>,
     ) -> Option<T> {
-        with_buffer(base64::max_decoded_length(token.len()), |buffer| use_opened(&self.open_in(buffer, token, at_ms)?))
+        with_buffer(base64::max_decoded_length(token.len()), |buffer| {
+            use_opened(&self.open_in(buffer, token, at_ms).ok()?)
+        })
     }
 
     /// Opens a token as `open_as_of` does, in a buffer of `base64::max_decoded_length` of its bytes.
     #[inline(always)]
     #[allow(clippy::inline_always)] // as [`token::open`] is
-    fn open_in<'buffer>(&self, buffer: &'buffer mut [u8], token: &[u8], at_ms: i64) -> Option<token::Opened<'buffer>> {
-        let is_fresh = self.rules.last_expiry_ms > i128::from(at_ms);
-        if is_fresh { token::open(token, buffer, &self.keys, self.rules.scope_bit, at_ms) } else { None }
+    fn open_in<'buffer>(
+        &self,
+        buffer: &'buffer mut [u8],
+        token: &[u8],
+        at_ms: i64,
+    ) -> Result<token::Opened<'buffer>, Unopened> {
+        if !self.is_fresh(at_ms) {
+            return Err(None);
+        }
+        token::open(token, buffer, &self.keys, self.rules.scope_bit, at_ms)
+    }
+
+    /// Whether a key has not expired.
+    fn is_fresh(&self, at_ms: i64) -> bool {
+        self.rules.last_expiry_ms > i128::from(at_ms)
     }
 
     /// Calls `use_fields` if both layers of a token open, whatever its fields say.
     pub fn open<T>(&self, token: &[u8], use_fields: impl FnOnce(&token::Opened<'_>) -> Option<T>) -> Option<T> {
         with_buffer(base64::max_decoded_length(token.len()), |buffer| {
-            use_fields(&token::open(token, buffer, &self.keys, self.rules.scope_bit, 0)?)
+            use_fields(&token::open(token, buffer, &self.keys, self.rules.scope_bit, i64::MIN).ok()?)
         })
     }
 
     /// Remembers that `domain` passes for the site of a token, which Python has found good at `now_ms`.
     pub fn note_success(&self, token: &[u8], domain: &[u8], now_ms: i64) {
         with_buffer(base64::max_decoded_length(token.len()), |buffer| {
-            let opened = token::open(token, buffer, &self.keys, self.rules.scope_bit, now_ms)?;
+            let opened = token::open(token, buffer, &self.keys, self.rules.scope_bit, now_ms).ok()?;
             if self.needs_name(&opened) {
                 self.note_name(opened.site_id, domain);
             }
@@ -244,17 +262,29 @@ impl Kernel {
     }
 
     fn is_good(&self, token: &token::Opened<'_>, domain: Option<&[u8]>, at_ms: i64, now_ms: i64) -> bool {
-        self.is_usable(token, domain, at_ms) && !self.may_forbid(token, now_ms)
+        self.judge(token, domain, at_ms).is_ok() && !self.may_forbid(token, now_ms)
     }
 
-    fn is_usable(&self, token: &token::Opened<'_>, domain: Option<&[u8]>, now_ms: i64) -> bool {
+    /// The checks of `bind_judge` in `core/decrypt.py`, in their order. Err(None): Python knows.
+    fn judge(&self, token: &token::Opened<'_>, domain: Option<&[u8]>, at_ms: i64) -> Result<(), Unopened> {
+        if token.expires_ms < at_ms {
+            return Err(Some(Reason::Expired));
+        }
+        if self.needs_name(token) && !self.is_registered(domain.ok_or(Some(Reason::DomainMissing))?, token.site_id) {
+            return Err(None); // it may have to be normalised
+        }
         let lifetime_ms = i128::from(token.expires_ms).saturating_sub(i128::from(token.generated_ms));
-        let ahead_ms = i128::from(token.generated_ms).saturating_sub(i128::from(now_ms));
-        token.expires_ms >= now_ms
-            && self.rules.max_lifetime_ms.is_none_or(|max_ms| lifetime_ms <= max_ms)
-            && (token.is_v2 || ahead_ms <= self.rules.clock_skew_ms)
-            && token.privacy_bits & token::OPTED_OUT == 0
-            && (!self.needs_name(token) || domain.is_some_and(|name| self.is_registered(name, token.site_id)))
+        if self.rules.max_lifetime_ms.is_some_and(|max_ms| lifetime_ms > max_ms) {
+            return Err(Some(Reason::LifetimeTooLong));
+        }
+        let ahead_ms = i128::from(token.generated_ms).saturating_sub(i128::from(at_ms));
+        if !token.is_v2 && ahead_ms > self.rules.clock_skew_ms {
+            return Err(Some(Reason::GeneratedInFuture));
+        }
+        if token.privacy_bits & token::OPTED_OUT != 0 {
+            return Err(Some(Reason::OptedOutAtGeneration));
+        }
+        Ok(())
     }
 
     /// Last of all, because it takes a look into memory that is not in the cache.
