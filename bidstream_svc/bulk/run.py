@@ -44,7 +44,8 @@ class Run:
         """Compare the parts with the records of those that are done, and discard what has another input now."""
         sizes = self._directory.sizes()
         wanted = {part.name: part for part in parts}
-        urls = {part.url for part in parts}
+        # Of what cannot be read any longer, the output stays, as of what is gone: a link may outlive its file.
+        urls = {part.url for part in parts if part.problem is None}
         recorded = set()
         for name, record in self._directory.read_records():
             recorded.add(name)

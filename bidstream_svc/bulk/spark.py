@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
     from pyspark.sql.types import StructType
 
-# Of a partition in which no row has a status. A few may be damaged by chance; of so many, a column is the wrong one.
+# Of a partition in which each row is damaged. A few may be by chance; of so many, a column is the wrong one.
 _MIN_DAMAGED_ROWS = 1_000
 
 KeySource = str | os.PathLike[str] | KeySnapshot
@@ -101,13 +101,12 @@ class _Decrypt:
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Decrypt the batches of a partition."""
         keys = self._open()
-        first_row = rows = damaged_rows = 0
+        rows = damaged_rows = 0
         for batch in batches:
-            for piece in decrypt_in_pieces(batch, keys, self._options, now_ms=self._now_ms, first_row=first_row):
-                rows += piece.num_rows
+            for piece in decrypt_in_pieces(batch, keys, self._options, now_ms=self._now_ms, first_row=rows):
                 damaged_rows += piece.column("status").null_count
                 yield piece
-            first_row += batch.num_rows
+            rows += batch.num_rows  # those of bid requests without tokens, too, which give no row
         if damaged_rows == rows >= _MIN_DAMAGED_ROWS:
             columns = filter(
                 None, [self._options.time_column, self._options.scope_column, self._options.bid_request_column]

@@ -60,6 +60,11 @@ class UrlStorage(fs.FSSpecHandler):  # type: ignore[misc]
                 raise
         return found
 
+    def delete_file(self, path: str) -> None:
+        """Delete a file."""
+        self.fs.info(path)  # fails if it is not there; `exists` says so as well if it could not find out
+        self.fs.rm(path)
+
     def open_input_stream(self, path: str) -> pa.PythonFile:
         """Open a file to read it."""
         return self.open_input_file(path)

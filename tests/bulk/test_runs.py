@@ -124,6 +124,17 @@ def test_the_output_of_an_input_that_is_gone_stays(logs: Path, tmp_path: Path) -
     assert "day=1/b.parquet" in outputs(tmp_path / "out")
 
 
+def test_the_output_of_an_input_that_cannot_be_read_any_longer_stays(logs: Path, tmp_path: Path) -> None:
+    target = write_parquet(tmp_path / "archive" / "c.parquet")
+    (logs / "c.parquet").symlink_to(target)
+    run([logs], tmp_path / "out")
+    before = outputs(tmp_path / "out")
+    target.unlink()
+    kept, (result,) = run([logs], tmp_path / "out")
+    assert (len(kept), result.problem) == (4, "a symbolic link that leads nowhere")
+    assert outputs(tmp_path / "out") == before
+
+
 def test_an_output_goes_to_the_input_that_has_its_name_now(tmp_path: Path) -> None:
     first, second = write_parquet(tmp_path / "1" / "a.parquet"), tmp_path / "2" / "a.parquet"
     second.parent.mkdir()

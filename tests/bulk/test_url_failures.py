@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bidstream_svc.bulk import parts as parts_module
 from bidstream_svc.core.errors import BulkOutputError, ConfigurationError, DamagedFileError
 from tests.bulk.logs import run, write_parquet
 
@@ -37,8 +38,8 @@ def storage(tmp_path: Path) -> Iterator[Any]:
 def test_a_file_that_cannot_be_read_is_damaged_and_the_rest_goes_on(storage: Any, operation: str, name: str) -> None:
     storage.fails = operation, f"logs/{name}"
     _, done = run(["failing://logs"], "failing://out")
-    assert {result.name: result.problem for result in done if result.problem} == {
-        name: "cannot be read: EndpointConnectionError"
+    assert {result.url: result.problem for result in done if result.problem} == {
+        f"failing://logs/{name}": "cannot be read: EndpointConnectionError"
     }
     assert len(done) == 4
     with pytest.raises(DamagedFileError, match=r"^cannot be read: EndpointConnectionError") as damaged:
@@ -47,6 +48,17 @@ def test_a_file_that_cannot_be_read_is_damaged_and_the_rest_goes_on(storage: Any
     storage.fails = None
     kept, (result,) = run(["failing://logs"], "failing://out")
     assert (len(kept), result.problem) == (3, None)
+
+
+@pytest.mark.parametrize("operation", ["open", "read"])
+def test_the_output_of_a_file_that_cannot_be_read_any_longer_stays(storage: Any, operation: str) -> None:
+    run(["failing://logs"], "failing://out")
+    storage.fails = operation, "logs/b.parquet"
+    kept, (result,) = run(["failing://logs"], "failing://out")
+    assert (len(kept), result.problem) == (4, "cannot be read: EndpointConnectionError")
+    storage.fails = None
+    kept, done = run(["failing://logs"], "failing://out")
+    assert (len(kept), done) == (4, [])
 
 
 @pytest.mark.parametrize("operation", ["create", "write", "close", "mv"])
@@ -69,6 +81,23 @@ def test_storage_that_cannot_be_reached_is_one_error(storage: Any, operation: st
     storage.fails = operation, path
     with pytest.raises((ConfigurationError, BulkOutputError), match=r": EndpointConnectionError$"):
         run(["failing://logs"], "failing://out" if path != "out" else "failing://out/2")
+
+
+def test_output_that_cannot_be_removed_is_not_taken_for_none(
+    storage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would stay beside the parts that replace it."""
+    run(["failing://logs"], "failing://out")
+    monkeypatch.setattr(parts_module, "MAX_PART_ROWS", 30)
+    larger = write_parquet(tmp_path / "b.parquet", 60, row_group_size=20)
+    storage().pipe_file("/logs/b.parquet", larger.read_bytes())
+    storage.fails = "info", "out/b.parquet"
+    with pytest.raises(BulkOutputError, match="EndpointConnectionError"):
+        run(["failing://logs"], "failing://out")
+    storage.fails = None
+    kept, done = run(["failing://logs"], "failing://out")
+    assert (len(kept), len(done)) == (3, 3)
+    assert not storage().exists("/out/b.parquet")
 
 
 def test_records_that_cannot_be_read_are_not_taken_for_none(storage: Any) -> None:
