@@ -67,7 +67,7 @@ def _reason_of(error: BaseException) -> str:
     if any(sign in f"{type(cause).__name__}: {cause}" for cause in causes for sign in _TOKEN_SIGNS):
         return "its token is missing or wrong (RAY_AUTH_MODE, RAY_AUTH_TOKEN)"
     if isinstance(error, ConnectionError):
-        return "no answer: this is not the port of a Ray cluster, or its token is missing or wrong (RAY_AUTH_MODE, RAY_AUTH_TOKEN)"
+        return "no answer: not the port of a cluster, or its token is missing or wrong (RAY_AUTH_MODE, RAY_AUTH_TOKEN)"
     reason = str(error).strip().splitlines()
     return reason[0] if reason else "no answer"
 
