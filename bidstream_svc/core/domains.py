@@ -60,6 +60,7 @@ def _u_label(label: str) -> str:
 def load_public_suffixes() -> PublicSuffixList:
     """Load the bundled Public Suffix List, and the tables of IDNA. Call it before serving: it takes about 30 ms."""
     _map_characters("ü")  # idna reads its tables at the first use
+    "ü".encode("punycode")  # and Python its codec
     # Normalised names have no suffix of the list in its IDNA form. To encode them all takes three times as long.
     return PublicSuffixList(accept_unknown=False, accept_encoded_idn=False)
 

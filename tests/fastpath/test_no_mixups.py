@@ -17,7 +17,6 @@ from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
 from bidstream_svc.operator_settings import OperatorSettings
-from bidstream_svc.server import service as service_module
 from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
 from tests.support.raw_http import make_request
@@ -42,7 +41,7 @@ def service(operator: DevOperator, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         read = credentials_reader(settings)
         return OperatorTransport(operator.url, read, retry=retry, read_timeout_s=HANG_S, total_timeout_s=HANG_S)
 
-    monkeypatch.setattr(service_module, "make_transport", impatient)
+    monkeypatch.setattr("bidstream_svc.keystore.key_client.make_transport", impatient)
     with service_in_thread(**operator_settings(operator)) as running:
         yield running
 
