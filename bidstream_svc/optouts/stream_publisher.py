@@ -28,6 +28,7 @@ _log = get_logger(__name__)
 _NOTE = "publisher"
 _ENTRY_OPTOUTS = 1_000
 _TICK_S = 1.0
+_IDLE_TICK_S = 5.0  # of the many hosts that have never appended anything, and so have nothing in the stream to lose
 _READ_ENTRIES = 1_000
 _SAVE_MS = 1_000
 _MARKS = 168  # within the retention
@@ -96,7 +97,7 @@ class Publisher:
         self._wake.set()
 
     async def run(self) -> None:
-        """Append what is owed, and look after the stream once a second, until cancelled. Never fails."""
+        """Append what is owed, and look after the stream, until cancelled. Never fails."""
         client, back_off = StreamClient(self._settings), BackOff()
         try:
             while True:
@@ -171,7 +172,7 @@ class Publisher:
 
     async def _sleep(self) -> None:
         try:
-            async with asyncio.timeout(_TICK_S):
+            async with asyncio.timeout(_TICK_S if self._progress.own else _IDLE_TICK_S):
                 await self._wake.wait()
         except TimeoutError:
             pass
