@@ -16,7 +16,7 @@ from typing import NamedTuple
 from benchmarks.fleet import parameters
 from benchmarks.fleet.series import PerSecond
 from bidstream_svc.optouts.follower import _MAX_ENTRIES, CHECK_S, READ_GAP_S
-from bidstream_svc.optouts.stream_publisher import _ENTRY_OPTOUTS
+from bidstream_svc.optouts.stream_publisher import _ENTRY_OPTOUTS, APPEND_GAP_S
 
 _SLOTS = 20  # times of the second at which hosts check
 _COMMIT_S = parameters.COMMIT_S.value
@@ -62,7 +62,7 @@ class Feed:
     rate: float
     receivers: int = 2
     duration_s: float = 60.0
-    append_gap_s: float = 0.0
+    append_gap_s: float = APPEND_GAP_S
     read_gap_s: float = READ_GAP_S
     check_every_s: float = CHECK_S
 

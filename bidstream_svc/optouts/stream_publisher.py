@@ -29,6 +29,7 @@ _NOTE = "publisher"
 _ENTRY_OPTOUTS = 1_000
 _TICK_S = 1.0
 _IDLE_TICK_S = 5.0  # of the many hosts that have never appended anything, and so have nothing in the stream to lose
+APPEND_GAP_S = 0.1  # opt-outs gather, because each entry costs the server something for every host that reads it
 _READ_ENTRIES = 1_000
 _SAVE_MS = 1_000
 _MARKS = 168  # within the retention
@@ -133,6 +134,8 @@ class Publisher:
                     break
             await self._save()
             self._note_success()
+            if sum(batch.optout_count for batch in batches) < _ENTRY_OPTOUTS:
+                await asyncio.sleep(APPEND_GAP_S)
 
     async def _append(self, client: StreamClient, batch: "_Batch") -> bool:
         """Append an entry. False if the server has lost this publisher's last entry: begin again at `sent`."""

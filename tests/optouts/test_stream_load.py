@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from bidstream_svc.optouts import follower
+from bidstream_svc.optouts import follower, stream_publisher
 from bidstream_svc.optouts.follower import CHECK_S, READ_GAP_S
-from tests.optouts.fleet import MakeHost
+from bidstream_svc.optouts.stream_publisher import APPEND_GAP_S
+from tests.optouts.fleet import MakeHost, until
 from tests.support.redis_server import PROGRAM, RedisServer
 
 pytestmark = [pytest.mark.needs_tools(PROGRAM), pytest.mark.timeout(300)]
@@ -26,26 +27,27 @@ async def test_entries_gather_between_two_reads(make_host: MakeHost, server: Red
     sidecar = make_host("sidecar")
     for host in (a, sidecar):
         await host.until_level()
-    begun_s, before = time.monotonic(), calls(server, "xread")
+    begun_s, before, added = time.monotonic(), calls(server, "xread"), calls(server, "xadd")
     for number in range(300):
         a.receive(number)
         await asyncio.sleep(0.01)
     await sidecar.until_it_has(set(range(300)))
     hosts, reads = 2, (time.monotonic() - begun_s) / READ_GAP_S
     assert calls(server, "xread") - before <= hosts * (reads + 2)
+    assert calls(server, "xadd") - added <= (time.monotonic() - begun_s) / APPEND_GAP_S + 2
 
 
 async def test_a_host_that_is_far_behind_reads_without_a_pause(
     make_host: MakeHost, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follower, "READ_GAP_S", 3_600.0)
+    monkeypatch.setattr(stream_publisher, "APPEND_GAP_S", 0.0)
     a = make_host("a", is_receiver=True)
     with server.client() as client:
         for number in range(3 * follower._FIRST_ENTRIES):
             length = client.xlen("bidstream:optouts")
             a.receive(number)
-            while client.xlen("bidstream:optouts") == length:
-                await asyncio.sleep(0.001)
+            await until(lambda: client.xlen("bidstream:optouts") > length, "it is not appended")  # noqa: B023
     late = make_host("late")
     await late.until_it_has(a.acknowledged)
 
