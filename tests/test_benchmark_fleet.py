@@ -197,7 +197,8 @@ def test_what_a_fleet_needs_follows_from_the_figures_beside_it() -> None:
     assert largest["hosts"] == 2_000
     assert largest["connections of one relay, if no other runs"] == 2_000
     assert largest["memory of each for the stream, MB"] == round(10 * 7 * 86_400 * 65 / 1e6)
-    assert largest["GB of snapshots of 10 million opt-outs, all hosts"] == 2_000 * 10e6 * figures["SNAPSHOT_ID_BYTES"] / 1e9
+    snapshots_gb = 2_000 * 10e6 * figures["SNAPSHOT_ID_BYTES"] / 1e9
+    assert largest["GB of snapshots of 10 million opt-outs, all hosts"] == snapshots_gb
     per_host = 10 * (figures["ENTRY_BYTES"] + figures["OPTOUT_BYTES"]) + figures["CHECK_BYTES"]
     assert largest["MB/s from Redis, at 10 opt-outs/s"] == round(2_000 * per_host / 1e6, 2)
     to_relays = 2_000 * figures["RESPONSE_BYTES"] / 10 / (largest["relays"] - 1)
