@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import simpy
 
+from benchmarks.figures import kept_results
 from benchmarks.fleet.capacity import SharedCapacity
 from benchmarks.fleet.optouts_model import Feed, simulate_feed
 from benchmarks.fleet.parameters import COMMIT_S, SNAPSHOT_WRITE_IDS_PER_S, all_figures
 from benchmarks.fleet.real_hosts import Material
+from benchmarks.fleet.scale import inputs_table, scale_table
 from benchmarks.fleet.scenarios import EVENT_S, Run, Scenario, simulate
 from benchmarks.fleet.series import Level, PerSecond
 from benchmarks.fleet.snapshots_model import Rush, simulate_rush
@@ -188,3 +190,21 @@ def test_the_real_fleet_is_asked_for_a_token_of_the_newest_keys() -> None:
 def test_every_figure_has_a_unit_and_a_source() -> None:
     assert len(all_figures()) > 20
     assert all(figure.unit and figure.source for figure in all_figures().values())
+
+
+def test_what_a_fleet_needs_follows_from_the_figures_beside_it() -> None:
+    results = kept_results()
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in scale_table(results).splitlines()[2:]}
+    largest = {name: float(cells[-1].replace(",", "")) for name, cells in rows.items()}
+    figures = {name: each["value"] for name, each in results["fleet"]["keys"]["parameters"].items()}
+    assert largest["hosts"] == 2_000
+    assert largest["connections of one relay, if no other runs"] == 2_000
+    assert largest["memory of each for the stream, MB"] == round(10 * 7 * 86_400 * 65 / 1e6)
+    snapshots_gb = 2_000 * 10e6 * figures["SNAPSHOT_ID_BYTES"] / 1e9
+    assert largest["GB of snapshots of 10 million opt-outs, all hosts"] == snapshots_gb
+    per_host = 10 * (figures["ENTRY_BYTES"] + figures["OPTOUT_BYTES"]) + figures["CHECK_BYTES"]
+    assert largest["MB/s from Redis, at 10 opt-outs/s"] == round(2_000 * per_host / 1e6, 2)
+    to_relays = 2_000 * figures["RESPONSE_BYTES"] / 10 / (largest["relays"] - 1)
+    assert largest["MB/s of a relay for new keys, if one is down"] == pytest.approx(to_relays / 1e6, rel=0.01)
+    processor_us = next(line for line in inputs_table(results).splitlines() if "processor time" in line).split("|")[2]
+    assert largest["cores of all sidecars"] == math.ceil(10e6 * float(processor_us) / 1e6 / 0.5)
