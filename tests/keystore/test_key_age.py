@@ -23,6 +23,11 @@ def _good_keys() -> FetchedKeys:
     return FetchedKeys(parse_key_response(json), b"", json)
 
 
+def _unknown_token() -> str:
+    state = OperatorState(seed=1)
+    return state.mint_token(master_key=state.make_unlisted_key())
+
+
 def _refresher(fetch: Callable[[], Awaitable[FetchedKeys]], store: KeyStore) -> KeyRefresher:
     return KeyRefresher(fetch, store, MetricCells(), interval_s=_INTERVAL_S)
 
@@ -57,20 +62,22 @@ async def test_ages_of_scheduled_and_requested_refreshes() -> None:
 
 
 async def test_an_unknown_key_during_failures_asks_for_the_newest() -> None:
-    fails = True
+    fails, has_failed = True, asyncio.Event()
 
     async def fetch() -> FetchedKeys:
         if fails:
+            has_failed.set()
             raise OSError
         return _good_keys()
 
-    refresher = _refresher(fetch, KeyStore())
+    refresher = _refresher(fetch, KeyStore(KeysInUse(_good_keys().snapshot)))
     running = asyncio.create_task(refresher.run())
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            while refresher.max_age_s is not None:
-                await asyncio.sleep(0.001)
-                refresher.wake_unless_failing()
+            await has_failed.wait()
+        assert refresher.max_age_s is not None
+        assert refresher.meet_unknown_key(_unknown_token())
+        assert refresher.max_age_s is None
     finally:
         running.cancel()
     fails = False
