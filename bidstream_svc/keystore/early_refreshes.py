@@ -145,7 +145,8 @@ class EarlyRefreshes:
         What was wanted meanwhile is dropped if the refresh has brought it.
 
         Args:
-            known, asked_s: see there.
+            known: the ids of its keys.
+            asked_s: when the operator was asked for them.
             now_s: the time now.
             is_relayed: whether the keys are from a relay.
         """

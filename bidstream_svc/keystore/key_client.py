@@ -21,8 +21,8 @@ from bidstream_svc.operator.key_fetch import FetchedKeys, fetch_keys
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
 from bidstream_svc.operator_settings import OperatorSettings
 
-# An operator that sends to thousands at once sends slowly to each. Who gives up half way wastes what was sent, and makes
-# it slower for the others: then nobody may ever get all of it. An answer of which nothing comes for 10 s is given up.
+# An operator that sends to thousands at once sends slowly to each. Who gives up half way wastes what was sent, and
+# asks again: then nobody may ever get all of it. An answer of which nothing comes for 10 s is given up all the same.
 TOTAL_TIMEOUT_S = 600.0
 _log = get_logger(__name__)
 

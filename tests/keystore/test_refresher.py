@@ -1,6 +1,7 @@
 """Key refresh: failures keep the current keys, and retries succeed as soon as possible."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
