@@ -1,5 +1,6 @@
-"""Early refreshes: which unknown keys ask for one, when it is made, and what it says about ids that it did not bring."""
+"""Early refreshes: which unknown keys ask for one, when it is made, and what it says about those it did not bring."""
 
+from itertools import pairwise
 from math import inf
 from random import Random
 
@@ -30,7 +31,7 @@ def test_an_id_is_asked_for_after_growing_waits_and_never_given_up() -> None:
         if unknown.meet(7, now_s):
             asked.append(now_s)
             assert not unknown.settle(set(), now_s)
-    waits = [after - before for before, after in zip(asked, asked[1:], strict=False)]
+    waits = [after - before for before, after in pairwise(asked)]
     assert waits[:7] == [60, 120, 240, 480, 960, 1920, 3840]
     assert set(waits[7:]) == {3960}
 
@@ -40,7 +41,7 @@ def test_scheduled_refreshes_ask_for_known_strangers() -> None:
     calls = 0
     next_s = 0.0
     for now_s in range(100_000):
-        due = any([unknown.meet(key_id, now_s) for key_id in range(20)])
+        due = sum(unknown.meet(key_id, now_s) for key_id in range(20)) > 0  # all are met
         if due or now_s >= next_s:
             calls += due and now_s < next_s
             next_s = now_s + 3960  # the longest interval

@@ -214,7 +214,7 @@ async def test_keys_without_a_master_key_that_is_in_use_are_refused(
     fetch: Fetch, store: KeyStore, operator: DevOperator, *, has_kernel: bool
 ) -> None:
     refresher = KeyRefresher(fetch, store, MetricCells(), interval_s=3600, has_kernel=has_kernel)
-    keys = TokenDecryptor(KeyStores([store]), MetricCells(), on_unknown_key=lambda _: None)
+    keys = TokenDecryptor(KeyStores([store]), MetricCells(), on_unknown_key=lambda *_: None)
     state = operator.state
 
     def is_decrypted() -> bool:
