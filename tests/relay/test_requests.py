@@ -59,6 +59,12 @@ def test_answer_is_the_operators_sealed_anew(operator: DevOperator, relaying: Si
     assert questions[0].read(again) == questions[0].read(answers[0])
 
 
+def test_a_relay_names_itself_and_tells_the_age_of_its_keys(operator: DevOperator, relaying: Sidecar) -> None:
+    headers = Question(operator.state).post(relaying, Cache_Control="max-age=3600").headers
+    assert headers["via"] == "1.1 bidstream-svc-relay"
+    assert 0 <= int(headers["age"]) < 3600
+
+
 def test_base64_under_the_content_type_of_bytes(operator: DevOperator, relaying: Sidecar) -> None:
     question = Question(operator.state)
     answer = question.post(relaying, Content_Type="application/octet-stream")
