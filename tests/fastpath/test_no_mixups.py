@@ -37,7 +37,8 @@ def operator() -> Iterator[DevOperator]:
 
 @pytest.fixture
 def service(operator: DevOperator, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningService]:
-    def impatient(settings: OperatorSettings, retry: RetryPolicy) -> OperatorTransport:
+    def impatient(settings: OperatorSettings, retry: RetryPolicy, *, total_timeout_s: float) -> OperatorTransport:
+        assert total_timeout_s > HANG_S
         read = credentials_reader(settings)
         return OperatorTransport(operator.url, read, retry=retry, read_timeout_s=HANG_S, total_timeout_s=HANG_S)
 
