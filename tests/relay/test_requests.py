@@ -126,16 +126,6 @@ def test_huge_bodies_are_refused_and_not_kept(operator: DevOperator, relaying: S
     assert resident_bytes(relaying.process.pid) < before + 32 * 1024 * 1024
 
 
-def test_silent_connections_keep_nobody_out(operator: DevOperator, tmp_path: Path) -> None:
-    """They need no credentials."""
-    limit = 10
-    with relay(tmp_path, **relay_settings(operator), max_connections=limit) as process, ExitStack() as stack:
-        for _ in range(2 * limit):
-            stack.enter_context(Connection(process.data))
-        question = Question(operator.state)
-        assert key_ids(question.read(question.post(process)))
-
-
 def test_other_paths_and_methods(operator: DevOperator, relaying: Sidecar) -> None:
     question = Question(operator.state)
     assert ask(relaying.data, KEYS, method="GET").status == 405
