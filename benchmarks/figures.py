@@ -161,6 +161,7 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "fleet_batches": lambda results: tables.batches_table(results["fleet"]) + "\n",
     "fleet_snapshots": lambda results: tables.snapshots_table(results["fleet"]) + "\n",
     "fleet_real": lambda results: tables.real_table(results["fleet"]) + "\n",
+    "fleet_relay": lambda results: tables.relay_table(results["fleet"]) + "\n",
     "fleet_inputs": lambda results: inputs_table(results) + "\n",
     "fleet_scale": lambda results: scale_table(results) + "\n",
 }

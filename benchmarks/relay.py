@@ -1,8 +1,9 @@
-"""`python -m benchmarks.relay [SECONDS] [--clients N] [--fleet N]`: key responses a second of a relay on one core.
+"""`python -m benchmarks.relay [SECONDS] [--clients N] [--fleet N] [--keep]`: key responses a second of one core.
 
 Each has 5,000 keys and 60,000 domains. The first one is decrypted and compared; the clients, on the other core, read
 the others as fast as they can. Then the sidecars of a fleet ask at once, and come again when they are refused, as
-sidecars do: when does the last one have its keys, and how much memory does the relay need? Prints JSON.
+sidecars do: when does the last one have its keys, and how much memory does the relay need? Prints JSON. With `--keep`,
+the results are kept for the documents, which `make figures` writes, and for `benchmarks.fleet`.
 """
 
 import argparse
@@ -22,8 +23,9 @@ from typing import cast
 
 import uvloop
 
+from benchmarks.figures import KEPT
 from benchmarks.keyserver import CLIENT_SECRET, CLIENT_SECRET_BASE64
-from benchmarks.machine import LOAD_CPU, raise_file_limit
+from benchmarks.machine import LOAD_CPU, describe, raise_file_limit
 from benchmarks.material import KeySet
 from benchmarks.targets import key_server
 from benchmarks.targets.process import Server, free_port, running, tcp_answers
@@ -33,6 +35,7 @@ _KEY_SET = KeySet(5_000, 60_000)
 _API_KEY = "relay"
 _NONCE = bytes(8)
 _READ_BYTES = 1024 * 1024
+_HEAD_BYTES = 1024
 
 
 def make_request() -> bytes:
@@ -50,13 +53,12 @@ class Client(asyncio.BufferedProtocol):
 
     buffer = memoryview(bytearray(_READ_BYTES))  # of all: what is read is dropped
 
-    def __init__(self, response_bytes: int, *, repeats: bool) -> None:
+    def __init__(self, *, repeats: bool) -> None:
         self.complete = 0
         self.refused = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._response_bytes = response_bytes
         self._repeats = repeats
-        self._missing = response_bytes
+        self._missing = 0
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,15 +72,17 @@ class Client(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """See the base class."""
-        if self._missing == self._response_bytes and not self.buffer[:12].tobytes().endswith(b" 200"):
-            self.refused += 1
-            self._end()
-            return
+        if not self._missing:
+            head = self.buffer[: min(nbytes, _HEAD_BYTES)].tobytes().partition(b"\r\n\r\n")[0]
+            if b" 200 " not in head[:20]:
+                self.refused += 1
+                self._end()
+                return
+            self._missing = response_length(head)
         self._missing -= nbytes
         if self._missing:
             return
         self.complete += 1
-        self._missing = self._response_bytes
         assert self._transport is not None
         if self._repeats:
             self._transport.write(make_request())
@@ -112,17 +116,23 @@ def relay(directory: Path, operator_url: str) -> Iterator[Server]:
         yield Server(pid, f"127.0.0.1:{port}", admin=f"127.0.0.1:{admin_port}")
 
 
+def response_length(head: bytes) -> int:
+    """Return the bytes of a response with this head, which ends before the empty line; `Age` varies in length."""
+    length = next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length:"))
+    return len(head) + 4 + length
+
+
 async def read_one(port: int) -> int:
     """Check a response; returns its length, head included."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**25)
     writer.write(make_request())
     head = await reader.readuntil(b"\r\n\r\n")
     assert b" 200 " in head[:20], head
-    length = next(int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length:"))
-    body = await reader.readexactly(length)
+    size = response_length(head.removesuffix(b"\r\n\r\n"))
+    body = await reader.readexactly(size - len(head))
     assert json.loads(open_response(CLIENT_SECRET, body, _NONCE).body) == json.loads(_KEY_SET.response())
     writer.close()
-    return len(head) + length
+    return size
 
 
 async def measure_rate(
@@ -130,8 +140,7 @@ async def measure_rate(
 ) -> dict[str, float]:
     loop = asyncio.get_running_loop()
     connected = [
-        (await loop.create_connection(lambda: Client(response_bytes, repeats=True), "127.0.0.1", port))[1]
-        for _ in range(clients)
+        (await loop.create_connection(lambda: Client(repeats=True), "127.0.0.1", port))[1] for _ in range(clients)
     ]
     await asyncio.sleep(seconds / 4)
     before, cpu_s, started_s = sum(each.complete for each in connected), sum(server.cpu_s()), time.monotonic()
@@ -148,11 +157,11 @@ async def measure_rate(
     }
 
 
-async def fetch(port: int, response_bytes: int) -> int:
+async def fetch(port: int) -> int:
     """Fetch keys as a sidecar does, until they have come. Returns how often it failed."""
     for failures in count():
         with suppress(OSError):
-            make = partial(Client, response_bytes, repeats=False)
+            make = partial(Client, repeats=False)
             _, client = await asyncio.get_running_loop().create_connection(make, "127.0.0.1", port)
             await client.done
             if client.complete:
@@ -161,10 +170,10 @@ async def fetch(port: int, response_bytes: int) -> int:
     raise AssertionError
 
 
-async def measure_burst(port: int, response_bytes: int, fleet: int, server: Server) -> dict[str, float]:
+async def measure_burst(port: int, fleet: int, server: Server) -> dict[str, float]:
     idle_mb = peak_mb = server.memory_mb()["rss"]
     started_s = time.monotonic()
-    fetches = [asyncio.create_task(fetch(port, response_bytes)) for _ in range(fleet)]
+    fetches = [asyncio.create_task(fetch(port)) for _ in range(fleet)]
     while not all(each.done() for each in fetches):
         await asyncio.wait(fetches, timeout=0.1)
         peak_mb = max(peak_mb, server.memory_mb()["rss"])
@@ -180,9 +189,10 @@ async def measure_burst(port: int, response_bytes: int, fleet: int, server: Serv
 async def measure(port: int, arguments: argparse.Namespace, server: Server) -> dict[str, object]:
     response_bytes = await read_one(port)
     return {
+        "machine": describe(),
         "response_bytes": response_bytes,
         "rate": await measure_rate(port, response_bytes, arguments.clients, arguments.seconds, server),
-        "burst": await measure_burst(port, response_bytes, arguments.fleet, server),
+        "burst": await measure_burst(port, arguments.fleet, server),
     }
 
 
@@ -191,6 +201,7 @@ def main() -> None:
     parser.add_argument("seconds", nargs="?", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--fleet", type=int, default=2_000)
+    parser.add_argument("--keep", action="store_true", help="keep the results in benchmarks/results/fleet")
     arguments = parser.parse_args()
     raise_file_limit()
     os.sched_setaffinity(0, {LOAD_CPU})
@@ -199,7 +210,10 @@ def main() -> None:
         server = stack.enter_context(relay(Path(name), url))
         port = int(server.tcp.rpartition(":")[2])
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            print(json.dumps(runner.run(measure(port, arguments, server)), indent=1))
+            results = json.dumps(runner.run(measure(port, arguments, server)), indent=1) + "\n"
+    print(results, end="")
+    if arguments.keep:
+        (KEPT / "fleet" / "relay.json").write_text(results, encoding="utf-8")
 
 
 if __name__ == "__main__":

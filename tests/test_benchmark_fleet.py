@@ -213,5 +213,8 @@ def test_what_a_fleet_needs_follows_from_the_figures_beside_it() -> None:
     assert largest["MB/s from Redis, at 10 opt-outs/s"] == round(2_000 * per_host / 1e6, 2)
     to_relays = 2_000 * figures["RESPONSE_BYTES"] / 10 / (largest["relays"] - 1)
     assert largest["MB/s of a relay for new keys, if one is down"] == pytest.approx(to_relays / 1e6, rel=0.01)
+    burst = results["fleet"]["relay"]["burst"]
+    assert burst["sidecars"] == 2_000
+    assert largest["memory of that relay, MB"] == round(burst["peak_mb"])
     processor_us = next(line for line in inputs_table(results).splitlines() if "processor time" in line).split("|")[2]
     assert largest["cores of all sidecars"] == math.ceil(10e6 * float(processor_us) / 1e6 / 0.5)

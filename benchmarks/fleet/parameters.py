@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 _KEPT = Path(__file__).parents[1] / "results" / "fleet"
 _REAL = "measured: `python -m benchmarks.fleet real`"
+_RELAY = "measured: `python -m benchmarks.relay`"
 _REDIS = "measured: `python -m benchmarks.fleet redis`"
 _SNAPSHOT = "measured: `python -m benchmarks.fleet snapshot`"
 _STORE = "measured: `python -m benchmarks.optouts_store`"
@@ -28,6 +29,7 @@ def _read_kept(name: str) -> dict[str, Any]:
 
 
 _COSTS: dict[str, float] = _read_kept("real")["model"]["costs"]
+_OF_RELAY: dict[str, float] = _read_kept("relay")["rate"]
 _OF_REDIS: dict[str, float] = _read_kept("redis")
 _OF_SNAPSHOT: dict[str, float] = _read_kept("snapshot")
 _US = 1e-6
@@ -36,7 +38,9 @@ _US = 1e-6
 RESPONSE_BYTES = Figure(_COSTS["response_bytes"], "bytes on the wire", _REAL)
 SERVE_CPU_S = Figure(_COSTS["serve_cpu_s"], "s of a core for an answer of an operator", _REAL)
 RELAY_CPU_S = Figure(
-    _COSTS["serve_cpu_s"], "s of a core for an answer of a relay, as of the benchmark's operator", _REAL
+    round(_OF_RELAY["cpu_ms_per_response"] * 1e-3, 5),
+    "s of a core for an answer of a relay, with the network's part",
+    _RELAY,
 )
 FIRST_PARSE_CPU_S = Figure(
     _COSTS["first_parse_cpu_s"], "s of a core of the host, to decrypt, parse and put to use the first keys", _REAL

@@ -86,6 +86,7 @@ def _column(rate: int, results: Mapping[str, Any]) -> dict[str, object]:
         "seconds of that at 1 Gbit/s": round(all_keys_mb * 1e6 / LINK_BYTES_PER_S, 1),
         "relays": relays,
         "connections of one relay, if no other runs": hosts * workers,
+        "memory of that relay, MB": _relay_mb(hosts * workers, results),
         "MB/s of a relay for new keys, if one is down": round(all_keys_mb / READ_TIMEOUT_S / (relays - 1), 1),
         **_of_optouts(hosts, figures),
     }
@@ -106,6 +107,12 @@ def _of_optouts(hosts: int, figures: Mapping[str, float]) -> dict[str, object]:
         "GB of snapshots of 10 million opt-outs, all hosts": round(snapshots_bytes / 1e9, 1),
         "minutes of that, at what receivers send": round(send_s / 60, 1),
     }
+
+
+def _relay_mb(connections: int, results: Mapping[str, Any]) -> int:
+    burst: Mapping[str, float] = results["fleet"]["relay"]["burst"]
+    for_each_mb = (burst["peak_mb"] - burst["idle_mb"]) / burst["sidecars"]
+    return round(burst["idle_mb"] + connections * for_each_mb)
 
 
 def _optout_bytes_per_s(figures: Mapping[str, float]) -> float:

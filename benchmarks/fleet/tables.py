@@ -128,6 +128,21 @@ def real_table(fleet: Fleet) -> str:
     return format_table(("part", "what", "real", "simulated", "difference"), rows)
 
 
+def relay_table(fleet: Fleet) -> str:
+    """Return what a real relay does on one core."""
+    rate, burst = fleet["relay"]["rate"], fleet["relay"]["burst"]
+    rows = [
+        ("answers a second", round(rate["responses_per_s"])),
+        ("MB/s of them", round(rate["megabytes_per_s"])),
+        ("processor time of one, ms", f"{rate['cpu_ms_per_response']:.2f}"),
+        (f"{burst['sidecars']:,} sidecars ask at once: s until the last has its keys", f"{burst['seconds']:.1f}"),
+        ("of these: requests that got 429 and came again", burst["refused"]),
+        ("resident memory before that, MB", round(burst["idle_mb"])),
+        ("resident memory at its peak, MB", round(burst["peak_mb"])),
+    ]
+    return format_table(("one relay on one core", "measured"), rows)
+
+
 def redis_table(fleet: Fleet) -> str:
     """Return what a real Redis uses."""
     return format_table(("what", "measured"), list(fleet["redis"].items()))
@@ -138,6 +153,7 @@ _TABLES: Mapping[str, Callable[[Fleet], str]] = {
     "optouts": lambda fleet: f"{optouts_table(fleet)}\n\n{batches_table(fleet)}",
     "snapshots": snapshots_table,
     "real": real_table,
+    "relay": relay_table,
     "redis": redis_table,
 }
 
