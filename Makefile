@@ -14,7 +14,7 @@ KUSTOMIZE := sigs.k8s.io/kustomize/kustomize/v5@v5.8.1
 
 .DEFAULT_GOAL := help
 .PHONY: help run kernel check test test-kernel test-pure wheel test-wheel audit coverage lint format bench costliest figures manifests deploy-check console-check bulk-check console-shots \
-  faults optout-kills optout-fleet attacks soak fuzz fuzz-kernel mutants lock clean
+  faults optout-kills optout-fleet relay-faults attacks soak fuzz fuzz-kernel mutants lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -118,6 +118,10 @@ optout-kills: $(VENV)/dev.installed  ## kill writers of the opt-out store KILLS 
 optout-fleet: $(VENV)/dev.installed $(VENV)/kernel.built  ## opt-outs through a fleet, while Redis and receivers fail; needs redis-server
 	$(BIN)/python -m tests.faults.optouts
 	$(BIN)/python -m tests.faults.optout_receiver_kills
+
+RELAY_HOSTS ?= 60
+relay-faults: $(VENV)/dev.installed $(VENV)/kernel.built  ## RELAY_HOSTS sidecars behind two relays, while these and the operator fail; writes docs/reliability.md
+	$(BIN)/python -m tests.faults.relays --hosts $(RELAY_HOSTS) --write docs/reliability.md
 
 SOAK_SECONDS ?= 120
 soak: $(VENV)/dev.installed  ## full load with a key refresh every two seconds, for SOAK_SECONDS

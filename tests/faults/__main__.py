@@ -19,6 +19,7 @@ from tests.faults.processes import PROCESS_FAULTS
 from tests.faults.programmes import programme_faults, programmes, try_programme_fault, try_programme_rotation
 from tests.faults.restarts import RESTARTS
 from tests.faults.slow_clients import SLOW_CLIENTS
+from tests.support.processes import exit_on_sigterm
 from tests.support.report import write_table
 
 
@@ -55,6 +56,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="no waiting, smaller numbers: what `make test` runs")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also put the table into this document")
     options = parser.parse_args()
+    exit_on_sigterm()
     configure_logging("warning", None)  # of the one service part that runs in this process
     outcomes = list(_try_all(QUICK if options.quick else FULL))
     table = to_table(outcomes)

@@ -22,6 +22,7 @@ from bidstream_svc.devoperator import DevOperator
 from bidstream_svc.optouts.optout_store import OptOutStore
 from tests.faults.optout_fleet import Webhooks, all_optouts, descendants, free_port
 from tests.support.operator import operator_in_thread
+from tests.support.processes import exit_on_sigterm
 from tests.support.sidecar import DEADLINE_S, Sidecar, operator_settings
 
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.05, 1.5
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--full", type=Path, help="a small file system for the stores, which is filled at times")
     options = parser.parse_args()
+    exit_on_sigterm()
     moments = random.Random(options.seed)  # noqa: S311
     is_good = True
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from tests.faults.optout_fleet import Fleet, Webhooks, compare_stores, running_fleet, wait_level
+from tests.support.processes import exit_on_sigterm
 
 _MIN_PAUSE_S, _MAX_PAUSE_S = 0.05, 1.5
 
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=500, help="webhooks a second")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    exit_on_sigterm()
     with tempfile.TemporaryDirectory() as scratch:
         sys.exit(not run(Path(scratch), options.times, options.rate, options.seed))
 

@@ -22,6 +22,7 @@ from threading import Event, Thread
 from bidstream_svc.devoperator import OperatorState
 from tests.faults.optout_fleet import Fleet, Webhooks, compare_stores, wait_level
 from tests.support.operator import operator_in_thread
+from tests.support.processes import exit_on_sigterm
 from tests.support.raw_http import Connection
 from tests.support.sidecar import Sidecar
 
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--steady", type=float, default=30, help="length of a scene without faults, in seconds")
     parser.add_argument("--sidecars", type=int, default=3)
     options = parser.parse_args()
+    exit_on_sigterm()
     with tempfile.TemporaryDirectory() as scratch, operator_in_thread() as operator:
         with Fleet(Path(scratch), operator, sidecars=options.sidecars) as fleet:
             with Webhooks(fleet.ports, options.rate) as webhooks:

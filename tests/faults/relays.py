@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,8 @@ from bidstream_svc.keystore.refresh_schedule import MAX_BACK_OFF_S, MIN_EARLY_RE
 from bidstream_svc.logs import configure_logging
 from tests.faults.relay_hosts import RelayHosts
 from tests.faults.relay_load import Counts, Load, questions, running_load
+from tests.support.processes import exit_on_sigterm
+from tests.support.report import write_table
 from tests.support.sidecar import wait_until
 
 _INTERVAL_S = 150.0
@@ -88,7 +90,11 @@ class Trial:
         self._load = load
 
     def play(self) -> Iterator[Part]:
-        """Play every part. Raises AssertionError where a host does not become level, or a process has ended."""
+        """Play every part.
+
+        Raises:
+            AssertionError: in this part, a host did not become level, or a process has ended.
+        """
         plan = self._plan
         for name, act in (
             ("steady", self._rest),
@@ -103,8 +109,11 @@ class Trial:
 
     def _watch(self, name: str, act: Callable[[], list[float]]) -> Part:
         counts, asked, failed = self._load.counts, self._fleet.asked, self._fleet.failed_refreshes()
-        late = act()
-        self._fleet.check_alive()
+        try:
+            late = act()
+            self._fleet.check_alive()
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}; {self._load.counts - counts}") from error
         return Part(
             name,
             self._load.counts - counts,
@@ -215,13 +224,17 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--interval-s", type=float, default=_INTERVAL_S, help="refresh interval")
     parser.add_argument("--rate", type=float, default=_RATE_PER_S, help="requests a second at each host")
     parser.add_argument("--log-level", default="warning", help="of the processes")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="an existing directory for what the processes print")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="a directory for what the processes print")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the parts as JSON")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="also put the table into this document, if all is well"
+    )
     return parser.parse_args()
 
 
 def main() -> int:
     options = _parse()
+    exit_on_sigterm()
     configure_logging("warning", None)  # of the service parts that run in this process
     plan = Plan(
         options.hosts,
@@ -233,19 +246,26 @@ def main() -> int:
         options.log_level,
     )
     parts: list[Part] = []
-    with tempfile.TemporaryDirectory() as scratch, trial(plan, options.keep or Path(scratch)) as running:
+    is_complete = False
+    with ExitStack() as stack:
+        directory = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        directory.mkdir(parents=True, exist_ok=True)
         try:
-            for part in running.play():
+            for part in stack.enter_context(trial(plan, directory)).play():
                 parts.append(part)
                 level = [round(late, 2) for late in part.late[-5:]]
                 sys.stderr.write(f"{part.name}: {part.counts}, {part.asked} asked, latest hosts {level}\n")
+            is_complete = True
         except AssertionError as error:
             sys.stderr.write(f"FAILED: {error}\n")
-            return 1
-    sys.stdout.write(f"{plan.hosts} hosts, refresh interval {plan.interval_s:.0f} s.\n\n{to_table(parts)}")
+    table = f"{plan.hosts} hosts, refresh interval {plan.interval_s:.0f} s.\n\n{to_table(parts)}"
+    sys.stdout.write(table)
     if options.json is not None:
         options.json.write_bytes(_to_json(parts))
-    return 0 if all(part.is_good for part in parts) else 1
+    is_good = is_complete and all(part.is_good for part in parts)
+    if is_good and options.write is not None:
+        write_table(options.write, "relay-faults", table)
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from benchmarks.machine import SERVER_CPU, on_cpu
 from benchmarks.material import KeySet, decrypt_requests, make_samples, write_requests
 from benchmarks.targets import key_server
 from tests.support.metrics_page import Scrape, scrape
-from tests.support.processes import resident_bytes
+from tests.support.processes import exit_on_sigterm, resident_bytes
 from tests.support.sidecar import Sidecar
 
 _KEY_SET = KeySet(1_000, 10_000)
@@ -141,6 +141,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120)
     options = parser.parse_args()
+    exit_on_sigterm()
     with tempfile.TemporaryDirectory() as directory:
         try:
             soak = _soak(options.seconds, Path(directory))

@@ -1,6 +1,8 @@
 """What /proc says of processes."""
 
 import os
+import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,3 +33,8 @@ def sockets_of(pid: int) -> int:
         with suppress(FileNotFoundError):
             count += str(descriptor.readlink()).startswith("socket:")
     return count
+
+
+def exit_on_sigterm() -> None:
+    """End this program by an exception on SIGTERM, so that what it has started is stopped, too."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))

@@ -91,11 +91,18 @@ class Sidecar:
             )
 
     def __enter__(self) -> Self:
-        wait_until(lambda: self._addresses() or self.process.poll() is not None, "the sidecar to listen")
-        assert self._addresses(), f"exit {self.process.returncode}: {self.stderr}"
+        try:
+            wait_until(lambda: self._addresses() or self.process.poll() is not None, "the sidecar to listen")
+            assert self._addresses(), f"exit {self.process.returncode}: {self.stderr}"
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(DEADLINE_S)
