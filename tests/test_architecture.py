@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 # A new module at the top level of the package needs a place here.
 LAYERS = (
     {"_version", "clock", "core"},
-    {"addresses", "files", "logs", "metrics"},
+    {"addresses", "certificate_errors", "files", "logs", "metrics"},
     {"operator_settings", "setting_values"},
     {"config", "loop_thread", "tracing"},
     {"optouts"},

@@ -2,11 +2,17 @@
 
 import errno
 import os
+import socket
+import ssl
 from typing import NamedTuple
 
 import aiohttp
 
+from bidstream_svc.certificate_errors import explain_certificate
 from bidstream_svc.core.errors import OperatorNetworkError, OperatorTimeoutError
+
+# Their `errno` is a number of another library.
+_OF_LIBRARIES = (ssl.SSLError, aiohttp.ClientSSLError, aiohttp.ClientConnectorDNSError, socket.gaierror)
 
 
 class _Explanation(NamedTuple):
@@ -24,12 +30,6 @@ _EXPLANATIONS = (
     _Explanation(TimeoutError, OperatorTimeoutError, "operator did not answer in time", True),
     _Explanation(
         aiohttp.ClientConnectorDNSError, OperatorNetworkError, "the operator's host name cannot be resolved", False
-    ),
-    _Explanation(
-        aiohttp.ClientConnectorCertificateError,
-        OperatorNetworkError,
-        "the operator's TLS certificate is not trusted",
-        False,
     ),
     _Explanation(
         aiohttp.ClientSSLError,
@@ -50,8 +50,22 @@ _EXPLANATIONS = (
 
 def explain_network_error(error: Exception) -> OperatorNetworkError:
     """Return the error to raise in place of `error`. Its message ends with the operating system's reason, if any."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return OperatorNetworkError(
+            f"the operator's TLS certificate {_explain_certificate(error.certificate_error)}", may_have_arrived=False
+        )
     explanation = next(each for each in _EXPLANATIONS if isinstance(error, each.cause))
-    message = explanation.message
-    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
-        message += f": {os.strerror(error.errno)}"
-    return explanation.error(message, may_have_arrived=explanation.may_have_arrived)
+    return explanation.error(explanation.message + _reason(error), may_have_arrived=explanation.may_have_arrived)
+
+
+def _explain_certificate(error: Exception) -> str:
+    # Without verification by OpenSSL, it is a CertificateError of Python's, of which only the type is known.
+    return explain_certificate(error) if isinstance(error, ssl.SSLCertVerificationError) else "is not trusted"
+
+
+def _reason(error: Exception) -> str:
+    """Return ": " and the operating system's reason; "" if there is none."""
+    if not isinstance(error, OSError) or isinstance(error, _OF_LIBRARIES):
+        return ""
+    number = error.errno
+    return "" if number is None or number not in errno.errorcode else f": {os.strerror(number)}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import redis.exceptions
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
 
+from bidstream_svc.certificate_errors import explain_certificate
 from bidstream_svc.core.errors import OptOutStreamError
 
 _RESPONSES = {
@@ -20,13 +21,6 @@ _RESPONSES = {
 }
 _FORBIDDEN = "the server's access rules forbid a command that is needed"
 _FORBIDDEN_IN_SCRIPT = ("NOPERM", "ACL failure", "user executing the script can't run")  # Redis 6, Valkey, Redis 7
-# Of OpenSSL, X509_V_ERR_...
-_CERTIFICATE_PROBLEMS = {
-    9: "is not valid yet",
-    10: "has expired",
-    62: "is for another host name",
-    64: "is for another address",
-}
 
 
 class StreamRefusedError(OptOutStreamError):
@@ -63,8 +57,8 @@ def _explain_response(message: str) -> OptOutStreamError:
 def _explain_connection(error: BaseException) -> str:
     for cause in _causes(error):
         match cause:
-            case ssl.SSLCertVerificationError(verify_code=code):
-                return f"the server's certificate {_CERTIFICATE_PROBLEMS.get(code, 'is not trusted')}"
+            case ssl.SSLCertVerificationError():
+                return f"the server's certificate {explain_certificate(cause)}"
             case ssl.SSLError():
                 return "TLS with the server fails"
             case OSError(errno=int(number)) if number > 0:

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -116,30 +117,61 @@ async def test_tls_with_a_trusted_certificate_and_with_another() -> None:
         async with transport_to(operator, ssl=trusting) as transport:
             await fetch_keys(transport)
         async with transport_to(operator) as transport:
-            with pytest.raises(errors.OperatorNetworkError, match="certificate is not trusted") as caught:
+            with pytest.raises(errors.OperatorNetworkError) as caught:
                 await fetch_keys(transport)
+            assert str(caught.value) == "the operator's TLS certificate is not trusted"
             assert not caught.value.may_have_arrived
+
+
+@pytest.mark.parametrize(
+    ("host", "begins_days", "ends_days", "problem"),
+    [
+        ("127.0.0.1", -2, -1, "has expired"),
+        ("127.0.0.1", 1, 2, "is not valid yet"),
+        ("127.0.0.2", -1, 1, "is for another address"),
+    ],
+)
+async def test_what_is_wrong_with_a_certificate_is_told(
+    host: str, begins_days: int, ends_days: int, problem: str
+) -> None:
+    authority, now = trustme.CA(), datetime.now(UTC).replace(microsecond=0)
+    leaf = authority.issue_cert(
+        host, not_before=now + timedelta(days=begins_days), not_after=now + timedelta(days=ends_days)
+    )
+    served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    leaf.configure_cert(served)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with (
+        running_operator(OperatorState(seed=1), ssl_context=served) as operator,
+        transport_to(operator, ssl=trusting) as transport,
+    ):
+        with pytest.raises(errors.OperatorNetworkError) as caught:
+            await fetch_keys(transport)
+    assert str(caught.value) == f"the operator's TLS certificate {problem}"
 
 
 async def test_tls_to_a_server_without() -> None:
     async with running_operator() as operator:
         url = operator.url.replace("http:", "https:")
         async with OperatorTransport(url, CREDENTIALS, retry=ONCE) as transport:
-            with pytest.raises(errors.OperatorNetworkError, match="TLS handshake"):
+            with pytest.raises(errors.OperatorNetworkError) as caught:
                 await fetch_keys(transport)
+    assert str(caught.value) == "TLS handshake with the operator failed: it may serve plain http"
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
         # A look-up that fails would leave the machine; these are what aiohttp raises then.
-        (aiohttp.ClientConnectorDNSError, "host name cannot be resolved"),
+        (aiohttp.ClientConnectorDNSError, "the operator's host name cannot be resolved"),
         (aiohttp.ClientConnectorError, "cannot connect to the operator"),
     ],
 )
 def test_other_network_errors(error: Any, message: str) -> None:
     key = aiohttp.client_reqrep.ConnectionKey("operator.invalid", 443, True, True, None, None, None)
-    assert message in str(explain_network_error(error(key, OSError())))
+    failure = socket.gaierror(socket.EAI_FAMILY, "quotes the name")
+    assert str(explain_network_error(error(key, failure))) == message
     assert str(explain_network_error(aiohttp.ClientError("Bearer hidden"))) == "call to the operator failed"
 
 
