@@ -13,6 +13,7 @@ from bidstream_svc.core.errors import (
     OperatorNetworkError,
     OperatorOversizeError,
 )
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics.cells import LABEL_OF_SCOPE
@@ -33,7 +34,7 @@ class KeyClient:
     Args:
         operator: with URL and credentials, and perhaps a fallback.
         retry: how calls are retried; None for the default.
-        on_fallback: called after the fallback has answered.
+        on_fallback: called with the programme of the keys after the fallback has answered.
 
     Raises:
         ConfigurationError: as for `make_transport`.
@@ -44,9 +45,9 @@ class KeyClient:
         operator: OperatorSettings,
         retry: RetryPolicy | None = None,
         *,
-        on_fallback: Callable[[], None] = lambda: None,
+        on_fallback: Callable[[IdentityScope], None] = lambda _scope: None,
     ) -> None:
-        self._scope = LABEL_OF_SCOPE[operator.scope]
+        self._scope = operator.scope
         self._primary = make_transport(operator, retry, total_timeout_s=TOTAL_TIMEOUT_S)
         self._fallback: OperatorTransport | None = None
         if operator.operator_fallback_url is not None:
@@ -89,10 +90,12 @@ class KeyClient:
         try:
             fetched = await fetch_keys(self._fallback, purpose, previous=previous, pause_s=pause_s, max_age_s=max_age_s)
         except BidstreamError:
-            _log.warning("neither the operator nor its fallback answers", scope=self._scope, error=problem)
+            known = LABEL_OF_SCOPE[self._scope if previous is None else previous.scope]
+            _log.warning("neither the operator nor its fallback answers", scope=known, error=problem)
             raise
-        _log.warning("the operator's fallback answers", scope=self._scope, error=problem)
-        self._on_fallback()
+        scope = fetched.snapshot.scope
+        _log.warning("the operator's fallback answers", scope=LABEL_OF_SCOPE[scope], error=problem)
+        self._on_fallback(scope)
         return fetched
 
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE
 from bidstream_svc.core.keys import KeyPurpose
 from bidstream_svc.keystore.key_cache import KeyCache
@@ -47,8 +48,8 @@ async def open_refresher(
     def client_secret() -> bytes:
         return read_credentials().client_secret
 
-    def count_fallback() -> None:
-        metrics.add(KEY_CELLS[LABEL_OF_SCOPE[store.scope]].fallbacks)
+    def count_fallback(scope: IdentityScope) -> None:
+        metrics.add(KEY_CELLS[LABEL_OF_SCOPE[scope]].fallbacks)
 
     cache = None
     if operator.key_cache is not None and purpose is KeyPurpose.BIDSTREAM:

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from bidstream_svc.config import load_settings
 from bidstream_svc.core.errors import BidstreamError, OperatorRateLimitedError, OperatorUnauthorizedError
+from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
 from bidstream_svc.keystore.key_client import KeyClient
 from bidstream_svc.keystore.key_source import fetch_once
@@ -50,8 +51,8 @@ async def test_fallback_answers_what_the_first_does_not(
     operators: tuple[DevOperator, DevOperator], fault: Fault
 ) -> None:
     first, second = operators
-    used: list[bool] = []
-    async with KeyClient(settings_of(first.url, second), ONCE, on_fallback=lambda: used.append(True)) as client:
+    used: list[IdentityScope] = []
+    async with KeyClient(settings_of(first.url, second), ONCE, on_fallback=used.append) as client:
         first.state.faults.inject(fault)
         assert (await client.fetch()).snapshot.keys
         assert (first.state.calls[KEYS], second.state.calls[KEYS], len(used)) == (1, 1, 1)
@@ -123,10 +124,17 @@ async def test_refresh_counts_and_logs_the_fallback_in_one_line(
             second.state.faults.inject(Fault.SERVER_ERROR)
             assert not await refresher.refresh()
     assert store.snapshot is not None
-    assert sum(metrics.row[KEY_CELLS[label].fallbacks] for label in ScopeLabel) == 1
-    events = [line["event"] for line in lines]
-    assert events.count("the operator's fallback answers") == 1
-    assert events.count("neither the operator nor its fallback answers") == 1
+    # The settings do not name the programme, but its keys do.
+    assert {label: metrics.row[KEY_CELLS[label].fallbacks] for label in ScopeLabel} == {
+        ScopeLabel.UID2: 1,
+        ScopeLabel.EUID: 0,
+        ScopeLabel.UNKNOWN: 0,
+    }
+    told = [(line["event"], line["scope"]) for line in lines if "fallback" in line["event"]]
+    assert told == [
+        ("the operator's fallback answers", ScopeLabel.UID2),
+        ("neither the operator nor its fallback answers", ScopeLabel.UID2),
+    ]
 
 
 def test_the_url_is_checked_as_that_of_the_operator(operators: tuple[DevOperator, DevOperator]) -> None:
