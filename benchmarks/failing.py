@@ -100,7 +100,7 @@ def _measure_process(rounds: int) -> dict[str, Any]:
 
 def _bind(keys: KeysInUse, sample: FailureSample | None) -> BoundKeys:
     stores = KeyStores([KeyStore(keys)])
-    return TokenDecryptor(stores, MetricCells(), on_unknown_key=lambda _: None, sample=sample).bind()
+    return TokenDecryptor(stores, MetricCells(), on_unknown_key=lambda *_: None, sample=sample).bind()
 
 
 def _time_period(keys: BoundKeys, bodies: Sequence[bytes], sample: FailureSample | None) -> float:

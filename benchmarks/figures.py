@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleet import tables
-from benchmarks.fleet.scale import scale_table
+from benchmarks.fleet.scale import inputs_table, scale_table
 from benchmarks.report import format_table, render
 from benchmarks.rounds import median_ratio
 
@@ -161,6 +161,7 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "fleet_batches": lambda results: tables.batches_table(results["fleet"]) + "\n",
     "fleet_snapshots": lambda results: tables.snapshots_table(results["fleet"]) + "\n",
     "fleet_real": lambda results: tables.real_table(results["fleet"]) + "\n",
+    "fleet_inputs": lambda results: inputs_table(results) + "\n",
     "fleet_scale": lambda results: scale_table(results) + "\n",
 }
 

@@ -12,8 +12,11 @@ import simpy
 from benchmarks.fleet.capacity import SharedCapacity
 from benchmarks.fleet.parameters import Costs
 from benchmarks.fleet.series import Level
-from benchmarks.fleet.sources import Result, Source
-from bidstream_svc.keystore.refresh_schedule import EarlyRefreshLimit, draw_back_off_s, draw_interval_s
+from benchmarks.fleet.sources import Answer, Result, Source
+from bidstream_svc.keystore.early_refreshes import EarlyRefreshes
+from bidstream_svc.keystore.refresh_schedule import MIN_EARLY_REFRESH_INTERVAL_S, draw_back_off_s, draw_interval_s
+
+_STRANGER = -1  # the id of a key that nobody ever gets; other ids are generations
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +96,17 @@ class Host:
         self._hosts, self._env = hosts, hosts.env
         self._counted_in: Level | None = None
         self._failures = 0
-        self._is_woken, self._is_sleeping, self._is_early = False, False, False
-        self._early = EarlyRefreshLimit()
+        self._is_sleeping, self._is_early = False, False
+        self._early = self._new_early()
         self._start = 0
         self._asked_s: float | None = None
         self.is_ready = hosts.env.event()
         self._process = hosts.env.process(self._run(0, first_refresh_s))
         self.count()
         self._meet_stranger_later()
+
+    def _new_early(self) -> EarlyRefreshes:
+        return EarlyRefreshes(self._hosts.interval_s, self._hosts.random.uniform)
 
     def count(self) -> None:
         """Count the host in the gauge of its state."""
@@ -125,8 +131,8 @@ class Host:
     def restart(self) -> None:
         """End at once, and start again."""
         self._start += 1
-        self.is_down, self._failures, self._early = True, 0, EarlyRefreshLimit()
-        self._is_sleeping = self._is_woken = False
+        self.is_down, self._failures, self._early = True, 0, self._new_early()
+        self._is_sleeping = False
         self.is_ready = self._env.event()
         self.count()
         self._process = self._env.process(self._begin(self._start))
@@ -153,7 +159,9 @@ class Host:
             yield from self._sleep(start, wait_s)
             if start != self._start:
                 return
-            asked_s, max_age_s = self._env.now, self._max_age_s()
+            asked_s = self._env.now
+            self._is_early |= self._early.begin(asked_s, is_retry=self._failures > 0)
+            max_age_s = self._max_age_s()
             answer = yield from hosts.choose().answer(max_age_s)
             if start != self._start:
                 return
@@ -161,9 +169,10 @@ class Host:
                 yield from self._parse()
                 if start != self._start:
                     return
-                self._use(answer.generation, asked_s)
+                self._use(answer, asked_s)
                 wait_s = draw_interval_s(hosts.interval_s, hosts.random.uniform)
             else:
+                self._early.fail(self._env.now)
                 self._failures += 1
                 wait_s = draw_back_off_s(
                     self._failures,
@@ -188,22 +197,32 @@ class Host:
             return None
         return self._hosts.interval_s if self._asked_s is None else self._env.now - self._asked_s
 
-    def _use(self, generation: int, asked_s: float) -> None:
+    def _use(self, answer: Answer, asked_s: float) -> None:
         self._failures, self._is_early, self._asked_s = 0, False, asked_s
-        self.generation = max(self.generation, generation)
+        self.generation = max(self.generation, answer.generation)
+        relayed_s = answer.relayed_s
+        self._early.succeed(
+            range(self.generation + 1),
+            asked_s if relayed_s is None else relayed_s,
+            self._env.now,
+            is_relayed=relayed_s is not None,
+        )
         self.count()
         if not self.is_ready.triggered:
             self.is_ready.succeed()
 
     def _sleep(self, start: int, wait_s: float) -> Generator[simpy.Event, Any, None]:
-        if not self._is_woken and wait_s > 0:
+        """As `KeyRefresher._sleep`."""
+        until_s = self._env.now + wait_s
+        while start == self._start:
+            at_s = until_s if self._failures else min(until_s, self._early.at_s)
+            if at_s <= self._env.now:
+                return
             self._is_sleeping = True
             with suppress(simpy.Interrupt):
-                yield self._env.timeout(wait_s)
-            if start != self._start:
-                return
-            self._is_sleeping = False
-        self._is_woken = False
+                yield self._env.timeout(at_s - self._env.now)
+            if start == self._start:
+                self._is_sleeping = False
 
     def _notice_later(self, wait_s: float) -> None:
         if wait_s < math.inf:
@@ -216,27 +235,27 @@ class Host:
         hosts, now = self._hosts, self._env.now
         if start != self._start or self.generation >= hosts.newest():
             return
-        self._refresh_for_unknown_key()
+        self._meet(hosts.newest())
+        # A later token changes something only after a minute; see EarlyRefreshes.
         self._notice_later(max(self._early.next_s - now, 0) + hosts.draw_notice_s(hosts.random.random()))
 
-    def _refresh_for_unknown_key(self) -> None:
-        """As `RefreshThread.refresh_for_unknown_key`."""
-        if self.generation >= 0 and self._early.admit(self._env.now) and not self._failures:
-            self._is_early = self._is_woken = True
-            if self._is_sleeping:
-                self._is_sleeping = False
-                self._process.interrupt()
+    def _meet(self, key_id: int) -> None:
+        """As `KeyRefresher.meet_unknown_key`, which does nothing without keys."""
+        if self.generation >= 0 and self._early.meet(key_id, self._env.now) and self._is_sleeping:
+            self._is_sleeping = False
+            self._process.interrupt()
 
     def _meet_stranger_later(self) -> None:
         hosts, env = self._hosts, self._env
         if hosts.stranger_s == math.inf:
             return
-        wait_s = max(self._early.next_s - env.now, 0) + hosts.random.expovariate(1 / hosts.stranger_s)
+        # Of one stranger, whose next token changes nothing for a minute.
+        wait_s = MIN_EARLY_REFRESH_INTERVAL_S / 2 + hosts.random.expovariate(1 / hosts.stranger_s)
         event = env.timeout(wait_s)
         assert event.callbacks is not None
         event.callbacks.append(lambda _: self._meet_stranger())
 
     def _meet_stranger(self) -> None:
         if not self.is_down:
-            self._refresh_for_unknown_key()
+            self._meet(_STRANGER)
         self._meet_stranger_later()

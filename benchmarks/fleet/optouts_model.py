@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from benchmarks.fleet import parameters
 from benchmarks.fleet.series import PerSecond
-from bidstream_svc.optouts.follower import _CHECK_S, _MAX_ENTRIES
-from bidstream_svc.optouts.stream_publisher import _ENTRY_OPTOUTS
+from bidstream_svc.optouts.follower import _MAX_ENTRIES, CHECK_S, READ_GAP_S
+from bidstream_svc.optouts.stream_publisher import _ENTRY_OPTOUTS, APPEND_GAP_S
 
 _SLOTS = 20  # times of the second at which hosts check
 _COMMIT_S = parameters.COMMIT_S.value
@@ -54,7 +54,7 @@ class Feed:
     Attributes:
         rate: opt-outs a second.
         append_gap_s: what a receiver waits between two appends, at least.
-        read_gap_s: what a host waits between two reads, at least.
+        read_gap_s: what a host waits between two reads, at least, unless it is far behind.
         check_every_s: how often a host checks the stream.
     """
 
@@ -62,9 +62,9 @@ class Feed:
     rate: float
     receivers: int = 2
     duration_s: float = 60.0
-    append_gap_s: float = 0.0
-    read_gap_s: float = 0.0
-    check_every_s: float = _CHECK_S
+    append_gap_s: float = APPEND_GAP_S
+    read_gap_s: float = READ_GAP_S
+    check_every_s: float = CHECK_S
 
 
 @dataclass(slots=True)
@@ -204,7 +204,9 @@ class _Redis:
         self.run.sent_bytes.spread(begun_s, now_s, group.hosts * size)
         if begun_s > _WARM_UP_S:
             self._note_delays(group.hosts, sent, (begun_s + now_s) / 2 + _COMMIT_S)
-        again_s = now_s + parameters.ROUND_TRIP_S.value + max(_COMMIT_S, self._feed.read_gap_s)
+        # Who is far behind reads without a pause.
+        pause_s = max(_COMMIT_S, self._feed.read_gap_s) if len(sent) < _MAX_ENTRIES else _COMMIT_S
+        again_s = now_s + parameters.ROUND_TRIP_S.value + pause_s
         self._ask(again_s, group._replace(cursor=group.cursor + len(sent), has_checked=False))
         return now_s
 

@@ -71,7 +71,7 @@ REDIS_ENTRY_S = Figure(
     _OF_REDIS["further_entry_us"] * _US, "s of that core for each further entry of an answer", _REDIS
 )
 REDIS_CHECK_S = Figure(
-    _OF_REDIS["check_us"] * _US, "s of that core for what a follower asks once a second: INSPECT and ROLE", _REDIS
+    _OF_REDIS["check_us"] * _US, "s of that core for what a host asks every 5 s: INSPECT, ROLE and APPEND", _REDIS
 )
 REDIS_APPEND_S = Figure(_OF_REDIS["append_us"] * _US, "s of that core to append an entry", _REDIS)
 ENTRY_BYTES = Figure(
@@ -82,7 +82,7 @@ ENTRY_BYTES = Figure(
 OPTOUT_BYTES = Figure(
     _OF_REDIS["packed_bytes"] / _OF_REDIS["optouts_an_entry"], "bytes of an opt-out in an entry", _REDIS
 )
-CHECK_BYTES = Figure(_OF_REDIS["check_bytes"], "bytes of the answers to what a follower asks once a second", _REDIS)
+CHECK_BYTES = Figure(_OF_REDIS["check_bytes"], "bytes of the answers to what a host asks every 5 s", _REDIS)
 COMMIT_S = Figure(0.003, "s of a group commit of a receiver, and of a follower", _STORE)
 
 # Snapshots.

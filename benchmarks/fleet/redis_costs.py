@@ -105,7 +105,7 @@ def _read_batches(counter: "redis.Redis", name: str, *, count: int) -> float:
 
 
 async def _check(settings: StreamSettings, counter: "redis.Redis") -> _Usage:
-    """What the server uses for what a follower asks it each second."""
+    """What the server uses for what a host asks it regularly, as its follower and as its publisher."""
     client, times = StreamClient(settings), 2_000
     trail = [f"{time.time_ns() // 1_000_000 - number}-{number}" for number in range(_TRAIL)]
     newest = (await client.inspect()).last
@@ -114,6 +114,7 @@ async def _check(settings: StreamSettings, counter: "redis.Redis") -> _Usage:
     for _ in range(times):
         await client.inspect([newest.entry_id, *trail])
         await client.is_cut_off()
+        await client.append("", newest.entry_id, b"", epoch=bytes(16))
     after = _Usage.of(counter)
     await client.close()
     return _Usage((after.cpu_s - before.cpu_s) / times, (after.sent_bytes - before.sent_bytes) // times)

@@ -39,7 +39,7 @@ class Rush:
     ids: float
     receivers: int = 2
     at_once: int = _MAX_SNAPSHOTS
-    counts_waiting: bool = False
+    counts_waiting: bool = True
     age_from_end: bool = True
     longest_s: float = 24 * 3600.0
 

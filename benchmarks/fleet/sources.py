@@ -14,16 +14,18 @@ import simpy
 from benchmarks.fleet import parameters
 from benchmarks.fleet.capacity import SharedCapacity
 from benchmarks.fleet.series import PerSecond
-from bidstream_svc.keystore.refresh_schedule import EarlyRefreshLimit, draw_back_off_s, draw_interval_s
+from bidstream_svc.keystore.early_refreshes import EarlyRefreshes
+from bidstream_svc.keystore.key_client import TOTAL_TIMEOUT_S
+from bidstream_svc.keystore.refresh_schedule import draw_back_off_s, draw_interval_s
 from bidstream_svc.operator.transport import OperatorTransport
 from bidstream_svc.relay.relay_keys import HOLD_S
+from bidstream_svc.relay.relay_plane import _MAX_SENDING_S
 
 Steps: TypeAlias = Generator[simpy.Event, Any, "Answer"]
 
 _TRANSPORT = inspect.signature(OperatorTransport).parameters
 CONNECT_TIMEOUT_S: float = _TRANSPORT["connect_timeout_s"].default
 READ_TIMEOUT_S: float = _TRANSPORT["read_timeout_s"].default
-TOTAL_TIMEOUT_S: float = _TRANSPORT["total_timeout_s"].default
 
 
 class Result(Enum):
@@ -41,11 +43,13 @@ class Answer(NamedTuple):
     Attributes:
         generation: of the keys; they count up with each rotation.
         retry_after_s: what the operator asks for; 0 for nothing.
+        relayed_s: when the relay that they came from had asked for them; None if they did not come from one.
     """
 
     result: Result
     generation: int = -1
     retry_after_s: float = 0.0
+    relayed_s: float | None = None
 
 
 class Source(Protocol):
@@ -110,6 +114,29 @@ class Seen:
     abandoned: PerSecond = field(default_factory=PerSecond)
 
 
+class _Sender:
+    """Ends answers: a processor computes the whole of one, and a link sends it."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        cpu: SharedCapacity,
+        link: SharedCapacity,
+        costs: "parameters.Costs",
+        seen: Seen,
+    ) -> None:
+        self._env, self._cpu, self._link, self._costs, self._seen = env, cpu, link, costs, seen
+
+    def send(self, cpu_s: float, patience_s: float, until_s: float) -> Generator[simpy.Event, Any, bool]:
+        """Compute an answer within `patience_s`, and send it until a time. Returns whether the client got it."""
+        env = self._env
+        is_sent = patience_s > 0 and (yield self._cpu.use(cpu_s, patience_s))
+        is_sent = is_sent and (yield self._link.use(self._costs.response_bytes, until_s - env.now))
+        if not is_sent:
+            self._seen.abandoned.add(env.now)
+        return is_sent
+
+
 class Operator:
     """The operator.
 
@@ -125,8 +152,8 @@ class Operator:
     ) -> None:
         self.seen = Seen()
         self._env, self._plan, self._costs = env, plan, costs
-        self._cpu = cpu or SharedCapacity(env, plan.cores, 1.0)
-        self._link = SharedCapacity(env, plan.bytes_per_s, plan.single_bytes_per_s, self.seen.sent_bytes.spread)
+        link = SharedCapacity(env, plan.bytes_per_s, plan.single_bytes_per_s, self.seen.sent_bytes.spread)
+        self._sender = _Sender(env, cpu or SharedCapacity(env, plan.cores, 1.0), link, costs, self.seen)
         self._allowed, self._allowed_at_s = plan.limit_per_s, 0.0
 
     @property
@@ -154,13 +181,8 @@ class Operator:
             yield env.timeout(min(plan.think_s, READ_TIMEOUT_S))
         # The whole answer is computed before its first byte is sent.
         patience_s = READ_TIMEOUT_S - min(plan.think_s, READ_TIMEOUT_S)
-        if patience_s <= 0 or not (yield self._cpu.use(self._costs.serve_cpu_s, patience_s)):
-            self.seen.abandoned.add(env.now)
-            return Answer(Result.NETWORK)
-        if not (yield self._link.use(self._costs.response_bytes, TOTAL_TIMEOUT_S - (env.now - begun_s))):
-            self.seen.abandoned.add(env.now)
-            return Answer(Result.NETWORK)
-        return Answer(Result.KEYS, generation)
+        is_sent = yield from self._sender.send(self._costs.serve_cpu_s, patience_s, begun_s + TOTAL_TIMEOUT_S)
+        return Answer(Result.KEYS, generation) if is_sent else Answer(Result.NETWORK)
 
     def _admit(self) -> bool:
         limit, now = self._plan.limit_per_s, self._env.now
@@ -188,15 +210,15 @@ class Relay:
         self._generation = -1
         self._env, self._operator, self._costs = env, operator, costs
         self._interval_s, self._random = interval_s, random
-        self._cpu = SharedCapacity(env, parameters.RELAY_CORES.value, 1.0)
-        self._link = SharedCapacity(
+        link = SharedCapacity(
             env, parameters.RELAY_BYTES_PER_S.value, parameters.HOST_BYTES_PER_S.value, self.seen.sent_bytes.spread
         )
-        self._early = EarlyRefreshLimit()
-        self._asked_s, self._requested_s = -math.inf, -math.inf
+        self._sender = _Sender(env, SharedCapacity(env, parameters.RELAY_CORES.value, 1.0), link, costs, self.seen)
+        self._early = EarlyRefreshes(interval_s, random.uniform)
+        self._asked_s = -math.inf
         self._failures = 0
         self._has_changed = env.event()
-        self._is_woken, self._is_sleeping = False, False
+        self._is_sleeping = False
         self._process = env.process(self._run())
 
     def answer(self, max_age_s: float | None) -> Steps:
@@ -208,28 +230,18 @@ class Relay:
             yield from self._wait(-math.inf, env.now + HOLD_S)
         elif self._asked_s < env.now - (max_age_s or 0.0):
             self._ask()
-            yield from self._wait(self._requested_s, self._requested_s + HOLD_S)
+            yield from self._wait(self._early.requested_s, self._early.requested_s + HOLD_S)
         if self._generation < 0:
             self.seen.refused.add(env.now)
             return Answer(Result.UNAVAILABLE)
-        generation = self._generation
-        if not (yield self._cpu.use(self._costs.relay_cpu_s, READ_TIMEOUT_S - (env.now - begun_s))):
-            self.seen.abandoned.add(env.now)
-            return Answer(Result.NETWORK)
-        if not (yield self._link.use(self._costs.response_bytes, TOTAL_TIMEOUT_S - (env.now - begun_s))):
-            self.seen.abandoned.add(env.now)
-            return Answer(Result.NETWORK)
-        return Answer(Result.KEYS, generation)
+        generation, asked_s = self._generation, self._asked_s
+        patience_s = READ_TIMEOUT_S - (env.now - begun_s)
+        is_sent = yield from self._sender.send(self._costs.relay_cpu_s, patience_s, env.now + _MAX_SENDING_S)
+        return Answer(Result.KEYS, generation, relayed_s=asked_s) if is_sent else Answer(Result.NETWORK)
 
     def _ask(self) -> None:
-        """Refresh soon, unless that was asked for less than a minute ago, or a retry is due."""
-        if not self._early.admit(self._env.now):
-            return
-        self._requested_s = self._env.now
-        if self._failures:
-            return
-        self._is_woken = True
-        if self._is_sleeping:
+        """As `KeyRefresher.request`."""
+        if self._early.request(self._env.now) and self._is_sleeping:
             self._is_sleeping = False
             self._process.interrupt()
 
@@ -243,21 +255,23 @@ class Relay:
         env, uniform = self._env, self._random.uniform
         while True:
             asked_s = env.now
+            self._early.begin(asked_s, is_retry=self._failures > 0)
             answer = yield from self._operator.answer()
             if answer.result is Result.KEYS:
                 yield env.timeout(self._costs.first_parse_cpu_s)
                 self._generation, self._asked_s, self._failures = answer.generation, asked_s, 0
+                self._early.succeed((), asked_s, env.now, is_relayed=False)
                 changed, self._has_changed = self._has_changed, env.event()
                 changed.succeed()
                 wait_s = draw_interval_s(self._interval_s, uniform)
             else:
+                self._early.fail(env.now)
                 self._failures += 1
                 wait_s = draw_back_off_s(
                     self._failures, uniform, retry_after_s=answer.retry_after_s, longest_s=self._interval_s
                 )
-            if not self._is_woken:
-                self._is_sleeping = True
+            if self._failures or self._early.at_s > env.now:
+                self._is_sleeping = not self._failures  # the wait after a failure is not shortened
                 with suppress(simpy.Interrupt):
                     yield env.timeout(wait_s)
                 self._is_sleeping = False
-            self._is_woken = False

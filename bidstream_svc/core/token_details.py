@@ -11,6 +11,7 @@ from bidstream_svc.core.keys import KeySnapshot
 from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, OpenedToken, decode_text, v2, v3, v4
 
 _PREFIX_OF_V2 = bytes([v2.PREFIX])
+_HEAD_CHARACTERS = 8  # six bytes: prefix, version but in v2, master key id
 _VERSIONS = {bytes([v3.VERSION]): 3, bytes([v4.VERSION]): 4}
 
 
@@ -58,6 +59,25 @@ def read_details(token: object, keys: KeySnapshot | None) -> TokenDetails | None
     site_id, privacy_bits = site_layer
     is_client_side = bool(privacy_bits & CLIENT_SIDE_GENERATED)
     return TokenDetails(version, identity_type, expires_ms, site_key_id, site_id, is_client_side)
+
+
+def read_unknown_key_id(token: object, keys: KeySnapshot | None) -> int | None:
+    """Read the id of the key that a token names and `keys` do not have. Returns None if there is none such.
+
+    It is the id of the master key, or if that is there, of the site key. Only for the latter, a layer is decrypted.
+    """
+    if keys is None or not isinstance(token, str):
+        return None
+    try:
+        head = decode_text(token[:_HEAD_CHARACTERS])
+    except ValueError:
+        return None
+    is_v2 = head[:1] == _PREFIX_OF_V2
+    master_key_id = int.from_bytes(head[1:5] if is_v2 else head[2:6])
+    if master_key_id not in keys.keys:
+        return master_key_id if is_v2 or head[1:2] in _VERSIONS else None
+    details = read_details(token, keys)
+    return None if details is None or details.site_key_id in keys.keys else details.site_key_id
 
 
 def read_site_id(

@@ -21,6 +21,9 @@ from bidstream_svc.operator.key_fetch import FetchedKeys, fetch_keys
 from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
 from bidstream_svc.operator_settings import OperatorSettings
 
+# An operator that sends to thousands at once sends slowly to each. Who gives up half way wastes what was sent, and
+# asks again: then nobody may ever get all of it. An answer of which nothing comes for 10 s is given up all the same.
+TOTAL_TIMEOUT_S = 600.0
 _log = get_logger(__name__)
 
 
@@ -44,10 +47,11 @@ class KeyClient:
         on_fallback: Callable[[], None] = lambda: None,
     ) -> None:
         self._scope = LABEL_OF_SCOPE[operator.scope]
-        self._primary = make_transport(operator, retry)
+        self._primary = make_transport(operator, retry, total_timeout_s=TOTAL_TIMEOUT_S)
         self._fallback: OperatorTransport | None = None
         if operator.operator_fallback_url is not None:
-            self._fallback = make_transport(replace(operator, operator_url=operator.operator_fallback_url), retry)
+            fallback = replace(operator, operator_url=operator.operator_fallback_url)
+            self._fallback = make_transport(fallback, retry, total_timeout_s=TOTAL_TIMEOUT_S)
         self._on_fallback = on_fallback
         self._stack = AsyncExitStack()
 

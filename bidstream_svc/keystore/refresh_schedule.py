@@ -1,15 +1,16 @@
-"""When keys are refreshed: intervals, waits after failures, and refreshes for unknown keys.
+"""When keys are refreshed: intervals, waits after failures, and spreads of early refreshes.
 
 Time and randomness are parameters, so that `benchmarks/fleet` simulates a fleet with these very functions.
 """
 
 from collections.abc import Callable
-from math import inf
 from typing import TypeAlias
 
 INTERVAL_JITTER = 0.1
 MAX_BACK_OFF_S = 60.0
 MIN_EARLY_REFRESH_INTERVAL_S = 60.0
+MAX_SPREAD_S = 30.0
+_INTERVALS_OF_SPREAD = 120  # where that is less: the spread of an interval of an hour is the longest one
 
 # (low, high) -> a random number between them, as `random.uniform` draws it
 Uniform: TypeAlias = Callable[[float, float], float]
@@ -33,24 +34,6 @@ def draw_back_off_s(failures: int, uniform: Uniform, *, retry_after_s: float = 0
     return min(retry_after_s, longest_s) + uniform(0, limit_s)
 
 
-class EarlyRefreshLimit:
-    """Allows one refresh for an unknown key per MIN_EARLY_REFRESH_INTERVAL_S.
-
-    Attributes:
-        requested_s: when the last one was allowed, on the clock of `admit`.
-    """
-
-    def __init__(self) -> None:
-        self.requested_s = -inf
-
-    @property
-    def next_s(self) -> float:
-        """From when on another one is allowed."""
-        return self.requested_s + MIN_EARLY_REFRESH_INTERVAL_S
-
-    def admit(self, now_s: float) -> bool:
-        """Whether a refresh is allowed now, in seconds of a monotonic clock. It then counts as made."""
-        if now_s < self.next_s:
-            return False
-        self.requested_s = now_s
-        return True
+def draw_spread_s(interval_s: float, uniform: Uniform) -> float:
+    """Draw the wait before an early refresh: full jitter, so that a fleet does not call within a second."""
+    return uniform(0, min(MAX_SPREAD_S, interval_s / _INTERVALS_OF_SPREAD))

@@ -3,10 +3,14 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from math import inf
 
-from bidstream_svc.keystore.refresh_schedule import EarlyRefreshLimit
 from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.loop_thread import LoopThread
+
+# How many tokens with unknown keys are looked at in each span of time: a look takes some microseconds.
+_LOOKS = 100
+_LOOKS_SPAN_S = 0.1
 
 
 class RefreshThread:
@@ -28,7 +32,8 @@ class RefreshThread:
         self._open_refresher = open_refresher
         self._refresher: KeyRefresher | None = None
         self._thread = LoopThread("key-refresh", self._refresh, on_failure=on_failure)
-        self._early = EarlyRefreshLimit()
+        self._looks_until_s, self._looks = 0.0, 0
+        self._requested_s = -inf
 
     def start(self) -> None:
         """Start the thread, which begins with a refresh."""
@@ -40,16 +45,29 @@ class RefreshThread:
         if refresher is not None:
             self._thread.call_soon(refresher.wake)
 
-    def refresh_for_unknown_key(self) -> None:
-        """Request a refresh because a token named an unknown key; see EarlyRefreshLimit. No effect after a failure."""
-        refresher = self._refresher
-        if refresher is not None and self._early.admit(time.monotonic()):
-            self._thread.call_soon(refresher.wake_unless_failing)
+    def refresh_for_unknown_key(self, token: object) -> None:
+        """Request a refresh because a token names an unknown key; see EarlyRefreshes. Call it from one thread."""
+        refresher, now_s = self._refresher, time.monotonic()
+        if now_s >= self._looks_until_s:
+            self._looks_until_s, self._looks = now_s + _LOOKS_SPAN_S, _LOOKS
+        if refresher is None or not self._looks:
+            return
+        self._looks -= 1
+        if refresher.meet_unknown_key(token):
+            self._thread.call_soon(refresher.replan)
 
-    @property
-    def requested_s(self) -> float:
-        """When the last refresh for an unknown key was requested, on the monotonic clock."""
-        return self._early.requested_s
+    def refresh_for_clients(self) -> float:
+        """Request a refresh for clients that wait for it; see `KeyRefresher.request`. Call it from one thread.
+
+        Returns:
+            When the last such refresh was requested, on the monotonic clock.
+        """
+        refresher = self._refresher
+        if refresher is not None:
+            self._requested_s, has_changed = refresher.request()
+            if has_changed:
+                self._thread.call_soon(refresher.replan)
+        return self._requested_s
 
     def stop(self) -> None:
         """Cancel a running refresh and end the thread; see LoopThread. Call after `start`."""

@@ -6,8 +6,11 @@ them.
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING
 
 from bidstream_svc.clock import wall_clock_ms
@@ -23,7 +26,9 @@ from bidstream_svc.core.errors import (
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.kernel import IS_NATIVE, build_in_steps
 from bidstream_svc.core.keys import KeySnapshot, free_in_steps
+from bidstream_svc.core.token_details import read_unknown_key_id
 from bidstream_svc.core.units import MS_PER_S
+from bidstream_svc.keystore.early_refreshes import EarlyRefreshes
 from bidstream_svc.keystore.key_cache import KeyCache
 from bidstream_svc.keystore.refresh_schedule import draw_back_off_s, draw_interval_s
 from bidstream_svc.keystore.shared_keys import SharedKeys
@@ -84,9 +89,12 @@ class KeyRefresher:
         self._now_ms = now_ms
         self._has_kernel = has_kernel
         self.on_keys: Callable[[FetchedKeys], None] = lambda _fetched: None
-        self._wants_newest = False
         self.last_asked_s: float | None = None
-        self._wake = asyncio.Event()
+        self._wants_newest, self._asks_newest = False, False
+        self._is_woken = False
+        self._has_changed = asyncio.Event()  # ends a wait, which then looks at what it waits for
+        self._early = EarlyRefreshes(interval_s, _random.uniform)
+        self._early_lock = threading.Lock()  # other threads tell what tokens and clients want
         self._failures = 0  # in a row
         self._retry_after_s = 0.0
 
@@ -101,7 +109,7 @@ class KeyRefresher:
 
         Of two relays, one may have older keys than the other has given. So it is no more than since the last refresh.
         """
-        if self._wants_newest or self._store.is_from_cache:
+        if self._asks_newest or self._wants_newest or self._early.at_s < inf or self._store.is_from_cache:
             return None
         return self._interval_s if self.last_asked_s is None else time.monotonic() - self.last_asked_s
 
@@ -113,22 +121,49 @@ class KeyRefresher:
             self._failures = 0 if await self.refresh() else self._failures + 1
             wait_s = self._draw_wait_s()
             self._store.next_refresh_ms = self._now_ms() + int(wait_s * MS_PER_S)
-            await self._sleep(wait_s)
+            await self._sleep(time.monotonic() + wait_s)
 
     def wake(self) -> None:
-        """End the current wait, so that a refresh begins. Call it in the event loop of `run`."""
-        self._wake.set()
+        """End the current wait, so that a refresh begins. Call it in the event loop of `run`.
 
-    def wake_unless_failing(self) -> None:
-        """As `wake`, but not after a failure: another attempt follows soon, or when the operator has asked for it."""
-        if self._failures:
-            self._wants_newest = True  # a relay would else give that attempt keys without the unknown one
-        else:
-            self.wake()
+        While a refresh runs, another one follows: the running one was asked for before.
+        """
+        self._is_woken = self._wants_newest = True
+        self._has_changed.set()
+
+    def replan(self) -> None:
+        """Look anew at when to refresh, because `meet_unknown_key` or `request` has said so. Call it as `wake`."""
+        self._has_changed.set()
+
+    def meet_unknown_key(self, token: object) -> bool:
+        """Note a token with an unknown key, for an early refresh. Any thread may call this.
+
+        After a failure, it does not shorten the wait: another attempt follows soon, or when the operator has asked for
+        it, and asks for the newest keys.
+
+        Returns:
+            Whether `replan` must be called.
+        """
+        key_id = read_unknown_key_id(token, self._store.snapshot)
+        if key_id is None:
+            return False
+        with self._early_lock:
+            return self._early.meet(key_id, time.monotonic())
+
+    def request(self) -> tuple[float, bool]:
+        """Request a refresh for clients that wait for the newest keys, at most one a minute. Any thread may call this.
+
+        Returns:
+            When the last one was requested, on the monotonic clock, and whether `replan` must be called.
+        """
+        with self._early_lock:
+            has_changed = self._early.request(time.monotonic())
+            return self._early.requested_s, has_changed
 
     async def refresh(self) -> bool:
         """Fetch once. Returns whether the new keys are in use."""
         started_ns, asked_s = time.monotonic_ns(), time.monotonic()
+        self._begin(asked_s)
         freeing = None
         try:
             fetched = await self._fetch()
@@ -136,11 +171,13 @@ class KeyRefresher:
             kernel = await self._build_kernel(fetched.snapshot)
         except Exception as error:  # noqa: BLE001 - any failure keeps the keys, and is retried
             result = self._record_failure(error)
+            self._note_failure()
         else:
             result = RefreshResult.SUCCESS
-            self.last_asked_s, self._wants_newest = asked_s, False
+            self.last_asked_s, self._asks_newest = asked_s, False
             freeing = free_in_steps(self._store.snapshot)
             self._use(fetched, kernel)
+            self._note_success(fetched, asked_s)
             self._store.last_success_ms = self._now_ms()
             self._store.last_error = None
             self._metrics.set(self._cells.last_success_ms, self._store.last_success_ms)
@@ -153,6 +190,26 @@ class KeyRefresher:
         if freeing is not None:
             await run_steps(freeing, self._store.parsing_pause_s)
         return result is RefreshResult.SUCCESS
+
+    def _begin(self, asked_s: float) -> None:
+        with self._early_lock:
+            is_early = self._early.begin(asked_s, is_retry=bool(self._failures))
+        self._asks_newest = self._wants_newest or is_early
+        self._is_woken = self._wants_newest = False
+
+    def _note_failure(self) -> None:
+        with self._early_lock:
+            self._early.fail(time.monotonic())
+        self._wants_newest = self._wants_newest or self._asks_newest
+        self._asks_newest = False
+
+    def _note_success(self, fetched: FetchedKeys, asked_s: float) -> None:
+        if fetched.relayed_s is not None:  # a relay may have asked before or after it was asked
+            asked_s = fetched.relayed_s
+        with self._early_lock:
+            self._early.succeed(
+                fetched.snapshot.keys, asked_s, time.monotonic(), is_relayed=fetched.relayed_s is not None
+            )
 
     def _reject_worse(self, snapshot: KeySnapshot) -> None:
         """Raise KeyResponseError for a response worse than the keys in use."""
@@ -263,14 +320,18 @@ class KeyRefresher:
             self._failures, _random.uniform, retry_after_s=self._retry_after_s, longest_s=self._interval_s
         )
 
-    async def _sleep(self, wait_s: float) -> None:
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._wake.wait()
-            self._wants_newest = True
-        except TimeoutError:
-            pass
-        self._wake.clear()
+    async def _sleep(self, until_s: float) -> None:
+        """Wait until a time, or an early refresh, or `wake`."""
+        while not self._is_woken:
+            at_s = until_s if self._failures else min(until_s, self._early.at_s)
+            wait_s = at_s - time.monotonic()
+            if wait_s <= 0:
+                return
+            # Both may happen at once, and then either may be seen. So what counts is the state, looked at again.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._has_changed.wait()
+            self._has_changed.clear()
 
 
 def require_scope(snapshot: KeySnapshot, required: IdentityScope | None) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.files import read_secret_file
 from bidstream_svc.operator.credentials import Credentials, parse_api_key, parse_client_secret
-from bidstream_svc.operator.transport import OperatorTransport, RetryPolicy
+from bidstream_svc.operator.transport import TOTAL_TIMEOUT_S, OperatorTransport, RetryPolicy
 from bidstream_svc.operator_settings import OperatorSettings
 
 _T = TypeVar("_T")
@@ -29,12 +29,15 @@ def credentials_reader(settings: OperatorSettings) -> Callable[[], Credentials]:
     return read
 
 
-def make_transport(settings: OperatorSettings, retry: RetryPolicy | None = None) -> OperatorTransport:
+def make_transport(
+    settings: OperatorSettings, retry: RetryPolicy | None = None, *, total_timeout_s: float = TOTAL_TIMEOUT_S
+) -> OperatorTransport:
     """Make a transport to the configured operator.
 
     Args:
         settings: of the operator. The credentials are read at each attempt of a call.
         retry: how calls are retried; None for the default.
+        total_timeout_s: limit for one attempt.
 
     Raises:
         ConfigurationError: no operator or no credentials are configured, or the operator's URL is not allowed.
@@ -46,6 +49,7 @@ def make_transport(settings: OperatorSettings, retry: RetryPolicy | None = None)
         credentials_reader(settings),
         allow_insecure=settings.allow_insecure_operator,
         retry=retry,
+        total_timeout_s=total_timeout_s,
     )
 
 

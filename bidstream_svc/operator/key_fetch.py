@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Generator
 from typing import NamedTuple, TypeVar
 
@@ -12,6 +13,9 @@ from bidstream_svc.operator.messages import Endpoint
 from bidstream_svc.operator.transport import OperatorTransport
 
 _T = TypeVar("_T")
+RELAY_PSEUDONYM = "bidstream-svc-relay"  # what a relay calls itself in `Via` (RFC 9110, section 7.6.3)
+_VIA_RELAY = re.compile(rf"(?:^|,)\s*(?:HTTP/)?1\.[01]\s+{RELAY_PSEUDONYM}\s*(?=,|\(|$)", re.ASCII | re.IGNORECASE)
+_AGE = re.compile(r"\d{1,10}", re.ASCII)
 _MAX_AGE = re.compile(r"max-age=(\d{1,9})", re.ASCII)
 
 KEY_ENDPOINTS = {
@@ -27,11 +31,14 @@ class FetchedKeys(NamedTuple):
         snapshot: the keys.
         wire: the operator's encrypted answer exactly as received, for a key cache.
         json: the same decrypted, for a relay.
+        relayed_s: when the relay that they came from had asked for them, on the monotonic clock; None if they did not
+            come from a relay.
     """
 
     snapshot: KeySnapshot
     wire: bytes
     json: bytes
+    relayed_s: float | None = None
 
     def __repr__(self) -> str:
         """Show counts only."""
@@ -60,8 +67,20 @@ async def fetch_keys(
         KeyResponseError: the decrypted answer is not a valid key response.
     """
     answer = await transport.call(KEY_ENDPOINTS[purpose], headers=ask_for_age(max_age_s))
+    age_s = read_relayed_age(answer.via, answer.age)
+    relayed_s = None if age_s is None else time.monotonic() - age_s
     snapshot = await run_steps(parse_in_steps(answer.json, purpose, previous), pause_s)
-    return FetchedKeys(snapshot, answer.wire, answer.json)
+    return FetchedKeys(snapshot, answer.wire, answer.json, relayed_s)
+
+
+def read_relayed_age(via: str, age: str | None) -> float | None:
+    """Return how many seconds old the keys of an answer are that came through a relay; None if it did not.
+
+    Other proxies name themselves in `Via`, too. They do not count, since they ask the operator for each client.
+    """
+    if _VIA_RELAY.search(via) is None:
+        return None
+    return float(age) if age is not None and _AGE.fullmatch(age) else 0.0
 
 
 def ask_for_age(max_age_s: float | None) -> dict[str, str]:

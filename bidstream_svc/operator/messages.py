@@ -85,12 +85,22 @@ class OperatorRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """An HTTP answer: status code, `Content-Type` ("" if absent), complete body, `Retry-After` or None."""
+    """An HTTP answer.
+
+    Attributes:
+        status: the status code.
+        content_type: "" if absent.
+        body: the complete body.
+        retry_after, age: the headers `Retry-After` and `Age`; None if absent.
+        via: the headers `Via`, joined; "" if absent.
+    """
 
     status: int
     content_type: str
     body: bytes = field(repr=False)
     retry_after: str | None = None
+    age: str | None = None
+    via: str = ""
 
 
 class _ErrorBody(msgspec.Struct):

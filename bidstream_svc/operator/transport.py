@@ -37,6 +37,7 @@ from bidstream_svc.operator.messages import (
 from bidstream_svc.operator.network_errors import explain_network_error
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
+TOTAL_TIMEOUT_S = 30.0
 _CHUNK_BYTES = 256 * 1024
 _log = logging.getLogger(__name__)
 _random = random.SystemRandom()  # the module's own generator belongs to the program, which may have seeded it
@@ -61,10 +62,12 @@ class RetryPolicy(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A decrypted answer: its JSON, and the HTTP body exactly as received."""
+    """A decrypted answer: its JSON, the HTTP body exactly as received, and the headers `Age` and `Via`."""
 
     json: bytes
     wire: bytes
+    age: str | None = None
+    via: str = ""
 
     def __repr__(self) -> str:
         """Show the size only."""
@@ -96,7 +99,7 @@ class OperatorTransport:
         *,
         connect_timeout_s: float = 5.0,
         read_timeout_s: float = 10.0,
-        total_timeout_s: float = 30.0,
+        total_timeout_s: float = TOTAL_TIMEOUT_S,
         ssl: ssl.SSLContext | None = None,
         allow_insecure: bool = False,
         retry: RetryPolicy | None = None,
@@ -205,7 +208,7 @@ class OperatorTransport:
             with attempt:
                 request = build()
                 answer = await self.post(request)
-                return Answer(read(answer, request), answer.body)
+                return Answer(read(answer, request), answer.body, answer.age, answer.via)
         raise AssertionError("tenacity either returns or raises")  # pragma: no cover
 
     def _should_retry(self, endpoint: Endpoint, error: BaseException) -> bool:
@@ -253,7 +256,14 @@ class OperatorTransport:
             raise explain_network_error(error) from None
         headers = response.headers
         content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        return HttpAnswer(response.status, content_type, body, headers.get("Retry-After"))
+        return HttpAnswer(
+            response.status,
+            content_type,
+            body,
+            headers.get("Retry-After"),
+            headers.get("Age"),
+            ", ".join(headers.getall("Via", ())),
+        )
 
     async def _read_body(self, response: aiohttp.ClientResponse) -> bytes:
         if (response.content_length or 0) > self._max_answer_bytes:

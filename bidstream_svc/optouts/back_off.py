@@ -12,6 +12,7 @@ class BackOff:
 
     Args:
         first_s, longest_s: the first limit and the last.
+        least_part: the part of the limit that is waited in any case.
         uniform: draws a random number between two.
     """
 
@@ -19,11 +20,14 @@ class BackOff:
         self,
         first_s: float = 0.2,
         longest_s: float = 5.0,
+        *,
+        least_part: float = 0.5,
         uniform: Callable[[float, float], float] = _random.uniform,
     ) -> None:
         self._uniform = uniform
         self._first_s = first_s
         self._longest_s = longest_s
+        self._least_part = least_part
         self._limit_s = first_s
 
     async def wait(self) -> None:
@@ -33,7 +37,7 @@ class BackOff:
     def draw_s(self) -> float:
         """Draw the seconds to wait after a failure."""
         limit_s, self._limit_s = self._limit_s, min(2 * self._limit_s, self._longest_s)
-        return self._uniform(limit_s / 2, limit_s)
+        return self._uniform(self._least_part * limit_s, limit_s)
 
     def reset(self) -> None:
         """Begin anew after a success."""

@@ -1,7 +1,10 @@
 """Reads the stream and applies it to the store.
 
-The position is kept in the store: written with the opt-outs, or up to about a second later. So it may be
-too low, and is never too high.
+The position is kept in the store: written with the opt-outs, or at the next check of the stream. So it may be too low,
+and is never too high.
+
+Thousands of hosts share the one core of the server. So a host reads at most four times a second: entries gather
+meanwhile, and one read brings them all. A host that is far behind reads without a pause.
 `stream_entries` decides what follows a position, and what to do where entries are missing.
 
 In a gap (opt-outs may be missing that the stream does not hold any more) the reader goes on, gets a snapshot from a
@@ -11,6 +14,7 @@ store does not count as level until it has such an address.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -42,10 +46,14 @@ _log = get_logger(__name__)
 
 NOTE = "follower"
 SNAPSHOT_BACK_OFF_S = 1.0, 60.0
-_CHECK_S = 1.0
+CHECK_S = 5.0
+READ_GAP_S = 0.25
+# A connection that hangs is noticed, and a snapshot that has arrived is used, whenever a read ends.
+_LONGEST_READ_S = 1.0
 _SAVE_S = 1.0
 _FIRST_ENTRIES, _MAX_ENTRIES = 100, 1_000  # of one call
 _OPTOUTS_AT_ONCE = 20_000
+_random = random.SystemRandom()
 _AWAY_PART = 6 / 7  # of the retention; what is lost is certainly appended again by receivers for so long
 
 
@@ -77,6 +85,7 @@ class Follower:
             address to get one from.
         on_level: called with Unix ms whenever the store is known to have had everything that the stream had then.
         now_ms: the wall clock, Unix ms.
+        check_s: how often the stream is compared with what has been read.
 
     Attributes:
         state: for people to look at, and for `GET /snapshot`, which must answer 503 while `gap` is not empty.
@@ -90,8 +99,10 @@ class Follower:
         fetch_snapshot: Callable[[], Awaitable[Position | None]] | None = None,
         on_level: Callable[[int], None] = lambda _: None,
         now_ms: Callable[[], int] = wall_clock_ms,
+        check_s: float = CHECK_S,
     ) -> None:
         self.state = FollowerState()
+        self._check_s = check_s
         self._store = store
         self._settings = settings
         self._fetch_snapshot = fetch_snapshot
@@ -128,17 +139,23 @@ class Follower:
             await client.close()
 
     async def _follow(self, client: StreamClient, bearings: Bearings) -> None:
-        check_at_s = 0.0
+        bearings = await self._check(client, bearings)
+        # When the server comes back, all hosts connect at the same moment. They must not check together ever after.
+        check_at_s = time.monotonic() + _random.uniform(0, self._check_s)
         while True:
-            if (now_s := time.monotonic()) >= check_at_s:
+            if (now_s := time.monotonic()) >= check_at_s or self._has_snapshot:
                 bearings = await self._check(client, bearings)
-                check_at_s = now_s + _CHECK_S
-            block_ms = max(1, int((check_at_s - time.monotonic()) * 1000))
-            entries, read_up_to = await client.read(bearings.cursor, self._count, block_ms)
-            if entries or read_up_to != bearings.cursor:
+                check_at_s = now_s + self._check_s
+            block_s = min(_LONGEST_READ_S, check_at_s - time.monotonic())
+            count = self._count
+            entries, read_up_to = await client.read(bearings.cursor, count, max(1, int(block_s * 1000)))
+            read_at_s = time.monotonic()
+            if has_moved := read_up_to != bearings.cursor:
                 bearings = await self._apply(client, bearings, entries, read_up_to)
                 self._prove_level(bearings)
             self._note_success()
+            if has_moved and len(entries) < count:
+                await asyncio.sleep(read_at_s + READ_GAP_S - time.monotonic())
 
     async def _check(self, client: StreamClient, bearings: Bearings) -> Bearings:
         """Compare the stream with what has been read, and look after the gap."""
@@ -197,6 +214,10 @@ class Follower:
         _log.info("opt-outs are complete again", sequence=position.sequence)
         return Bearings.at(position)
 
+    @property
+    def _has_snapshot(self) -> bool:
+        return self._snapshot is not None and self._snapshot.done()
+
     async def _get_snapshot(
         self, fetch: Callable[[], Awaitable[Position | None]], *, is_another: bool = False
     ) -> Position | None:
@@ -226,7 +247,7 @@ class Follower:
         return self._bearings
 
     async def _save(self, bearings: Bearings, optouts: Sequence[OptOut] = ()) -> None:
-        """Add opt-outs to the store; with them, or about once a second, the bearings."""
+        """Add opt-outs to the store; with them, or at a check, the bearings, about once a second at most."""
         assert self._saved is not None
         is_urgent = len(optouts) >= _MAX_ENTRIES or bearings.gap != self._saved.gap
         is_due = bearings != self._saved and (is_urgent or time.monotonic() - self._saved_at_s >= _SAVE_S)

@@ -1,6 +1,7 @@
-"""Gets a snapshot from a receiver over HTTP and merges it into the store."""
+"""Gets a snapshot from a receiver over HTTP and merges it into the store. One that is cut off is resumed."""
 
 import asyncio
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
@@ -9,16 +10,21 @@ from yarl import URL
 from bidstream_svc._version import __version__
 from bidstream_svc.core.errors import ConfigurationError, OptOutStreamError
 from bidstream_svc.files import read_secret_file
+from bidstream_svc.logs import get_logger
+from bidstream_svc.optouts.back_off import BackOff
 from bidstream_svc.optouts.blocking import run_blocking
 from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_store import OptOutStore
-from bidstream_svc.optouts.snapshot import SnapshotMerger
+from bidstream_svc.optouts.snapshot_download import SnapshotDownload
+
+_log = get_logger(__name__)
 
 # In the query, with the id of a receiver's store: a snapshot may be incomplete, but not that receiver's own.
 INCOMPLETE_FOR = "incomplete_for"
-INCOMPLETE_HEADER = "Bidstream-Incomplete"
 _PART_BYTES = 1024 * 1024
 _MAX_RETRY_AFTER_S = 60.0
+_MAX_RESUMPTIONS = 20  # of one snapshot, some minutes; then it begins anew
+_RESUMPTION_BACK_OFF_S = 1.0, 30.0
 # The receiver writes its snapshot before it sends the head.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=300)
 
@@ -52,37 +58,68 @@ class SnapshotClient:
         self._token_variable = token_variable
 
     async def fetch(self) -> Position | None:
-        """Get a snapshot from its beginning to its end, and merge it.
+        """Get a snapshot to its end, and merge it. If it is cut off, the rest is asked for.
 
         Returns:
             Its position in the stream; None for one of another receiver from which opt-outs may be missing, too.
 
         Raises:
-            OptOutStreamError: no receiver can be reached or has a snapshot. If one says when to ask again, after that.
+            OptOutStreamError: no receiver can be reached or has a snapshot, or it was cut off too often. If one says
+                when to ask again, after that.
             OptOutRecordError: it is damaged or was cut short.
             OptOutStoreError: the store cannot be written.
         """
-        headers = {"User-Agent": f"bidstream-svc/{__version__}", "Accept-Encoding": "identity", **self._authorization()}
-        merger = SnapshotMerger(self._store)
+        download = SnapshotDownload(self._store)
+        # From zero on: all hosts are cut off at the same moment if a receiver ends.
+        back_off = BackOff(*_RESUMPTION_BACK_OFF_S, least_part=0.0)
+        for left in reversed(range(_MAX_RESUMPTIONS + 1)):
+            try:
+                await self._receive(download)
+                break
+            except _CutOffError as error:
+                if not download.can_resume or not left:
+                    raise
+                _log.warning(
+                    "snapshot of opt-outs cut off; the rest is fetched",
+                    error=str(error),
+                    received_bytes=download.received_bytes,
+                )
+                await back_off.wait()
+        header = await run_blocking(download.finish)
+        if download.is_incomplete:
+            return None
+        if header.position is None:
+            raise OptOutStreamError("the receiver's snapshot has no position in the stream")
+        return header.position
+
+    async def _receive(self, download: SnapshotDownload) -> None:
+        """Receive a snapshot, or the rest of one, up to its end."""
+        headers = {
+            "User-Agent": f"bidstream-svc/{__version__}",
+            "Accept-Encoding": "identity",
+            **self._authorization(),
+            **download.request_headers(),
+        }
         try:
             async with (
                 aiohttp.ClientSession(timeout=_TIMEOUT, auto_decompress=False) as session,
                 session.get(self._url, headers=headers, allow_redirects=False, read_bufsize=_PART_BYTES) as response,
             ):
-                if response.status != 200:  # noqa: PLR2004
-                    await _explain_status(response)
-                is_incomplete = INCOMPLETE_HEADER in response.headers
+                match response.status:
+                    case HTTPStatus.OK:
+                        download.begin(response)
+                    case HTTPStatus.PARTIAL_CONTENT:
+                        download.go_on(response)
+                    case _:
+                        await _explain_status(response)
                 async for part in response.content.iter_chunked(_PART_BYTES):
-                    await run_blocking(lambda: merger.feed(part))  # noqa: B023 - it is called here
+                    await run_blocking(lambda: download.feed(part))  # noqa: B023 - it is called here
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            # Not in aiohttp's words: its exceptions contain the request's headers.
-            raise OptOutStreamError(f"no snapshot from the receiver ({type(error).__name__})") from None
-        header = await run_blocking(merger.finish)
-        if is_incomplete:
-            return None
-        if header.position is None:
-            raise OptOutStreamError("the receiver's snapshot has no position in the stream")
-        return header.position
+            if download.is_missing_bytes or not download.can_resume:
+                # Not in aiohttp's words: its exceptions contain the request's headers.
+                raise _CutOffError(f"no snapshot from the receiver ({type(error).__name__})") from None
+        if download.is_missing_bytes:
+            raise _CutOffError("no whole snapshot from the receiver (its answer ended early)")
 
     def _authorization(self) -> dict[str, str]:
         if self._token_file is None:
@@ -110,5 +147,11 @@ async def _explain_status(response: aiohttp.ClientResponse) -> None:
         case 401 | 403:
             raise OptOutStreamError(f"the receiver answers {status}: its bearer token is another one")
         case 503:
-            raise OptOutStreamError("the receiver has no complete snapshot now (503)")
+            raise _CutOffError("the receiver has no complete snapshot now, or many hosts get one (503)")
+        case 429 | 500 | 502 | 504:
+            raise _CutOffError(f"the receiver answers {status} to the request for a snapshot")
     raise OptOutStreamError(f"the receiver answers {status} to the request for a snapshot")
+
+
+class _CutOffError(OptOutStreamError):
+    """What has begun to arrive may be resumed."""

@@ -9,6 +9,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
+from weakref import WeakValueDictionary
 
 from bidstream_svc.core.errors import OptOutStoreError
 from bidstream_svc.optouts import snapshot_process
@@ -23,17 +24,23 @@ class SnapshotFile:
 
     Attributes:
         size: bytes.
+        digest: the SHA-256 of all of it.
+        etag: a strong entity tag: what has the same one has the same bytes.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, digest: bytes) -> None:
         self._file = file
         weakref.finalize(self, file.close)
         self.size = os.fstat(file.fileno()).st_size
+        self.digest = digest
+        self.etag = f'"{digest.hex()}"'
 
-    async def iterate(self) -> AsyncIterator[bytes]:
-        """Yield all of it, in parts of up to 1 MiB."""
-        start = 0
-        while part := await run_blocking(lambda: os.pread(self._file.fileno(), _PART_BYTES, start)):  # noqa: B023
+    async def iterate(self, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the bytes from `start` up to `end`, by default to the last one, in parts of up to 1 MiB."""
+        end = self.size if end is None else end
+        while part := await run_blocking(
+            lambda: os.pread(self._file.fileno(), min(_PART_BYTES, end - start), start)  # noqa: B023
+        ):
             start += len(part)
             yield part
 
@@ -44,6 +51,8 @@ class SnapshotFiles:
     A slow reader reads from the file, so that no transaction of the store lasts for long; and all who ask while one is
     written, or within ten seconds after, get the same file, because after a fault everyone asks at once.
 
+    Whoever was cut off may go on with the file that it had, as long as that is the latest or somebody else reads it.
+
     Args:
         directory: the store, and where the files are.
     """
@@ -52,6 +61,7 @@ class SnapshotFiles:
         self._directory = directory
         self._making: asyncio.Lock = asyncio.Lock()
         self._latest: SnapshotFile | None = None
+        self._in_use: WeakValueDictionary[str, SnapshotFile] = WeakValueDictionary()
         self._made_at_s = 0.0
 
     async def open(self) -> SnapshotFile:
@@ -66,7 +76,12 @@ class SnapshotFiles:
                 self._latest = await make_snapshot_file(self._directory)
                 # Not from its beginning: one that takes longer to write would be too old for all who wait for it.
                 self._made_at_s = time.monotonic()
+                self._in_use[self._latest.etag] = self._latest
             return self._latest
+
+    def find(self, etag: str) -> SnapshotFile | None:
+        """Return the snapshot with a tag, however old it is; None if it is gone."""
+        return self._in_use.get(etag)
 
 
 async def make_snapshot_file(directory: Path) -> SnapshotFile:
@@ -78,8 +93,7 @@ async def make_snapshot_file(directory: Path) -> SnapshotFile:
     try:
         file = _open_unnamed(directory)
         try:
-            await _run_writer(directory, file)
-            return SnapshotFile(file)
+            return SnapshotFile(file, await _run_writer(directory, file))
         except BaseException:
             file.close()
             raise
@@ -87,8 +101,8 @@ async def make_snapshot_file(directory: Path) -> SnapshotFile:
         raise OptOutStoreError(f"no snapshot: {error.strerror or type(error).__name__}") from None
 
 
-async def _run_writer(directory: Path, file: BinaryIO) -> None:
-    """Write the snapshot in another process, which is killed if this is cancelled."""
+async def _run_writer(directory: Path, file: BinaryIO) -> bytes:
+    """Write the snapshot in another process, which is killed if this is cancelled. Returns its SHA-256."""
     command = (sys.executable, "-P", "-m", snapshot_process.__name__, str(directory))
     process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=file, stderr=PIPE)
     try:
@@ -97,10 +111,11 @@ async def _run_writer(directory: Path, file: BinaryIO) -> None:
         process.kill()
         await process.wait()
         raise
+    last_line = (output.decode("utf-8", "replace").splitlines() or [""])[-1]
     if process.returncode:
-        lines = output.decode("utf-8", "replace").splitlines()
-        problem = lines[-1] if lines else f"the process that writes it ended with {process.returncode}"
+        problem = last_line or f"the process that writes it ended with {process.returncode}"
         raise OptOutStoreError(f"no snapshot: {problem}")
+    return bytes.fromhex(last_line)
 
 
 def _open_unnamed(directory: Path) -> BinaryIO:

@@ -10,13 +10,15 @@ from bidstream_svc.logs import get_logger
 from bidstream_svc.loop_thread import LoopThread
 from bidstream_svc.optouts.back_off import BackOff
 from bidstream_svc.optouts.blocking import run_blocking
-from bidstream_svc.optouts.follower import Follower, FollowerState
+from bidstream_svc.optouts.follower import CHECK_S, Follower, FollowerState
 from bidstream_svc.optouts.optout_store import OptOutStore
 from bidstream_svc.optouts.snapshot_client import SnapshotClient
 from bidstream_svc.optouts.stream_client import StreamSettings
 from bidstream_svc.optouts.stream_publisher import Publisher, PublisherState
 
 _log = get_logger(__name__)
+
+_CHECKS_OF_AGE = 4  # before a store is stale
 
 
 class StreamLink:
@@ -50,7 +52,12 @@ class StreamLink:
                 is_receiver=bool(settings.optout_listen),
             )
         self._follower = Follower(
-            store, stream, fetch_snapshot=None if client is None else client.fetch, on_level=self._note_level
+            store,
+            stream,
+            fetch_snapshot=None if client is None else client.fetch,
+            on_level=self._note_level,
+            # A store must not become stale between two checks.
+            check_s=min(CHECK_S, settings.optout_max_age / _CHECKS_OF_AGE),
         )
         self._publisher = Publisher(store, stream, newest_known_id=lambda: self._follower.newest_known_id)
         self._thread = LoopThread("optout-stream", self._run, on_failure=on_failure)

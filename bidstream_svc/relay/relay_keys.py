@@ -25,6 +25,7 @@ from bidstream_svc.operator_settings import OperatorSettings
 
 # Sidecars give up when nothing has come for 10 s.
 HOLD_S = 5.0
+_MAX_AGE_S = 2**31  # RFC 9111, section 1.2.2
 
 
 class HeldKeys(NamedTuple):
@@ -39,6 +40,11 @@ class HeldKeys(NamedTuple):
     json: bytes
     asked_s: float
     last_expiry_ms: int
+
+    @property
+    def age_s(self) -> int:
+        """Whole seconds since the operator was asked, as in an `Age` header."""
+        return int(min(time.monotonic() - self.asked_s, _MAX_AGE_S))
 
     def __repr__(self) -> str:
         """Show the size only."""
@@ -108,8 +114,7 @@ class RelayKeys:
         if self._held is None:
             await self._wait(-inf, arrived_s + self._hold_s)
         elif self._held.asked_s < arrived_s - (max_age_s or 0.0):
-            self._thread.refresh_for_unknown_key()
-            requested_s = self._thread.requested_s
+            requested_s = self._thread.refresh_for_clients()
             await self._wait(requested_s, requested_s + self._hold_s)
         held = self._held
         return None if held is None or held.last_expiry_ms <= wall_clock_ms() else held

@@ -17,7 +17,7 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeyPurpose
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import RELAY_REQUESTS, RelayResult
-from bidstream_svc.operator.key_fetch import KEY_ENDPOINTS, read_age
+from bidstream_svc.operator.key_fetch import KEY_ENDPOINTS, RELAY_PSEUDONYM, read_age
 from bidstream_svc.operator.refusals import RequestRefusedError, unauthorized
 from bidstream_svc.operator.request_envelopes import BINARY, TEXT, api_key_of, is_binary, open_envelope
 from bidstream_svc.relay.relay_credentials import RelayCredentials
@@ -135,7 +135,8 @@ class RelayPlane:
         content = Envelope(wall_clock_ms(), nonce, held.json)
         size, parts = seal_response_in_parts(secret, os.urandom(GCM_IV_LENGTH), content, binary=binary)
         content_type = BINARY if binary else TEXT
-        return StreamedPage(self._send(parts), size, content_type, timeout_s=_MAX_SENDING_S)
+        headers = (f"Via: 1.1 {RELAY_PSEUDONYM}", f"Age: {held.age_s}")
+        return StreamedPage(self._send(parts), size, content_type, headers, timeout_s=_MAX_SENDING_S)
 
     async def _wait_to_send(self) -> bool:
         """Wait until an answer may be sent. Returns whether it may."""

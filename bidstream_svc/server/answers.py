@@ -80,7 +80,12 @@ def statuses_in_bid_request(body: bytes) -> list[str]:
 
 def error_answer(http_status: HttpCode, code: str, message: str) -> Answer:
     """Return an error that concerns the HTTP request, not a token."""
-    return http_status, orjson.dumps({"error": {"code": code, "message": message}})
+    return http_status, error_body(code, message)
+
+
+def error_body(code: str, message: str) -> bytes:
+    """Encode an error."""
+    return orjson.dumps({"error": {"code": code, "message": message}})
 
 
 def too_large(limit_bytes: int) -> Answer:

@@ -258,7 +258,7 @@ class TokenDecryptor:
         stores: hold the current keys.
         metrics: counts verdicts by programme and status, and by reason.
         on_unknown_key: called for every token whose key is unknown, with the token's programme, None if that is
-            unknown as well; must return quickly.
+            unknown as well, and the token; must return quickly.
         eid_sources: the programme of each `source` of the eids in bid requests.
         sample: takes a sample of the tokens that were not decrypted; None for no sample.
 
@@ -271,7 +271,7 @@ class TokenDecryptor:
         stores: KeyStores,
         metrics: MetricCells,
         *,
-        on_unknown_key: Callable[[IdentityScope | None], None],
+        on_unknown_key: Callable[[IdentityScope | None, object], None],
         eid_sources: Sources = SOURCES,
         sample: FailureSample | None = None,
     ) -> None:
@@ -326,4 +326,4 @@ class TokenDecryptor:
             if sample.skip < 0:
                 sample.keep(reason, scope, token, name)
         if reason in _UNKNOWN_KEY_REASONS:
-            self._on_unknown_key(scope)
+            self._on_unknown_key(scope, token)

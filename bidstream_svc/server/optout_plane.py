@@ -6,7 +6,8 @@ a 4xx is logged.
 """
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Callable, Sequence
 from http import HTTPStatus
 from typing import TypeAlias
 from urllib.parse import parse_qs
@@ -22,11 +23,13 @@ from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import OPTOUT_DELAY_MS, OPTOUTS_RECEIVED, OptOutResult
 from bidstream_svc.optouts.group_commit import GroupCommit
 from bidstream_svc.optouts.optout_records import OptOut
-from bidstream_svc.optouts.snapshot_client import INCOMPLETE_FOR, INCOMPLETE_HEADER
-from bidstream_svc.optouts.snapshot_file import SnapshotFile
+from bidstream_svc.optouts.snapshot_client import INCOMPLETE_FOR
+from bidstream_svc.optouts.snapshot_download import INCOMPLETE_HEADER
+from bidstream_svc.optouts.snapshot_file import SnapshotFile, SnapshotFiles
 from bidstream_svc.optouts.webhook import Malformed, Webhook
-from bidstream_svc.server.answers import UNAUTHORIZED, Answer, error_answer
+from bidstream_svc.server.answers import UNAUTHORIZED, Answer, error_answer, error_body
 from bidstream_svc.server.auth import BearerToken
+from bidstream_svc.server.byte_range import ByteRange, UnsatisfiableRangeError, parse_range
 from bidstream_svc.server.hosts import HostCheck
 from bidstream_svc.server.page_connection import Answering, PageConnection, Shared
 from bidstream_svc.server.page_connections import PageConnections
@@ -35,13 +38,14 @@ from bidstream_svc.server.turns import Turns
 
 _log = get_logger(__name__)
 
-# (id of the store of the receiver that asks, "" for none) -> (snapshot, whether opt-outs may be missing from it)
-OpenSnapshot: TypeAlias = Callable[[str], Awaitable[tuple[SnapshotFile, bool] | None]]
+# id of the store of the receiver that asks, "" for none -> whether opt-outs may be missing from a snapshot; None if
+# this host may have none.
+JudgeSnapshot: TypeAlias = Callable[[str], bool | None]
 
 _WEBHOOK_METHODS = ("GET", "POST")
 _SNAPSHOT_METHODS = ("GET",)
-# They share files, but each takes time of the loop.
-_MAX_SNAPSHOTS = 8
+# Those that wait for one count. They share files, but each takes a connection, and time of the loop.
+_MAX_SNAPSHOTS = 32
 _RETRY_AFTER_S = 5
 _LOG_PERIOD_S = 60.0
 _NOT_FOUND = error_answer(404, "not_found", "there is no such path")
@@ -49,6 +53,8 @@ _WRONG_METHOD = error_answer(405, "method_not_allowed", "this method is not allo
 _RESULT_PAGES = {result: Page(200, orjson.dumps({"result": result})) for result in OptOutResult}
 _TROUBLE = error_answer(503, "unavailable", "the opt-out could not be stored; send it again")
 _NO_SNAPSHOT = error_answer(503, "unavailable", "no snapshot can be taken now; try again")
+# With 416, which is no status of the data plane.
+_NO_RANGE_BODY = error_body("range_not_satisfiable", "the range is malformed, several, or not within the snapshot")
 _TROUBLE_PAGE = Page(*_TROUBLE[:2])
 _NO_SNAPSHOT_PAGE = Page(*_NO_SNAPSHOT[:2], headers=[f"Retry-After: {_RETRY_AFTER_S}"])
 
@@ -63,7 +69,8 @@ class OptOutPlane:
         connections: the connections of the plane.
         bearer: the token that requests must have; None for none.
         gives_snapshots: whether other hosts may have all of the store.
-        open_snapshot: returns a snapshot, None if there is none for the host that asks. May raise OptOutStoreError.
+        snapshots: the snapshots.
+        judge_snapshot: see JudgeSnapshot.
 
     Attributes:
         is_draining: True while the process ends; every answer closes its connection.
@@ -78,15 +85,17 @@ class OptOutPlane:
         *,
         bearer: BearerToken | None,
         gives_snapshots: bool,
-        open_snapshot: OpenSnapshot,
+        snapshots: SnapshotFiles,
+        judge_snapshot: JudgeSnapshot,
     ) -> None:
         self._webhook = webhook
         self._commit = commit
         self._metrics = metrics
         self._bearer = bearer
         self._gives_snapshots = gives_snapshots
-        self._open_snapshot = open_snapshot
-        self._snapshots = 0
+        self._snapshots = snapshots
+        self._judge_snapshot = judge_snapshot
+        self._snapshots_sent = 0
         self._next_log_s = 0.0
         self.is_draining = False
         # A proxy may pass any name on, and a refusal would stop the sender. A snapshot is for no page in a browser.
@@ -150,22 +159,58 @@ class OptOutPlane:
     # The snapshot.
 
     async def _send_snapshot(self, request: PageRequest) -> Page | StreamedPage:
-        asking = parse_qs(request.query).get(INCOMPLETE_FOR, [""])[0]
+        if self._snapshots_sent >= _MAX_SNAPSHOTS:
+            return _NO_SNAPSHOT_PAGE
+        self._snapshots_sent += 1
         try:
-            opened = await self._open_snapshot(asking) if self._snapshots < _MAX_SNAPSHOTS else None
+            page = await self._open_snapshot(request)
+        except BaseException:  # also cancelled, because the client has gone
+            self._snapshots_sent -= 1
+            raise
+        if isinstance(page, Page):
+            self._snapshots_sent -= 1
+        return page
+
+    async def _open_snapshot(self, request: PageRequest) -> Page | StreamedPage:
+        # Without If-Range the client cannot know of which snapshot it has the first part, so it gets all of one.
+        # Whoever has the tag of a snapshot may have it, whatever has happened to this store since.
+        tags = request.fields.get(b"if-range", [])
+        begun = self._snapshots.find(tags[0]) if len(tags) == 1 else None
+        if begun is not None:
+            try:
+                wanted = parse_range(request.fields.get(b"range", []), begun.size)
+            except UnsatisfiableRangeError:
+                status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+                return Page(status, _NO_RANGE_BODY, headers=[f"Content-Range: bytes */{begun.size}"])
+            if wanted is not None:
+                return self._stream_page(begun, wanted)
+        is_incomplete = self._judge_snapshot(parse_qs(request.query).get(INCOMPLETE_FOR, [""])[0])
+        if is_incomplete is None:
+            return _NO_SNAPSHOT_PAGE
+        try:
+            snapshot = await self._snapshots.open()
         except OptOutStoreError as error:
             _log.error("opt-out snapshot failed", error=str(error))
-            opened = None
-        if opened is None:
             return _NO_SNAPSHOT_PAGE
-        snapshot, is_incomplete = opened
-        self._snapshots += 1
-        headers = [f"{INCOMPLETE_HEADER}: 1"] if is_incomplete else []
-        return StreamedPage(self._read(snapshot), snapshot.size, "application/octet-stream", headers)
+        return self._stream_page(snapshot, None, [f"{INCOMPLETE_HEADER}: 1"] if is_incomplete else [])
 
-    async def _read(self, snapshot: SnapshotFile) -> AsyncGenerator[bytes, None]:
+    def _stream_page(self, snapshot: SnapshotFile, part: ByteRange | None, headers: Sequence[str] = ()) -> StreamedPage:
+        start, end = part or (0, snapshot.size)
+        lines = [
+            *headers,
+            "Accept-Ranges: bytes",
+            f"ETag: {snapshot.etag}",
+            f"Repr-Digest: sha-256=:{b64encode(snapshot.digest).decode()}:",
+        ]
+        if part is not None:
+            lines.append(f"Content-Range: bytes {start}-{end - 1}/{snapshot.size}")
+        status = HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT
+        parts = self._read(snapshot, start, end)
+        return StreamedPage(parts, end - start, "application/octet-stream", lines, status=status)
+
+    async def _read(self, snapshot: SnapshotFile, start: int, end: int) -> AsyncGenerator[bytes, None]:
         try:
-            async for part in snapshot.iterate():
+            async for part in snapshot.iterate(start, end):
                 yield part
         finally:
-            self._snapshots -= 1
+            self._snapshots_sent -= 1

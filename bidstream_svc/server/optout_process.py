@@ -18,7 +18,7 @@ from bidstream_svc.optouts.group_commit import GroupCommit
 from bidstream_svc.optouts.malformed_log import MalformedLog
 from bidstream_svc.optouts.optout_records import OptOut
 from bidstream_svc.optouts.optout_store import OptOutStore
-from bidstream_svc.optouts.snapshot_file import SnapshotFile, SnapshotFiles
+from bidstream_svc.optouts.snapshot_file import SnapshotFiles
 from bidstream_svc.optouts.stream_link import StreamLink
 from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.optout_gauges import OptOutGauges
@@ -77,7 +77,6 @@ class OptOutService:
         self.failed = ThreadFailure()
         self._is_closing = False
         self._store = OptOutStore(settings.optout_store, creates=creates_store)
-        self._snapshots = SnapshotFiles(settings.optout_store)
         self._link: StreamLink | None = None
         if settings.optout_stream is None:
             self._note_fresh(_FOR_EVER_MS)
@@ -91,7 +90,12 @@ class OptOutService:
             on_added=self._note_added,
         )
         self._server = OptOutServer(
-            settings, listeners.optouts, self._commit, metrics, open_snapshot=self._open_snapshot
+            settings,
+            listeners.optouts,
+            self._commit,
+            metrics,
+            snapshots=SnapshotFiles(settings.optout_store),
+            judge_snapshot=self._judge_snapshot,
         )
         self._closing = AsyncExitStack()
 
@@ -149,12 +153,12 @@ class OptOutService:
         else:
             _log.warning("opt-out store not closed", error="the disk does not respond")
 
-    async def _open_snapshot(self, asking: str) -> tuple[SnapshotFile, bool] | None:
-        """Return a snapshot for a host, see OptOutPlane: one from which opt-outs may be missing only for receivers."""
+    def _judge_snapshot(self, asking: str) -> bool | None:
+        """See OptOutPlane: a snapshot from which opt-outs may be missing is for other receivers only."""
         is_incomplete = self._link is not None and bool(self._link.follower.gap)
         if is_incomplete and asking in {"", self._store.store_id.hex()}:
             return None
-        return await self._snapshots.open(), is_incomplete
+        return is_incomplete
 
     def _note_added(self, optouts: Iterable[OptOut]) -> None:
         """Note new opt-outs; called in the thread of the writer."""

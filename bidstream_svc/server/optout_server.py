@@ -8,6 +8,7 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import OPTOUT_CONNECTIONS, OPTOUT_CONNECTIONS_REFUSED
 from bidstream_svc.optouts.group_commit import GroupCommit
+from bidstream_svc.optouts.snapshot_file import SnapshotFiles
 from bidstream_svc.optouts.webhook import Webhook
 from bidstream_svc.server.auth import optout_bearer
 from bidstream_svc.server.connections import ConnectionLimits
@@ -15,7 +16,7 @@ from bidstream_svc.server.data_server import BEARER_PERIOD_S
 from bidstream_svc.server.descriptors import share_descriptors
 from bidstream_svc.server.file_watch import Watched
 from bidstream_svc.server.hosts import ANY_HOST
-from bidstream_svc.server.optout_plane import OpenSnapshot, OptOutPlane
+from bidstream_svc.server.optout_plane import JudgeSnapshot, OptOutPlane
 from bidstream_svc.server.page_connections import PageConnections
 from bidstream_svc.server.page_server import PageServer
 from bidstream_svc.server.sockets import Listener
@@ -32,7 +33,8 @@ class OptOutServer(PageServer):
         listeners: the listening sockets; they are closed on exit, but the files of Unix sockets are kept.
         commit: adds opt-outs to the store.
         metrics: counts connections and requests.
-        open_snapshot: see OptOutPlane.
+        snapshots: the snapshots.
+        judge_snapshot: see OptOutPlane.
 
     Raises:
         ConfigurationError: the file of the bearer token cannot be read or is not valid.
@@ -45,7 +47,8 @@ class OptOutServer(PageServer):
         commit: GroupCommit,
         metrics: MetricCells,
         *,
-        open_snapshot: OpenSnapshot,
+        snapshots: SnapshotFiles,
+        judge_snapshot: JudgeSnapshot,
     ) -> None:
         bearer = optout_bearer(settings)
         connections = PageConnections(
@@ -65,7 +68,8 @@ class OptOutServer(PageServer):
             bearer=bearer,
             # Whoever may send an opt-out without a token, such as any process of this host, may not have all raw uids.
             gives_snapshots=bearer is not None or settings.allow_unauthenticated,
-            open_snapshot=open_snapshot,
+            snapshots=snapshots,
+            judge_snapshot=judge_snapshot,
         )
         super().__init__(
             settings,

@@ -57,6 +57,7 @@ class StreamedPage(NamedTuple):
         content_type: of the body.
         headers: further header lines.
         timeout_s: how long the client may take to read it.
+        status: the HTTP status.
     """
 
     parts: AsyncGenerator[bytes, None]
@@ -64,6 +65,7 @@ class StreamedPage(NamedTuple):
     content_type: str
     headers: Sequence[str] = ()
     timeout_s: float = inf
+    status: int = HTTPStatus.OK
 
 
 def whole_response(page: Page, *, has_body: bool, closes: bool) -> bytes:
@@ -74,7 +76,7 @@ def whole_response(page: Page, *, has_body: bool, closes: bool) -> bytes:
 
 def streamed_head(page: StreamedPage, *, closes: bool) -> bytes:
     """Encode the head of a page whose parts follow."""
-    return _head(HTTPStatus.OK, page.body_bytes, page.content_type, page.headers, closes=closes)
+    return _head(page.status, page.body_bytes, page.content_type, page.headers, closes=closes)
 
 
 def _head(status: int, body_bytes: int, content_type: str, headers: Sequence[str], *, closes: bool) -> bytes:

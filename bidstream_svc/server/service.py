@@ -217,11 +217,11 @@ class Service:
             return True
         return is_restarted and all(store.snapshot is None for store in stores)
 
-    def _refresh_for_unknown_key(self, scope: IdentityScope | None) -> None:
+    def _refresh_for_unknown_key(self, scope: IdentityScope | None, token: object) -> None:
         """Request a refresh of the programme of a token, or of all if it is unknown."""
         for store, refresh in zip(self._stores.all, self._refreshes, strict=True):
             if scope is None or store.scope is scope:
-                refresh.refresh_for_unknown_key()
+                refresh.refresh_for_unknown_key(token)
 
     def _watch_socket_files(self, stack: AsyncExitStack) -> None:
         """Keep Unix sockets reachable. Of several workers, the parent does, and hands the sockets over."""

@@ -39,23 +39,31 @@ def files_in(output: Path) -> int:
     return len(list(output.glob("*.parquet")))
 
 
-def kill_worker(program: Program) -> None:
-    """SIGKILL for a worker that processes a part."""
-    busy: list[int] = []
+def kill_busy_worker(program: Program) -> None:
+    """SIGKILL for a worker in the middle of a part."""
+    stopped: list[int] = []
 
-    def is_busy() -> bool:
-        busy[:] = program.find(lambda line: line.startswith("ray::") and "decrypt_parts" in line)
-        return bool(busy)
+    def busy_workers() -> list[int]:
+        return program.find(lambda line: line.startswith("ray::") and "decrypt_parts" in line)
 
-    wait_until(is_busy, "a busy worker", TIMEOUT_S)
-    os.kill(busy[0], signal.SIGKILL)
+    def has_stopped_a_busy_one() -> bool:
+        for pid in busy_workers():
+            os.kill(pid, signal.SIGSTOP)
+            if pid in busy_workers():  # it has not ended its part before the signal
+                stopped.append(pid)
+                return True
+            os.kill(pid, signal.SIGCONT)
+        return False
+
+    wait_until(has_stopped_a_busy_one, "a busy worker", TIMEOUT_S)
+    os.kill(stopped[0], signal.SIGKILL)
 
 
 def test_a_killed_worker_changes_nothing(world: World, tmp_path: Path, output: Path, ray_directory: Path) -> None:
     env = world.env | {"RAY_TMPDIR": str(ray_directory)}
     with running(tmp_path / "run", *command(world, output), env=env) as program:
         wait_until(lambda: files_in(output) or program.process.poll() is not None, "a first file", TIMEOUT_S)
-        kill_worker(program)
+        kill_busy_worker(program)
         assert files_in(output) < FILES
         assert program.wait() == 0, program.output
         printed, errors = program.output, program.errors

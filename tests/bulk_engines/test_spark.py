@@ -1,9 +1,11 @@
 """A real Spark: the example's job by spark-submit on a cluster of processes, and Spark Connect."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,28 +56,45 @@ def submit(env: dict[str, str], master: str, world: World, output: Path, **conf:
     ]
 
 
-def is_executor(line: str) -> bool:
-    return "CoarseGrainedExecutorBackend" in line and "java" in line
+def executor_pids(program: Program) -> dict[str, int]:
+    """The process ids of the executors by what Spark calls them."""
+    found = {}
+    for pid in program.find(lambda line: "CoarseGrainedExecutorBackend" in line and "java" in line):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            arguments = Path(f"/proc/{pid}/cmdline").read_text("utf-8").split("\0")
+            found[arguments[arguments.index("--executor-id") + 1]] = pid
+    return found
 
 
-def kill_executor(program: Program, output: Path) -> int:
-    """SIGKILL for an executor, once both run and a task has written its file; its process id."""
+def tasks_of(executor: str, program: Program) -> int:
+    """How many tasks an executor has and has not finished, as the driver sees it."""
+    started = re.findall(rf"Starting task .*,executor {executor},", program.errors)
+    return len(started) - len(re.findall(rf"Finished task .* \(executor {executor}\)", program.errors))
+
+
+def kill_busy_executor(program: Program, output: Path) -> None:
+    """SIGKILL for an executor in the middle of a task, once a task has written its file."""
+    executors: dict[str, int] = {}
 
     def is_in_the_middle() -> bool:
+        executors.update(executor_pids(program))
         is_written = any(output.glob("_temporary/0/task_*/*.parquet"))
-        return (is_written and len(program.find(is_executor)) > 1) or program.process.poll() is not None
+        return (is_written and any(tasks_of(each, program) for each in executors)) or program.process.poll() is not None
 
     wait_until(is_in_the_middle, "a first file", TIMEOUT_S)
+    executor = next(each for each in executors if tasks_of(each, program))
+    # A task may end between a look at it and the signal. One that is stopped ends none, and the driver gives it the
+    # next one if its last has ended.
+    os.kill(executors[executor], signal.SIGSTOP)
+    wait_until(lambda: tasks_of(executor, program), "a task of the executor that is stopped", TIMEOUT_S)
     assert not (output / "_SUCCESS").exists()
-    pid = program.find(is_executor)[0]
-    os.kill(pid, signal.SIGKILL)
-    return pid
+    os.kill(executors[executor], signal.SIGKILL)
 
 
 def test_a_killed_executor_changes_nothing(world: World, tmp_path: Path, output: Path) -> None:
     env = spark_env(world, tmp_path)
     with running(tmp_path / "run", *submit(env, "local-cluster[2,1,1024]", world, output), env=env) as program:
-        kill_executor(program, output)
+        kill_busy_executor(program, output)
         assert program.wait() == 0, program.output
         assert "ExecutorLostFailure" in program.output
     assert (output / "_SUCCESS").exists()

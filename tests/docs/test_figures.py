@@ -46,6 +46,7 @@ def test_other_results_give_other_figures(name: str) -> None:
     others["http"]["throughput"]["service, TCP"]["rps"] *= 2
     others["bulk"] = {"machine": RESULTS["machine"], "rows": 1_234, "parquet": [_PARQUET], "memory": [_MEMORY]}
     others["costliest"]["rows"]["good /decrypt"]["cpu_us"] *= 2
+    others["openrtb"]["http"]["/openrtb, 3.3 KB"]["cpu_us"] *= 2
     others["fleet"] = double(others["fleet"])
     document = f"before\n{BEGIN}{name} -->\nold\n{END}\nbehind\n"
     filled = fill_in(document, RESULTS)

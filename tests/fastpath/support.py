@@ -183,7 +183,7 @@ class Side:
         self._refusals = Refusals(lambda _answer: None)
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: self.failures.append(context))
 
-    def _call_on_unknown_key(self, scope: IdentityScope | None) -> None:
+    def _call_on_unknown_key(self, scope: IdentityScope | None, _token: object) -> None:
         self.unknown_keys.append(scope)
         self.on_unknown_key()
 

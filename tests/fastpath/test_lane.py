@@ -225,7 +225,7 @@ async def _write(path: Path, text: str) -> Path:
 
 
 def without_keys(metrics: MetricCells) -> TokenDecryptor:
-    return TokenDecryptor(KeyStores([KeyStore()]), metrics, on_unknown_key=lambda _: None)
+    return TokenDecryptor(KeyStores([KeyStore()]), metrics, on_unknown_key=lambda *_: None)
 
 
 def answers(connection_side: FastPathSide, requests: list[bytes]) -> bytes:

@@ -234,7 +234,7 @@ async def test_a_sampled_request_is_a_span_of_its_route(handle: Handler, *, has_
     side, routes = Side(), routes_with(handle)
     side.close()
     metrics = MetricCells(labels_of(routes))
-    decrypt = TokenDecryptor(KeyStores([side.store]), metrics, on_unknown_key=lambda _: None)
+    decrypt = TokenDecryptor(KeyStores([side.store]), metrics, on_unknown_key=lambda *_: None)
     with running_collector() as collector:
         tracer = Tracer(collector.url)
         listeners = open_listeners([TcpAddress("127.0.0.1", 0)])

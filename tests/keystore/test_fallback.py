@@ -64,13 +64,16 @@ async def test_fallback_answers_if_the_first_does_not_in_time(
 ) -> None:
     first, second = operators
 
-    def make_impatient(operator: OperatorSettings, retry: RetryPolicy | None) -> OperatorTransport:
+    def make_impatient(
+        operator: OperatorSettings, retry: RetryPolicy | None, *, total_timeout_s: float
+    ) -> OperatorTransport:
         assert operator.operator_url is not None
         return OperatorTransport(
             operator.operator_url,
             credentials_reader(operator),
             read_timeout_s=0.2 if operator.operator_url == first.url else DEADLINE_S,
             retry=retry,
+            total_timeout_s=total_timeout_s,
         )
 
     monkeypatch.setattr("bidstream_svc.keystore.key_client.make_transport", make_impatient)

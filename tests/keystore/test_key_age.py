@@ -12,7 +12,7 @@ from bidstream_svc.devoperator.key_endpoints import bidstream_keys
 from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.keystore.store import KeysInUse, KeyStore
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.operator.key_fetch import FetchedKeys, ask_for_age, read_age
+from bidstream_svc.operator.key_fetch import FetchedKeys, ask_for_age, read_age, read_relayed_age
 
 _INTERVAL_S = 3600.0
 _PATIENCE_S = 60.0
@@ -21,6 +21,11 @@ _PATIENCE_S = 60.0
 def _good_keys() -> FetchedKeys:
     json = orjson.dumps(bidstream_keys(OperatorState(seed=1), {}))
     return FetchedKeys(parse_key_response(json), b"", json)
+
+
+def _unknown_token() -> str:
+    state = OperatorState(seed=1)
+    return state.mint_token(master_key=state.make_unlisted_key())
 
 
 def _refresher(fetch: Callable[[], Awaitable[FetchedKeys]], store: KeyStore) -> KeyRefresher:
@@ -57,20 +62,22 @@ async def test_ages_of_scheduled_and_requested_refreshes() -> None:
 
 
 async def test_an_unknown_key_during_failures_asks_for_the_newest() -> None:
-    fails = True
+    fails, has_failed = True, asyncio.Event()
 
     async def fetch() -> FetchedKeys:
         if fails:
+            has_failed.set()
             raise OSError
         return _good_keys()
 
-    refresher = _refresher(fetch, KeyStore())
+    refresher = _refresher(fetch, KeyStore(KeysInUse(_good_keys().snapshot)))
     running = asyncio.create_task(refresher.run())
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            while refresher.max_age_s is not None:
-                await asyncio.sleep(0.001)
-                refresher.wake_unless_failing()
+            await has_failed.wait()
+        assert refresher.max_age_s is not None
+        assert refresher.meet_unknown_key(_unknown_token())
+        assert refresher.max_age_s is None
     finally:
         running.cancel()
     fails = False
@@ -109,3 +116,57 @@ def test_header_is_read_back(age_s: float | None) -> None:
 @pytest.mark.parametrize("header", ["", "no-cache", "max-age=", "max-age=-1", "max-age=1, no-cache", "max-age=\u0661"])
 def test_anything_else_asks_for_the_newest(header: str) -> None:
     assert read_age(header) is None
+
+
+@pytest.mark.parametrize(
+    ("via", "age", "relayed_age_s"),
+    [
+        ("1.1 bidstream-svc-relay", "7", 7.0),
+        ("1.1 bidstream-svc-relay", None, 0.0),
+        ("1.1 bidstream-svc-relay", "-1", 0.0),
+        ("1.0 cache.example (squid), HTTP/1.1 bidstream-svc-relay (x)", "61", 61.0),
+        ("1.1 bidstream-svc-relay,1.1 proxy", "1", 1.0),
+        ("", "7", None),
+        ("1.1 proxy", "7", None),
+        ("1.1 not-bidstream-svc-relay", "7", None),
+        ("1.1 bidstream-svc-relay2", "7", None),
+        ("1.1 proxy (bidstream-svc-relay)", "7", None),
+    ],
+)
+def test_only_a_relay_tells_an_age(via: str, age: str | None, relayed_age_s: float | None) -> None:
+    assert read_relayed_age(via, age) == relayed_age_s
+
+
+async def test_what_is_asked_for_while_a_refresh_runs_or_as_its_wait_ends_is_done() -> None:
+    """Each `wake` and each unknown key leads to a refresh that is asked for afterwards, and asks for the newest."""
+    asked: list[float | None] = []
+    may_answer, has_asked = asyncio.Event(), asyncio.Event()
+
+    async def fetch() -> FetchedKeys:
+        asked.append(refresher.max_age_s)
+        has_asked.set()
+        await may_answer.wait()
+        return _good_keys()
+
+    refresher = _refresher(fetch, KeyStore(KeysInUse(_good_keys().snapshot)))
+    running = asyncio.create_task(refresher.run())
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            for asks_now in (refresher.wake, _meet_at_once(refresher)):
+                await has_asked.wait()
+                has_asked.clear()
+                asks_now()  # while the refresh runs
+                may_answer.set()
+                await has_asked.wait()
+                assert asked[-1] is None
+    finally:
+        running.cancel()
+
+
+def _meet_at_once(refresher: KeyRefresher) -> Callable[[], None]:
+    def meet() -> None:
+        assert refresher.meet_unknown_key(_unknown_token())
+        refresher._early.at_s = 0.0  # without the spread
+        refresher.replan()
+
+    return meet

@@ -72,7 +72,7 @@ def stores_of(optouts: OptOutsInMemory, *, has_kernels: bool = True) -> KeyStore
 
 def bind(stores: KeyStores) -> tuple[BoundKeys, MetricCells]:
     metrics = MetricCells()
-    return TokenDecryptor(stores, metrics, on_unknown_key=lambda _: None).bind(), metrics
+    return TokenDecryptor(stores, metrics, on_unknown_key=lambda *_: None).bind(), metrics
 
 
 def test_without_the_filter_no_kernel_is_asked() -> None:

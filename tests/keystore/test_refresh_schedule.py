@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bidstream_svc.keystore.refresh_schedule import (
-    MIN_EARLY_REFRESH_INTERVAL_S,
-    EarlyRefreshLimit,
+    MAX_SPREAD_S,
     draw_back_off_s,
     draw_interval_s,
+    draw_spread_s,
 )
 
 UNIFORM = Random(1).uniform  # noqa: S311 - no secret
@@ -44,8 +44,8 @@ def test_the_interval_is_spread_by_a_tenth() -> None:
     assert 1080 < max(waits_s) <= 1100
 
 
-def test_one_early_refresh_a_minute() -> None:
-    limit = EarlyRefreshLimit()
-    admitted = [now_s for now_s in range(200) if limit.admit(now_s)]
-    assert admitted == [0, 60, 120, 180]
-    assert MIN_EARLY_REFRESH_INTERVAL_S == 60
+def test_early_refreshes_are_spread_over_half_a_minute_or_less() -> None:
+    for interval_s, longest_s in [(3600, MAX_SPREAD_S), (100_000, MAX_SPREAD_S), (1200, 10), (60, 0.5)]:
+        waits_s = [draw_spread_s(interval_s, UNIFORM) for _ in range(500)]
+        assert 0 <= min(waits_s) < longest_s / 20
+        assert longest_s * 19 / 20 < max(waits_s) <= longest_s

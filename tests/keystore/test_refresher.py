@@ -1,6 +1,7 @@
 """Key refresh: failures keep the current keys, and retries succeed as soon as possible."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -213,7 +214,7 @@ async def test_keys_without_a_master_key_that_is_in_use_are_refused(
     fetch: Fetch, store: KeyStore, operator: DevOperator, *, has_kernel: bool
 ) -> None:
     refresher = KeyRefresher(fetch, store, MetricCells(), interval_s=3600, has_kernel=has_kernel)
-    keys = TokenDecryptor(KeyStores([store]), MetricCells(), on_unknown_key=lambda _: None)
+    keys = TokenDecryptor(KeyStores([store]), MetricCells(), on_unknown_key=lambda *_: None)
     state = operator.state
 
     def is_decrypted() -> bool:
@@ -314,7 +315,9 @@ async def test_failures_in_a_row_are_counted(
     assert counts == [1, 2, 3, 1]
 
 
-async def test_the_operator_says_when_to_ask_again(fetch: Fetch, store: KeyStore, metrics: MetricCells) -> None:
+async def test_the_operator_says_when_to_ask_again(
+    fetch: Fetch, store: KeyStore, metrics: MetricCells, operator: DevOperator
+) -> None:
     errors = [OperatorRateLimitedError("too many requests", retry_after_s=30.0)]
     calls: list[None] = []
 
@@ -328,12 +331,17 @@ async def test_the_operator_says_when_to_ask_again(fetch: Fetch, store: KeyStore
     async with running(refresher):
         await until(lambda: store.next_refresh_ms)
         assert 30_000 <= (store.next_refresh_ms or 0) <= 31_000
-        refresher.wake_unless_failing()  # tokens with an unknown key do not shorten that
-        assert not refresher._wake.is_set()
+        refresher.request()  # clients and tokens do not shorten that
+        refresher.replan()
+        await asyncio.sleep(0.05)
+        assert len(calls) == 1
         refresher.wake()
         await until(lambda: store.snapshot)
         await until(lambda: (store.next_refresh_ms or 0) > 31_000)
-        refresher.wake_unless_failing()
+        assert len(calls) == 2
+        assert refresher.meet_unknown_key(operator.state.mint_token(master_key=operator.state.make_unlisted_key()))
+        refresher._early.at_s = time.monotonic()  # without the spread
+        refresher.replan()
         await until(lambda: len(calls) == 3)
 
 
@@ -404,14 +412,16 @@ def test_the_thread_refreshes_at_its_start_and_when_told_to(distant: DevOperator
     assert distant.state.calls[KEY_PATH] == 2
 
 
-def test_unknown_keys_ask_for_one_refresh_a_minute(distant: DevOperator, store: KeyStore) -> None:
+def test_clients_ask_for_one_refresh_a_minute(distant: DevOperator, store: KeyStore) -> None:
     thread = make_thread(distant, store)
     thread.start()
     wait_until(lambda: store.next_refresh_ms, "the first refresh")
+    assert thread._refresher is not None
+    early = thread._refresher._early
     for calls, waited_s in [(2, 0.0), (2, 50.0), (3, 10.0), (3, 50.0), (4, 10.0)]:
-        thread._early.requested_s -= waited_s
+        early.next_s -= waited_s
         for _ in range(1000):
-            thread.refresh_for_unknown_key()
+            thread.refresh_for_clients()
         wait_until(partial(has_called, distant, calls), "another refresh")
     thread.stop()
     assert distant.state.calls[KEY_PATH] == 4

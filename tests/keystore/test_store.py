@@ -38,7 +38,7 @@ def stores_of(snapshots: list[KeySnapshot], *, has_kernels: bool = True) -> KeyS
 def bind(snapshots: list[KeySnapshot], *, has_kernels: bool) -> tuple[BoundKeys, MetricCells]:
     metrics = MetricCells()
     stores = stores_of(snapshots, has_kernels=has_kernels)
-    return TokenDecryptor(stores, metrics, on_unknown_key=lambda _: None).bind(), metrics
+    return TokenDecryptor(stores, metrics, on_unknown_key=lambda *_: None).bind(), metrics
 
 
 def test_a_replaced_key_set_is_published() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bidstream_svc.optouts.follower import CHECK_S
 from bidstream_svc.optouts.optout_records import unpack
 from bidstream_svc.optouts.stream_client import StreamSettings
 from tests.optouts.fleet import MakeHost, raw_id, until
@@ -279,9 +280,9 @@ async def test_a_read_only_replica_takes_nothing_and_proves_nothing_without_its_
         await wrong.until_level()
         server.kill()
         await until(lambda: client.info("replication")["master_link_status"] == "down", "the link is up")
-        await asyncio.sleep(2)
+        await asyncio.sleep(CHECK_S + 1)
         level_ms = wrong.level_ms
-        await asyncio.sleep(3)
+        await asyncio.sleep(CHECK_S + 1)
         assert wrong.level_ms == level_ms
         assert wrong.follower.state.is_connected
 

@@ -76,6 +76,28 @@ async def test_a_failed_refresh_is_repeated_while_they_wait() -> None:
             assert operator.state.calls[KEYS] == 4
 
 
+async def test_a_request_during_an_outage_does_not_use_up_the_minute() -> None:
+    with operator_in_thread() as operator:
+        state = operator.state
+        async with keys_of(operator, hold_s=0.2) as keys:
+            async with asyncio.timeout(DEADLINE_S):
+                while await keys.get(LONG_S) is None:
+                    pass
+            state.faults.inject(Fault.SERVER_ERROR, times=2)
+            keys.refresh_soon()
+            async with asyncio.timeout(DEADLINE_S):
+                while state.calls[KEYS] < 2:  # noqa: ASYNC110 - the operator is in another thread
+                    await asyncio.sleep(0.01)
+                await keys.get(None)  # asked for while refreshes fail
+                while state.calls[KEYS] < 4 or keys.store.last_error is not None:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.01)
+            state.rotate_keys()
+            async with asyncio.timeout(DEADLINE_S):
+                while ids_in(await keys.get(None)) != ids_of(state):
+                    pass
+            assert state.calls[KEYS] == 5
+
+
 async def test_nobody_waits_for_ever() -> None:
     with operator_in_thread() as operator:
         async with keys_of(operator, hold_s=0.2) as keys:

@@ -59,6 +59,12 @@ def test_answer_is_the_operators_sealed_anew(operator: DevOperator, relaying: Si
     assert questions[0].read(again) == questions[0].read(answers[0])
 
 
+def test_a_relay_names_itself_and_tells_the_age_of_its_keys(operator: DevOperator, relaying: Sidecar) -> None:
+    headers = Question(operator.state).post(relaying, Cache_Control="max-age=3600").headers
+    assert headers["via"] == "1.1 bidstream-svc-relay"
+    assert 0 <= int(headers["age"]) < 3600
+
+
 def test_base64_under_the_content_type_of_bytes(operator: DevOperator, relaying: Sidecar) -> None:
     question = Question(operator.state)
     answer = question.post(relaying, Content_Type="application/octet-stream")
@@ -118,6 +124,16 @@ def test_huge_bodies_are_refused_and_not_kept(operator: DevOperator, relaying: S
         connection.send(make_request(KEYS, b"", headers=chunked) + b"8000\r\n" + b"A" * 0x8000 + b"\r\n0\r\n\r\n")
         assert connection.receive().status == 413
     assert resident_bytes(relaying.process.pid) < before + 32 * 1024 * 1024
+
+
+def test_silent_connections_keep_nobody_out(operator: DevOperator, tmp_path: Path) -> None:
+    """They need no credentials."""
+    limit = 10
+    with relay(tmp_path, **relay_settings(operator), max_connections=limit) as process, ExitStack() as stack:
+        for _ in range(2 * limit):
+            stack.enter_context(Connection(process.data))
+        question = Question(operator.state)
+        assert key_ids(question.read(question.post(process)))
 
 
 def test_other_paths_and_methods(operator: DevOperator, relaying: Sidecar) -> None:

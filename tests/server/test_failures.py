@@ -247,7 +247,7 @@ def test_a_bid_request_is_answered_as_without_the_sample(
     answers = []
     for each in (None, sample):
         stores = KeyStores([KeyStore(KeysInUse(SNAPSHOT, kernel))])
-        decryptor = TokenDecryptor(stores, MetricCells(), on_unknown_key=lambda _: None, sample=each)
+        decryptor = TokenDecryptor(stores, MetricCells(), on_unknown_key=lambda *_: None, sample=each)
         answer = answer_bid_request(decryptor.bind(), body, _STATE.now_ms())
         answers.append(finish_if_steps(answer))
     assert answers[0] == answers[1]

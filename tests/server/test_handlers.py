@@ -35,7 +35,7 @@ def test_keys_that_were_replaced_are_let_go_at_once() -> None:
     kernel = build_kernel(first) if IS_NATIVE else None
     unused, unused_kernel = sys.getrefcount(first), sys.getrefcount(kernel)
     store = KeyStore(KeysInUse(first, kernel))
-    decryptor = TokenDecryptor(KeyStores([store]), MetricCells(), on_unknown_key=lambda _: None)
+    decryptor = TokenDecryptor(KeyStores([store]), MetricCells(), on_unknown_key=lambda *_: None)
     body = orjson.dumps({"token": state.mint_token()})
     assert b"SUCCESS" in answer_decrypt(decryptor.bind(), body, state.now_ms())[1]
     assert sys.getrefcount(first) > unused
@@ -85,7 +85,7 @@ def test_of_a_long_batch_the_kernel_answers_in_a_step_of_its_own() -> None:
     snapshot = parse_key_response(orjson.dumps(bidstream_keys(state, {})))
     metrics = MetricCells()
     store = KeyStore(KeysInUse(snapshot, build_kernel(snapshot)))
-    keys = TokenDecryptor(KeyStores([store]), metrics, on_unknown_key=lambda _: None).bind()
+    keys = TokenDecryptor(KeyStores([store]), metrics, on_unknown_key=lambda *_: None).bind()
     good, bad = state.mint_token(), state.mint_token(lifetime_s=-1)
     body = orjson.dumps({"requests": [{"token": token} for token in [good, bad] * 200]})
 
