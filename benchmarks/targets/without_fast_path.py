@@ -6,7 +6,8 @@ from bidstream_svc.config import load_settings
 from bidstream_svc.logs import configure_logging
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.server.routes import ROUTES, labels_of
-from bidstream_svc.server.service import Service, run
+from bidstream_svc.server.running import run
+from bidstream_svc.server.service import Service
 from bidstream_svc.server.sockets import open_listeners_each
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from pyarrow import fs
 
-from bidstream_svc.bulk.storage import Place, absolute, describe, locate
+from bidstream_svc.bulk.storage import Place, absolute, describe, describe_unreadable, locate
 from bidstream_svc.core.errors import ConfigurationError
 
 _IGNORED = ("_", ".")  # as Hive, Spark and Arrow do
@@ -142,7 +142,7 @@ def _inspect(file: InputFile, claims: _Claims) -> Iterator[InputFile]:
         names = _names_in(path) if stat.S_ISDIR(status.st_mode) else []
     except OSError as error:
         leads_nowhere = isinstance(error, FileNotFoundError) and os.path.islink(path)  # noqa: PTH114
-        reason = "a symbolic link that leads nowhere" if leads_nowhere else f"cannot be read: {describe(error)}"
+        reason = "a symbolic link that leads nowhere" if leads_nowhere else describe_unreadable(error)
         yield replace(file, problem=reason)
         return
     if stat.S_ISDIR(status.st_mode):

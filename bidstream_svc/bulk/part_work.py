@@ -15,7 +15,7 @@ from bidstream_svc.bulk.batch_options import BatchOptions
 from bidstream_svc.bulk.formats import BatchReader, Damage, format_named
 from bidstream_svc.bulk.output_directory import OutputDirectory, TemporaryFile
 from bidstream_svc.bulk.parts import Part
-from bidstream_svc.bulk.storage import describe, locate
+from bidstream_svc.bulk.storage import describe, describe_unreadable, locate
 from bidstream_svc.core.errors import BulkOutputError, ConfigurationError, DamagedFileError
 
 
@@ -173,7 +173,7 @@ class _PartWork:
             module = format_named(self._part.format)
             return module.open_reader(place.filesystem, place.path, self._part, self._options)
         except OSError as error:
-            raise _unreadable(error) from None
+            raise DamagedFileError(describe_unreadable(error)) from None
 
     def _write(self, reader: BatchReader, stream: pa.NativeFile) -> None:
         # Of no rows, because a file without rows has columns, too.
@@ -233,11 +233,7 @@ def _read(reader: BatchReader) -> Iterator[pa.RecordBatch]:
         try:
             batch = next(batches, None)
         except OSError as error:
-            raise _unreadable(error) from None
+            raise DamagedFileError(describe_unreadable(error)) from None
         if batch is None:
             return
         yield batch
-
-
-def _unreadable(error: OSError) -> DamagedFileError:
-    return DamagedFileError(f"cannot be read: {describe(error)}")

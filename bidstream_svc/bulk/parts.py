@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from bidstream_svc.bulk.input_files import InputFile, find_files
-from bidstream_svc.bulk.storage import Place, describe
+from bidstream_svc.bulk.storage import Place, describe_unreadable
 from bidstream_svc.core.errors import ConfigurationError
 
 # Of Parquet; a larger file is divided at its row groups.
@@ -120,7 +120,7 @@ def _split(whole: Part, place: Place, stem: str, suffix: str) -> Iterator[Part]:
             codec = groups[0].column(0).compression if groups and metadata.num_columns else None
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # of storage: nothing is known of the parts, so they stay
-            whole = replace(whole, problem=f"cannot be read: {describe(error)}", name=whole.url)
+            whole = replace(whole, problem=describe_unreadable(error), name=whole.url)
         yield whole  # what is wrong with its content is named when it is read
         return
     if whole.output_format == "parquet":

@@ -33,10 +33,30 @@ class ClusterJob:
     strict: bool
 
 
+def load_ray(*, is_local: bool) -> None:
+    """Import Ray, before a run begins.
+
+    Args:
+        is_local: whether it is to be a Ray of this machine.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
+    _prepare_environment(is_local=is_local)
+    try:
+        from bidstream_svc.bulk import ray_run  # noqa: F401, PLC0415 - Ray reads the environment as it is imported
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in {"ray", "pandas", "numpy"}:
+            raise
+        raise ConfigurationError("needs the extra `ray`: pip install 'bidstream-svc[ray]'") from None
+
+
 def process_parts(
     parts: Sequence[Part], job: ClusterJob, *, address: str | None, on_batch: OnBatch
 ) -> Generator[PartResult]:
-    """Process parts, and yield what became of each. Closing the generator stops the tasks.
+    """Process parts once `load_ray` has been called, and yield what became of each.
+
+    Closing the generator stops the tasks.
 
     A task whose worker or node is lost is done again by another, which writes the same.
 
@@ -50,16 +70,10 @@ def process_parts(
         ConfigurationError: there is no cluster at the address.
         BidstreamError: as for `process_part`; or Ray has failed.
     """
-    if not parts:
-        return
-    _prepare_environment(is_local=address is None)
-    try:
-        from bidstream_svc.bulk.ray_run import run_parts  # noqa: PLC0415 - Ray reads the environment as it is imported
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in {"ray", "pandas", "numpy"}:
-            raise
-        raise ConfigurationError("needs the extra `ray`: pip install 'bidstream-svc[ray]'") from None
-    yield from run_parts(parts, job, address=address, on_batch=on_batch)
+    from bidstream_svc.bulk.ray_run import run_parts  # noqa: PLC0415 - an extra
+
+    if parts:
+        yield from run_parts(parts, job, address=address, on_batch=on_batch)
 
 
 def _prepare_environment(*, is_local: bool) -> None:

@@ -76,6 +76,11 @@ def absolute(url: str) -> str:
     return url if "://" in url else os.path.abspath(url)  # noqa: PTH100 - links keep their names
 
 
+def describe_unreadable(error: OSError) -> str:
+    """Why a file of the input is damaged, if storage does not give it."""
+    return f"cannot be read: {describe(error)}"
+
+
 def describe(error: OSError) -> str:
     """The reason of an error of storage, without what else its message may hold."""
     if isinstance(error, ForeignStorageError):

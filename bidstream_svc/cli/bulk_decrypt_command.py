@@ -36,6 +36,7 @@ def _rare_collections() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.unfreeze()
         gc.set_threshold(*thresholds)
 
 
@@ -99,6 +100,10 @@ def decrypt(
 
     judges = open_judges(keys, flags)
     options = _batch_options(judges, **batch_flags)
+    if engine == "ray":
+        from bidstream_svc.bulk.ray_engine import load_ray  # noqa: PLC0415
+
+        load_ray(is_local=ray_address is None)
     if judges.optouts is None:
         tell("bidstream-svc: no opt-out store is given (--optouts): users who have opted out are decrypted, too")
     with open_run(logs, output, options, output_format=output_format, now_ms=wall_clock_ms()) as run:
@@ -129,7 +134,7 @@ def _on_threads(job: _Job, parts: Sequence["Part"], count: int | None) -> "Gener
     from bidstream_svc.bulk.local_engine import process_parts  # noqa: PLC0415
 
     keys = BatchKeys(job.judges.snapshots, job.judges.optouts)
-    # What is there lives as long as the process. No collection need scan it, not even the last one.
+    # What is there lives as long as the run, so no collection need scan it.
     gc.freeze()
     return process_parts(
         parts,

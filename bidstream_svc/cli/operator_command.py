@@ -16,7 +16,7 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.clients import ALL_ROLES, ApiClient, Role
 from bidstream_svc.server.listen_errors import describe_listen_error
-from bidstream_svc.server.service import handle_signals, run
+from bidstream_svc.server.running import handle_signals, run
 
 _NO_ROLE = "none"
 _NEXT_KEYS_ACTIVATE_IN_S = 24 * 3600

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import click
 
 from bidstream_svc.core.errors import BidstreamError
+from bidstream_svc.core.moments import parse_moment
 
 _TIMEOUT_S = 5.0
 _MAX_ANSWER_BYTES = 1024**2
@@ -66,10 +66,10 @@ class Host:
             return goal is None
         return applied.epoch == goal.epoch and applied.sequence >= goal.sequence
 
-    def was_level_at(self, time_s: float) -> bool:
-        """Whether it has been known to have all of the stream at or after a time."""
+    def was_level_at(self, time_ms: int) -> bool:
+        """Whether it has been known to have all of the stream at or after a time, in Unix ms."""
         try:
-            return parse_time(self.answer["optouts"]["last_contact"]) >= time_s
+            return parse_moment(self.answer["optouts"]["last_contact"]) >= time_ms
         except (AttributeError, KeyError, TypeError, ValueError):
             return False  # it was never in contact
 
@@ -119,18 +119,6 @@ def count_problems(problems: Iterable[Sequence[str]]) -> str:
     """Say how many hosts have each problem, such as `1 stale, 2 behind`."""
     counts = Counter(problem for of_host in problems for problem in of_host)
     return ", ".join(f"{count} {problem}" for problem, count in counts.items())
-
-
-def parse_time(text: str) -> float:
-    """Return Unix seconds for those, or for ISO 8601, by default in UTC.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if text.isdecimal():
-        return float(text)
-    parsed = datetime.fromisoformat(text)
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
 def _each(threads: ThreadPoolExecutor, hosts: Iterable[Host], act: Callable[[Host], None]) -> None:

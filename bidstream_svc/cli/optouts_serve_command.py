@@ -5,30 +5,18 @@ from typing import Any
 import click
 
 from bidstream_svc.cli.options import provided, setting_options
-from bidstream_svc.cli.serving import begin_log, end_serving, is_stopped_early
+from bidstream_svc.cli.serving import OF_SERVING, begin_log, end_serving, is_stopped_early
 from bidstream_svc.config import SETTINGS, load_settings
 from bidstream_svc.server.auth import check_optout_secrets
 from bidstream_svc.server.optout_process import run_receiver
 
 _OF_OPTOUTS = tuple(name for name in SETTINGS if name.startswith("optout_"))
-_OF_SERVING = (
-    "admin_listen",
-    "allow_unauthenticated",
-    "allowed_hosts",
-    "max_buffered",
-    "hang_timeout",
-    "idle_timeout",
-    "request_timeout",
-    "drain_timeout",
-    "log_level",
-    "log_format",
-)
 # There is no data plane, so no address of it can be in the way.
 _NO_DATA_PLANE = {"listen": "127.0.0.1:0", "auth_token_file": None}
 
 
 @click.command()
-@setting_options(*_OF_OPTOUTS, *_OF_SERVING)
+@setting_options(*_OF_OPTOUTS, "allow_unauthenticated", *OF_SERVING)
 def serve(**flags: Any) -> None:
     """Run a receiver of opt-outs for a fleet.
 

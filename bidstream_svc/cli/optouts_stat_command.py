@@ -7,9 +7,10 @@ import click
 import orjson
 
 from bidstream_svc.cli.options import setting_options
-from bidstream_svc.cli.optouts_fleet import Applied, ask_hosts, count_problems, find_hosts, parse_time
+from bidstream_svc.cli.optouts_fleet import Applied, ask_hosts, count_problems, find_hosts
 from bidstream_svc.cli.optouts_import_command import required_store
 from bidstream_svc.cli.streams import emit
+from bidstream_svc.cli.time_option import moment_or_none
 from bidstream_svc.clock import iso_time, wall_clock_ms
 from bidstream_svc.core.errors import BidstreamError, OptOutStoreError
 from bidstream_svc.core.identity import IdentityScope
@@ -30,21 +31,14 @@ def _parse_applied(_context: click.Context, _parameter: click.Parameter, text: s
     return Applied(epoch, int(sequence))
 
 
-def _parse_time(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return parse_time(text)
-    except ValueError:
-        raise click.BadParameter("Unix seconds or ISO 8601 is needed") from None
-
-
 @click.command()
 @click.option("--fleet", "urls", multiple=True, metavar="URL", help="admin plane of a host, or of all behind a name")
 @click.option("--applied", callback=_parse_applied, metavar="EPOCH/SEQUENCE", help="fail unless all hosts are this far")
-@click.option("--until", "until_s", callback=_parse_time, metavar="TIME", help="fail unless all were level since TIME")
+@click.option(
+    "--until", "until_ms", callback=moment_or_none, metavar="TIME", help="fail unless all were level since TIME"
+)
 @setting_options("optout_store")
-def stat(*, urls: tuple[str, ...], applied: Applied | None, until_s: float | None, **flags: Any) -> None:
+def stat(*, urls: tuple[str, ...], applied: Applied | None, until_ms: int | None, **flags: Any) -> None:
     """Print what the store holds, or how far a fleet is.
 
     Prints JSON; with --fleet, a line for each host. A DNS name with several addresses counts as several hosts. The
@@ -54,16 +48,16 @@ def stat(*, urls: tuple[str, ...], applied: Applied | None, until_s: float | Non
     this time; `level` tells which have.
     """
     if not urls:
-        if applied or until_s is not None:
+        if applied or until_ms is not None:
             raise click.UsageError("--applied and --until are about hosts: name them with --fleet")
         emit(orjson.dumps(describe_store(required_store(flags))))
         return
     hosts = find_hosts(urls)
     furthest = ask_hosts(hosts)
-    is_judged = applied is not None or until_s is not None
+    is_judged = applied is not None or until_ms is not None
     bad: list[list[str]] = []
     for host in hosts:
-        is_level = host.has_applied(applied) and (until_s is None or host.was_level_at(until_s))
+        is_level = host.has_applied(applied) and (until_ms is None or host.was_level_at(until_ms))
         problems = [*host.problems(furthest), *([] if is_level else ["not level"])]
         verdict = {"level": is_level} if is_judged else {}
         emit(orjson.dumps({"host": f"{host.address}:{host.port}", "problems": problems, **verdict, **host.answer}))

@@ -6,29 +6,13 @@ import click
 
 from bidstream_svc.cli.check_command import check_files
 from bidstream_svc.cli.options import provided, setting_options
-from bidstream_svc.cli.serving import begin_log, end_serving, is_stopped_early
+from bidstream_svc.cli.serving import OF_SERVING, begin_log, end_serving, is_stopped_early
 from bidstream_svc.config import SETTINGS, load_settings
 from bidstream_svc.operator_settings import OPERATOR_FIELDS
 from bidstream_svc.relay.relay_process import run_relay
 
 _OF_OPERATORS = tuple(name for name in SETTINGS if name.removeprefix("uid2_").removeprefix("euid_") in OPERATOR_FIELDS)
-_OF_SERVING = (
-    "allow_insecure_operator",
-    "listen",
-    "admin_listen",
-    "refresh_interval",
-    "tls_cert",
-    "tls_key",
-    "allowed_hosts",
-    "max_connections",
-    "max_buffered",
-    "hang_timeout",
-    "idle_timeout",
-    "request_timeout",
-    "drain_timeout",
-    "log_level",
-    "log_format",
-)
+_OF_RELAYS = ("allow_insecure_operator", "refresh_interval", "listen", "tls_cert", "tls_key", "max_connections")
 # Every request has the API key, so the listener needs no other token. What only a sidecar does is not checked.
 _OF_SIDECARS = {name: None for name in SETTINGS if name.startswith("optout_")} | {
     "allow_unauthenticated": "1",
@@ -40,7 +24,7 @@ _OF_SIDECARS = {name: None for name in SETTINGS if name.startswith("optout_")} |
 
 
 @click.command()
-@setting_options(*_OF_OPERATORS, *_OF_SERVING)
+@setting_options(*_OF_OPERATORS, *_OF_RELAYS, *OF_SERVING)
 def relay(**flags: Any) -> None:
     """Fetch keys once for a whole cluster of sidecars.
 

@@ -9,7 +9,7 @@ from bidstream_svc.cli.dev import serve_dev
 from bidstream_svc.cli.options import provided, setting_options
 from bidstream_svc.cli.serving import begin_log, end_serving, is_stopped_early
 from bidstream_svc.config import Settings, load_settings
-from bidstream_svc.server.service import run
+from bidstream_svc.server.running import run
 from bidstream_svc.server.workers import run_service
 
 

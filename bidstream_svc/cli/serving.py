@@ -1,4 +1,4 @@
-"""What the commands that serve have in common: their log, and their end."""
+"""What the commands that serve have in common: settings, their log, and their end."""
 
 import os
 import signal
@@ -8,6 +8,18 @@ from bidstream_svc.config import Settings, unknown_variables
 from bidstream_svc.logs import configure_logging, get_logger
 from bidstream_svc.loop_thread import LoopThread
 
+# Settings of every process that serves.
+OF_SERVING = (
+    "admin_listen",
+    "allowed_hosts",
+    "max_buffered",
+    "hang_timeout",
+    "idle_timeout",
+    "request_timeout",
+    "drain_timeout",
+    "log_level",
+    "log_format",
+)
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 

@@ -5,7 +5,7 @@ otherwise the programmes that have its master key are tried.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from bidstream_svc.core.decrypt import (
     FAILURES,
@@ -51,6 +51,14 @@ class Programme(NamedTuple):
     open_natively: OpenNatively | None = None
     check_optout: CheckOptOut | None = None
 
+    @property
+    def known_scope(self) -> IdentityScope | None:
+        """Which programme the keys are of, or, before the first, will be of; None if only they will tell."""
+        return self.scope if self.keys is None else self.keys.scope
+
+
+_Keyed = TypeVar("_Keyed", Programme, "_Bound")
+
 
 def bind_programmes(programmes: Sequence[Programme]) -> BoundProgrammes:
     """Bind `decrypt` to programmes. The result is not thread-safe; see `bind_decrypt`. No token raises.
@@ -77,7 +85,7 @@ def bind_programmes(programmes: Sequence[Programme]) -> BoundProgrammes:
             return _decrypt_v2(token, domain, now_ms, int.from_bytes(head[1:5]), bound)
         named = requested if scope is None else scope
         programme = of_scope.get(named) if named is not None else None
-        verdict = (programme or _first_usable(bound, now_ms)).decrypt(token, domain, now_ms)
+        verdict = (programme or first_usable(bound, now_ms)).decrypt(token, domain, now_ms)
         is_wrong = requested is not None and (named is not requested or programme is None)
         if is_wrong and verdict[3] not in _BEFORE_SCOPE:
             verdict = _WRONG_SCOPE
@@ -105,7 +113,8 @@ class _Bound:
 
     def __init__(self, programme: Programme) -> None:
         keys = programme.keys
-        self.scope = programme.scope if keys is None else keys.scope
+        self.keys = keys
+        self.scope = programme.known_scope
         self.secrets = {} if keys is None else keys.keys
         self.last_expiry_ms = 0 if keys is None else keys.last_expiry_ms
         self.decrypt: BoundDecrypt = (
@@ -121,7 +130,7 @@ def _decrypt_v2(
     """Decrypt a v2 token of a programme that nothing names."""
     owners = [each for each in bound if each.last_expiry_ms > now_ms and master_key_id in each.secrets]
     if not owners:
-        return _first_usable(bound, now_ms).decrypt(token, domain, now_ms), None
+        return first_usable(bound, now_ms).decrypt(token, domain, now_ms), None
     if len(owners) == 1:
         return owners[0].decrypt(token, domain, now_ms), owners[0].scope
     best, most_layers = None, -1
@@ -148,9 +157,9 @@ def _layers_opened(verdict: Verdict, token: object, master_secret: bytes) -> int
         return 0
 
 
-def _first_usable(bound: Sequence[_Bound], now_ms: int) -> _Bound:
+def first_usable(programmes: Sequence[_Keyed], now_ms: int) -> _Keyed:
     """Return the first programme whose keys have not expired, or else whose keys have, or else the first."""
-    return max(bound, key=lambda each: (each.last_expiry_ms > now_ms) + (each.decrypt is not decrypt_without_keys))
+    return max(programmes, key=lambda each: 0 if each.keys is None else 1 + (each.keys.last_expiry_ms > now_ms))
 
 
 def _head(token: object) -> bytes:

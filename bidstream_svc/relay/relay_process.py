@@ -1,8 +1,6 @@
 """The process of a relay: key endpoints, admin plane, key refreshes."""
 
-import asyncio
-import time
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from typing import Self
 
@@ -10,11 +8,10 @@ from bidstream_svc._version import __version__
 from bidstream_svc.config import Settings, env_name
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.core.keys import KeyPurpose
-from bidstream_svc.core.units import NS_PER_S
 from bidstream_svc.keystore.store import KeyStores
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS, KEY_CELLS, LABEL_OF_SCOPE
+from bidstream_svc.metrics.cells import ACCEPTING, KEY_CELLS, LABEL_OF_SCOPE
 from bidstream_svc.operator.from_settings import credentials_reader
 from bidstream_svc.operator_settings import OperatorSettings
 from bidstream_svc.relay.relay_credentials import RelayCredentials
@@ -29,16 +26,13 @@ from bidstream_svc.server.health import Health
 from bidstream_svc.server.hosts import ANY_HOST
 from bidstream_svc.server.page_connections import PageConnections
 from bidstream_svc.server.page_server import PageServer
-from bidstream_svc.server.running import run_until_stopped
-from bidstream_svc.server.service import run
+from bidstream_svc.server.running import ThreadFailure, housekeeping, run, run_until_stopped
 from bidstream_svc.server.socket_files import SocketFiles
 from bidstream_svc.server.sockets import Listeners, close_listeners, open_listeners
 from bidstream_svc.server.systemd import ServiceManager
 from bidstream_svc.server.tls import ServerTls, tls_files
 
 _log = get_logger(__name__)
-
-_HOUSEKEEPING_PERIOD_S = 0.5
 
 
 class RelayService:
@@ -65,8 +59,7 @@ class RelayService:
         self._metrics = metrics
         self._manager = manager or ServiceManager({})
         self._socket_files = SocketFiles(listeners.all)
-        self.failed = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
+        self.failed = ThreadFailure()
         self._programmes = [self._make_programme(operator) for operator in settings.operators]
         _require_different_keys(self._programmes)
         self._stores = KeyStores([each.keys[KeyPurpose.BIDSTREAM].store for each in self._programmes])
@@ -81,12 +74,10 @@ class RelayService:
     async def __aenter__(self) -> Self:
         """Start the admin plane, the key refreshes and the key endpoints."""
         async with AsyncExitStack() as stack:
-            self._keep_house()
-            housekeeping = asyncio.create_task(self._run_housekeeping())
-            stack.callback(housekeeping.cancel)
+            stack.enter_context(housekeeping(self._metrics, self._manager, self._keep_house))
             if self._listeners.admin:
                 admin = AdminServer(
-                    self._settings, self._listeners.admin, self._health, self._metrics, on_failure=self._note_failure
+                    self._settings, self._listeners.admin, self._health, self._metrics, on_failure=self.failed.note
                 )
                 admin.start()
                 stack.callback(admin.stop)
@@ -158,23 +149,8 @@ class RelayService:
             tls=tls,
         )
 
-    def _note_failure(self) -> None:
-        """Note that a thread has failed; called in that thread."""
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self.failed.set)
-
-    async def _run_housekeeping(self) -> None:
-        period_s = self._manager.period_s(_HOUSEKEEPING_PERIOD_S)
-        while True:
-            due_s = time.monotonic() + period_s
-            await asyncio.sleep(period_s)
-            self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * NS_PER_S)))
-            self._keep_house()
-
-    def _keep_house(self) -> None:
-        """Record that the loop turns, and keep Unix sockets reachable."""
-        self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
-        self._manager.beat()
+    async def _keep_house(self) -> None:
+        """Keep Unix sockets reachable."""
         if not self._health.is_draining:
             self._socket_files.check()
 

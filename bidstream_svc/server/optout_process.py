@@ -2,18 +2,16 @@
 
 import asyncio
 import signal
-import time
 from collections.abc import Collection, Iterable
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack
 from typing import Self
 
 from bidstream_svc._version import __version__
 from bidstream_svc.config import Settings, env_name
 from bidstream_svc.core.errors import ConfigurationError, OptOutStoreError
-from bidstream_svc.core.units import NS_PER_S
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS
+from bidstream_svc.metrics.cells import ACCEPTING
 from bidstream_svc.optouts.blocking import run_blocking
 from bidstream_svc.optouts.filter_growth import grow_if_needed
 from bidstream_svc.optouts.group_commit import GroupCommit
@@ -26,15 +24,13 @@ from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.optout_gauges import OptOutGauges
 from bidstream_svc.server.optout_health import ReceiverHealth
 from bidstream_svc.server.optout_server import OptOutServer
-from bidstream_svc.server.running import run_until_stopped
-from bidstream_svc.server.service import run
+from bidstream_svc.server.running import ThreadFailure, housekeeping, run, run_until_stopped
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
 from bidstream_svc.server.sockets import Listeners, close_listeners, open_listeners, open_optout_listeners
 from bidstream_svc.server.systemd import ServiceManager
 
 _log = get_logger(__name__)
 
-_HOUSEKEEPING_PERIOD_S = 0.5
 _SAVE_PERIOD_S = 60.0
 _GROWTH_PERIOD_S = 1.0
 _FAILED_GROWTH_PAUSE_S = 60.0
@@ -78,15 +74,14 @@ class OptOutService:
         self._manager = manager or ServiceManager({})
         self._socket_files = None if manager is None else SocketFiles(listeners.all)
         self._health = ReceiverHealth(settings, metrics)
-        self.failed = asyncio.Event()
+        self.failed = ThreadFailure()
         self._is_closing = False
-        self._loop = asyncio.get_running_loop()
         self._store = OptOutStore(settings.optout_store, creates=creates_store)
         self._link: StreamLink | None = None
         if settings.optout_stream is None:
             self._note_fresh(_FOR_EVER_MS)
         else:
-            self._link = StreamLink(settings, self._store, on_fresh=self._note_fresh, on_failure=self._note_failure)
+            self._link = StreamLink(settings, self._store, on_fresh=self._note_fresh, on_failure=self.failed.note)
         self._gauges = OptOutGauges(metrics, self._store, self._link)
         self._commit = GroupCommit(
             self._store,
@@ -108,16 +103,15 @@ class OptOutService:
         """Start the stream, the webhook, and a receiver's admin plane."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close_store)
-            self._keep_house()
-            housekeeping = asyncio.create_task(self._run_housekeeping())
-            stack.callback(housekeeping.cancel)
+            self._gauges.record()
+            stack.enter_context(housekeeping(self._metrics, self._manager, self._keep_house))
             saving = asyncio.create_task(self._run_saving())
             stack.callback(saving.cancel)
             growing = asyncio.create_task(self._run_growth())
             stack.push_async_callback(self._stop_growth, growing)
             if self._listeners.admin:
                 admin = AdminServer(
-                    self._settings, self._listeners.admin, self._health, self._metrics, on_failure=self._note_failure
+                    self._settings, self._listeners.admin, self._health, self._metrics, on_failure=self.failed.note
                 )
                 admin.start()
                 stack.callback(admin.stop)
@@ -176,19 +170,6 @@ class OptOutService:
         """Tell all readers until when the store counts as synced; called in the thread of the stream."""
         self._store.control.fresh_until_ms = until_ms
 
-    def _note_failure(self) -> None:
-        """Note that a thread has failed; called in that thread."""
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self.failed.set)
-
-    async def _run_housekeeping(self) -> None:
-        period_s = self._manager.period_s(_HOUSEKEEPING_PERIOD_S)
-        while True:
-            due_s = time.monotonic() + period_s
-            await asyncio.sleep(period_s)
-            self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * NS_PER_S)))
-            self._keep_house()
-
     async def _run_growth(self) -> None:
         """Build the filter when it is missing or full."""
         while True:
@@ -211,10 +192,8 @@ class OptOutService:
             await asyncio.sleep(_SAVE_PERIOD_S)
             await run_blocking(self._gauges.save)
 
-    def _keep_house(self) -> None:
-        """Record that the loop turns and what the store holds, and give up what the disk does not take."""
-        self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
-        self._manager.beat()
+    async def _keep_house(self) -> None:
+        """Record what the store holds, and give up what the disk does not take."""
         self._commit.expire(_COMMIT_TIMEOUT_S)
         if self._socket_files is not None and not self._health.is_draining:
             self._socket_files.check()

@@ -3,14 +3,11 @@
 import asyncio
 import gc
 import signal
-import time
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
-
-import uvloop
+from typing import Self
 
 from bidstream_svc._version import __version__
 from bidstream_svc.addresses import BoundAddress
@@ -25,7 +22,7 @@ from bidstream_svc.keystore.refresher_setup import open_refresher
 from bidstream_svc.keystore.store import KeyStore, KeyStores
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS, KEY_CELLS, LABEL_OF_SCOPE
+from bidstream_svc.metrics.cells import ACCEPTING, KEY_CELLS, LABEL_OF_SCOPE
 from bidstream_svc.server.admin_server import AdminServer
 from bidstream_svc.server.console_state import console_sources
 from bidstream_svc.server.data_server import DataServer
@@ -35,6 +32,7 @@ from bidstream_svc.server.handlers import TokenDecryptor
 from bidstream_svc.server.health import Health
 from bidstream_svc.server.heap import fix_mmap_threshold
 from bidstream_svc.server.optout_health import describe_optouts, open_optouts, optouts_problem
+from bidstream_svc.server.running import ThreadFailure, first_of, handle_signals, housekeeping
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
 from bidstream_svc.server.sockets import Listeners
 from bidstream_svc.server.stop_signals import StopSignals
@@ -43,7 +41,6 @@ from bidstream_svc.tracing import Tracer
 
 _log = get_logger(__name__)
 
-_HOUSEKEEPING_PERIOD_S = 0.5
 _POLL_S = 0.02
 # How long a first start waits for the key cache to be read, before it accepts connections.
 _CACHE_WAIT_S = 1.0
@@ -103,6 +100,7 @@ class Service:
         self._metrics = metrics
         self._family = family
         self._manager = manager or ServiceManager({})
+        self.failed = ThreadFailure()
         # Opened here, because it must not be open while a worker is forked.
         self._optouts = open_optouts(settings, is_required=family is None or not family.is_restarted)
         self._stores = KeyStores(
@@ -120,7 +118,7 @@ class Service:
         )
         # Each in a thread of its own, so that nothing that one of them waits for delays another.
         self._refreshes = [
-            RefreshThread(partial(self._open_refresher, place), self._note_failure)
+            RefreshThread(partial(self._open_refresher, place), self.failed.note)
             for place in range(len(self._stores.all))
         ]
         # Only the admin plane shows what it records.
@@ -137,10 +135,8 @@ class Service:
             settings, listeners.data, decryptor, metrics, tracer=self._tracer, has_fast_path=has_fast_path
         )
         self._health.tls = self._data_server.tls
-        self.failed = asyncio.Event()
         self.is_serving = False
         self._socket_files: SocketFiles | None = None
-        self._loop = asyncio.get_running_loop()
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -151,8 +147,8 @@ class Service:
             if self._tracer is not None:
                 stack.callback(self._tracer.close)
             load_public_suffixes()
-            housekeeping = asyncio.create_task(self._run_housekeeping())
-            stack.callback(housekeeping.cancel)
+            # Also before the first request for /livez.
+            stack.enter_context(housekeeping(self._metrics, self._manager, self._keep_house))
             if self._listeners.admin:
                 self._serve_admin_plane(stack)
             for refresh in self._refreshes:
@@ -238,7 +234,6 @@ class Service:
         stack.callback(loop.remove_reader, handover.fileno())
 
     def _serve_admin_plane(self, stack: AsyncExitStack) -> None:
-        self._beat()  # before the first request for /livez
         console = console_sources(self._settings, self._health, self._data_server.bearer)
         server = AdminServer(
             self._settings,
@@ -246,7 +241,7 @@ class Service:
             self._health,
             self._metrics,
             console=console,
-            on_failure=self._note_failure,
+            on_failure=self.failed.note,
         )
         server.start()
         stack.callback(server.stop)
@@ -262,30 +257,14 @@ class Service:
             tracer=self._tracer,
         )
 
-    async def _run_housekeeping(self) -> None:
-        """At intervals: record that the event loop turns and how late, and check what files are still there."""
-        period_s = self._manager.period_s(_HOUSEKEEPING_PERIOD_S)
-        while True:
-            self._beat()
-            due_s = time.monotonic() + period_s
-            await asyncio.sleep(period_s)
-            self._metrics.set(EVENT_LOOP_LAG_NS, max(0, int((time.monotonic() - due_s) * 1e9)))
-            if self._optouts is not None:
-                self._optouts.check_file()  # the kernel asks the filter only
-            if self._recorder is not None:
-                await self._recorder.record()
-            if self._socket_files is not None and not self._health.is_draining:
-                self._socket_files.check()
-
-    def _note_failure(self) -> None:
-        """Note that a thread has failed; called in that thread."""
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self.failed.set)
-
-    def _beat(self) -> None:
-        """Record that the event loop turns, and tell systemd."""
-        self._metrics.set(HEARTBEAT_NS, time.monotonic_ns())
-        self._manager.beat()
+    async def _keep_house(self) -> None:
+        """Check what files are still there, and record failures."""
+        if self._optouts is not None:
+            self._optouts.check_file()  # the kernel asks the filter only
+        if self._recorder is not None:
+            await self._recorder.record()
+        if self._socket_files is not None and not self._health.is_draining:
+            self._socket_files.check()
 
 
 async def serve(
@@ -342,38 +321,3 @@ async def serve(
     _log.info("stopped")
     if service.failed.is_set():
         raise ThreadFailedError("a thread of the service failed; the log says why")
-
-
-@contextmanager
-def handle_signals(numbers: Collection[int], handle: Callable[[], object]) -> Iterator[None]:
-    """Call `handle` in the running loop for each of these signals; on exit, restore the default actions."""
-    loop = asyncio.get_running_loop()
-    for number in numbers:
-        loop.add_signal_handler(number, handle)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # those that came during the start are handled now
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-
-async def first_of(*coroutines: Coroutine[Any, Any, object]) -> None:
-    """Run coroutines until one ends, then cancel the others and wait for them to end.
-
-    An exception of the one that ended is raised.
-    """
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-    if pending:
-        await asyncio.wait(pending)
-    for task in done:
-        task.result()
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on uvloop until it returns."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)

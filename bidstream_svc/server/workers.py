@@ -17,7 +17,8 @@ from bidstream_svc.metrics.cells import ACCEPTING, HEARTBEAT_NS, WORKER_RESTARTS
 from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
 from bidstream_svc.server.optout_health import check_optouts
 from bidstream_svc.server.routes import ROUTES, labels_of
-from bidstream_svc.server.service import Family, run, serve
+from bidstream_svc.server.running import run
+from bidstream_svc.server.service import Family, serve
 from bidstream_svc.server.socket_files import SocketFiles, SocketHandover
 from bidstream_svc.server.sockets import Listener, Listeners, open_listeners_each, open_optout_listeners
 from bidstream_svc.server.supervisor import MAX_CHECK_PERIOD_S, Supervisor, Work

@@ -1,5 +1,6 @@
 """`bulk decrypt`: options, what it tells, exit statuses, signals."""
 
+import gc
 import gzip
 import json
 import os
@@ -255,6 +256,30 @@ def test_without_the_extra_there_is_one_error(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "bidstream-svc: needs the extra `bulk`: pip install 'bidstream-svc[bulk]'\n"
+
+
+def test_without_ray_its_extra_is_named_and_no_run_begins(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['ray'] = None; from bidstream_svc.cli import main; main()"
+    keys = write_keys(tmp_path / "keys.json")
+    write_parquet(tmp_path / "logs" / "a.parquet")
+    done = subprocess.run(
+        [PROGRAM[0], "-c", program, "bulk", "decrypt", "logs", "--output", "out", "--keys", keys, "--engine", "ray"],
+        cwd=tmp_path,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "bidstream-svc: needs the extra `ray`: pip install 'bidstream-svc[ray]'\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_objects_are_not_left_out_of_collections_after_a_run(decrypt: Decrypt, tmp_path: Path) -> None:
+    """A program that calls the command goes on."""
+    before = gc.get_freeze_count(), gc.get_threshold()
+    assert decrypt(write_parquet(tmp_path / "a.parquet")).status == 0
+    assert (gc.get_freeze_count(), gc.get_threshold()) == before
 
 
 def test_a_run_with_key_files_imports_no_client_no_store_and_no_log(tmp_path: Path) -> None:

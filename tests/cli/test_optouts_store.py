@@ -352,6 +352,10 @@ def test_fleet(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
             ([four], ["--applied", "ab/1"], ["not level"]),
             ([one], ["--until", "2026-01-01T12:00:00+00:00"], []),
             ([two], ["--until", "2026-01-01T12:00:00+00:00"], ["not level"]),
+            ([one], ["--until", "1767268800"], []),
+            ([two], ["--until", "1767268800"], ["not level"]),
+            ([one], ["--until", "1767268800000"], []),  # milliseconds
+            ([two], ["--until", "1767268800000"], ["not level"]),
             ([three], ["--until", "1"], ["not level"]),
         ]:
             fleet = [part for url in urls for part in ("--fleet", url)]
@@ -367,6 +371,9 @@ def test_fleet(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
             assert (ran.status, "error" in json.loads(ran.out)) == (1, True)
             assert ran.err == "bidstream-svc: 1 of 1 hosts have problems: 1 no answer\n"
     assert cli("optouts", "stat", "--applied", "ab/1").status == 2
+    for no_time in ("", "soon", "1767268800000000", "2026-13-01"):
+        ran = cli("optouts", "stat", "--fleet", url, "--until", no_time)
+        assert (ran.status, "a time is as 2026-11-26T20:00:00Z" in ran.err) == (2, True)
     for url in (
         "127.0.0.1:9464",
         "http://127.0.0.1:x",

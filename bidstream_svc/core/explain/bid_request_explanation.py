@@ -11,7 +11,7 @@ from bidstream_svc.core.domains import NameCandidates
 from bidstream_svc.core.explain.eid_reader import EidReader
 from bidstream_svc.core.explain.explanation import BidRequestExplanation, Explanation
 from bidstream_svc.core.explain.plain_words import printable
-from bidstream_svc.core.explain.token_explanation import FindOptOut, explain_with_names, scope_of_programme
+from bidstream_svc.core.explain.token_explanation import FindOptOut, explain_with_names
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.openrtb import MAX_ENTRIES, Sources
 from bidstream_svc.core.openrtb.bid_names import read_names
@@ -55,7 +55,7 @@ def explain_in_steps(
     request = yield from BidScanner(text, sources, MAX_ENTRIES).read()
     text = yield from replace_lone_surrogates(text)
     names = list(read_names(request.site, request.app))
-    of_scope = {scope_of_programme(each): each for each in programmes}
+    of_scope = {each.known_scope: each for each in programmes}
 
     def explain(token: str, scope: IdentityScope) -> Explanation:
         # As `BidRequestDecryptor` does: the source alone chooses whose keys judge.

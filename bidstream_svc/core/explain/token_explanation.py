@@ -126,7 +126,7 @@ def explain_with_names(  # noqa: PLR0917 - as of explain_token
         names=names,
         requested=requested,
         is_scope_of_source=configured is not None,
-        programmes=[scope_of_programme(each) for each in judges],
+        programmes=[each.known_scope for each in judges],
         reason=reason,
         scope=scope,
         reading=reading,
@@ -145,11 +145,6 @@ def explain_with_names(  # noqa: PLR0917 - as of explain_token
         raw_uid=raw_uid,
         established_ms=established_ms,
     )
-
-
-def scope_of_programme(programme: Programme) -> IdentityScope | None:
-    """Return the programme that keys are of; None if only keys will tell."""
-    return programme.scope if programme.keys is None else programme.keys.scope
 
 
 def _watch(programme: Programme, looked_up: list[tuple[IdentityScope, str]]) -> Programme:

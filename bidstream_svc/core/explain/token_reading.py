@@ -7,7 +7,7 @@ from bidstream_svc.core.decrypt import bind_open
 from bidstream_svc.core.explain.token_shape import version_of
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeySnapshot
-from bidstream_svc.core.programmes import Programme
+from bidstream_svc.core.programmes import Programme, first_usable
 from bidstream_svc.core.status import FailureReason
 from bidstream_svc.core.token import CLIENT_SIDE_GENERATED, decode_text, v3
 from bidstream_svc.core.token_details import TokenDetails, read_details
@@ -48,12 +48,8 @@ def judging_keys(
 ) -> KeySnapshot | None:
     """Return the keys that judge a token of a programme, None for one that nothing tells, as `bind_programmes` does."""
     named = requested if scope is None else scope
-    for programme in programmes:
-        of_programme = programme.scope if programme.keys is None else programme.keys.scope
-        if named is not None and of_programme is named:
-            return programme.keys
-    held = [programme.keys for programme in programmes if programme.keys is not None]
-    return max(held, key=lambda keys: keys.last_expiry_ms > now_ms, default=None)
+    of_scope = [programme for programme in programmes if named is not None and programme.known_scope is named]
+    return first_usable(of_scope or programmes, now_ms).keys
 
 
 def read_token(token: object, keys: KeySnapshot | None) -> Reading:
