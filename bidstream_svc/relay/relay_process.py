@@ -1,6 +1,7 @@
 """The process of a relay: key endpoints, admin plane, key refreshes."""
 
 import asyncio
+import sys
 import time
 from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
@@ -136,11 +137,11 @@ class RelayService:
     def _make_server(self, tls: ServerTls | None) -> PageServer:
         settings = self._settings
         limits = ConnectionLimits(
-            settings.max_connections,
+            sys.maxsize,  # a new connection beyond the limit takes the place of a silent one, and is not refused
             settings.idle_timeout,
             settings.request_timeout,
             settings.max_buffered,
-            max_in_process=share_descriptors().data,
+            max_in_process=min(settings.max_connections, share_descriptors().data),
             unread_timeout_s=settings.request_timeout,
         )
         connections = PageConnections(limits, self._metrics)
