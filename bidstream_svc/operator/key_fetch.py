@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Generator
 from typing import NamedTuple, TypeVar
 
@@ -68,7 +67,7 @@ async def fetch_keys(
     """
     answer = await transport.call(KEY_ENDPOINTS[purpose], headers=ask_for_age(max_age_s))
     age_s = read_relayed_age(answer.via, answer.age)
-    relayed_s = None if age_s is None else time.monotonic() - age_s
+    relayed_s = None if age_s is None else answer.begun_s - age_s
     snapshot = await run_steps(parse_in_steps(answer.json, purpose, previous), pause_s)
     return FetchedKeys(snapshot, answer.wire, answer.json, relayed_s)
 

@@ -33,7 +33,8 @@ class HeldKeys(NamedTuple):
 
     Attributes:
         json: the response, decrypted.
-        asked_s: when the operator was asked for it, on the monotonic clock.
+        asked_s: when the operator was asked for it, perhaps by another relay, on the monotonic clock; -infinity for a
+            response of the key cache.
         last_expiry_ms: when the last of its keys expires, in Unix ms.
     """
 
@@ -134,8 +135,7 @@ class RelayKeys:
 
     def _note(self, refresher: KeyRefresher, fetched: FetchedKeys) -> None:
         """Hold new keys; called in the thread."""
-        asked_s = -inf if refresher.last_asked_s is None else refresher.last_asked_s
-        held = HeldKeys(fetched.json, asked_s, fetched.snapshot.last_expiry_ms)
+        held = HeldKeys(fetched.json, refresher.as_of_s, fetched.snapshot.last_expiry_ms)
         self._call(self._hold, held)
 
     def _hold(self, held: HeldKeys) -> None:

@@ -1,6 +1,7 @@
 """How old the keys may be that a refresher asks for; only a relay, which keeps keys, reads that."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import orjson
@@ -19,7 +20,11 @@ _PATIENCE_S = 60.0
 
 
 def _good_keys() -> FetchedKeys:
-    json = orjson.dumps(bidstream_keys(OperatorState(seed=1), {}))
+    return _keys_of(OperatorState(seed=1))
+
+
+def _keys_of(state: OperatorState) -> FetchedKeys:
+    json = orjson.dumps(bidstream_keys(state, {}))
     return FetchedKeys(parse_key_response(json), b"", json)
 
 
@@ -106,6 +111,42 @@ async def test_keys_of_a_cache_may_be_newer_than_those_of_a_relay() -> None:
     assert refresher.max_age_s is None
     assert await refresher.refresh()
     assert refresher.max_age_s is not None
+
+
+async def test_older_keys_of_a_relay_do_not_replace_newer_ones() -> None:
+    state = OperatorState(seed=1)
+    old = _keys_of(state)
+    state.rotate_keys()
+    new = _keys_of(state)
+    now_s = time.monotonic()
+    answers = [
+        (old, now_s - 100),
+        (new, now_s - 50),
+        (old, now_s - 60),
+        (new, now_s - 50.9),  # the same: `Age` has whole seconds
+        (old, now_s - 60),
+        (old, now_s - 2**31),
+        (new, None),  # of an operator
+        (old, now_s - 1.5),
+        (new, None),
+    ]
+    asked = iter(answers)
+
+    async def fetch() -> FetchedKeys:
+        fetched, relayed_s = next(asked)
+        return fetched._replace(relayed_s=relayed_s)
+
+    used: list[FetchedKeys] = []
+    store = KeyStore()
+    refresher = _refresher(fetch, store)
+    refresher.on_keys = used.append
+    for place, (fetched, _) in enumerate(answers):
+        assert await refresher.refresh()
+        assert store.snapshot is not None
+        expected = old if place == 0 else new
+        assert store.snapshot.keys.keys() == expected.snapshot.keys.keys(), place
+        assert (used[-1].json == fetched.json) == (fetched is expected), place
+    assert len(used) == 5
 
 
 @pytest.mark.parametrize("age_s", [None, 0.0, 3600.0])
