@@ -17,6 +17,7 @@ from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import ACCEPTING, EVENT_LOOP_LAG_NS, HEARTBEAT_NS, KEY_CELLS, LABEL_OF_SCOPE
 from bidstream_svc.operator.from_settings import credentials_reader
+from bidstream_svc.operator.relay_path import draw_relay_name
 from bidstream_svc.operator_settings import OperatorSettings
 from bidstream_svc.relay.relay_credentials import RelayCredentials
 from bidstream_svc.relay.relay_keys import RelayKeys
@@ -68,6 +69,7 @@ class RelayService:
         self._socket_files = SocketFiles(listeners.all)
         self.failed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._name = draw_relay_name()
         self._programmes = [self._make_programme(operator) for operator in settings.operators]
         _require_different_keys(self._programmes)
         self._stores = KeyStores([each.keys[KeyPurpose.BIDSTREAM].store for each in self._programmes])
@@ -128,9 +130,9 @@ class RelayService:
     def _make_programme(self, operator: OperatorSettings) -> RelayProgramme:
         make = partial(RelayKeys, operator, interval_s=self._settings.refresh_interval, failed=self.failed)
         keys = {
-            KeyPurpose.BIDSTREAM: make(KeyPurpose.BIDSTREAM, self._metrics),
+            KeyPurpose.BIDSTREAM: make(KeyPurpose.BIDSTREAM, self._name, self._metrics),
             # Fetched from the first request on. Its refreshes are not counted: the metrics are of the other ones.
-            KeyPurpose.SHARING: make(KeyPurpose.SHARING, MetricCells()),
+            KeyPurpose.SHARING: make(KeyPurpose.SHARING, self._name, MetricCells()),
         }
         return RelayProgramme(RelayCredentials(credentials_reader(operator)), keys)
 
@@ -150,7 +152,7 @@ class RelayService:
             self._listeners.data,
             self._metrics,
             connections,
-            RelayPlane(self._programmes, self._metrics, connections),
+            RelayPlane(self._programmes, self._name, self._metrics, connections),
             allowed_hosts=ANY_HOST,  # web pages do not have the API key
             watched=[
                 Watched("credentials-watch", BEARER_PERIOD_S, programme.credentials.reload)

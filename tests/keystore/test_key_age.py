@@ -14,6 +14,7 @@ from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.keystore.store import KeysInUse, KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.operator.key_fetch import FetchedKeys, ask_for_age, read_age, read_relayed_age
+from bidstream_svc.operator.relay_path import draw_relay_name, read_relays, via_of
 
 _INTERVAL_S = 3600.0
 _PATIENCE_S = 60.0
@@ -160,22 +161,33 @@ def test_anything_else_asks_for_the_newest(header: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("via", "age", "relayed_age_s"),
+    ("via", "suffixes"),
     [
-        ("1.1 bidstream-svc-relay", "7", 7.0),
-        ("1.1 bidstream-svc-relay", None, 0.0),
-        ("1.1 bidstream-svc-relay", "-1", 0.0),
-        ("1.0 cache.example (squid), HTTP/1.1 bidstream-svc-relay (x)", "61", 61.0),
-        ("1.1 bidstream-svc-relay,1.1 proxy", "1", 1.0),
-        ("", "7", None),
-        ("1.1 proxy", "7", None),
-        ("1.1 not-bidstream-svc-relay", "7", None),
-        ("1.1 bidstream-svc-relay2", "7", None),
-        ("1.1 proxy (bidstream-svc-relay)", "7", None),
+        ("1.1 bidstream-svc-relay", [""]),
+        ("1.1 bidstream-svc-relay-0a1b", ["-0a1b"]),
+        ("1.0 cache.example (squid), HTTP/1.1 Bidstream-Svc-Relay-0A (x)", ["-0a"]),
+        ("1.1 bidstream-svc-relay-1,1.1 proxy , 1.1 bidstream-svc-relay-2", ["-1", "-2"]),
+        ("", []),
+        ("1.1 proxy", []),
+        ("1.1 not-bidstream-svc-relay", []),
+        ("1.1 bidstream-svc-relay2", []),
+        ("1.1 bidstream-svc-relay-xyz", []),
+        ("1.1 proxy (bidstream-svc-relay)", []),
     ],
 )
-def test_only_a_relay_tells_an_age(via: str, age: str | None, relayed_age_s: float | None) -> None:
-    assert read_relayed_age(via, age) == relayed_age_s
+def test_relays_are_told_from_other_proxies(via: str, suffixes: list[str]) -> None:
+    assert read_relays(via) == tuple(f"bidstream-svc-relay{suffix}" for suffix in suffixes)
+
+
+def test_names_of_relays_are_read_back_and_differ() -> None:
+    names = (draw_relay_name(), draw_relay_name())
+    assert read_relays(via_of(names)) == names
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("age", "age_s"), [("7", 7.0), (None, 0.0), ("-1", 0.0), ("2147483648", 2.0**31)])
+def test_age_of_a_relay(age: str | None, age_s: float) -> None:
+    assert read_relayed_age(age) == age_s
 
 
 async def test_what_is_asked_for_while_a_refresh_runs_or_as_its_wait_ends_is_done() -> None:

@@ -63,7 +63,7 @@ def test_answer_is_the_operators_sealed_anew(operator: DevOperator, relaying: Si
 
 def test_a_relay_names_itself_and_tells_the_age_of_its_keys(operator: DevOperator, relaying: Sidecar) -> None:
     headers = Question(operator.state).post(relaying, Cache_Control="max-age=3600").headers
-    assert headers["via"] == "1.1 bidstream-svc-relay"
+    assert re.fullmatch("1.1 bidstream-svc-relay-[0-9a-f]{16}", headers["via"])
     assert 0 <= int(headers["age"]) < 3600
 
 
