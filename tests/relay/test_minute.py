@@ -9,7 +9,7 @@ import pytest
 
 from tests.relay.fleet import KEYS, behind, relayed, running, verdict, wait_for_success
 from tests.support.operator import operator_in_thread
-from tests.support.sidecar import operator_settings, wait_until
+from tests.support.sidecar import Sidecar, operator_settings, wait_until
 
 _PROGRAM = """
 from bidstream_svc.cli.commands import main
@@ -26,9 +26,11 @@ def test_a_host_comes_again_when_the_relay_may_ask(tmp_path: Path, relays: int) 
     with ExitStack() as stack:
         operator = stack.enter_context(operator_in_thread())
         settings = operator_settings(operator)
+        chain: list[Sidecar] = []
         for place in range(relays):
-            relaying = stack.enter_context(running(tmp_path / f"{place}", "relay", program=program, **settings))
-            settings = behind(relaying, settings)
+            chain.append(stack.enter_context(running(tmp_path / f"{place}", "relay", program=program, **settings)))
+            settings = behind(chain[-1], settings)
+        relaying = chain[-1]
         process = stack.enter_context(running(tmp_path / "sidecar", program=program, **settings))
         process.signal(signal.SIGHUP)
         wait_until(lambda: operator.state.calls[KEYS] == 2, "the one question of this minute")
