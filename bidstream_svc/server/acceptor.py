@@ -162,6 +162,7 @@ class Acceptor:
                 return
             protocol, timeout_s = refusal, REFUSAL_TIMEOUT_S
         task = self._loop.create_task(self._complete(protocol, accepted, timeout_s))
+        connection.opening = task
         self._opening.add(task)
         task.add_done_callback(partial(self._end_opening, protocol, accepted))
 

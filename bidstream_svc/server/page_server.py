@@ -23,6 +23,8 @@ from bidstream_svc.server.tls import ServerTls
 _log = get_logger(__name__)
 
 _MAX_REFUSALS = 8
+# Those that are closed to make room for them keep their descriptors until the next iterations.
+_MAX_ACCEPTED_PER_ITERATION = 4
 
 
 class Plane(Protocol):
@@ -96,6 +98,7 @@ class PageServer:
                 refusals,
                 allowed_hosts=self._allowed_hosts,
                 tls=None if self._tls is None else self._tls.current.context,
+                max_per_iteration=_MAX_ACCEPTED_PER_ITERATION,
             )
             self._use_certificates()
             self._closing = stack.pop_all()
