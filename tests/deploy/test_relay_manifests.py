@@ -12,7 +12,8 @@ import pytest
 from bidstream_svc.addresses import TcpAddress
 from bidstream_svc.config import Settings, load_settings, unknown_variables
 from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
-from tests.deploy.manifests import KUSTOMIZE, Pod, build, of_kind, one, pods, render
+from tests.deploy.manifests import KUSTOMIZE, Pod, build, of_kind, one, pods, refusal, render, template
+from tests.deploy.wrapper_chart import write_bidder_chart
 
 pytestmark = pytest.mark.needs_tools("yaml", "kubernetes_validate", "typed-apply")
 
@@ -106,7 +107,7 @@ def test_who_reaches_it(objects: list[Any], pod: Pod) -> None:
 
 @pytest.mark.needs_tools("helm")
 def test_the_gateway_asks_the_relay_first() -> None:
-    objects = render({"relay": {"enabled": True, "url": URL}})
+    objects = render({"relay": {"enabled": True, "url": URL, "tlsSecretName": TLS}})
     relay, gateway = sorted(pods(objects), key=lambda pod: pod.container["args"])
     assert gateway.container["args"] == ["serve"]
     assert gateway.environment["BIDSTREAM_OPERATOR_URL"] == URL
@@ -118,6 +119,54 @@ def test_the_gateway_asks_the_relay_first() -> None:
     to_relay = of_gateway["spec"]["egress"][-1]
     assert to_relay["to"][0]["podSelector"]["matchLabels"].items() <= relay.labels.items()
     assert to_relay["ports"] == [{"port": urlsplit(URL).port}]
+
+
+@pytest.mark.needs_tools("helm", "kubernetes_validate")
+@pytest.mark.parametrize("form", ["gateway", "sidecar"])
+def test_an_authority_of_ones_own(form: str, tmp_path: Path) -> None:
+    relay = {"url": URL, "caSecretName": TLS}
+    if form == "gateway":
+        objects = render({"relay": relay})
+    else:
+        values = {f"bidstream-svc.relay.{name}": value for name, value in relay.items()}
+        objects = template(write_bidder_chart(tmp_path), **values)
+    for item in objects:
+        import_module("kubernetes_validate").validate(item, "1.34", strict=True)
+    (pod,) = pods(objects)
+    variables = {each["name"]: each.get("value") for each in pod.container["env"]}
+    file = Path(variables["SSL_CERT_FILE"])
+    mount, volume = pod.mounts[file.parent]
+    assert mount["readOnly"] is True
+    assert volume["secret"]["secretName"] == TLS
+    assert volume["secret"]["items"] == [{"key": "ca.crt", "path": file.name}]
+
+
+@pytest.mark.needs_tools("helm")
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"relay": {"url": "http://relay.example:8080"}}, "relay.url: http needs the setting ALLOW_INSECURE_OPERATOR"),
+        ({"relay": {"enabled": True, "url": URL}}, "relay.url: https, but relay.tlsSecretName is empty"),
+        (
+            {
+                "relay": {"enabled": True, "url": f"http://{NAME}:8080", "tlsSecretName": TLS},
+                "settings": {"ALLOW_INSECURE_OPERATOR": "1"},
+            },
+            "relay.url: http, but relay.tlsSecretName is set",
+        ),
+    ],
+    ids=str,
+)
+def test_urls_at_which_no_relay_answers_are_refused(values: Any, problem: str) -> None:
+    assert problem in refusal(values)
+
+
+@pytest.mark.needs_tools("helm")
+def test_plain_http_can_be_allowed() -> None:
+    url = f"http://{NAME}:8080"
+    objects = render({"relay": {"enabled": True, "url": url}, "settings": {"ALLOW_INSECURE_OPERATOR": "1"}})
+    (gateway,) = (pod for pod in pods(objects) if pod.container["args"] == ["serve"])
+    assert settings_of(gateway).only_operator.operator_url == url
 
 
 def _peers(policy: Any) -> list[Any]:

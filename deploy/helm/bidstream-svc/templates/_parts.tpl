@@ -97,13 +97,18 @@ are for receivers only, which take no others than the flags of `optouts serve`.
 {{- define "bidstream-svc.commonEnv" -}}
 {{- range include "bidstream-svc.operators" . | fromJson }}
 {{- if $.Values.relay.url }}
-{{ include "bidstream-svc.setting" (list $ (print .prefix "OPERATOR_URL") $.Values.relay.url) }}
+{{ include "bidstream-svc.setting" (list $ (print .prefix "OPERATOR_URL") (include "bidstream-svc.relayUrl" $)) }}
 {{ include "bidstream-svc.setting" (list $ (print .prefix "OPERATOR_FALLBACK_URL") .operatorUrl) }}
 {{- else }}
 {{ include "bidstream-svc.setting" (list $ (print .prefix "OPERATOR_URL") .operatorUrl) }}
 {{- end }}
 {{- end }}
 {{- include "bidstream-svc.keysEnv" . }}
+{{- if .Values.relay.caSecretName }}
+# In place of the file of public authorities; these are in a directory, too, and stay trusted.
+- name: SSL_CERT_FILE
+  value: /run/secrets/bidstream-svc-relay-ca/ca.crt
+{{- end }}
 {{- if .Values.optouts.enabled }}
 {{ include "bidstream-svc.optoutsEnv" . }}
 {{- end }}
@@ -250,6 +255,9 @@ seccompProfile:
     {{- if .Values.optouts.enabled }}
     {{- include "bidstream-svc.optoutsMounts" . | nindent 4 }}
     {{- end }}
+    {{- if .Values.relay.caSecretName }}
+    {{- include "bidstream-svc.relayMounts" . | nindent 4 }}
+    {{- end }}
     # Hides the pod's service-account token from the sidecar.
     - name: bidstream-svc-no-token
       mountPath: /var/run/secrets/kubernetes.io/serviceaccount
@@ -278,6 +286,9 @@ seccompProfile:
     sizeLimit: 64Mi
 {{- if .Values.optouts.enabled }}
 {{ include "bidstream-svc.optoutsVolumes" . }}
+{{- end }}
+{{- if .Values.relay.caSecretName }}
+{{ include "bidstream-svc.relayVolumes" . }}
 {{- end }}
 - name: bidstream-svc-no-token
   emptyDir:
