@@ -85,9 +85,9 @@ class EarlyRefreshes:
     """When the next early refresh is made: at most one a minute.
 
     Hosts that ask an operator wait for a random time before, so that a fleet does not call within a second. Hosts that
-    got their keys from a relay do not: it asks once for all of them. If its keys are older than the unknown id, the
-    minute does not count: they come again when the relay may ask the operator again, or, if the relay should have
-    newer ones and has not, after a growing random time.
+    got their keys from a relay do not: it asks once for all of them. If its keys are older than the unknown id, or than
+    the request of a client, the minute does not count: they come again when the relay may ask the operator again, or,
+    if the relay should have newer ones and has not, after a growing random time.
 
     Args:
         interval_s: mean interval of the scheduled refreshes.
@@ -152,16 +152,19 @@ class EarlyRefreshes:
         """
         self._is_relayed = is_relayed
         has_new = self.unknown.settle(known, asked_s)
-        if not self._is_for_ids:
-            return
-        if not has_new:
-            self._is_for_ids, self.at_s, self._stale_answers = False, inf, 0
-            return
-        if is_relayed and self._is_running:
+        is_old = has_new if self._is_for_ids else asked_s < self.requested_s
+        if is_relayed and self._is_running and is_old:
             self.next_s = asked_s + MIN_EARLY_REFRESH_INTERVAL_S
             if self.next_s <= now_s:
                 self.next_s = now_s + draw_back_off_s(_FIRST_STALE + self._stale_answers, self._uniform)
                 self._stale_answers += 1
+        if not is_old:
+            self._stale_answers = 0
+        if not self._is_for_ids:
+            return
+        if not has_new:
+            self._is_for_ids, self.at_s = False, inf
+            return
         if self.at_s == inf or is_relayed:
             self._plan(now_s)
 

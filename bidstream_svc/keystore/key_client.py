@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Self
 
@@ -33,6 +34,7 @@ class KeyClient:
     Args:
         operator: with URL and credentials, and perhaps a fallback.
         retry: how calls are retried; None for the default.
+        relay: see `fetch_keys`.
         on_fallback: called after the fallback has answered.
 
     Raises:
@@ -44,8 +46,10 @@ class KeyClient:
         operator: OperatorSettings,
         retry: RetryPolicy | None = None,
         *,
+        relay: str | None = None,
         on_fallback: Callable[[], None] = lambda: None,
     ) -> None:
+        self._relay = relay
         self._scope = LABEL_OF_SCOPE[operator.scope]
         self._primary = make_transport(operator, retry, total_timeout_s=TOTAL_TIMEOUT_S)
         self._fallback: OperatorTransport | None = None
@@ -80,14 +84,17 @@ class KeyClient:
             OperatorError, EnvelopeError, KeyResponseError: as for `fetch_keys`. If neither answers, the error is the
                 fallback's, and the log has that of the other.
         """
+        fetch = partial(
+            fetch_keys, purpose=purpose, previous=previous, pause_s=pause_s, max_age_s=max_age_s, relay=self._relay
+        )
         try:
-            return await fetch_keys(self._primary, purpose, previous=previous, pause_s=pause_s, max_age_s=max_age_s)
+            return await fetch(self._primary)
         except OperatorError as error:
             if self._fallback is None or not _is_unanswered(error):
                 raise
             problem = str(error)
         try:
-            fetched = await fetch_keys(self._fallback, purpose, previous=previous, pause_s=pause_s, max_age_s=max_age_s)
+            fetched = await fetch(self._fallback)
         except BidstreamError:
             _log.warning("neither the operator nor its fallback answers", scope=self._scope, error=problem)
             raise

@@ -44,6 +44,8 @@ if TYPE_CHECKING:  # it is not there where it was not built
 
 _log = get_logger(__name__)
 
+_AGE_UNIT_S = 1.0  # of the header `Age`: the same keys may seem to be so much newer, and not older
+
 _random = random.SystemRandom()  # the module's own generator belongs to the program, which may have seeded it
 
 
@@ -63,7 +65,9 @@ class KeyRefresher:
 
     Attributes:
         on_keys: called with each response that is put to use, also with one of the cache.
-        last_asked_s: when the response in use was asked for, on the monotonic clock; None for one of a cache.
+        last_asked_s: when keys were last asked for with success, on the monotonic clock; None before.
+        as_of_s: when the operator was asked for the keys in use, perhaps by a relay, on the monotonic clock; -infinity
+            for those of a cache.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class KeyRefresher:
         self._has_kernel = has_kernel
         self.on_keys: Callable[[FetchedKeys], None] = lambda _fetched: None
         self.last_asked_s: float | None = None
+        self.as_of_s = -inf
         self._wants_newest, self._asks_newest = False, False
         self._is_woken = False
         self._has_changed = asyncio.Event()  # ends a wait, which then looks at what it waits for
@@ -168,20 +173,27 @@ class KeyRefresher:
         try:
             fetched = await self._fetch()
             self._reject_worse(fetched.snapshot)
-            kernel = await self._build_kernel(fetched.snapshot)
+            as_of_s = asked_s if fetched.relayed_s is None else fetched.relayed_s
+            is_older = as_of_s < self.as_of_s - _AGE_UNIT_S
+            kernel = None if is_older else await self._build_kernel(fetched.snapshot)
         except Exception as error:  # noqa: BLE001 - any failure keeps the keys, and is retried
             result = self._record_failure(error)
             self._note_failure()
         else:
             result = RefreshResult.SUCCESS
             self.last_asked_s, self._asks_newest = asked_s, False
-            freeing = free_in_steps(self._store.snapshot)
-            self._use(fetched, kernel)
-            self._note_success(fetched, asked_s)
+            if is_older:
+                scope = LABEL_OF_SCOPE[self._store.scope]
+                _log.info("keys of a relay are older than those in use, which stay", scope=scope)
+            else:
+                freeing = free_in_steps(self._store.snapshot)
+                self.as_of_s = as_of_s
+                self._use(fetched, kernel)
+                self._save_cache(fetched.wire)
+            self._note_success(as_of_s, is_relayed=fetched.relayed_s is not None)
             self._store.last_success_ms = self._now_ms()
             self._store.last_error = None
             self._metrics.set(self._cells.last_success_ms, self._store.last_success_ms)
-            self._save_cache(fetched.wire)
         self._metrics.add(self._cells.refreshes[result])
         duration_ns = time.monotonic_ns() - started_ns
         self._metrics.observe(self._cells.refresh_duration_ns, duration_ns)
@@ -203,13 +215,11 @@ class KeyRefresher:
         self._wants_newest = self._wants_newest or self._asks_newest
         self._asks_newest = False
 
-    def _note_success(self, fetched: FetchedKeys, asked_s: float) -> None:
-        if fetched.relayed_s is not None:  # a relay may have asked before or after it was asked
-            asked_s = fetched.relayed_s
+    def _note_success(self, as_of_s: float, *, is_relayed: bool) -> None:
+        snapshot = self._store.snapshot
+        assert snapshot is not None
         with self._early_lock:
-            self._early.succeed(
-                fetched.snapshot.keys, asked_s, time.monotonic(), is_relayed=fetched.relayed_s is not None
-            )
+            self._early.succeed(snapshot.keys, as_of_s, time.monotonic(), is_relayed=is_relayed)
 
     def _reject_worse(self, snapshot: KeySnapshot) -> None:
         """Raise KeyResponseError for a response worse than the keys in use."""

@@ -29,6 +29,7 @@ async def open_refresher(
     tracer: Tracer | None = None,
     purpose: KeyPurpose = KeyPurpose.BIDSTREAM,
     has_kernel: bool = IS_NATIVE,
+    relay: str | None = None,
 ) -> AsyncIterator[KeyRefresher]:
     """Open a refresher, with the operator's key cache if it has one.
 
@@ -41,6 +42,7 @@ async def open_refresher(
         tracer: see KeyRefresher.
         purpose: of the keys. Only those for a bidstream are cached.
         has_kernel: see KeyRefresher.
+        relay: see `fetch_keys`.
     """
     read_credentials = credentials_reader(operator)
 
@@ -54,7 +56,7 @@ async def open_refresher(
     if operator.key_cache is not None and purpose is KeyPurpose.BIDSTREAM:
         cache = KeyCache(operator.key_cache, client_secret)
     # One attempt per refresh: the refresher schedules its own retries.
-    async with KeyClient(operator, RetryPolicy(attempts=1), on_fallback=count_fallback) as client:
+    async with KeyClient(operator, RetryPolicy(attempts=1), relay=relay, on_fallback=count_fallback) as client:
         refresher = KeyRefresher(
             lambda: client.fetch(
                 purpose,

@@ -2,19 +2,19 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Generator
+from http import HTTPStatus
 from typing import NamedTuple, TypeVar
 
 from bidstream_svc.core.crypto import open_response
+from bidstream_svc.core.errors import OperatorHttpError
 from bidstream_svc.core.key_response import parse_in_steps, parse_key_response
 from bidstream_svc.core.keys import KeyPurpose, KeySnapshot
 from bidstream_svc.operator.messages import Endpoint
+from bidstream_svc.operator.relay_path import read_relays, via_of
 from bidstream_svc.operator.transport import OperatorTransport
 
 _T = TypeVar("_T")
-RELAY_PSEUDONYM = "bidstream-svc-relay"  # what a relay calls itself in `Via` (RFC 9110, section 7.6.3)
-_VIA_RELAY = re.compile(rf"(?:^|,)\s*(?:HTTP/)?1\.[01]\s+{RELAY_PSEUDONYM}\s*(?=,|\(|$)", re.ASCII | re.IGNORECASE)
 _AGE = re.compile(r"\d{1,10}", re.ASCII)
 _MAX_AGE = re.compile(r"max-age=(\d{1,9})", re.ASCII)
 
@@ -31,14 +31,16 @@ class FetchedKeys(NamedTuple):
         snapshot: the keys.
         wire: the operator's encrypted answer exactly as received, for a key cache.
         json: the same decrypted, for a relay.
-        relayed_s: when the relay that they came from had asked for them, on the monotonic clock; None if they did not
-            come from a relay.
+        relayed_s: when the operator was asked for them by the relay that they came from, on the monotonic clock; None
+            if they did not come from a relay.
+        relays: the names of the relays that they came through.
     """
 
     snapshot: KeySnapshot
     wire: bytes
     json: bytes
     relayed_s: float | None = None
+    relays: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Show counts only."""
@@ -52,6 +54,7 @@ async def fetch_keys(
     previous: KeySnapshot | None = None,
     pause_s: float = 0.0,
     max_age_s: float | None = None,
+    relay: str | None = None,
 ) -> FetchedKeys:
     """Fetch the caller's keys from /v2/key/bidstream or /v2/key/sharing.
 
@@ -61,25 +64,29 @@ async def fetch_keys(
         previous: the keys in use; caches of unchanged keys and sites are reused.
         pause_s: seconds to sleep between short steps of parsing, so that other threads can run.
         max_age_s: how old the keys may be that a relay answers with; None for the newest. An operator ignores it.
+        relay: the name of the relay that asks, which then does not take keys from itself; None for any other client.
 
     Raises:
-        OperatorError, EnvelopeError: the call failed.
+        OperatorError, EnvelopeError: the call failed, or the keys have come through the relay that asks.
         KeyResponseError: the decrypted answer is not a valid key response.
     """
-    answer = await transport.call(KEY_ENDPOINTS[purpose], headers=ask_for_age(max_age_s))
-    age_s = read_relayed_age(answer.via, answer.age)
-    relayed_s = None if age_s is None else time.monotonic() - age_s
+    headers = ask_for_age(max_age_s)
+    if relay is not None:
+        headers["Via"] = via_of([relay])
+    answer = await transport.call(KEY_ENDPOINTS[purpose], headers=headers)
+    relays = read_relays(answer.via)
+    if relay in relays:
+        raise OperatorHttpError(
+            "the answer is this relay's own, by way of another one: check the operator's URL of each",
+            HTTPStatus.LOOP_DETECTED,
+        )
+    relayed_s = answer.begun_s - read_relayed_age(answer.age) if relays else None
     snapshot = await run_steps(parse_in_steps(answer.json, purpose, previous), pause_s)
-    return FetchedKeys(snapshot, answer.wire, answer.json, relayed_s)
+    return FetchedKeys(snapshot, answer.wire, answer.json, relayed_s, relays)
 
 
-def read_relayed_age(via: str, age: str | None) -> float | None:
-    """Return how many seconds old the keys of an answer are that came through a relay; None if it did not.
-
-    Other proxies name themselves in `Via`, too. They do not count, since they ask the operator for each client.
-    """
-    if _VIA_RELAY.search(via) is None:
-        return None
+def read_relayed_age(age: str | None) -> float:
+    """Return how many seconds old the keys are that a relay has answered with."""
     return float(age) if age is not None and _AGE.fullmatch(age) else 0.0
 
 

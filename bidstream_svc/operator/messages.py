@@ -93,6 +93,7 @@ class HttpAnswer:
         body: the complete body.
         retry_after, age: the headers `Retry-After` and `Age`; None if absent.
         via: the headers `Via`, joined; "" if absent.
+        begun_s: when it began to arrive, on the monotonic clock.
     """
 
     status: int
@@ -101,6 +102,7 @@ class HttpAnswer:
     retry_after: str | None = None
     age: str | None = None
     via: str = ""
+    begun_s: float = 0.0
 
 
 class _ErrorBody(msgspec.Struct):

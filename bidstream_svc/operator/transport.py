@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from io import BytesIO
@@ -62,12 +63,19 @@ class RetryPolicy(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A decrypted answer: its JSON, the HTTP body exactly as received, and the headers `Age` and `Via`."""
+    """A decrypted answer.
+
+    Attributes:
+        json: its JSON.
+        wire: the HTTP body exactly as received.
+        age, via, begun_s: as in HttpAnswer.
+    """
 
     json: bytes
     wire: bytes
     age: str | None = None
     via: str = ""
+    begun_s: float = 0.0
 
     def __repr__(self) -> str:
         """Show the size only."""
@@ -208,7 +216,7 @@ class OperatorTransport:
             with attempt:
                 request = build()
                 answer = await self.post(request)
-                return Answer(read(answer, request), answer.body, answer.age, answer.via)
+                return Answer(read(answer, request), answer.body, answer.age, answer.via, answer.begun_s)
         raise AssertionError("tenacity either returns or raises")  # pragma: no cover
 
     def _should_retry(self, endpoint: Endpoint, error: BaseException) -> bool:
@@ -250,6 +258,7 @@ class OperatorTransport:
                 headers=request.headers,
                 allow_redirects=False,
             ) as response:
+                begun_s = time.monotonic()
                 body = await self._read_body(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # Not chained: aiohttp's exceptions contain the request's headers, and so the API key.
@@ -263,6 +272,7 @@ class OperatorTransport:
             headers.get("Retry-After"),
             headers.get("Age"),
             ", ".join(headers.getall("Via", ())),
+            begun_s,
         )
 
     async def _read_body(self, response: aiohttp.ClientResponse) -> bytes:

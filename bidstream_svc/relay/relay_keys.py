@@ -33,13 +33,16 @@ class HeldKeys(NamedTuple):
 
     Attributes:
         json: the response, decrypted.
-        asked_s: when the operator was asked for it, on the monotonic clock.
+        asked_s: when the operator was asked for it, perhaps by another relay, on the monotonic clock; -infinity for a
+            response of the key cache.
         last_expiry_ms: when the last of its keys expires, in Unix ms.
+        relays: the names of the relays that it came through.
     """
 
     json: bytes
     asked_s: float
     last_expiry_ms: int
+    relays: tuple[str, ...] = ()
 
     @property
     def age_s(self) -> int:
@@ -57,6 +60,7 @@ class RelayKeys:
     Args:
         operator: from where they are fetched.
         purpose: what they are for.
+        name: of the relay.
         metrics: counts the refreshes.
         interval_s: between two refreshes.
         hold_s: how long a request waits for keys at most.
@@ -70,6 +74,7 @@ class RelayKeys:
         self,
         operator: OperatorSettings,
         purpose: KeyPurpose,
+        name: str,
         metrics: MetricCells,
         *,
         interval_s: float,
@@ -79,7 +84,14 @@ class RelayKeys:
         # No pauses: nothing here is as urgent as new keys, for which sidecars wait.
         self.store = KeyStore(scope=operator.scope, parsing_pause_s=0.0)
         self._open_refresher = partial(
-            open_refresher, operator, self.store, metrics, interval_s=interval_s, purpose=purpose, has_kernel=False
+            open_refresher,
+            operator,
+            self.store,
+            metrics,
+            interval_s=interval_s,
+            purpose=purpose,
+            has_kernel=False,
+            relay=name,
         )
         self._thread = RefreshThread(self._open, partial(self._call, failed.set))
         self._is_started = False
@@ -134,8 +146,7 @@ class RelayKeys:
 
     def _note(self, refresher: KeyRefresher, fetched: FetchedKeys) -> None:
         """Hold new keys; called in the thread."""
-        asked_s = -inf if refresher.last_asked_s is None else refresher.last_asked_s
-        held = HeldKeys(fetched.json, asked_s, fetched.snapshot.last_expiry_ms)
+        held = HeldKeys(fetched.json, refresher.as_of_s, fetched.snapshot.last_expiry_ms, fetched.relays)
         self._call(self._hold, held)
 
     def _hold(self, held: HeldKeys) -> None:

@@ -17,8 +17,9 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.core.keys import KeyPurpose
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import RELAY_REQUESTS, RelayResult
-from bidstream_svc.operator.key_fetch import KEY_ENDPOINTS, RELAY_PSEUDONYM, read_age
+from bidstream_svc.operator.key_fetch import KEY_ENDPOINTS, read_age
 from bidstream_svc.operator.refusals import RequestRefusedError, unauthorized
+from bidstream_svc.operator.relay_path import read_relays, via_of
 from bidstream_svc.operator.request_envelopes import BINARY, TEXT, api_key_of, is_binary, open_envelope
 from bidstream_svc.relay.relay_credentials import RelayCredentials
 from bidstream_svc.relay.relay_keys import RelayKeys
@@ -42,6 +43,9 @@ _METHOD = "POST"
 _NOT_FOUND = error_answer(404, "not_found", "a relay has /v2/key/bidstream and /v2/key/sharing")
 _WRONG_METHOD = error_answer(405, "method_not_allowed", "use POST")
 _NO_KEYS = RequestRefusedError(503, "unavailable", "the relay has no keys")
+_LOOP = RequestRefusedError(
+    508, "loop_detected", "the request has come from this relay itself: check its operator's URL"
+)
 _BUSY = RequestRefusedError(429, "too_many_requests", "the relay has too many requests")
 
 
@@ -57,6 +61,7 @@ class RelayPlane:
 
     Args:
         programmes: those that the relay serves.
+        name: of the relay.
         metrics: counts requests.
         connections: the connections of the plane.
         max_answers: how many answers are sent at a time.
@@ -69,6 +74,7 @@ class RelayPlane:
     def __init__(
         self,
         programmes: Sequence[RelayProgramme],
+        name: str,
         metrics: MetricCells,
         connections: PageConnections,
         *,
@@ -77,6 +83,7 @@ class RelayPlane:
     ) -> None:
         self.is_draining = False
         self._programmes = programmes
+        self._name = name
         self._metrics = metrics
         self._sending = asyncio.Semaphore(max_answers)
         self._max_wait_s = max_wait_s
@@ -99,6 +106,8 @@ class RelayPlane:
             return self._refuse(RelayResult.REFUSED, Page(*_NOT_FOUND[:2]))
         if request.method != _METHOD:
             return self._refuse(RelayResult.REFUSED, Page(*_WRONG_METHOD[:2], headers=[f"Allow: {_METHOD}"]))
+        if self._name in read_relays(", ".join(request.fields.get(b"via", ()))):
+            return self._refuse(RelayResult.REFUSED, _page_of(_LOOP))
         binary = is_binary(_field(request, b"content-type"), request.body)
         try:
             programme = self._programme_of(request)
@@ -135,7 +144,7 @@ class RelayPlane:
         content = Envelope(wall_clock_ms(), nonce, held.json)
         size, parts = seal_response_in_parts(secret, os.urandom(GCM_IV_LENGTH), content, binary=binary)
         content_type = BINARY if binary else TEXT
-        headers = (f"Via: 1.1 {RELAY_PSEUDONYM}", f"Age: {held.age_s}")
+        headers = (f"Via: {via_of((*held.relays, self._name))}", f"Age: {held.age_s}")
         return StreamedPage(self._send(parts), size, content_type, headers, timeout_s=_MAX_SENDING_S)
 
     async def _wait_to_send(self) -> bool:

@@ -1,5 +1,6 @@
 """The process of a relay: key endpoints, admin plane, key refreshes."""
 
+import sys
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from typing import Self
@@ -13,6 +14,7 @@ from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import ACCEPTING, KEY_CELLS, LABEL_OF_SCOPE
 from bidstream_svc.operator.from_settings import credentials_reader
+from bidstream_svc.operator.relay_path import draw_relay_name
 from bidstream_svc.operator_settings import OperatorSettings
 from bidstream_svc.relay.relay_credentials import RelayCredentials
 from bidstream_svc.relay.relay_keys import RelayKeys
@@ -60,6 +62,7 @@ class RelayService:
         self._manager = manager or ServiceManager({})
         self._socket_files = SocketFiles(listeners.all)
         self.failed = ThreadFailure()
+        self._name = draw_relay_name()
         self._programmes = [self._make_programme(operator) for operator in settings.operators]
         _require_different_keys(self._programmes)
         self._stores = KeyStores([each.keys[KeyPurpose.BIDSTREAM].store for each in self._programmes])
@@ -118,20 +121,20 @@ class RelayService:
     def _make_programme(self, operator: OperatorSettings) -> RelayProgramme:
         make = partial(RelayKeys, operator, interval_s=self._settings.refresh_interval, failed=self.failed)
         keys = {
-            KeyPurpose.BIDSTREAM: make(KeyPurpose.BIDSTREAM, self._metrics),
+            KeyPurpose.BIDSTREAM: make(KeyPurpose.BIDSTREAM, self._name, self._metrics),
             # Fetched from the first request on. Its refreshes are not counted: the metrics are of the other ones.
-            KeyPurpose.SHARING: make(KeyPurpose.SHARING, MetricCells()),
+            KeyPurpose.SHARING: make(KeyPurpose.SHARING, self._name, MetricCells()),
         }
         return RelayProgramme(RelayCredentials(credentials_reader(operator)), keys)
 
     def _make_server(self, tls: ServerTls | None) -> PageServer:
         settings = self._settings
         limits = ConnectionLimits(
-            settings.max_connections,
+            sys.maxsize,  # a new connection beyond the limit takes the place of a silent one, and is not refused
             settings.idle_timeout,
             settings.request_timeout,
             settings.max_buffered,
-            max_in_process=share_descriptors().data,
+            max_in_process=min(settings.max_connections, share_descriptors().data),
             unread_timeout_s=settings.request_timeout,
         )
         connections = PageConnections(limits, self._metrics)
@@ -140,7 +143,7 @@ class RelayService:
             self._listeners.data,
             self._metrics,
             connections,
-            RelayPlane(self._programmes, self._metrics, connections),
+            RelayPlane(self._programmes, self._name, self._metrics, connections),
             allowed_hosts=ANY_HOST,  # web pages do not have the API key
             watched=[
                 Watched("credentials-watch", BEARER_PERIOD_S, programme.credentials.reload)

@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         transport: None before `connection_made` and after `connection_lost`.
+        opening: the task that connects it, such as by a TLS handshake; None once it has.
         last_phase: the phase at the last sweep; HANDSHAKE before the first one.
         quiet_sweeps: sweeps since the last progress; a subclass sets it to 0 when a request is complete.
         number: the place in the order in which the connections of the plane were accepted.
@@ -70,6 +71,7 @@ class Connection(asyncio.Protocol):
         "is_writing_paused",
         "last_phase",
         "number",
+        "opening",
         "quiet_sweeps",
         "transport",
         "unread_bytes",
@@ -78,6 +80,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, connections: Registry) -> None:
         self.connections = connections
         self.transport: asyncio.Transport | None = None
+        self.opening: asyncio.Task[None] | None = None
         self.quiet_sweeps = 0
         self.number = 0
         self.input_bytes = 0
@@ -91,6 +94,7 @@ class Connection(asyncio.Protocol):
         """Store the transport."""
         # uvloop's transport has the interface of asyncio.Transport, but does not inherit from it.
         self.transport = cast("asyncio.Transport", transport)
+        self.opening = None
         self.is_tls = transport.get_extra_info("sslcontext") is not None
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -174,9 +178,11 @@ class Connection(asyncio.Protocol):
         return any(ioctl(accepted.fileno(), FIONREAD, bytes(_INT_BYTES)))
 
     def abort(self) -> None:
-        """Close the connection without sending what is buffered."""
+        """Close the connection without sending what is buffered, or end its opening."""
         if self.transport is not None:
             self.transport.abort()
+        elif self.opening is not None:
+            self.opening.cancel()
 
     def pass_to(self, successor: "Connection", unread: bytes) -> None:
         """Hand the transport over to `successor`, with the bytes that have been received and not answered."""

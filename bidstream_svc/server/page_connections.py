@@ -26,11 +26,15 @@ class PageConnections(Connections):
 
     def _make_room(self) -> bool:
         """Close the connection unused for longest, if possible one that is not being answered."""
-        connected = [connection for connection in self if connection.transport is not None]
-        unused = (connection for connection in connected if connection.phase is not Phase.RESPONSE)
-        victim = next(unused, connected[0] if connected else None)
+        unused = (connection for connection in self if not _is_being_answered(connection))
+        victim = next(unused, None) or next(iter(self), None)
         if victim is None:
             return False
         victim.abort()
         self.discard(victim)
         return True
+
+
+def _is_being_answered(connection: Connection) -> bool:
+    """Whether an answer is being made or sent, also while the client does not read it."""
+    return connection.transport is not None and connection.request_phase() is Phase.RESPONSE

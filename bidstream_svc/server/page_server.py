@@ -15,6 +15,8 @@ from bidstream_svc.server.sockets import Listener
 from bidstream_svc.server.tls import ServerTls
 
 _MAX_REFUSALS = 8
+# Those that are closed to make room for them keep their descriptors until the next iterations.
+_MAX_ACCEPTED_PER_ITERATION = 4
 
 
 class PagePlane(Plane, Protocol):
@@ -47,5 +49,5 @@ class PageServer(PlaneServer):
         tls: ServerTls | None = None,
     ) -> None:
         refusals = Refusals(lambda _answer: None, max_open=_MAX_REFUSALS)
-        intake = Intake(connections, plane.connect, refusals, allowed_hosts)
+        intake = Intake(connections, plane.connect, refusals, allowed_hosts, _MAX_ACCEPTED_PER_ITERATION)
         super().__init__(settings, listeners, metrics, plane, intake, watched=watched, tls=tls)

@@ -10,7 +10,7 @@ from bidstream_svc.config import Settings
 from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import TLS_CERTIFICATE_EXPIRY_MS
-from bidstream_svc.server.acceptor import Acceptor, open_acceptors
+from bidstream_svc.server.acceptor import MAX_ACCEPTED_PER_ITERATION, Acceptor, open_acceptors
 from bidstream_svc.server.base_connection import Connection
 from bidstream_svc.server.connections import Connections
 from bidstream_svc.server.file_watch import FileWatch, Watched
@@ -45,12 +45,14 @@ class Intake(NamedTuple):
         connect: returns a protocol for one; the argument checks its `Host` headers.
         refusals: answers those that are not admitted.
         allowed_hosts: see HostCheck.
+        max_per_iteration: see Acceptor.
     """
 
     connections: Connections
     connect: Callable[[HostCheck], Connection]
     refusals: Refusals
     allowed_hosts: frozenset[str]
+    max_per_iteration: int = MAX_ACCEPTED_PER_ITERATION
 
 
 class PlaneServer:
@@ -92,7 +94,7 @@ class PlaneServer:
 
     async def __aenter__(self) -> Self:
         """Start accepting connections."""
-        connections, connect, refusals, allowed_hosts = self._intake
+        connections, connect, refusals, allowed_hosts, max_per_iteration = self._intake
         async with AsyncExitStack() as stack:
             stack.callback(connections.close)
             stack.callback(refusals.close)
@@ -108,6 +110,7 @@ class PlaneServer:
                 refusals,
                 allowed_hosts=allowed_hosts,
                 tls=None if self._tls is None else self._tls.current.context,
+                max_per_iteration=max_per_iteration,
             )
             self._use_certificates()
             self._closing = stack.pop_all()

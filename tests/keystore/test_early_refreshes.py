@@ -150,6 +150,18 @@ def test_old_keys_of_a_relay_do_not_use_up_the_minute() -> None:
     assert early.at_s == inf
 
 
+def test_old_keys_of_a_relay_do_not_use_up_the_minute_of_clients() -> None:
+    """The clients of a relay that asks another relay."""
+    early = early_refreshes()
+    assert early.request(100)
+    refresh(early, set(), 100, relay_age_s=40)  # within the minute of the other relay
+    assert not early.request(119)
+    assert early.request(120)
+    refresh(early, set(), 120, relay_age_s=0)
+    assert not early.request(179)
+    assert early.request(180)
+
+
 @pytest.mark.parametrize("is_relayed", [False, True])
 def test_a_stranger_does_not_use_up_the_minute_of_a_real_key(is_relayed: bool) -> None:  # noqa: FBT001
     early = EarlyRefreshes(INTERVAL_S, UNIFORM)

@@ -1,6 +1,7 @@
 """How old the keys may be that a refresher asks for; only a relay, which keeps keys, reads that."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import orjson
@@ -13,13 +14,18 @@ from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.keystore.store import KeysInUse, KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.operator.key_fetch import FetchedKeys, ask_for_age, read_age, read_relayed_age
+from bidstream_svc.operator.relay_path import draw_relay_name, read_relays, via_of
 
 _INTERVAL_S = 3600.0
 _PATIENCE_S = 60.0
 
 
 def _good_keys() -> FetchedKeys:
-    json = orjson.dumps(bidstream_keys(OperatorState(seed=1), {}))
+    return _keys_of(OperatorState(seed=1))
+
+
+def _keys_of(state: OperatorState) -> FetchedKeys:
+    json = orjson.dumps(bidstream_keys(state, {}))
     return FetchedKeys(parse_key_response(json), b"", json)
 
 
@@ -108,6 +114,42 @@ async def test_keys_of_a_cache_may_be_newer_than_those_of_a_relay() -> None:
     assert refresher.max_age_s is not None
 
 
+async def test_older_keys_of_a_relay_do_not_replace_newer_ones() -> None:
+    state = OperatorState(seed=1)
+    old = _keys_of(state)
+    state.rotate_keys()
+    new = _keys_of(state)
+    now_s = time.monotonic()
+    answers = [
+        (old, now_s - 100),
+        (new, now_s - 50),
+        (old, now_s - 60),
+        (new, now_s - 50.9),  # the same: `Age` has whole seconds
+        (old, now_s - 60),
+        (old, now_s - 2**31),
+        (new, None),  # of an operator
+        (old, now_s - 1.5),
+        (new, None),
+    ]
+    asked = iter(answers)
+
+    async def fetch() -> FetchedKeys:
+        fetched, relayed_s = next(asked)
+        return fetched._replace(relayed_s=relayed_s)
+
+    used: list[FetchedKeys] = []
+    store = KeyStore()
+    refresher = _refresher(fetch, store)
+    refresher.on_keys = used.append
+    for place, (fetched, _) in enumerate(answers):
+        assert await refresher.refresh()
+        assert store.snapshot is not None
+        expected = old if place == 0 else new
+        assert store.snapshot.keys.keys() == expected.snapshot.keys.keys(), place
+        assert (used[-1].json == fetched.json) == (fetched is expected), place
+    assert len(used) == 5
+
+
 @pytest.mark.parametrize("age_s", [None, 0.0, 3600.0])
 def test_header_is_read_back(age_s: float | None) -> None:
     assert read_age(ask_for_age(age_s).get("Cache-Control", "")) == age_s
@@ -119,22 +161,33 @@ def test_anything_else_asks_for_the_newest(header: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("via", "age", "relayed_age_s"),
+    ("via", "suffixes"),
     [
-        ("1.1 bidstream-svc-relay", "7", 7.0),
-        ("1.1 bidstream-svc-relay", None, 0.0),
-        ("1.1 bidstream-svc-relay", "-1", 0.0),
-        ("1.0 cache.example (squid), HTTP/1.1 bidstream-svc-relay (x)", "61", 61.0),
-        ("1.1 bidstream-svc-relay,1.1 proxy", "1", 1.0),
-        ("", "7", None),
-        ("1.1 proxy", "7", None),
-        ("1.1 not-bidstream-svc-relay", "7", None),
-        ("1.1 bidstream-svc-relay2", "7", None),
-        ("1.1 proxy (bidstream-svc-relay)", "7", None),
+        ("1.1 bidstream-svc-relay", [""]),
+        ("1.1 bidstream-svc-relay-0a1b", ["-0a1b"]),
+        ("1.0 cache.example (squid), HTTP/1.1 Bidstream-Svc-Relay-0A (x)", ["-0a"]),
+        ("1.1 bidstream-svc-relay-1,1.1 proxy , 1.1 bidstream-svc-relay-2", ["-1", "-2"]),
+        ("", []),
+        ("1.1 proxy", []),
+        ("1.1 not-bidstream-svc-relay", []),
+        ("1.1 bidstream-svc-relay2", []),
+        ("1.1 bidstream-svc-relay-xyz", []),
+        ("1.1 proxy (bidstream-svc-relay)", []),
     ],
 )
-def test_only_a_relay_tells_an_age(via: str, age: str | None, relayed_age_s: float | None) -> None:
-    assert read_relayed_age(via, age) == relayed_age_s
+def test_relays_are_told_from_other_proxies(via: str, suffixes: list[str]) -> None:
+    assert read_relays(via) == tuple(f"bidstream-svc-relay{suffix}" for suffix in suffixes)
+
+
+def test_names_of_relays_are_read_back_and_differ() -> None:
+    names = (draw_relay_name(), draw_relay_name())
+    assert read_relays(via_of(names)) == names
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("age", "age_s"), [("7", 7.0), (None, 0.0), ("-1", 0.0), ("2147483648", 2.0**31)])
+def test_age_of_a_relay(age: str | None, age_s: float) -> None:
+    assert read_relayed_age(age) == age_s
 
 
 async def test_what_is_asked_for_while_a_refresh_runs_or_as_its_wait_ends_is_done() -> None:

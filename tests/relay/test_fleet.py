@@ -4,16 +4,18 @@ import signal
 import ssl
 import subprocess
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trustme
 
 from bidstream_svc.core.identity import IdentityScope
-from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.devoperator import DevOperator, Fault, OperatorState
 from tests.relay.balancer import balanced
 from tests.relay.fleet import (
     KEYS,
+    Question,
     behind,
     relay,
     relay_settings,
@@ -118,6 +120,39 @@ def test_two_relays_behind_one_address_and_one_of_them_is_killed(tmp_path: Path)
         process.signal(signal.SIGHUP)
         wait_until(lambda: relayed(second, "success") > answered, "one more refresh, so that the last one is in use")
         assert verdict(process, token)["status"] == "SUCCESS"
+
+
+def test_newer_keys_are_not_exchanged_for_older_ones(tmp_path: Path) -> None:
+    """Such as when the other relay answers with what it holds, because it cannot reach the operator."""
+    with ExitStack() as stack:
+        operator = stack.enter_context(operator_in_thread())
+        settings = operator_settings(operator)
+        (tmp_path / "late").mkdir()
+        late = stack.enter_context(relay(tmp_path / "late", **settings))
+        wait_until(lambda: age_s(operator, late) >= 2, "an age that can be told from that of the next keys")
+        operator.state.rotate_keys()
+        relaying = stack.enter_context(relay(tmp_path, **settings))
+        address = stack.enter_context(balanced([relaying.data, late.data]))
+        process = stack.enter_context(sidecar(tmp_path, **settings | {"operator_url": f"http://{address}"}))
+        operator.state.faults.inject(Fault.SERVER_ERROR, times=None)
+        relaying.process.kill()
+        relaying.process.wait()
+        for _ in range(2):  # when the second answer has come, the first one has been looked at
+            answered = relayed(late, "success")
+            process.signal(signal.SIGHUP)
+            wait_until(partial(has_answered_more_than, answered, late), "the other relay")
+        token = operator.state.mint_token()
+        assert verdict(process, token)["status"] == "SUCCESS"
+        with sidecar(tmp_path, "new", **behind(late, settings)) as new:  # without keys, it takes the old ones
+            assert verdict(new, token)["status"] == "NOT_AUTHORIZED_FOR_KEY"
+
+
+def age_s(operator: DevOperator, relaying: Sidecar) -> int:
+    return int(Question(operator.state).post(relaying, Cache_Control="max-age=3600").headers["age"])
+
+
+def has_answered_more_than(times: float, relaying: Sidecar) -> bool:
+    return relayed(relaying, "success") > times
 
 
 def test_sidecar_goes_to_the_fallback_while_the_relay_does_not_answer(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ async def keys_of(operator: DevOperator, *, hold_s: float = DEADLINE_S) -> Async
     keys = RelayKeys(
         settings.only_operator,
         KeyPurpose.BIDSTREAM,
+        "bidstream-svc-relay-1",
         MetricCells(),
         interval_s=NEVER_S,
         failed=asyncio.Event(),

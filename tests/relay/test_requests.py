@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import secrets
+import signal
 import socket
 import ssl
 import time
@@ -26,6 +27,7 @@ from bidstream_svc.operator import Credentials, OperatorTransport, SharingClient
 from bidstream_svc.relay.relay_plane import MAX_ANSWERS
 from tests.relay.fleet import KEYS, SHARING, Question, key_ids, relay, relay_settings, relayed
 from tests.support.certificates import CertificateFiles
+from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
 from tests.support.processes import resident_bytes
 from tests.support.raw_http import Connection, ask, make_request
@@ -61,7 +63,7 @@ def test_answer_is_the_operators_sealed_anew(operator: DevOperator, relaying: Si
 
 def test_a_relay_names_itself_and_tells_the_age_of_its_keys(operator: DevOperator, relaying: Sidecar) -> None:
     headers = Question(operator.state).post(relaying, Cache_Control="max-age=3600").headers
-    assert headers["via"] == "1.1 bidstream-svc-relay"
+    assert re.fullmatch("1.1 bidstream-svc-relay-[0-9a-f]{16}", headers["via"])
     assert 0 <= int(headers["age"]) < 3600
 
 
@@ -124,6 +126,31 @@ def test_huge_bodies_are_refused_and_not_kept(operator: DevOperator, relaying: S
         connection.send(make_request(KEYS, b"", headers=chunked) + b"8000\r\n" + b"A" * 0x8000 + b"\r\n0\r\n\r\n")
         assert connection.receive().status == 413
     assert resident_bytes(relaying.process.pid) < before + 32 * 1024 * 1024
+
+
+@pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "tls"])
+def test_silent_connections_keep_nobody_out(operator: DevOperator, tmp_path: Path, *, has_tls: bool) -> None:
+    """They need no credentials. Those that are still opening, as all of a burst are, are no exception."""
+    authority, client = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(client)
+    files = CertificateFiles(tmp_path, authority).settings if has_tls else {}
+    limit = 2
+    with relay(tmp_path, **relay_settings(operator), **files, max_connections=limit) as process, ExitStack() as stack:
+        process.signal(signal.SIGSTOP)  # so that all are accepted at once
+        silent = [stack.enter_context(Connection(process.data)) for _ in range(10 * limit)]
+        asking = stack.enter_context(Connection(process.data))
+        process.signal(signal.SIGCONT)
+        if has_tls:
+            asking.socket = client.wrap_socket(asking.socket, server_hostname="localhost")
+        question = Question(operator.state)
+        assert key_ids(question.read(asking.ask(KEYS, question.wire, headers=question.headers())))
+        for connection in silent[: 1 - limit]:
+            assert connection.is_closed_by_peer()
+        assert scrape(process.admin).value("bidstream_connections") == limit
+        asking.socket.close()
+        for connection in silent:
+            connection.socket.close()
+        wait_until(lambda: scrape(process.admin).value("bidstream_connections") == 0, "the end of all")
 
 
 def test_other_paths_and_methods(operator: DevOperator, relaying: Sidecar) -> None:
