@@ -6,9 +6,9 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from itertools import cycle
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pybase64
@@ -17,6 +17,7 @@ import pytest
 from bidstream_svc.devoperator import OperatorState
 from bidstream_svc.devoperator.faults import Fault
 from bidstream_svc.devoperator.state import OperatorSite
+from tests.support.http_server import Reply, http_server_in_thread
 from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
 from tests.support.raw_http import Connection, ask, make_request
@@ -163,35 +164,19 @@ def test_whatever_is_sent_and_whatever_fails_nothing_secret_is_printed(tmp_path:
     secrets.assert_none_in((tmp_path / "keys").read_text(), "the key cache")
 
 
-class _Echo(BaseHTTPRequestHandler):
-    """An operator, or something in between, that repeats what it was told."""
-
-    status = 401
-
-    def do_POST(self) -> None:
-        told = f"{self.headers['Authorization']} is no key; {' '.join(IDENTITIES)}"
-        body = json.dumps({"status": told, "message": told}).encode()
-        type(self).status = {401: 400, 400: 429, 429: 500, 500: 401}[self.status]
-        self.send_response(self.status, told)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Location", f"http://127.0.0.1/{self.headers['Authorization']}")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_args: object) -> None:
-        """Say nothing."""
-
-
 @contextmanager
 def echo_operator() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Echo) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    """An operator, or something in between, that repeats what it was told."""
+    statuses = cycle([400, 429, 500, 401])
+
+    def answer(request: BaseHTTPRequestHandler) -> Reply:
+        authorization = request.headers["Authorization"]
+        told = f"{authorization} is no key; {' '.join(IDENTITIES)}"
+        body = json.dumps({"status": told, "message": told}).encode()
+        return Reply(next(statuses), body, {"Location": f"http://127.0.0.1/{authorization}"}, reason=told)
+
+    with http_server_in_thread(answer) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def has_tried(sidecar: Sidecar, times: int) -> bool:

@@ -21,7 +21,7 @@ from bidstream_svc.server.refusal import REFUSAL_TIMEOUT_S, Refusals
 from bidstream_svc.server.sockets import BACKLOG, Listener
 
 # Limits how long a burst of new connections delays the open ones.
-_MAX_ACCEPTED_PER_ITERATION = 64
+MAX_ACCEPTED_PER_ITERATION = 64
 # Of the process, of the host, or of memory for another one.
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # The pause in accepting when there is no spare descriptor.
@@ -59,7 +59,7 @@ class Acceptor:
         tls: ssl.SSLContext | None = None,
         *,
         is_passed: bool = False,
-        max_per_iteration: int = _MAX_ACCEPTED_PER_ITERATION,
+        max_per_iteration: int = MAX_ACCEPTED_PER_ITERATION,
     ) -> None:
         self._is_passed = is_passed
         self._max_per_iteration = max_per_iteration
@@ -215,7 +215,7 @@ def open_acceptors(
     *,
     allowed_hosts: frozenset[str],
     tls: ssl.SSLContext | None = None,
-    max_per_iteration: int = _MAX_ACCEPTED_PER_ITERATION,
+    max_per_iteration: int = MAX_ACCEPTED_PER_ITERATION,
 ) -> list[Acceptor]:
     """Accept connections on all listeners of a plane until `stack` is closed.
 

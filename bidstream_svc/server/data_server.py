@@ -1,37 +1,27 @@
-"""The data plane on its listening sockets: start, drain, stop."""
+"""The data plane with its fast path on its listening sockets: start, drain, stop."""
 
-import asyncio
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Self
 
 from bidstream_svc.config import Settings
-from bidstream_svc.logs import get_logger
 from bidstream_svc.metrics import MetricCells
-from bidstream_svc.metrics.cells import TLS_CERTIFICATE_EXPIRY_MS
-from bidstream_svc.server.acceptor import Acceptor, open_acceptors
 from bidstream_svc.server.auth import BearerToken
 from bidstream_svc.server.connections import ConnectionLimits, Connections
 from bidstream_svc.server.data_plane import DataPlane
 from bidstream_svc.server.descriptors import share_descriptors
 from bidstream_svc.server.fastpath import FastPath
-from bidstream_svc.server.file_watch import FileWatch
+from bidstream_svc.server.file_watch import Watched
 from bidstream_svc.server.handlers import TokenDecryptor
+from bidstream_svc.server.plane_server import Intake, PlaneServer
 from bidstream_svc.server.refusal import Refusals
 from bidstream_svc.server.routes import OTHER_LABEL, ROUTES, Route
 from bidstream_svc.server.sockets import Listener
 from bidstream_svc.server.tls import ServerTls, tls_files
 from bidstream_svc.tracing import Tracer
 
-_log = get_logger(__name__)
-
-# How long new connections are still accepted after SIGTERM, because load balancers need time to notice that it ends.
-SHUTDOWN_DELAY_S = 0.5
-# How often files are read to look for a change.
+# How often the file of a token or of credentials is read to look for a change.
 BEARER_PERIOD_S = 0.5
-TLS_PERIOD_S = 60.0
 
 
 class DataServer:
@@ -75,11 +65,9 @@ class DataServer:
         self.bearer = None if settings.auth_token_file is None else BearerToken(settings.auth_token_file)
         files = tls_files(settings)
         self.tls = None if files is None else ServerTls(files)
-        self._watches: list[FileWatch] = []
-        self._connections: Connections
         self._plane: DataPlane
         self._fast_path: FastPath | None = None
-        self._acceptors: list[Acceptor] = []
+        self._server: PlaneServer | None = None  # before it has started
         self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -94,9 +82,9 @@ class DataServer:
             max_in_process=shares.data,
         )
         async with AsyncExitStack() as stack:
-            self._connections = Connections(limits, self._metrics)
+            connections = Connections(limits, self._metrics)
             self._plane = DataPlane(
-                self._connections,
+                connections,
                 self._routes,
                 self._decryptor,
                 self._metrics,
@@ -104,24 +92,22 @@ class DataServer:
                 tracer=self._tracer,
             )
             stack.push_async_callback(self._plane.close)
-            stack.callback(self._connections.close)
             if self._has_fast_path:
-                self._fast_path = self._make_fast_path()
+                self._fast_path = self._make_fast_path(connections)
                 stack.callback(self._fast_path.close)
             refusals = Refusals(
                 lambda answer: self._metrics.count_request(OTHER_LABEL, answer[0]), max_open=shares.refusals
             )
-            stack.callback(refusals.close)
-            self._acceptors = open_acceptors(
-                stack,
+            self._server = PlaneServer(
+                settings,
                 self._listeners,
-                self._connections,
-                (self._fast_path or self._plane).connect,
-                refusals,
-                allowed_hosts=settings.allowed_hosts,
-                tls=None if self.tls is None else self.tls.current.context,
+                self._metrics,
+                self._plane,
+                Intake(connections, (self._fast_path or self._plane).connect, refusals, settings.allowed_hosts),
+                watched=self._watch_bearer(),
+                tls=self.tls,
             )
-            self._watch_files(stack)
+            await stack.enter_async_context(self._server)
             self._closing = stack.pop_all()
         return self
 
@@ -131,54 +117,26 @@ class DataServer:
 
     def reload_files(self) -> None:
         """Look now, and not at the next turn, whether the bearer token or the certificates have changed."""
-        for watch in self._watches:
-            watch.look_now()
+        if self._server is not None:
+            self._server.reload_files()
 
     async def drain(self) -> None:
-        """Finish the requests in flight.
-
-        Every response now closes its connection. After `SHUTDOWN_DELAY_S` no connection is accepted, and idle ones are
-        closed, new ones a little later. Returns when none is open, or after `drain_timeout` seconds in all.
-        """
-        timeout_s = self._settings.drain_timeout
-        started_s = time.monotonic()
+        """Finish the requests in flight; see PlaneServer. Every response closes its connection from now on."""
+        assert self._server is not None
         self._plane.is_draining = True
         if self._fast_path is not None:
             self._fast_path.drain()
-        await asyncio.sleep(min(SHUTDOWN_DELAY_S, timeout_s))
-        for acceptor in self._acceptors:
-            acceptor.stop()
-        self._connections.close_idle()
-        try:
-            async with asyncio.timeout(timeout_s - (time.monotonic() - started_s)):
-                await self._connections.wait_empty()
-        except TimeoutError:
-            _log.warning("drain timed out", connections=len(self._connections))
+        await self._server.drain()
 
-    def _watch_files(self, stack: AsyncExitStack) -> None:
-        """Use changed files from now on, until `stack` is closed."""
-        if self.bearer is not None:
-            forget_heads = self._fast_path.forget_heads if self._fast_path is not None else lambda: None
-            self._watches.append(FileWatch("bearer-watch", BEARER_PERIOD_S, self.bearer.reload, forget_heads))
-        if self.tls is not None:
-            self._use_certificates(self.tls)
-            self._watches.append(
-                FileWatch("tls-watch", TLS_PERIOD_S, self.tls.reload, partial(self._use_certificates, self.tls))
-            )
-        for watch in self._watches:
-            stack.callback(watch.stop)
+    def _watch_bearer(self) -> list[Watched]:
+        if self.bearer is None:
+            return []
+        forget_heads = self._fast_path.forget_heads if self._fast_path is not None else lambda: None
+        return [Watched("bearer-watch", BEARER_PERIOD_S, self.bearer.reload, forget_heads)]
 
-    def _use_certificates(self, tls: ServerTls) -> None:
-        """Serve new connections with the current certificates."""
-        context, validity = tls.current
-        self._metrics.set(TLS_CERTIFICATE_EXPIRY_MS, validity.not_after_ms)
-        for acceptor in self._acceptors:
-            if acceptor.tls is not None:
-                acceptor.tls = context
-
-    def _make_fast_path(self) -> FastPath:
+    def _make_fast_path(self, connections: Connections) -> FastPath:
         return FastPath(
-            self._connections,
+            connections,
             self._routes,
             self._decryptor,
             self._metrics,

@@ -14,8 +14,8 @@ from bidstream_svc.core.domains import load_public_suffixes
 from bidstream_svc.keystore.shared_keys import make_shared_file
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.metrics.cells import ACCEPTING, HEARTBEAT_NS, WORKER_RESTARTS, WORKERS_HUNG
-from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
 from bidstream_svc.server.optout_health import check_optouts
+from bidstream_svc.server.plane_server import SHUTDOWN_DELAY_S
 from bidstream_svc.server.routes import ROUTES, labels_of
 from bidstream_svc.server.running import run
 from bidstream_svc.server.service import Family, serve

@@ -3,9 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from unicodedata import east_asian_width
 
@@ -13,6 +11,7 @@ import pytest
 
 from bidstream_svc.devoperator import DevOperator
 from tests.support.cli import Cli
+from tests.support.http_server import Reply, http_server_in_thread
 from tests.support.raw_http import ask
 from tests.support.sidecar import RunningService, operator_settings, service_in_thread, wait_until
 
@@ -27,26 +26,8 @@ def service(operator: DevOperator, tmp_path: Path) -> Iterator[RunningService]:
 @contextmanager
 def answering(body: bytes, status: int = 200) -> Iterator[str]:
     """An admin plane that answers this to everything; its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with http_server_in_thread(lambda _request: Reply(status, body)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def width(line: str) -> int:

@@ -5,11 +5,9 @@ import json
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from bidstream_svc.optouts.optout_position import Position
 from bidstream_svc.optouts.optout_records import OptOut
 from bidstream_svc.optouts.optout_store import OptOutStore
 from tests.support.cli import Cli
+from tests.support.http_server import Reply, http_server_in_thread
 
 TIME_S = 1_700_000_000
 
@@ -312,24 +311,11 @@ def host(optouts: dict[str, Any] | None, status: int = 200, then: dict[str, Any]
     """An admin plane with an /info of its own; `then` from the second request on."""
     answers = iter([optouts])
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps({"version": "1", "optouts": next(answers, then or optouts)}).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(_request: object) -> Reply:
+        return Reply(status, json.dumps({"version": "1", "optouts": next(answers, then or optouts)}).encode())
 
-        def log_message(self, *_arguments: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server_in_thread(answer) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_fleet(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

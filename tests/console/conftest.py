@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bidstream_svc.devoperator import OperatorState
+from tests.support.http_server import Reply, http_server_in_thread
 from tests.support.operator import operator_in_thread
 from tests.support.sidecar import Sidecar, operator_settings
 
@@ -50,33 +48,12 @@ def console(browser: "Browser", sidecar: Sidecar) -> "Browser":
     return browser
 
 
-class _Page(BaseHTTPRequestHandler):
-    def __init__(self, content: str, *args: object) -> None:
-        self._content = content.encode()
-        super().__init__(*args)  # type: ignore[arg-type]
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(self._content)))
-        self.end_headers()
-        self.wfile.write(self._content)
-
-    def log_message(self, *_args: object) -> None:
-        pass
-
-
 @contextmanager
 def page_elsewhere(content: str) -> Iterator[int]:
     """Serve a page on another port, which is yielded."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Page, content)) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    reply = Reply(200, content.encode(), {"Content-Type": "text/html"})
+    with http_server_in_thread(lambda _request: reply) as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from bidstream_svc.cli.commands import commands
 from bidstream_svc.config import SETTINGS, Settings, load_settings, unknown_variables
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator
-from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
+from bidstream_svc.server.plane_server import SHUTDOWN_DELAY_S
 from tests.deploy.as_described import as_described, by_prefix
 from tests.deploy.dockerfile import read_stages
 from tests.deploy.manifests import CHART, KUSTOMIZE, Pod, build, of_kind, one, pods, render, template

@@ -11,7 +11,7 @@ import pytest
 
 from bidstream_svc.addresses import TcpAddress
 from bidstream_svc.config import Settings, load_settings, unknown_variables
-from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
+from bidstream_svc.server.plane_server import SHUTDOWN_DELAY_S
 from tests.deploy.manifests import KUSTOMIZE, Pod, build, of_kind, one, pods, refusal, render, template
 from tests.deploy.wrapper_chart import write_bidder_chart
 

@@ -17,7 +17,7 @@ from bidstream_svc.config import SETTINGS, Settings, load_settings, unknown_vari
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.devoperator import DevOperator
-from bidstream_svc.server.data_server import SHUTDOWN_DELAY_S
+from bidstream_svc.server.plane_server import SHUTDOWN_DELAY_S
 from bidstream_svc.server.systemd import ServiceManager
 from tests.deploy.as_described import BEARER, Receiver
 from tests.docs.markdown import README, ROOT

@@ -14,8 +14,13 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
+from bidstream_svc.config import load_settings
 from bidstream_svc.devoperator import DevOperator, OperatorState
+from bidstream_svc.metrics import MetricCells
 from bidstream_svc.server.file_watch import FileWatch
+from bidstream_svc.server.routes import ROUTES, labels_of
+from bidstream_svc.server.service import Service
+from bidstream_svc.server.sockets import open_listeners_each
 from tests.support.certificates import CertificateFiles, served_serial
 from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import (
@@ -62,6 +67,26 @@ async def test_it_looks_when_told_to_and_not_after_the_end() -> None:
         await asyncio.to_thread(thread.join, DEADLINE_S)
         assert not thread.is_alive()
     assert changes.empty()
+
+
+async def test_a_reload_during_the_start_is_no_error(operator: DevOperator, tmp_path: Path) -> None:
+    """SIGHUP is handled from the first moment on, before the data plane watches anything."""
+    token = tmp_path / "token"
+    token.write_text("made-up")
+    settings = load_settings(
+        listen="127.0.0.1:0", admin_listen="", auth_token_file=str(token), **operator_settings(operator)
+    )
+    (listeners,) = open_listeners_each(settings, 1)
+    try:
+        service = Service(settings, listeners, MetricCells(labels_of(ROUTES)))
+        service.reload()
+        async with service:
+            await asyncio.wait_for(service.wait_started(), DEADLINE_S)
+            address = str(service.data_addresses[0])
+            answer = await asyncio.to_thread(ask, address, "/decrypt", GOOD, headers=BEARER)
+            assert answer.status == 200
+    finally:
+        listeners.close()
 
 
 # A file system that hangs, at the call of the kernel that would not return.

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.devoperator import DevOperator
-from bidstream_svc.server import data_server
+from bidstream_svc.server import plane_server
 from bidstream_svc.server.tls import MAX_PEM_FILE_BYTES, ServerTls, TlsFiles, load_tls
 from tests.support.certificates import CertificateFiles, serial_of_connection, served_serial
 from tests.support.metrics_page import scrape
@@ -186,7 +186,7 @@ def test_files_are_looked_at_without_a_signal_and_through_the_links_of_a_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Kubernetes swaps a symbolic link to a directory in which all files of the secret are new."""
-    monkeypatch.setattr(data_server, "TLS_PERIOD_S", 0.05)
+    monkeypatch.setattr(plane_server, "TLS_PERIOD_S", 0.05)
     for version in ("..1", "..2"):
         (tmp_path / version).mkdir()
     first, second = (CertificateFiles(tmp_path / version, files.authority) for version in ("..1", "..2"))

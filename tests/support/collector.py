@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.support.sidecar import DEADLINE_S, wait_until
+from tests.support.http_server import Reply, http_server_in_thread
+from tests.support.sidecar import wait_until
 
 
 class Collector:
@@ -22,23 +22,15 @@ class Collector:
     """
 
     def __init__(self) -> None:
+        self.url = ""
         self.bodies: list[bytes] = []
-        collector = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                is_right = self.path == "/base/v1/traces" and self.headers["Content-Type"] == "application/x-protobuf"
-                if is_right:
-                    collector.bodies.append(body)
-                self.send_response(200 if is_right else 404)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/base/"
+    def answer(self, request: BaseHTTPRequestHandler) -> Reply:
+        body = request.rfile.read(int(request.headers["Content-Length"]))
+        is_right = request.path == "/base/v1/traces" and request.headers["Content-Type"] == "application/x-protobuf"
+        if is_right:
+            self.bodies.append(body)
+        return Reply(200 if is_right else 404, b"")
 
     @property
     def requests(self) -> list[ExportTraceServiceRequest]:
@@ -64,14 +56,9 @@ class Collector:
 @contextmanager
 def running_collector() -> Iterator[Collector]:
     collector = Collector()
-    thread = Thread(target=collector.server.serve_forever, kwargs={"poll_interval": 0.05}, name="collector")
-    thread.start()
-    try:
+    with http_server_in_thread(collector.answer) as port:
+        collector.url = f"http://127.0.0.1:{port}/base/"
         yield collector
-    finally:
-        collector.server.shutdown()
-        thread.join(DEADLINE_S)
-        collector.server.server_close()
 
 
 def attributes(pairs: Any) -> dict[str, object]:
