@@ -19,7 +19,14 @@ import pybase64
 import pytest
 import trustme
 
-from bidstream_svc.core.crypto import SEALED_PART_BYTES, Envelope, open_response, seal_response, seal_response_in_parts
+from bidstream_svc.core.crypto import (
+    SEALED_PART_BYTES,
+    Envelope,
+    open_response,
+    seal_request,
+    seal_response,
+    seal_response_in_parts,
+)
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
@@ -181,6 +188,22 @@ async def test_sharing_keys_are_fetched_once_they_are_asked_for(operator: DevOpe
         assert token is not None
         assert clients[1].decrypt(token)[:2] == (DecryptionStatus.SUCCESS, raw_uid)
     assert operator.state.calls[SHARING] <= 2
+
+
+def test_sharing_keys_that_the_operator_refuses_are_refused(operator: DevOperator, tmp_path: Path) -> None:
+    client = operator.state.clients.without_role
+    own = {"api_key": client.api_key, "client_secret": client.client_secret}
+    asked = operator.state.calls[SHARING]
+    with Sidecar(tmp_path, "relay", **relay_settings(operator) | own) as process:
+        question = Question(operator.state)
+        question.api_key, question.secret = client.api_key, pybase64.b64decode(client.client_secret)
+        wire = seal_request(question.secret, os.urandom(12), Envelope(time.time_ns() // 1_000_000, bytes(8), b""))
+        for _ in range(3):
+            answer = ask(process.data, SHARING, wire, headers=question.headers())
+            assert (answer.status, answer.json) == (401, {"status": "unauthorized"})
+        answer = ask(process.data, KEYS, wire, headers=question.headers())
+        assert answer.status == 503  # a fallback may have them, and the relay goes on asking
+    assert operator.state.calls[SHARING] == asked + 1
 
 
 def test_age_that_a_request_allows(operator: DevOperator, relaying: Sidecar) -> None:
