@@ -207,6 +207,33 @@ def test_representations_hide_keys_and_secrets() -> None:
     assert "secret" not in repr(credentials) + repr(credentials.current)
 
 
+def test_two_programmes_never_have_the_same_api_key() -> None:
+    """It tells them apart."""
+    found = {"one": "1", "two": "2"}
+
+    def credentials_of(programme: str) -> RelayCredentials:
+        return RelayCredentials(lambda: Credentials(found[programme], bytes(32)))
+
+    one, two = credentials_of("one"), credentials_of("two")
+    one.keep_apart([two])
+    two.keep_apart([one])
+    found["two"] = "1"
+    with capture_logs() as lines:
+        assert not two.reload()
+        assert not two.reload()
+    assert [line["event"] for line in lines] == ["credentials not reloaded"]
+    assert "BIDSTREAM_EUID_API_KEY: equals BIDSTREAM_UID2_API_KEY" in lines[0]["error"]
+    assert two.matches("2")
+    assert not two.matches("1")
+    found["one"] = "3"  # now nothing is the same any more
+    assert one.reload()
+    assert two.reload()
+    assert two.matches("1")
+    found["two"] = "3"
+    with pytest.raises(ConfigurationError, match="BIDSTREAM_EUID_API_KEY"):
+        credentials_of("two").keep_apart([one])
+
+
 def test_credentials_that_cannot_be_read_leave_the_old_ones() -> None:
     found = [Credentials("one", bytes(32))]
 
