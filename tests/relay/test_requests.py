@@ -38,7 +38,7 @@ from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
 from tests.support.processes import resident_bytes
 from tests.support.raw_http import Connection, ask, make_request
-from tests.support.sidecar import Sidecar, wait_until
+from tests.support.sidecar import DEADLINE_S, Sidecar, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +269,50 @@ def test_large_answer_is_whole(big: tuple[OperatorState, Sidecar, bytes]) -> Non
     for binary in (False, True):
         question = Question(state, binary=binary)
         assert question.read(question.post(process, Cache_Control="max-age=999999999")) == orjson.loads(json)
+
+
+def test_pipelined_requests_are_answered_in_order(big: tuple[OperatorState, Sidecar, bytes]) -> None:
+    state, process, json = big
+    questions = [Question(state) for _ in range(4)]
+    with Connection(process.data) as connection:
+        connection.send(b"".join(request_of(question) for question in questions))
+        for question in questions:  # the nonce of each answer is that of its question
+            assert question.read(connection.receive()) == orjson.loads(json)
+
+
+def test_http_1_0(big: tuple[OperatorState, Sidecar, bytes]) -> None:
+    state, process, json = big
+    question = Question(state)
+    with Connection(process.data) as connection:
+        connection.send(request_of(question).replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1))
+        assert question.read(connection.receive()) == orjson.loads(json)
+        assert connection.is_closed_by_peer()
+
+
+def test_an_answer_is_sent_to_its_end_at_sigterm(tmp_path: Path) -> None:
+    state = OperatorState(seed=3)
+    settings, json = with_large_response(tmp_path, state)
+    with relay(tmp_path, **settings) as process, Connection(process.data) as connection:
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        question = Question(state)
+        connection.send(request_of(question))
+        assert connection.socket.recv(1, socket.MSG_PEEK)
+        process.signal(signal.SIGTERM)
+        wait_until(lambda: not accepts(process), "the end of accepting")
+        assert question.read(connection.receive()) == orjson.loads(json)
+        assert process.process.wait(DEADLINE_S) == 0
+
+
+def request_of(question: Question) -> bytes:
+    return make_request(KEYS, question.wire, headers=question.headers(Cache_Control="max-age=999999999"))
+
+
+def accepts(process: Sidecar) -> bool:
+    try:
+        Connection(process.data).socket.close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def test_clients_that_do_not_read_cost_little_and_not_for_ever(big: tuple[OperatorState, Sidecar, bytes]) -> None:
