@@ -65,6 +65,7 @@ class KeyRefresher:
 
     Attributes:
         on_keys: called with each response that is put to use, also with one of the cache.
+        on_failure: called with the exception of each refresh that fails.
         last_asked_s: when keys were last asked for with success, on the monotonic clock; None before.
         as_of_s: when the operator was asked for the keys in use, perhaps by a relay, on the monotonic clock; -infinity
             for those of a cache.
@@ -93,6 +94,7 @@ class KeyRefresher:
         self._now_ms = now_ms
         self._has_kernel = has_kernel
         self.on_keys: Callable[[FetchedKeys], None] = lambda _fetched: None
+        self.on_failure: Callable[[Exception], None] = lambda _error: None
         self.last_asked_s: float | None = None
         self.as_of_s = -inf
         self._wants_newest, self._asks_newest = False, False
@@ -179,6 +181,7 @@ class KeyRefresher:
         except Exception as error:  # noqa: BLE001 - any failure keeps the keys, and is retried
             result = self._record_failure(error)
             self._note_failure()
+            self.on_failure(error)
         else:
             result = RefreshResult.SUCCESS
             self.last_asked_s, self._asks_newest = asked_s, False

@@ -1,13 +1,16 @@
 """The credentials that a relay shares with its sidecars. Their files may change while it runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hmac import compare_digest
+from threading import Lock
 
+from bidstream_svc.config import env_name
 from bidstream_svc.core.errors import ConfigurationError
 from bidstream_svc.logs import get_logger
 from bidstream_svc.operator.credentials import Credentials
 
 _log = get_logger(__name__)
+_replacing = Lock()  # the files of two programmes may change at the same time
 
 
 class RelayCredentials:
@@ -26,6 +29,7 @@ class RelayCredentials:
     def __init__(self, read: Callable[[], Credentials]) -> None:
         self._read = read
         self._error: str | None = None
+        self._others: Sequence[RelayCredentials] = ()
         self.current = read()
 
     def matches(self, api_key: str) -> bool:
@@ -35,16 +39,34 @@ class RelayCredentials:
     def reload(self) -> bool:
         """Read them again. Returns whether they differ from before. Any thread may call this.
 
-        If they cannot be read, the old ones stay valid, and the error is logged once.
+        If they cannot be read, or have the API key of another programme, the old ones stay valid, and the error is
+        logged once.
         """
         try:
             credentials = self._read()
+            with _replacing:
+                self._require_other_key(credentials)
+                has_changed, self.current = credentials != self.current, credentials
         except ConfigurationError as error:
             if str(error) != self._error:
                 self._error = str(error)
                 _log.warning("credentials not reloaded", error=self._error)
             return False
         self._error = None
-        has_changed = credentials != self.current
-        self.current = credentials
         return has_changed
+
+    def keep_apart(self, others: "Sequence[RelayCredentials]") -> None:
+        """Have another API key than the other programmes, now and after each `reload`.
+
+        Raises:
+            ConfigurationError: one has the same.
+        """
+        self._others = others
+        self._require_other_key(self.current)
+
+    def _require_other_key(self, credentials: Credentials) -> None:
+        if any(other.current.api_key == credentials.api_key for other in self._others):
+            raise ConfigurationError(
+                f"{env_name('euid_api_key')}: equals {env_name('uid2_api_key')}; a relay tells the programme of a"
+                " request by its API key"
+            )

@@ -14,17 +14,21 @@ from math import inf
 from typing import NamedTuple
 
 from bidstream_svc.clock import wall_clock_ms
+from bidstream_svc.core.errors import OperatorUnauthorizedError
 from bidstream_svc.core.keys import KeyPurpose
+from bidstream_svc.keystore.refresh_schedule import MIN_EARLY_REFRESH_INTERVAL_S
 from bidstream_svc.keystore.refresh_thread import RefreshThread
 from bidstream_svc.keystore.refresher import KeyRefresher
 from bidstream_svc.keystore.refresher_setup import open_refresher
 from bidstream_svc.keystore.store import KeyStore
 from bidstream_svc.metrics import MetricCells
 from bidstream_svc.operator.key_fetch import FetchedKeys
+from bidstream_svc.operator.refusals import unauthorized
 from bidstream_svc.operator_settings import OperatorSettings
 
 # Sidecars give up when nothing has come for 10 s.
 HOLD_S = 5.0
+_UNWANTED_INTERVALS = 3  # clients ask once in each
 _MAX_AGE_S = 2**31  # RFC 9111, section 1.2.2
 
 
@@ -59,7 +63,9 @@ class RelayKeys:
 
     Args:
         operator: from where they are fetched.
-        purpose: what they are for.
+        purpose: what they are for. Keys for sharing are on demand: not every relay may have them, and few clients ask.
+            They are fetched from the first request on, and no longer once nobody has asked for some intervals. If the
+            operator refuses them, requests are refused, too, and it is asked again by the first one after a minute.
         name: of the relay.
         metrics: counts the refreshes.
         interval_s: between two refreshes.
@@ -93,41 +99,52 @@ class RelayKeys:
             has_kernel=False,
             relay=name,
         )
-        self._thread = RefreshThread(self._open, partial(self._call, failed.set))
-        self._is_started = False
+        self._make_thread = partial(RefreshThread, self._open, partial(self._call, failed.set))
+        self._thread: RefreshThread | None = None
+        self._is_on_demand = purpose is KeyPurpose.SHARING
+        self._unwanted_s = hold_s + _UNWANTED_INTERVALS * interval_s
+        self._wanted_s = self._refused_s = -inf
         self._hold_s = hold_s
         self._held: HeldKeys | None = None
         self._has_changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
-        """Begin to fetch keys; no effect if it has begun."""
-        if not self._is_started:
-            self._is_started = True
+        """Begin to fetch keys; no effect if they are fetched already."""
+        if self._thread is None:
+            self._thread = self._make_thread()
             self._thread.start()
 
     def stop(self) -> None:
         """End the thread."""
-        if self._is_started:
+        if self._thread is not None:
             self._thread.stop()
 
     def refresh_soon(self) -> None:
         """Refresh now."""
-        self._thread.refresh_soon()
+        self._refused_s = -inf
+        if self._thread is not None:
+            self._thread.refresh_soon()
 
     async def get(self, max_age_s: float | None) -> HeldKeys | None:
         """Return the keys to answer a request with, after a refresh if need be; None if all have expired or none came.
 
         Args:
             max_age_s: how old they may be; None for the newest.
+
+        Raises:
+            RequestRefusedError: 401, the operator refuses keys that are on demand.
         """
-        self.start()
-        arrived_s = time.monotonic()
+        arrived_s = self._wanted_s = time.monotonic()
+        if not self._is_refused():
+            self.start()
         if self._held is None:
             await self._wait(-inf, arrived_s + self._hold_s)
-        elif self._held.asked_s < arrived_s - (max_age_s or 0.0):
+        elif self._held.asked_s < arrived_s - (max_age_s or 0.0) and self._thread is not None:
             requested_s = self._thread.refresh_for_clients()
             await self._wait(requested_s, requested_s + self._hold_s)
+        if self._is_refused():
+            raise unauthorized()
         held = self._held
         return None if held is None or held.last_expiry_ms <= wall_clock_ms() else held
 
@@ -135,13 +152,14 @@ class RelayKeys:
         """Wait for keys that the operator was asked for at a time or later, but no longer than until another."""
         with suppress(TimeoutError):
             async with asyncio.timeout(until_s - time.monotonic()):
-                while self._held is None or self._held.asked_s < asked_s:
+                while not self._is_refused() and (self._held is None or self._held.asked_s < asked_s):
                     await self._has_changed.wait()
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[KeyRefresher]:
         async with self._open_refresher() as refresher:
             refresher.on_keys = partial(self._note, refresher)
+            refresher.on_failure = self._note_failure
             yield refresher
 
     def _note(self, refresher: KeyRefresher, fetched: FetchedKeys) -> None:
@@ -149,8 +167,33 @@ class RelayKeys:
         held = HeldKeys(fetched.json, refresher.as_of_s, fetched.snapshot.last_expiry_ms, fetched.relays)
         self._call(self._hold, held)
 
+    def _note_failure(self, error: Exception) -> None:
+        """Look at whether to go on; called in the thread."""
+        self._call(self._go_on_or_end, isinstance(error, OperatorUnauthorizedError))
+
     def _hold(self, held: HeldKeys) -> None:
         self._held = held
+        self._wake()
+        self._go_on_or_end(False)
+
+    def _go_on_or_end(self, is_refused: bool) -> None:  # noqa: FBT001 - by `call_soon`
+        """End the thread if the keys are on demand, and refused or not wanted any more. A later request starts it."""
+        if not self._is_on_demand or self._thread is None:
+            return
+        now_s = time.monotonic()
+        if is_refused and self._held is None:
+            self._refused_s = now_s
+            self._wake()
+        elif now_s < self._wanted_s + self._unwanted_s:
+            return
+        self._loop.run_in_executor(None, self._thread.stop)  # it waits for the thread
+        self._thread = self._held = None
+
+    def _is_refused(self) -> bool:
+        return time.monotonic() < self._refused_s + MIN_EARLY_REFRESH_INTERVAL_S
+
+    def _wake(self) -> None:
+        """Let those that wait look again."""
         self._has_changed.set()
         self._has_changed.clear()  # those that wait are woken all the same
 

@@ -136,7 +136,10 @@ class RelayPlane:
     async def _answer_keys(
         self, keys: RelayKeys, secret: bytes, nonce: bytes, max_age_s: float | None, *, binary: bool
     ) -> Page | StreamedPage:
-        held = await keys.get(max_age_s)
+        try:
+            held = await keys.get(max_age_s)
+        except RequestRefusedError as error:
+            return self._refuse(RelayResult.UNAUTHORIZED, _page_of(error))
         if held is None:
             return self._refuse(RelayResult.NO_KEYS, _page_of(_NO_KEYS, _RETRY_AFTER_S))
         if not await self._wait_to_send():

@@ -6,8 +6,7 @@ from functools import partial
 from typing import Self
 
 from bidstream_svc._version import __version__
-from bidstream_svc.config import Settings, env_name
-from bidstream_svc.core.errors import ConfigurationError
+from bidstream_svc.config import Settings
 from bidstream_svc.core.keys import KeyPurpose
 from bidstream_svc.keystore.store import KeyStores
 from bidstream_svc.logs import get_logger
@@ -64,7 +63,9 @@ class RelayService:
         self.failed = ThreadFailure()
         self._name = draw_relay_name()
         self._programmes = [self._make_programme(operator) for operator in settings.operators]
-        _require_different_keys(self._programmes)
+        credentials = [programme.credentials for programme in self._programmes]
+        for each in credentials:
+            each.keep_apart([other for other in credentials if other is not each])
         self._stores = KeyStores([each.keys[KeyPurpose.BIDSTREAM].store for each in self._programmes])
         for store in self._stores.all:
             metrics.set(KEY_CELLS[LABEL_OF_SCOPE[store.scope]].is_in_use, 1)
@@ -156,15 +157,6 @@ class RelayService:
         """Keep Unix sockets reachable."""
         if not self._health.is_draining:
             self._socket_files.check()
-
-
-def _require_different_keys(programmes: list[RelayProgramme]) -> None:
-    """Raise ConfigurationError if an API key does not tell the programme."""
-    if len({programme.credentials.current.api_key for programme in programmes}) < len(programmes):
-        raise ConfigurationError(
-            f"{env_name('euid_api_key')}: equals {env_name('uid2_api_key')}; a relay tells the programme of a request"
-            " by its API key"
-        )
 
 
 def run_relay(settings: Settings) -> None:

@@ -19,7 +19,14 @@ import pybase64
 import pytest
 import trustme
 
-from bidstream_svc.core.crypto import SEALED_PART_BYTES, Envelope, open_response, seal_response, seal_response_in_parts
+from bidstream_svc.core.crypto import (
+    SEALED_PART_BYTES,
+    Envelope,
+    open_response,
+    seal_request,
+    seal_response,
+    seal_response_in_parts,
+)
 from bidstream_svc.core.status import DecryptionStatus
 from bidstream_svc.devoperator import DevOperator, OperatorState
 from bidstream_svc.devoperator.key_endpoints import bidstream_keys
@@ -31,7 +38,7 @@ from tests.support.metrics_page import scrape
 from tests.support.operator import operator_in_thread
 from tests.support.processes import resident_bytes
 from tests.support.raw_http import Connection, ask, make_request
-from tests.support.sidecar import Sidecar, wait_until
+from tests.support.sidecar import DEADLINE_S, Sidecar, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +190,22 @@ async def test_sharing_keys_are_fetched_once_they_are_asked_for(operator: DevOpe
     assert operator.state.calls[SHARING] <= 2
 
 
+def test_sharing_keys_that_the_operator_refuses_are_refused(operator: DevOperator, tmp_path: Path) -> None:
+    client = operator.state.clients.without_role
+    own = {"api_key": client.api_key, "client_secret": client.client_secret}
+    asked = operator.state.calls[SHARING]
+    with Sidecar(tmp_path, "relay", **relay_settings(operator) | own) as process:
+        question = Question(operator.state)
+        question.api_key, question.secret = client.api_key, pybase64.b64decode(client.client_secret)
+        wire = seal_request(question.secret, os.urandom(12), Envelope(time.time_ns() // 1_000_000, bytes(8), b""))
+        for _ in range(3):
+            answer = ask(process.data, SHARING, wire, headers=question.headers())
+            assert (answer.status, answer.json) == (401, {"status": "unauthorized"})
+        answer = ask(process.data, KEYS, wire, headers=question.headers())
+        assert answer.status == 503  # a fallback may have them, and the relay goes on asking
+    assert operator.state.calls[SHARING] == asked + 1
+
+
 def test_age_that_a_request_allows(operator: DevOperator, relaying: Sidecar) -> None:
     """Only who asks for newer keys lets the relay ask the operator, and that once a minute."""
     asked = operator.state.calls[KEYS]
@@ -246,6 +269,50 @@ def test_large_answer_is_whole(big: tuple[OperatorState, Sidecar, bytes]) -> Non
     for binary in (False, True):
         question = Question(state, binary=binary)
         assert question.read(question.post(process, Cache_Control="max-age=999999999")) == orjson.loads(json)
+
+
+def test_pipelined_requests_are_answered_in_order(big: tuple[OperatorState, Sidecar, bytes]) -> None:
+    state, process, json = big
+    questions = [Question(state) for _ in range(4)]
+    with Connection(process.data) as connection:
+        connection.send(b"".join(request_of(question) for question in questions))
+        for question in questions:  # the nonce of each answer is that of its question
+            assert question.read(connection.receive()) == orjson.loads(json)
+
+
+def test_http_1_0(big: tuple[OperatorState, Sidecar, bytes]) -> None:
+    state, process, json = big
+    question = Question(state)
+    with Connection(process.data) as connection:
+        connection.send(request_of(question).replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1))
+        assert question.read(connection.receive()) == orjson.loads(json)
+        assert connection.is_closed_by_peer()
+
+
+def test_an_answer_is_sent_to_its_end_at_sigterm(tmp_path: Path) -> None:
+    state = OperatorState(seed=3)
+    settings, json = with_large_response(tmp_path, state)
+    with relay(tmp_path, **settings) as process, Connection(process.data) as connection:
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        question = Question(state)
+        connection.send(request_of(question))
+        assert connection.socket.recv(1, socket.MSG_PEEK)
+        process.signal(signal.SIGTERM)
+        wait_until(lambda: not accepts(process), "the end of accepting")
+        assert question.read(connection.receive()) == orjson.loads(json)
+        assert process.process.wait(DEADLINE_S) == 0
+
+
+def request_of(question: Question) -> bytes:
+    return make_request(KEYS, question.wire, headers=question.headers(Cache_Control="max-age=999999999"))
+
+
+def accepts(process: Sidecar) -> bool:
+    try:
+        Connection(process.data).socket.close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def test_clients_that_do_not_read_cost_little_and_not_for_ever(big: tuple[OperatorState, Sidecar, bytes]) -> None:
