@@ -6,11 +6,14 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+import trustme
 
 from bidstream_svc.addresses import SystemdAddress, TcpAddress
 from bidstream_svc.config import SETTINGS, Settings, load_settings, unknown_variables
@@ -21,6 +24,8 @@ from bidstream_svc.server.plane_server import SHUTDOWN_DELAY_S
 from bidstream_svc.server.systemd import ServiceManager
 from tests.deploy.as_described import BEARER, Receiver
 from tests.docs.markdown import README, ROOT
+from tests.support.certificates import CertificateFiles
+from tests.support.operator import operator_in_thread
 from tests.support.raw_http import Connection, ask, make_request
 from tests.support.sidecar import DEADLINE_S, PROGRAM, Sidecar, operator_settings, wait_until
 
@@ -44,11 +49,17 @@ def read_unit(*names: str) -> Unit:
     return entries
 
 
-NAMES = ("bidstream-svc.service", "bidstream-svc.socket", "bidstream-svc-optouts.service")
+NAMES = (
+    "bidstream-svc.service",
+    "bidstream-svc.socket",
+    "bidstream-svc-optouts.service",
+    "bidstream-svc-relay.service",
+)
 DROP_IN, OPTOUTS, OPTOUTS_OF_FLEET = (
     f"bidstream-svc.service.d/{name}.conf" for name in ("programmes", "webhook", "stream")
 )
-SERVICE, SOCKET, RECEIVER = map(read_unit, NAMES)
+SERVICE, SOCKET, RECEIVER, RELAY = map(read_unit, NAMES)
+RELAY_OF_BOTH = read_unit(NAMES[3], f"{NAMES[3]}.d/programmes.conf")
 SERVICE_OF_BOTH = read_unit(NAMES[0], DROP_IN)
 
 
@@ -128,7 +139,7 @@ def test_verify(units: Path) -> None:
 
 @pytest.mark.needs_tools("systemd-analyze")
 def test_exposure(units: Path) -> None:
-    for name in (NAMES[0], NAMES[2]):
+    for name in (NAMES[0], *NAMES[2:]):
         systemd_analyze("security", "--offline=true", f"--threshold={MAX_EXPOSURE}", units / name)
 
 
@@ -181,13 +192,18 @@ def check_files_of_optouts(unit: Unit, paths: dict[str, str], credentials: dict[
             assert credentials.pop(name) == f"/etc/bidstream-svc/{name}"
 
 
-def test_the_unit_of_a_receiver() -> None:
-    """It has the sandbox and the watchdog of the other unit; what differs is listed here."""
-    assert RECEIVER["ExecStart"] == [f"{PROGRAM_PATH} optouts serve"]
+def check_sandbox(unit: Unit, command: str) -> None:
+    """It has the sandbox and the watchdog of the sidecar's unit; what differs is listed here."""
+    assert unit["ExecStart"] == [f"{PROGRAM_PATH} {command}"]
     own = {"ExecStart", "Description", "After", "Environment", "EnvironmentFile", "LoadCredential", "SocketBindAllow"}
     own |= {"Restart", "Requires", "CacheDirectory", "CacheDirectoryMode", "StateDirectory", "StateDirectoryMode"}
-    for key in (SERVICE.keys() | RECEIVER.keys()) - own:
-        assert SERVICE.get(key) == RECEIVER.get(key), key
+    own |= {"UnsetEnvironment"}
+    for key in (SERVICE.keys() | unit.keys()) - own:
+        assert SERVICE.get(key) == unit.get(key), key
+
+
+def test_the_unit_of_a_receiver() -> None:
+    check_sandbox(RECEIVER, "optouts serve")
     environment = environment_of(RECEIVER) | {name: value for _, name, value in read_settings("optouts.env")}
     assert unknown_variables(environment) == {}
     settings = load_settings(**settings_of(environment))
@@ -202,6 +218,38 @@ def test_the_unit_of_a_receiver() -> None:
     check_files_of_optouts(RECEIVER, paths, credentials)
     assert (paths, credentials) == ({}, {})
     assert int(RECEIVER["TimeoutStopSec"][0]) > settings.drain_timeout + SHUTDOWN_DELAY_S
+
+
+URL_OF_RELAY, *URLS_OF_RELAY = read_settings("relay.env")
+
+
+@pytest.mark.parametrize(
+    ("unit", "lines"),
+    [
+        pytest.param(RELAY, [URL_OF_RELAY], id="one operator"),
+        pytest.param(RELAY_OF_BOTH, URLS_OF_RELAY, id="both programmes"),
+    ],
+)
+def test_the_unit_of_a_relay(unit: Unit, lines: list[tuple[str, str, str]]) -> None:
+    check_sandbox(unit, "relay")
+    environment = environment_of(unit) | {name: value for _, name, value in lines}
+    assert unknown_variables(environment) == {}
+    settings = load_settings(**settings_of(environment), allow_unauthenticated="1")  # as the command has it
+    settings.require_operators()
+    ports = [address.port for address in (*settings.listen, *settings.admin_listen) if isinstance(address, TcpAddress)]
+    assert unit["SocketBindAllow"] == [f"ipv4:tcp:{port}" for port in ports]
+    credentials = dict(entry.split(":") for entry in unit["LoadCredential"])
+    (directory,) = unit["CacheDirectory"]
+    for operator in settings.operators:
+        assert str(operator.key_cache) == f"%C/{directory}/{operator.prefix.replace('_', '-')}keys"
+        for path in (operator.api_key_file, operator.client_secret_file):
+            assert path is not None
+            kept = credentials.pop(path.name)
+            assert kept == f"/etc/bidstream-svc/{path.name.replace('-', '/', 1) if operator.prefix else path.name}"
+    assert (str(settings.tls_cert), str(settings.tls_key)) == ("%d/tls.crt", "%d/tls.key")
+    assert credentials == {name: f"/etc/bidstream-svc/{name}" for name in ("tls.crt", "tls.key")}
+    assert int(unit["LimitNOFILE"][0]) > settings.max_connections + 1000
+    assert int(unit["TimeoutStopSec"][0]) > settings.drain_timeout + SHUTDOWN_DELAY_S
 
 
 def test_the_url_of_one_operator_beside_both_programmes_is_refused() -> None:
@@ -281,13 +329,49 @@ def test_it_serves_on_the_socket_that_systemd_passes(
     assert path.exists()
 
 
-def test_a_receiver_runs_by_its_unit_and_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It receives while the stream cannot be reached. systemd hears of its readiness, its watchdog and its end."""
+def test_a_relay_runs_by_its_unit_and_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers over TLS. systemd hears of its readiness, its watchdog and its end."""
+    CertificateFiles(tmp_path, trustme.CA())
+    for source, name in (("cert.pem", "tls.crt"), ("key.pem", "tls.key")):
+        (tmp_path / source).rename(tmp_path / name)
+    (tmp_path / "bidstream-svc-relay").mkdir()
+    with systemd_listens(tmp_path, monkeypatch, RELAY) as heard, operator_in_thread() as operator:
+        given = operator_settings(operator)
+        for name in ("api_key", "client_secret"):
+            (tmp_path / name.replace("_", "-")).write_text(given[name])
+        texts = {name: re.sub("%[dC]", str(tmp_path), text) for name, text in environment_of(RELAY).items()}
+        texts |= {"BIDSTREAM_LISTEN": "127.0.0.1:0", "BIDSTREAM_ADMIN_LISTEN": "127.0.0.1:0"}
+        texts["BIDSTREAM_OPERATOR_URL"] = operator.url
+        settings: dict[str, Any] = settings_of(texts)
+        with Sidecar(tmp_path, *RELAY["ExecStart"][0].split()[1:], **settings) as relay:
+            heard(b"READY=1", b"WATCHDOG=1")
+            relay.wait_started()
+            wait_until((tmp_path / "bidstream-svc-relay" / "keys").exists, "the key cache")
+            assert relay.stop() == 0
+        heard(b"STOPPING=1")
+
+
+@contextmanager
+def systemd_listens(directory: Path, monkeypatch: pytest.MonkeyPatch, unit: Unit) -> Iterator[Callable[..., None]]:
+    """Be the service manager of a unit. Yields what waits until each of some messages has come."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.settimeout(DEADLINE_S)
-        manager.bind(str(tmp_path / "notify"))
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        monkeypatch.setenv("WATCHDOG_USEC", RECEIVER["WatchdogSec"][0] + "000000")
+        manager.bind(str(directory / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(directory / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", unit["WatchdogSec"][0] + "000000")
+        heard = b""
+
+        def hear(*messages: bytes) -> None:
+            nonlocal heard
+            while not all(message in heard for message in messages):
+                heard += manager.recv(4096)
+
+        yield hear
+
+
+def test_a_receiver_runs_by_its_unit_and_tells_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It receives while the stream cannot be reached. systemd hears of its readiness, its watchdog and its end."""
+    with systemd_listens(tmp_path, monkeypatch, RECEIVER) as heard:
         (tmp_path / "bidstream-svc-optouts").mkdir()
         for name in ("optout-token", "stream-password"):
             (tmp_path / name).write_text(BEARER)
@@ -296,12 +380,9 @@ def test_a_receiver_runs_by_its_unit_and_tells_systemd(tmp_path: Path, monkeypat
         texts["BIDSTREAM_OPTOUT_STREAM"] = f"unix://{tmp_path}/no-redis.sock"
         settings: dict[str, Any] = settings_of(texts)
         with Receiver(tmp_path, *RECEIVER["ExecStart"][0].split()[1:], **settings) as receiver:
-            heard = b""
-            while b"READY=1" not in heard or b"WATCHDOG=1" not in heard:
-                heard += manager.recv(4096)
+            heard(b"READY=1", b"WATCHDOG=1")
             uid = quote(base64.b64encode(bytes(32)).decode(), safe="")
             assert receiver.send(f"/optout?identity={uid}&timestamp=1700000000").status == 200
             assert receiver.stop() == 0
-        while b"STOPPING=1" not in heard:
-            heard += manager.recv(4096)
+        heard(b"STOPPING=1")
     assert (tmp_path / "bidstream-svc-optouts" / "store").stat().st_mode & 0o777 == 0o700
