@@ -1,5 +1,6 @@
 """`bidstream-svc bulk decrypt`: logs in, the same logs with raw uids out."""
 
+import atexit
 import gc
 import signal
 import time
@@ -134,8 +135,9 @@ def _on_threads(job: _Job, parts: Sequence["Part"], count: int | None) -> "Gener
     from bidstream_svc.bulk.local_engine import process_parts  # noqa: PLC0415
 
     keys = BatchKeys(job.judges.snapshots, job.judges.optouts)
-    # What is there lives as long as the run, so no collection need scan it.
+    # What is there lives as long as the run, and mostly as the process: no collection need scan it, nor the last one.
     gc.freeze()
+    atexit.register(gc.freeze)
     return process_parts(
         parts,
         job.output,
