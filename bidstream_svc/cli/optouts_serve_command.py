@@ -13,10 +13,11 @@ from bidstream_svc.server.optout_process import run_receiver
 _OF_OPTOUTS = tuple(name for name in SETTINGS if name.startswith("optout_"))
 # There is no data plane, so no address of it can be in the way.
 _NO_DATA_PLANE = {"listen": "127.0.0.1:0", "auth_token_file": None}
+_USED = (*_OF_OPTOUTS, "allow_unauthenticated", *OF_SERVING)
 
 
 @click.command()
-@setting_options(*_OF_OPTOUTS, "allow_unauthenticated", *OF_SERVING)
+@setting_options(*_USED)
 def serve(**flags: Any) -> None:
     """Run a receiver of opt-outs for a fleet.
 
@@ -25,7 +26,7 @@ def serve(**flags: Any) -> None:
     """
     settings = load_settings(**provided(flags) | _NO_DATA_PLANE)
     check_optout_secrets(settings)
-    begin_log(settings)
+    begin_log(settings, used=_USED)
     if not is_stopped_early():
         run_receiver(settings)
     end_serving()

@@ -21,20 +21,21 @@ _OF_SIDECARS = {name: None for name in SETTINGS if name.startswith("optout_")} |
     "otlp_endpoint": None,
     "tls_client_ca": None,
 }
+_USED = (*_OF_OPERATORS, *_OF_RELAYS, *OF_SERVING)
 
 
 @click.command()
-@setting_options(*_OF_OPERATORS, *_OF_RELAYS, *OF_SERVING)
+@setting_options(*_USED)
 def relay(**flags: Any) -> None:
     """Fetch keys once for a whole cluster of sidecars.
 
-    It answers POST /v2/key/bidstream and /v2/key/sharing from what it holds, encrypted for each request. Sidecars have
-    its address in BIDSTREAM_OPERATOR_URL, and the same API key and client secret as the relay. Metrics and health are
-    on a separate port.
+    It asks the operator as a sidecar does, and answers the sidecars in the operator's place: they have its address in
+    BIDSTREAM_OPERATOR_URL, and the same API key and client secret. Metrics and health are on a separate port. See
+    docs/relay.md.
     """
     settings = load_settings(**provided(flags) | _OF_SIDECARS)
     check_files(settings)
-    begin_log(settings)
+    begin_log(settings, used=_USED)
     if not is_stopped_early():
         run_relay(settings)
     end_serving()

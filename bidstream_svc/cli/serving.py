@@ -3,8 +3,9 @@
 import os
 import signal
 import sys
+from collections.abc import Collection
 
-from bidstream_svc.config import Settings, unknown_variables
+from bidstream_svc.config import SETTINGS, Settings, env_name, unknown_variables
 from bidstream_svc.logs import configure_logging, get_logger
 from bidstream_svc.loop_thread import LoopThread
 
@@ -23,11 +24,20 @@ OF_SERVING = (
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
-def begin_log(settings: Settings) -> None:
-    """Configure the log, and write which variables are not settings."""
+def begin_log(settings: Settings, *, used: Collection[str] = tuple(SETTINGS)) -> None:
+    """Configure the log, and write which variables are not settings, or not of this command.
+
+    Args:
+        settings: tell how to log.
+        used: the settings that the command has.
+    """
     configure_logging(settings.log_level, settings.log_format)
+    log = get_logger(__name__)
     for name, nearest in unknown_variables(os.environ).items():
-        get_logger(__name__).warning("unknown setting", variable=name, did_you_mean=nearest)
+        log.warning("unknown setting", variable=name, did_you_mean=nearest)
+    unused = [env_name(name) for name in SETTINGS if name not in used and env_name(name) in os.environ]
+    if unused:
+        log.warning("settings without effect", variables=unused)
 
 
 def is_stopped_early() -> bool:

@@ -160,6 +160,12 @@ def test_silent_connections_keep_nobody_out(operator: DevOperator, tmp_path: Pat
         wait_until(lambda: scrape(process.admin).value("bidstream_connections") == 0, "the end of all")
 
 
+def test_settings_that_a_relay_does_not_use_are_told(operator: DevOperator, tmp_path: Path) -> None:
+    with relay(tmp_path, **relay_settings(operator), workers=2, optout_path="/left", log_level="info") as process:
+        (line,) = (line for line in process.log if line["event"] == "settings without effect")
+    assert line["variables"] == ["BIDSTREAM_WORKERS", "BIDSTREAM_OPTOUT_PATH"]
+
+
 def test_other_paths_and_methods(operator: DevOperator, relaying: Sidecar) -> None:
     question = Question(operator.state)
     assert ask(relaying.data, KEYS, method="GET").status == 405
