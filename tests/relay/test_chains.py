@@ -69,7 +69,7 @@ def test_two_relays_that_ask_each_other_do_not_take_their_own_keys_for_new_ones(
         operator = stack.enter_context(operator_in_thread())
         settings = operator_settings(operator) | {"key_cache": tmp_path / "keys"}
         with running(tmp_path / "before", "relay", **settings):
-            pass
+            wait_until((tmp_path / "keys").exists, "the key cache, which is written behind the start")
         address = f"127.0.0.1:{free_port()}"
         one = stack.enter_context(
             running(
