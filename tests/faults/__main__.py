@@ -13,7 +13,7 @@ from bidstream_svc.core.identity import IdentityScope
 from bidstream_svc.logs import configure_logging
 from tests.faults.clients import Tally
 from tests.faults.clock import try_clock_jumps
-from tests.faults.operator_faults import OPERATOR_FAULTS, scene, try_operator_fault
+from tests.faults.operator_faults import OPERATOR_FAULTS, scene, scene_behind_a_relay, try_operator_fault
 from tests.faults.outcome import FULL, QUICK, Effort, Outcome, to_table
 from tests.faults.processes import PROCESS_FAULTS
 from tests.faults.programmes import programme_faults, programmes, try_programme_fault, try_programme_rotation
@@ -35,9 +35,13 @@ def _guarded(name: str, attempt: Callable[[], Outcome]) -> Outcome:
 
 
 def _try_all(effort: Effort) -> Iterator[Outcome]:
-    with tempfile.TemporaryDirectory() as name, scene(Path(name)) as good:
-        for fault in OPERATOR_FAULTS:
-            yield _guarded(fault.name, lambda fault=fault: try_operator_fault(fault, good, effort))  # type: ignore[misc]
+    for make_scene in (scene, scene_behind_a_relay):
+        with tempfile.TemporaryDirectory() as name, make_scene(Path(name)) as good:
+            for fault in OPERATOR_FAULTS:
+                yield _guarded(
+                    fault.name,
+                    lambda fault=fault, good=good: try_operator_fault(fault, good, effort),  # type: ignore[misc]
+                )
     with tempfile.TemporaryDirectory() as name, programmes(Path(name)) as both:
         for row in programme_faults(both.operators):
             yield _guarded(row.name, lambda row=row: try_programme_fault(row, both, effort))  # type: ignore[misc]

@@ -4,7 +4,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from tests.support.sidecar import Sidecar, wait_until
 _KEY_PATH = "/v2/key/bidstream"
 _MIN_REQUESTS = 50
 _MAX_BACK_OFF_S = 60.0
+_INTERVAL_S = 0.2  # between two refreshes
 
 Change = Callable[[FaultyOperator], None]
 
@@ -104,23 +105,25 @@ OPERATOR_FAULTS = (
 
 
 class Scene(NamedTuple):
-    """A sidecar with good keys, its operator, and clients that ask.
+    """A process with good keys, its operator, and clients that ask.
 
     Attributes:
         operator: the one that misbehaves.
-        sidecar: has the keys.
-        clients: compare all answers.
+        process: gets its keys there: a sidecar, or a relay with a sidecar behind it.
+        clients: of the sidecar; compare all answers.
         scope: the operator's programme if the sidecar has several, else None.
+        suffix: what the table adds to the name of a fault.
     """
 
     operator: FaultyOperator
-    sidecar: Sidecar
+    process: Sidecar
     clients: Clients
     scope: IdentityScope | None = None
+    suffix: str = ""
 
     def refreshes(self, result: RefreshResult) -> float:
         labels = {} if self.scope is None else {"scope": self.scope.name}
-        return scrape(self.sidecar.admin).total("bidstream_key_refreshes_total", result=result, **labels)
+        return _refreshes(self.process, result, **labels)
 
     def last_error(self) -> str | None:
         info = self._page("/info").json
@@ -134,24 +137,52 @@ class Scene(NamedTuple):
         """No page and no line of the log holds what is secret or personal."""
         state = self.operator.state
         shown = b"".join(self._page(path).body for path in ("/info", "/metrics", "/readyz")).decode()
-        shown += self.sidecar.stderr + self.sidecar.stdout
+        shown += self.process.stderr + self.process.stdout
         for secret in (state.api_key, state.client_secret, state.raw_uid("person-0@example.com"), "example.com"):
             assert secret not in shown
 
     def _page(self, path: str) -> Response:
-        return ask(self.sidecar.admin, path, method="GET")
+        return ask(self.process.admin, path, method="GET")
 
 
 @contextmanager
 def scene(directory: Path) -> Iterator[Scene]:
     """Everything good so far."""
+    with _with_keys(directory) as (operator, sidecar), _clients_of(sidecar, operator) as clients:
+        yield Scene(operator, sidecar, clients)
+
+
+@contextmanager
+def scene_behind_a_relay(directory: Path) -> Iterator[Scene]:
+    """The same with a relay between sidecar and operator."""
+    with _with_keys(directory, "relay") as (operator, relay):
+        (directory / "behind").mkdir()
+        settings = operator.settings | {"operator_url": f"http://{relay.data}"}
+        with Sidecar(directory / "behind", refresh_interval=_INTERVAL_S, **settings) as sidecar:
+            with _clients_of(sidecar.wait_ready(), operator) as clients:
+                yield Scene(operator, relay, clients, suffix=", behind a relay")
+            failed = {result for result in RefreshResult if _refreshes(sidecar, result)} - {RefreshResult.SUCCESS}
+            assert not failed, f"refreshes at the relay failed: {failed}"
+
+
+@contextmanager
+def _with_keys(directory: Path, *args: str) -> Iterator[tuple[FaultyOperator, Sidecar]]:
+    """Run an operator, and a process that has its keys."""
     with faulty_operator(directory) as operator:
         with operator.trusted():
-            starting = Sidecar(directory, refresh_interval=0.2, key_cache=directory / "keys", **operator.settings)
-        with starting as sidecar:
-            sidecar.wait_ready()
-            with running_clients(sidecar.data, exchanges(operator.state)) as clients:
-                yield Scene(operator, sidecar, clients)
+            starting = Sidecar(
+                directory, *args, refresh_interval=_INTERVAL_S, key_cache=directory / "keys", **operator.settings
+            )
+        with starting as process:
+            yield operator, process.wait_ready()
+
+
+def _clients_of(sidecar: Sidecar, operator: FaultyOperator) -> AbstractContextManager[Clients]:
+    return running_clients(sidecar.data, exchanges(operator.state))
+
+
+def _refreshes(process: Sidecar, result: RefreshResult, **labels: str) -> float:
+    return scrape(process.admin).total("bidstream_key_refreshes_total", result=result, **labels)
 
 
 def try_operator_fault(fault: OperatorFault, on: Scene, effort: Effort) -> Outcome:
@@ -175,7 +206,7 @@ def try_operator_fault(fault: OperatorFault, on: Scene, effort: Effort) -> Outco
     fault.end(on.operator)
     ended_s, successes_before = time.monotonic(), on.refreshes(RefreshResult.SUCCESS)
     if effort.hurries:
-        on.sidecar.signal(signal.SIGHUP)
+        on.process.signal(signal.SIGHUP)
     wait_until(lambda: on.refreshes(RefreshResult.SUCCESS) > successes_before, "a refresh to succeed", _MAX_BACK_OFF_S)
     recovery_s = time.monotonic() - ended_s
     failures = int(on.refreshes(fault.result) - failures_before)
@@ -184,7 +215,7 @@ def try_operator_fault(fault: OperatorFault, on: Scene, effort: Effort) -> Outco
     on.check_ready()
     on.check_secrets()
     outcome = Outcome(
-        f"operator: {fault.name}",
+        f"operator: {fault.name}{on.suffix}",
         on.clients.tally - before,
         recovery_s,
         f"failed refreshes, counted as `{fault.result}`: {failures}",

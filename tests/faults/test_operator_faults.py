@@ -1,16 +1,23 @@
-"""Requests get correct answers from the current keys during every known fault of the operator."""
+"""Requests get correct answers from the current keys during every known fault of the operator; behind a relay, too."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.operator_faults import OPERATOR_FAULTS, OperatorFault, Scene, scene, try_operator_fault
+from tests.faults.operator_faults import (
+    OPERATOR_FAULTS,
+    OperatorFault,
+    Scene,
+    scene,
+    scene_behind_a_relay,
+    try_operator_fault,
+)
 from tests.faults.outcome import QUICK
 
 
-@pytest.fixture(scope="module")
-def everything_good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with scene(tmp_path_factory.mktemp("faults")) as good:
+@pytest.fixture(scope="module", params=[scene, scene_behind_a_relay])
+def everything_good(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with request.param(tmp_path_factory.mktemp("faults")) as good:
         yield good
 
 
