@@ -192,11 +192,12 @@ class KeyRefresher:
                 freeing = free_in_steps(self._store.snapshot)
                 self.as_of_s = as_of_s
                 self._use(fetched, kernel)
-                self._save_cache(fetched.wire)
             self._note_success(as_of_s, is_relayed=fetched.relayed_s is not None)
             self._store.last_success_ms = self._now_ms()
             self._store.last_error = None
             self._metrics.set(self._cells.last_success_ms, self._store.last_success_ms)
+            if not is_older:
+                self._save_cache(fetched.wire)  # last, because a file system may hang
         self._metrics.add(self._cells.refreshes[result])
         duration_ns = time.monotonic_ns() - started_ns
         self._metrics.observe(self._cells.refresh_duration_ns, duration_ns)
