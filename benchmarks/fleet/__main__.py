@@ -1,7 +1,7 @@
 """`python -m benchmarks.fleet all|keys|optouts|snapshots|real|redis|snapshot [--hosts N ...] [--quick]`.
 
-- keys, optouts, snapshots: the simulations; all: the three of them, about 20 minutes, half of them for 10,000
-  hosts. With --quick, up to 1,000 hosts, about 2 minutes.
+- keys, optouts, snapshots: the simulations; all: the three of them, some minutes, half of them for 10,000 hosts.
+  With --quick, up to 1,000 hosts.
 - real: real sidecars on this machine (60, or --hosts), and the simulation of them, about 5 minutes; needs 4 GB.
 - redis: what followers cost a real Redis, about 30 seconds; needs redis-server.
 - snapshot: what a snapshot costs a receiver and a host, about a minute.
