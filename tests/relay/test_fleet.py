@@ -155,16 +155,22 @@ def has_answered_more_than(times: float, relaying: Sidecar) -> bool:
     return relayed(relaying, "success") > times
 
 
-def test_sidecar_goes_to_the_fallback_while_the_relay_does_not_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_sidecar_goes_to_the_fallback_while_the_relay_does_not_answer(tmp_path: Path, number: signal.Signals) -> None:
     with operator_in_thread() as operator, relay(tmp_path, **relay_settings(operator)) as relaying:
         settings = operator_settings(operator)
         with sidecar(tmp_path, **behind(relaying, settings), operator_fallback_url=operator.url) as process:
             assert scrape(process.admin).total("bidstream_key_fallbacks_total") == 0
-            relaying.process.kill()
-            relaying.process.wait()
+            token = operator.state.mint_token()
+            relaying.signal(number)
             operator.state.rotate_keys()
             process.signal(signal.SIGHUP)
-            wait_until(lambda: process.has_logged("the operator's fallback answers"), "the fallback")
+
+            def has_fallen_back() -> bool:
+                assert verdict(process, token)["status"] == "SUCCESS"
+                return process.has_logged("the operator's fallback answers")
+
+            wait_until(has_fallen_back, "the fallback")
             wait_for_success(process, operator.state.mint_token())
             assert scrape(process.admin).total("bidstream_key_fallbacks_total") >= 1
             assert not process.has_logged("key refresh failed")
