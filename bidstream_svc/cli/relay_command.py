@@ -29,9 +29,9 @@ _USED = (*_OF_OPERATORS, *_OF_RELAYS, *OF_SERVING)
 def relay(**flags: Any) -> None:
     """Fetch keys once for a whole cluster of sidecars.
 
-    It asks the operator as a sidecar does, and answers the sidecars in the operator's place: they have its address in
-    BIDSTREAM_OPERATOR_URL, and the same API key and client secret. Metrics and health are on a separate port. See
-    docs/relay.md.
+    It asks the operator as a sidecar does, and answers POST /v2/key/bidstream and /v2/key/sharing in the operator's
+    place: sidecars have its address in BIDSTREAM_OPERATOR_URL, and the same API key and client secret. Metrics and
+    health are on a separate port. See docs/relay.md.
     """
     settings = load_settings(**provided(flags) | _OF_SIDECARS)
     check_files(settings)
