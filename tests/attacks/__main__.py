@@ -18,6 +18,7 @@ from tests.attacks.good_clients import BRIEF, FULL, Effort
 from tests.attacks.outcome import Outcome, to_table
 from tests.attacks.victim import ALL, PAIRWISE, Variant
 from tests.support.operator import operator_in_thread
+from tests.support.processes import exit_on_sigterm
 from tests.support.report import write_table
 
 
@@ -45,6 +46,7 @@ def main() -> int:
     parser.add_argument("--first-variant", action="store_true", help="only the first one: 8 minutes, not 30")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also put the table into this document")
     options = parser.parse_args()
+    exit_on_sigterm()
     configure_logging("warning", None)  # of the operator, which runs in this process
     raise_file_limit()
     variants, at_most = ALL if options.all_variants else PAIRWISE, 1 if options.first_variant else len(ALL)
