@@ -131,7 +131,7 @@ def _all_ready(sidecar: Sidecar) -> bool:
 def try_programme_fault(row: ProgrammeFault, on: Programmes, effort: Effort) -> Outcome:
     """As for one operator; meanwhile the other programme's refreshes go on, and none of them fails."""
     other = on.scene(_other(row.scope))
-    before = _refreshes(other)
+    before = other.all_refreshes()
 
     def end(operator: FaultyOperator) -> None:
         if effort.hurries:
@@ -147,7 +147,7 @@ def try_programme_rotation(scope: IdentityScope, on: Programmes, effort: Effort)
     """One operator rotates its keys: tokens of new keys succeed after a refresh, and all others as before."""
     name = f"{scope.name} of two programmes: rotates its keys"
     state, other, tally = on.operators[scope].state, on.scene(_other(scope)), on.clients.tally
-    before, begun_s = _refreshes(other), time.monotonic()
+    before, begun_s = other.all_refreshes(), time.monotonic()
     state.rotate_keys()
     # Of version 2, too: it may not be taken for one of the other programme, whose keys have the same ids.
     tokens = [state.mint_token(version) for version in (2, 3, 4)]
@@ -171,13 +171,9 @@ def _wait_refreshes(on: Scene, count: int) -> None:
     wait_until(lambda: on.refreshes(RefreshResult.SUCCESS) >= enough, "refreshes of the other programme", _TIMEOUT_S)
 
 
-def _refreshes(on: Scene) -> dict[RefreshResult, int]:
-    return {result: int(on.refreshes(result)) for result in RefreshResult}
-
-
 def _check_unaffected(on: Scene, before: Mapping[RefreshResult, int]) -> str:
     """What the programme's refreshes did: they succeeded, all of them."""
-    made = {result: count - before[result] for result, count in _refreshes(on).items()}
+    made = {result: count - before[result] for result, count in on.all_refreshes().items()}
     succeeded = made.pop(RefreshResult.SUCCESS)
     assert not any(made.values()), made
     assert succeeded >= _REFRESHES_MEANWHILE

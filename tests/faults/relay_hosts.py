@@ -69,12 +69,8 @@ class RelayHosts:
 
     def failed_refreshes(self) -> int:
         """How many refreshes of hosts have failed."""
-        return sum(
-            int(scrape(host.admin).total("bidstream_key_refreshes_total", result=result))
-            for host in self.hosts
-            for result in RefreshResult
-            if result is not RefreshResult.SUCCESS
-        )
+        made = [scrape(host.admin).key_refreshes() for host in self.hosts]
+        return sum(sum(counts.values()) - counts[RefreshResult.SUCCESS] for counts in made)
 
     def kill_relay(self, place: int) -> None:
         """SIGKILL."""

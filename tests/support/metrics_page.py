@@ -7,7 +7,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from bidstream_svc.metrics import MetricCells, build_registry
+from bidstream_svc.metrics import MetricCells, RefreshResult, build_registry
 from bidstream_svc.server.routes import ROUTES, labels_of
 from tests.support.raw_http import ask
 
@@ -41,6 +41,11 @@ class Scrape(NamedTuple):
         return sum(
             value for (found, its), value in self.values.items() if found == name and its >= frozenset(labels.items())
         )
+
+    def key_refreshes(self, **labels: str) -> dict[RefreshResult, int]:
+        """How many refreshes had each result, over all series that have these labels among theirs."""
+        name = "bidstream_key_refreshes_total"
+        return {result: int(self.total(name, result=result, **labels)) for result in RefreshResult}
 
     def labels(self, name: str) -> set[frozenset[tuple[str, str]]]:
         return {its for found, its in self.values if found == name}
