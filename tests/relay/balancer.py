@@ -34,15 +34,22 @@ class Balancer:
         return server
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(len(self._addresses)):
-            address = self._addresses.pop(0)
-            self._addresses.append(address)
-            host, _, port = address.rpartition(":")
-            with suppress(OSError):
-                to_reader, to_writer = await asyncio.open_connection(host, int(port))
-                await asyncio.gather(_pump(reader, to_writer), _pump(to_reader, writer))
-                return
-        writer.close()
+        writers = [writer]
+        try:
+            for _ in range(len(self._addresses)):
+                address = self._addresses.pop(0)
+                self._addresses.append(address)
+                host, _, port = address.rpartition(":")
+                with suppress(OSError):
+                    to_reader, to_writer = await asyncio.open_connection(host, int(port))
+                    writers.append(to_writer)
+                    await asyncio.gather(_pump(reader, to_writer), _pump(to_reader, writer))
+                    return
+            writer.close()
+        except asyncio.CancelledError:  # the end: nobody waits for the rest
+            for each in writers:
+                each.transport.abort()
+            raise
 
 
 @contextmanager
@@ -58,6 +65,7 @@ def balanced(addresses: Sequence[str]) -> Iterator[str]:
         for task in rest:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
+        await asyncio.sleep(0)  # transports that are aborted close their sockets in the next iteration
 
     try:
         server = asyncio.run_coroutine_threadsafe(balancer.start(), loop).result(DEADLINE_S)
